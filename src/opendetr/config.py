@@ -1,0 +1,320 @@
+"""Config: frozen dataclasses whose defaults are the paper, presets that are data, TOML recipes, dotted overrides.
+
+Precedence: the recipe, then `--preset` replaces its model section, then single options, then `--set section.key=value`.
+"""
+
+import dataclasses
+import json
+import tomllib
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from opendetr.errors import UserError, nearest
+
+
+def _require(config: Any, name: str, holds: bool, expected: str) -> None:
+    if not holds:
+        section = type(config).__name__.removesuffix("Config").lower()
+        raise UserError(f"{section}.{name} must be {expected}, got {getattr(config, name)}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """The architecture (sections 3.2 and A.3). The defaults are DETR-R50."""
+
+    backbone: Annotated[str, "any timm network; resnet50.tv_in1k has torchvision's weights, as in the paper"] = (
+        "resnet50.tv_in1k"
+    )
+    backbone_weights: Annotated[str, "auto (ImageNet weights, never silently random), none, or a file"] = "auto"
+    output_stride: Annotated[Literal[16, 32], "pixels per feature cell; 16 dilates the last stage (DC5)"] = 32
+    embed_dim: Annotated[int, "D, the width of the transformer"] = 256
+    num_heads: Annotated[int, "attention heads"] = 8
+    num_encoder_layers: Annotated[int, "0 gives the backbone's features to the decoder (table 2)"] = 6
+    num_decoder_layers: Annotated[int, "each is supervised (figure 4)"] = 6
+    feedforward_dim: Annotated[int, "inner width of the feed-forward layers; 0 leaves them out (section 4.2)"] = 2048
+    dropout: Annotated[float, "in attention and feed-forward layers"] = 0.1
+    pre_norm: Annotated[bool, "normalise before each sub-layer instead of after it"] = False
+    num_queries: Annotated[int, "Q, object queries: the most objects a picture can have"] = 100
+    query_placement: Annotated[
+        Literal["attention", "input"], "object queries go into every attention, or once in at the decoder's input"
+    ] = "attention"
+    position_encoding: Annotated[Literal["sine", "learned", "none"], "2-D spatial encoding (table 3)"] = "sine"
+    position_placement: Annotated[
+        Literal["attention", "input"], "added in every attention, or once to the tokens that enter the transformer"
+    ] = "attention"
+    encoder_position: Annotated[bool, "off: only the decoder sees positions (table 3)"] = True
+
+    def __post_init__(self) -> None:
+        for name in ("embed_dim", "num_heads", "num_decoder_layers", "num_queries"):
+            _require(self, name, getattr(self, name) >= 1, "at least 1")
+        for name in ("num_encoder_layers", "feedforward_dim"):
+            _require(self, name, getattr(self, name) >= 0, "at least 0")
+        _require(self, "embed_dim", self.embed_dim % self.num_heads == 0, f"divisible by num_heads = {self.num_heads}")
+        _require(self, "embed_dim", self.embed_dim % 4 == 0, "divisible by 4 (sine and cosine of x and y)")
+        _require(self, "dropout", 0 <= self.dropout < 1, "at least 0 and below 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """Pictures and their transforms (section A.4). Sizes are pixels of the shorter side."""
+
+    root: Annotated[str, "the data set's folder"] = ""
+    train_split: Annotated[str, "the split to learn from"] = "train"
+    val_split: Annotated[str, "the split that chooses the best weights"] = "val"
+    image_size: Annotated[int, "the shorter side at evaluation and prediction"] = 800
+    max_size: Annotated[int, "the longer side is never above this"] = 1333
+    train_sizes: Annotated[tuple[int, ...], "the shorter side in training, one drawn per picture"] = (
+        480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800,
+    )  # fmt: skip
+    crop_probability: Annotated[float, "how often a random crop precedes the resize"] = 0.5
+    crop_resize: Annotated[tuple[int, ...], "the shorter side before the crop, one drawn per picture"] = (400, 500, 600)
+    crop_min: Annotated[int, "the smallest side of a crop"] = 384
+    crop_max: Annotated[int, "the largest side of a crop"] = 600
+    horizontal_flip: Annotated[float, "how often a picture is mirrored; 0 where left and right matter"] = 0.5
+
+    def __post_init__(self) -> None:
+        for name in ("image_size", "max_size", "crop_min", "crop_max"):
+            _require(self, name, getattr(self, name) >= 1, "at least 1")
+        for name in ("train_sizes", "crop_resize"):
+            sizes = getattr(self, name)
+            _require(self, name, len(sizes) > 0 and min(sizes) >= 1, "a list of at least one positive size")
+        _require(self, "max_size", self.max_size >= self.image_size, f"at least image_size = {self.image_size}")
+        _require(self, "crop_max", self.crop_max >= self.crop_min, f"at least crop_min = {self.crop_min}")
+        for name in ("crop_probability", "horizontal_flip"):
+            _require(self, name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
+
+    def resized(self, image_size: int) -> Self:
+        """The same pipeline with every size scaled so that evaluation uses `image_size`."""
+        if image_size < 1:
+            raise UserError(f"--image-size must be at least 1, got {image_size}")
+        factor = image_size / self.image_size
+
+        def scale(size: int) -> int:
+            return max(1, round(size * factor))
+
+        return replace(
+            self,
+            image_size=image_size,
+            max_size=scale(self.max_size),
+            train_sizes=tuple(scale(size) for size in self.train_sizes),
+            crop_resize=tuple(scale(size) for size in self.crop_resize),
+            crop_min=scale(self.crop_min),
+            crop_max=scale(self.crop_max),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossConfig:
+    """Matching and loss (sections 3.1 and A.2). A weight or cost of 0 switches its term off (table 4)."""
+
+    class_weight: Annotated[float, "weight of the class term in the loss"] = 1.0
+    l1_weight: Annotated[float, "weight of the box L1 term in the loss"] = 5.0
+    giou_weight: Annotated[float, "weight of the box GIoU term in the loss"] = 2.0
+    no_object_weight: Annotated[float, "the no-object class is down-weighted to this"] = 0.1
+    auxiliary: Annotated[bool, "supervise every decoder layer instead of the last one only"] = True
+    class_cost: Annotated[float, "weight of the class term in the matching"] = 1.0
+    l1_cost: Annotated[float, "weight of the box L1 term in the matching"] = 5.0
+    giou_cost: Annotated[float, "weight of the box GIoU term in the matching"] = 2.0
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            if item.name != "auxiliary":
+                _require(self, item.name, getattr(self, item.name) >= 0, "at least 0")
+        costs = self.class_cost + self.l1_cost + self.giou_cost
+        _require(self, "class_cost", costs > 0, "above 0 where l1_cost and giou_cost are 0: nothing is left to match by")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """Optimisation (sections 4 and A.4)."""
+
+    epochs: Annotated[int, "passes over the training split; not used where minutes is set"] = 300
+    minutes: Annotated[float, "wall-clock budget, from process start to exit; 0 counts epochs instead"] = 0.0
+    batch_size: Annotated[int, "pictures per process and step"] = 2
+    accumulate: Annotated[int, "steps whose gradients are summed before the weights change"] = 1
+    lr: Annotated[float, "AdamW's learning rate for the transformer and the heads"] = 1e-4
+    backbone_lr: Annotated[float, "the backbone's own learning rate"] = 1e-5
+    weight_decay: Annotated[float, "AdamW's weight decay"] = 1e-4
+    lr_drop: Annotated[float, "the fraction of the run after which learning rates fall to a tenth"] = 2 / 3
+    clip_norm: Annotated[float, "the gradient's norm is clipped to this; 0 never clips"] = 0.1
+    seed: Annotated[int, "of weights, order and augmentation"] = 0
+    workers: Annotated[int, "loader processes; -1 chooses for the device"] = -1
+    precision: Annotated[Literal["fp32", "bf16"], "of matrix products and convolutions; losses are always fp32"] = "fp32"
+    device: Annotated[str, "auto, cpu, cuda or mps"] = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "accumulate"):
+            _require(self, name, getattr(self, name) >= 1, "at least 1")
+        for name in ("minutes", "lr", "backbone_lr", "weight_decay", "clip_norm"):
+            _require(self, name, getattr(self, name) >= 0, "at least 0")
+        _require(self, "lr_drop", 0 < self.lr_drop <= 1, "above 0 and at most 1 (a fraction of the run)")
+        _require(self, "workers", self.workers >= -1, "at least -1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """A recipe: everything that decides what a run does."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    @classmethod
+    def from_dict(cls, sections: Mapping[str, Any], source: str) -> Self:
+        """Build from nested mappings; what is not named keeps its default.
+
+        Raises:
+            UserError: an unknown section or key (with the nearest known one), or a value of the wrong kind.
+        """
+        values: dict[str, Any] = {}
+        for section, keys in sections.items():
+            if section not in _SECTIONS:
+                raise UserError(f"{source}: unknown section '{section}'; {nearest(section, _SECTIONS)}")
+            if not isinstance(keys, Mapping):
+                raise UserError(f"{source}: '{section}' must be a table [{section}] of keys, got {keys!r}")
+            values |= {f"{section}.{key}": value for key, value in keys.items()}
+        return cls().with_values(values, source)
+
+    def with_values(self, values: Mapping[str, Any], source: str) -> Self:
+        """A copy in which the dotted names (`model.num_queries`) have other values."""
+        changes: dict[str, dict[str, Any]] = {}
+        for name, value in values.items():
+            section, _, key = name.partition(".")
+            if section not in _SECTIONS:
+                raise UserError(f"{source}: unknown section '{section}' in '{name}'; {nearest(section, _SECTIONS)}")
+            kinds = typing.get_type_hints(type(getattr(self, section)))
+            if key not in kinds:
+                raise UserError(f"{source}: unknown key '{name}'; {nearest(key, kinds)}")
+            try:
+                changes.setdefault(section, {})[key] = _convert(value, kinds[key])
+            except _WrongKind as wrong:
+                raise UserError(f"{source}: {name} must be {wrong}, got {value!r}") from None
+        try:  # all keys of a section at once: their limits may depend on each other
+            return replace(self, **{section: replace(getattr(self, section), **keys) for section, keys in changes.items()})
+        except UserError as error:
+            raise UserError(f"{source}: {error}") from None
+
+    def with_overrides(self, overrides: Iterable[str]) -> Self:
+        """Apply `section.key=value` strings; values are TOML, and anything that is not is a string."""
+        values = {}
+        for override in overrides:
+            name, separator, text = override.partition("=")
+            if not separator:
+                raise UserError(f"--set {override}: expected section.key=value, e.g. --set model.num_queries=50")
+            try:
+                values[name.strip()] = tomllib.loads(f"value = {text}")["value"]
+            except tomllib.TOMLDecodeError:
+                values[name.strip()] = text.strip()
+        return self.with_values(values, "--set")
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        """Nested plain values, the inverse of `from_dict`."""
+        return dataclasses.asdict(self)
+
+    def to_toml(self, *, comments: bool = True) -> str:
+        """The whole config as TOML, each key with its meaning."""
+        lines = []
+        for section in _SECTIONS:
+            part = getattr(self, section)
+            hints = typing.get_type_hints(type(part), include_extras=True)
+            lines.append(f"[{section}]")
+            for item in fields(part):
+                line = f"{item.name} = {_to_toml(getattr(part, item.name))}"
+                lines.append(f"{line}  # {hints[item.name].__metadata__[0]}" if comments else line)
+            lines.append("")
+        return "\n".join(lines)
+
+
+_SECTIONS = tuple(item.name for item in fields(RunConfig))
+
+R50 = ModelConfig()
+_SMALL = replace(
+    R50, backbone="tf_efficientnet_lite0", embed_dim=128, num_heads=4, num_encoder_layers=3, num_decoder_layers=3,
+    feedforward_dim=512,
+)  # fmt: skip
+PRESETS: dict[str, ModelConfig] = {
+    "detr-r50": R50,
+    "detr-r101": replace(R50, backbone="resnet101.tv_in1k"),
+    "detr-r50-dc5": replace(R50, output_stride=16),
+    "detr-r101-dc5": replace(R50, backbone="resnet101.tv_in1k", output_stride=16),
+    "detr-small": _SMALL,  # the paper's architecture for a laptop
+    "detr-tiny": replace(  # for tests: no pretrained weights, a second per epoch
+        _SMALL, backbone="test_resnet", backbone_weights="none", output_stride=16, embed_dim=32, num_encoder_layers=1,
+        num_decoder_layers=2, feedforward_dim=64, num_queries=10,
+    ),
+}  # fmt: skip
+
+
+def preset_named(name: str) -> ModelConfig:
+    """The model section called `name`.
+
+    Raises:
+        UserError: there is none; names the nearest.
+    """
+    if name not in PRESETS:
+        raise UserError(f"--preset {name}: unknown preset; {nearest(name, PRESETS)}")
+    return PRESETS[name]
+
+
+def recipe_names() -> list[str]:
+    """The recipes shipped with the package."""
+    return sorted(path.name[:-5] for path in resources.files("opendetr.recipes").iterdir() if path.name.endswith(".toml"))
+
+
+def load_recipe(name: str) -> RunConfig:
+    """A shipped recipe by name, or any TOML file by path (such as a run's `config.toml`).
+
+    Raises:
+        UserError: no such recipe, not TOML, or an unknown key.
+    """
+    path = Path(name)
+    if path.suffix == ".toml" or path.is_file():
+        if not path.is_file():
+            raise UserError(f"--recipe {name}: the file does not exist; shipped recipes are: {', '.join(recipe_names())}")
+        text = path.read_text(encoding="utf-8")
+    elif name in recipe_names():
+        text = resources.files("opendetr.recipes").joinpath(f"{name}.toml").read_text(encoding="utf-8")
+    else:
+        raise UserError(f"--recipe {name}: unknown recipe; {nearest(name, recipe_names())}")
+    return parse_config(text, name)
+
+
+def parse_config(text: str, source: str) -> RunConfig:
+    """A config from TOML text; `source` is named in errors."""
+    try:
+        sections = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{source} is not valid TOML ({error}); expected sections {', '.join(_SECTIONS)}") from None
+    return RunConfig.from_dict(sections, source)
+
+
+class _WrongKind(Exception):
+    """Says what a value should have been."""
+
+
+def _convert(value: Any, kind: Any) -> Any:
+    """`value` as the annotated `kind`, accepting only what TOML writes for it."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        if value not in arguments or isinstance(value, bool):
+            raise _WrongKind("one of " + ", ".join(map(str, arguments)))
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple) or any(not isinstance(v, int) or isinstance(v, bool) for v in value):
+            raise _WrongKind("a list of whole numbers")
+        return tuple(value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise _WrongKind({int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[kind])
+    return value
+
+
+def _to_toml(value: Any) -> str:
+    # JSON's strings, numbers, booleans and lists are TOML's too.
+    return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)

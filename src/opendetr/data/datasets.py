@@ -1,0 +1,218 @@
+"""Data sets on disk -> one index of pictures and boxes. Nothing is decoded here."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from opendetr.errors import UserError
+from opendetr.files import read_json
+from opendetr.labels import LabelMap
+
+
+@dataclass(frozen=True)
+class Record:
+    """One picture and its true objects. Crowd regions are left out, as the official training does."""
+
+    image_id: int
+    path: Path
+    width: int
+    height: int
+    labels: np.ndarray  # [T] class index
+    boxes_xyxy: np.ndarray  # [T, 4] pixels, clipped to the picture, never empty
+
+
+@dataclass(frozen=True)
+class DatasetIndex:
+    """One split of a data set."""
+
+    source: Path  # the annotation file
+    label_map: LabelMap
+    records: list[Record]
+    coco: dict[str, Any]  # the annotation file's content: what evaluation compares with
+    dropped_boxes: list[str]  # why boxes were left out, one sentence each
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+
+def load_index(root: Path, split: str) -> DatasetIndex:
+    """Find a split of the data set in `root` and read its annotations.
+
+    Three COCO layouts are recognised: `annotations/SPLIT.json` + `images/`; `annotations/instances_SPLIT2017.json` +
+    `SPLIT2017/`; and Roboflow's `SPLIT/_annotations.coco.json` (where val is called `valid`).
+
+    Raises:
+        UserError: no such folder or split, a file that is not COCO, an annotation that names a missing picture or
+            category, a picture file that is not there.
+    """
+    source, image_folder = find_split(Path(root), split)
+    return read_coco(source, image_folder)
+
+
+def has_split(root: Path, split: str) -> bool:
+    """Whether the data set in `root` has the split."""
+    return split in dict.fromkeys(name for name, _, _ in _splits(Path(root)))
+
+
+def find_split(root: Path, split: str) -> tuple[Path, Path]:
+    """The annotation file and the picture folder of a split."""
+    if not root.is_dir():
+        raise UserError(f"--data {root} is not a folder; expected a data set with annotations in COCO format")
+    found = list(_splits(root))
+    for name, source, image_folder in found:
+        if name == split:
+            if not image_folder.is_dir():
+                raise UserError(f"{source} has no pictures: the folder {image_folder} does not exist")
+            return source, image_folder
+    if not found:
+        raise UserError(
+            f"{root} holds no data set this version reads; expected annotations/{split}.json + images/, "
+            f"annotations/instances_{split}2017.json + {split}2017/, or {split}/_annotations.coco.json"
+        )
+    raise UserError(f"{root} has no split '{split}'; it has: {', '.join(sorted({name for name, _, _ in found}))}")
+
+
+def _splits(root: Path) -> Iterator[tuple[str, Path, Path]]:
+    """Every (split, annotation file, picture folder) of the data set in `root`."""
+    for source in sorted((root / "annotations").glob("*.json")):
+        if source.stem.startswith("instances_"):
+            folder = source.stem.removeprefix("instances_")
+            yield folder.rstrip("0123456789") or folder, source, root / folder
+        else:
+            yield source.stem, source, root / "images"
+    for source in sorted(root.glob("*/_annotations.coco.json")):
+        name = source.parent.name
+        yield {"valid": "val"}.get(name, name), source, source.parent
+
+
+def read_coco(source: Path, image_folder: Path) -> DatasetIndex:
+    """Index one COCO annotation file whose pictures lie in `image_folder`."""
+    coco = read_coco_file(source)
+    label_map = LabelMap.from_categories(coco["categories"], str(source))
+    records, dropped = [], []
+    of_image = _annotations_by_image(coco, label_map, source)
+    for image in coco["images"]:
+        path = image_folder / image["file_name"]
+        if not path.is_file():
+            raise UserError(f"{source} names the picture {path}, which does not exist; add it or remove its entry")
+        labels, boxes = [], []
+        for annotation in of_image[image["id"]]:
+            if annotation.get("iscrowd", 0):
+                continue
+            box, reason = _clip(annotation["bbox"], image["width"], image["height"])
+            if reason:
+                dropped.append(f"{path}: annotation {annotation.get('id')} with bbox {annotation['bbox']} is {reason}")
+                continue
+            labels.append(label_map.index_of[int(annotation["category_id"])])
+            boxes.append(box)
+        records.append(
+            Record(
+                image["id"], path, image["width"], image["height"],
+                np.array(labels, dtype=np.int64), np.array(boxes, dtype=np.float32).reshape(-1, 4),
+            )
+        )  # fmt: skip
+    if not records:
+        raise UserError(f"{source}: the list 'images' is empty; at least one picture is needed")
+    return DatasetIndex(source, label_map, records, coco, dropped)
+
+
+def read_coco_file(source: Path) -> dict[str, Any]:
+    """The content of a COCO annotation file, its lists and entries checked for what the format promises.
+
+    Raises:
+        UserError: names the file and the first thing that is not COCO.
+    """
+    coco = read_json(source, "a COCO annotation file with images, annotations and categories")
+    if not isinstance(coco, dict) or not all(isinstance(coco.get(k), list) for k in ("images", "annotations", "categories")):
+        raise UserError(f"{source} is not a COCO annotation file: it needs the lists images, annotations and categories")
+    seen: set[int] = set()
+    for image in coco["images"]:
+        sizes = [image.get(key) for key in ("id", "width", "height")] if isinstance(image, dict) else [None]
+        if not all(isinstance(v, int) for v in sizes) or not isinstance(image.get("file_name"), str):
+            raise UserError(f"{source}: every image needs a whole-number id, width and height and a file_name, got {image}")
+        if image["id"] in seen:
+            raise UserError(f"{source}: image id {image['id']} is listed twice; ids must be unique")
+        seen.add(image["id"])
+    for annotation in coco["annotations"]:
+        box = annotation.get("bbox") if isinstance(annotation, dict) else None
+        if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, int | float) for v in box):
+            raise UserError(f"{source}: every annotation needs a bbox [x, y, width, height] in pixels, got {annotation}")
+        if annotation.get("image_id") not in seen:
+            raise UserError(
+                f"{source}: annotation {annotation.get('id')} belongs to image {annotation.get('image_id')}, "
+                f"which is not listed; add the image or remove the annotation"
+            )
+    return coco
+
+
+def _annotations_by_image(coco: dict[str, Any], label_map: LabelMap, source: Path) -> dict[int, list[dict[str, Any]]]:
+    of_image: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in coco["images"]}
+    for annotation in coco["annotations"]:
+        try:
+            known = int(annotation["category_id"]) in label_map.index_of
+        except (KeyError, TypeError, ValueError):
+            known = False
+        if not known:
+            raise UserError(
+                f"{source}: annotation {annotation.get('id')} has category {annotation.get('category_id')}, which is not "
+                f"listed; the categories are {label_map.describe()}"
+            )
+        of_image[annotation["image_id"]].append(annotation)
+    return of_image
+
+
+def _clip(bbox: list[float], width: int, height: int) -> tuple[list[float], str]:
+    """The box as xyxy within the picture, and why it cannot be learned from ('' where it can)."""
+    x, y, w, h = bbox
+    if not np.isfinite(bbox).all():
+        return [], "not finite"
+    if w <= 0 or h <= 0:
+        return [], "empty"
+    x1, y1, x2, y2 = max(0.0, x), max(0.0, y), min(float(width), x + w), min(float(height), y + h)
+    if x2 <= x1 or y2 <= y1:
+        return [], f"outside its picture of {width}x{height} pixels"
+    return [x1, y1, x2, y2], ""
+
+
+def shared_pictures(one: DatasetIndex, other: DatasetIndex) -> list[Path]:
+    """Pictures of `one` that `other` has too: the same file, or another file with the same bytes."""
+    others = {record.path.resolve() for record in other.records}
+    of_size: dict[int, list[Path]] = {}
+    for path in others:
+        of_size.setdefault(path.stat().st_size, []).append(path)
+    digests: dict[Path, bytes] = {}
+
+    def digest(path: Path) -> bytes:
+        if path not in digests:
+            digests[path] = hashlib.blake2b(path.read_bytes()).digest()
+        return digests[path]
+
+    def is_shared(path: Path) -> bool:
+        twins = of_size.get(path.stat().st_size, [])  # equal size first: hashing COCO whole would take minutes
+        return path in others or any(digest(path) == digest(twin) for twin in twins)
+
+    return [record.path for record in one.records if is_shared(record.path.resolve())]
+
+
+def known_image_ids(folder: Path) -> dict[str, int]:
+    """File name -> image id for a folder of pictures that belongs to a data set; empty where it belongs to none."""
+    folder = folder.resolve()
+    ids: dict[str, int] = {}
+    for source in [source for _, source, images in _splits(folder.parent) if images.resolve() == folder]:
+        try:
+            images = read_coco_file(source)["images"]
+        except UserError:
+            return {}
+        for image in images:
+            if ids.setdefault(image["file_name"], image["id"]) != image["id"]:
+                return {}  # two splits number the same pictures differently: no id is the data set's
+    return ids
+
+
+def count_objects(records: Iterable[Record]) -> int:
+    """True objects of all pictures together."""
+    return sum(len(record.labels) for record in records)

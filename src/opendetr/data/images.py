@@ -1,0 +1,84 @@
+"""The one picture reader: training, evaluation, prediction and serving all see a file the same way."""
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from opendetr.errors import UserError
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
+
+Picture = str | Path | Image.Image | np.ndarray
+
+
+def read_image(source: Picture, channel_order: Literal["rgb", "bgr"] = "rgb") -> Image.Image:
+    """A picture as 8-bit RGB, upright.
+
+    The EXIF orientation is applied; grey, palette, CMYK and 16-bit pictures become RGB; transparency becomes white.
+
+    Args:
+        source: a path, a PIL image, or an array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] of uint8.
+        channel_order: of arrays only; OpenCV's are `bgr`.
+
+    Raises:
+        UserError: the file is missing or no readable picture, or the array is of another kind.
+    """
+    if isinstance(source, np.ndarray):
+        return _from_array(source, channel_order)
+    if isinstance(source, Image.Image):
+        return to_rgb(source)
+    try:
+        with Image.open(source) as image:
+            return to_rgb(image)
+    except FileNotFoundError:
+        raise UserError(f"{source} does not exist; expected a picture") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{source} cannot be read as a picture ({error}); replace or remove the file") from None
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """Width and height of a picture file as `read_image` returns it, from its header alone.
+
+    Raises:
+        UserError: the file is missing or no picture.
+    """
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(_EXIF_ORIENTATION, 1) in _QUARTER_TURNS
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; expected a picture") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path} cannot be read as a picture ({error}); replace or remove the file") from None
+    return (height, width) if turned else (width, height)
+
+
+_EXIF_ORIENTATION = 0x0112
+_QUARTER_TURNS = frozenset({5, 6, 7, 8})
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any PIL image as upright RGB."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16-bit grey; PIL's own conversion would clip instead of scale
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
+def _from_array(array: np.ndarray, channel_order: str) -> Image.Image:
+    if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4))):
+        raise UserError(
+            f"an array of shape {array.shape} and type {array.dtype} is no picture; "
+            f"expected uint8 of shape (height, width), or (height, width, 1, 3 or 4)"
+        )
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.ndim == 3 and channel_order == "bgr":
+        array = array[:, :, [2, 1, 0, *range(3, array.shape[2])]]
+    return to_rgb(Image.fromarray(np.ascontiguousarray(array)))

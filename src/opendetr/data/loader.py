@@ -1,0 +1,125 @@
+"""From an index of pictures to batches."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from opendetr.data.datasets import DatasetIndex, Record
+from opendetr.data.images import read_image
+from opendetr.data.transforms import to_target
+from opendetr.errors import UserError
+from opendetr.structures import Batch, Target, Targets
+
+Sample = tuple[Tensor, Target, Record]
+T = TypeVar("T")
+
+
+class DetectionDataset(Dataset[Sample]):
+    """The pictures of an index, read and transformed.
+
+    A key is `epoch * len(self) + position`: the randomness of a sample is drawn from (seed, key) alone, so it does not
+    depend on the worker that reads it or on where a run was interrupted.
+    """
+
+    def __init__(self, index: DatasetIndex, transform: v2.Transform, seed: int = 0) -> None:
+        self.index, self.transform, self.seed = index, transform, seed
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, key: int) -> Sample:
+        """The transformed picture [3, H, W], its target, and its record.
+
+        Raises:
+            UserError: the picture cannot be read or has not the size its annotation states.
+        """
+        record = self.index.records[key % len(self)]
+        picture = read_image(record.path)
+        if picture.size != (record.width, record.height):
+            raise UserError(
+                f"{record.path} is {picture.width}x{picture.height} pixels, but {self.index.source} says "
+                f"{record.width}x{record.height}; its boxes would be wrong, so correct the annotation file"
+            )
+        canvas = (record.height, record.width)
+        objects = {
+            "boxes": tv_tensors.BoundingBoxes(torch.from_numpy(record.boxes_xyxy), format="XYXY", canvas_size=canvas),
+            "labels": torch.from_numpy(record.labels),
+        }
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(hash((self.seed, key)))
+            image, objects = self.transform(tv_tensors.Image(v2.functional.pil_to_tensor(picture)), objects)
+        return image.as_subclass(Tensor), to_target(image, objects), record
+
+
+def collate(samples: list[Sample]) -> tuple[Batch, Targets]:
+    """Stack samples, padded at the right and bottom to the largest height and width."""
+    images = [image for image, _, _ in samples]
+    height, width = (max(image.shape[side] for image in images) for side in (1, 2))
+    stacked = torch.zeros(len(images), 3, height, width)
+    mask = torch.ones(len(images), height, width, dtype=torch.bool)
+    for row, image in enumerate(images):
+        stacked[row, :, : image.shape[1], : image.shape[2]] = image
+        mask[row, : image.shape[1], : image.shape[2]] = False
+    batch = Batch(
+        stacked,
+        mask if bool(mask.any()) else None,
+        torch.tensor([(record.height, record.width) for _, _, record in samples]),
+        torch.tensor([record.image_id for _, _, record in samples]),
+    )
+    return batch, Targets.stack([target for _, target, _ in samples])
+
+
+def epoch_order(length: int, epoch: int, seed: int, batch_size: int, rank: int = 0, world_size: int = 1) -> list[list[int]]:
+    """The batches of one epoch for one process, as keys of a `DetectionDataset`.
+
+    Every process gets the same number of full batches. What is left over after the last full batch waits for the next
+    shuffle; a data set smaller than one batch is repeated to fill it.
+    """
+    generator = torch.Generator().manual_seed(hash((seed, epoch)))
+    order = torch.randperm(length, generator=generator).tolist()
+    per_step = batch_size * world_size
+    if length < per_step:
+        order = (order * (per_step // length + 1))[:per_step]
+    steps = len(order) // per_step
+    keys = [epoch * length + position for position in order[: steps * per_step]]
+    return [keys[step * per_step + rank :: world_size][:batch_size] for step in range(steps)]
+
+
+def training_loader(
+    dataset: DetectionDataset,
+    batches: Iterable[list[int]],
+    workers: int,
+) -> Iterator[tuple[Batch, Targets]]:
+    """Read the given batches (possibly endless) ahead of their use."""
+    loader = DataLoader(
+        dataset,
+        batch_sampler=batches,  # type: ignore[arg-type]
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=torch.cuda.is_available(),
+    )
+    return iter(loader)
+
+
+def group_equal_shapes(
+    items: Iterable[T], shape: Callable[[T], tuple[int, ...]], batch_size: int
+) -> Iterator[list[T]]:
+    """Collect items into lists of at most `batch_size` with the same shape, so that nothing needs padding.
+
+    A convolution sees padding differently from its own border, so only unpadded batches give every picture the result
+    it would have alone. At most `8 * batch_size` items wait for companions.
+    """
+    waiting: dict[tuple[int, ...], list[T]] = {}
+    for item in items:
+        group = waiting.setdefault(shape(item), [])
+        group.append(item)
+        if len(group) == batch_size:
+            yield waiting.pop(shape(item))
+        elif sum(map(len, waiting.values())) >= 8 * batch_size:
+            yield waiting.pop(max(waiting, key=lambda key: len(waiting[key])))
+    yield from waiting.values()

@@ -1,0 +1,47 @@
+"""Where and in which precision a model runs: the only file that names devices."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+
+from opendetr.errors import UserError
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device for `auto | cpu | cuda | cuda:N | mps`.
+
+    Raises:
+        UserError: the device is unknown or not present on this machine.
+    """
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return torch.device("cuda" if available["cuda"] else "mps" if available["mps"] else "cpu")
+    kind = name.split(":")[0]
+    if not available.get(kind, False):
+        present = ", ".join(device for device, there in available.items() if there)
+        raise UserError(f"--device {name} is not available: this machine has {present}; --device auto chooses among them")
+    return torch.device(name)
+
+
+def place(model: nn.Module, device: torch.device) -> nn.Module:
+    """Move a model to the device, in the memory layout its convolutions like best there."""
+    return model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
+    """The autocast context of `precision` (`fp32` or `bf16`)."""
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """A context in which every operation keeps the type it was given: boxes, costs and losses need float32."""
+    return torch.autocast(device.type, enabled=False)
+
+
+def default_workers(device: torch.device) -> int:
+    """Loader processes: where the CPU itself computes they only take its time, beside an accelerator they feed it."""
+    import os
+
+    return 0 if device.type == "cpu" else min(4, os.cpu_count() or 1)

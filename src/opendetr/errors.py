@@ -1,0 +1,23 @@
+"""The one exception a user is meant to read: a sentence, no traceback, exit code 2."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Bad input or a missing prerequisite.
+
+    The message is one sentence that names the file or option, what was expected, what came, and what to do.
+    The command line prints it and exits with code 2.
+    """
+
+    def __init__(self, message: str) -> None:
+        # A DataLoader worker re-raises with its whole traceback as the message; the sentence is what follows our name.
+        super().__init__(message.rsplit("UserError: ", 1)[-1].strip())
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A clause that names the known word nearest to `name`, or all known words where none is near."""
+    known = sorted(known)
+    match = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean '{match[0]}'?" if match else f"known are: {', '.join(known)}"

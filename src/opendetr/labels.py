@@ -1,0 +1,97 @@
+"""LabelMap: raw category id <-> class index 0..C-1 <-> name. The only place where the three meet."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from opendetr.errors import UserError
+
+UNUSED = "N/A"
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """The classes of a model.
+
+    `category_ids[index]` is the raw id that the data set uses for class `index`, `names[index]` its name. An index may
+    have no category (id None, name N/A): official checkpoints have 91 classes of which 11 are unused.
+    """
+
+    category_ids: tuple[int | None, ...]
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        used = [category_id for category_id in self.category_ids if category_id is not None]
+        if len(used) != len(set(used)) or len(self.category_ids) != len(self.names) or not used:
+            raise ValueError("a LabelMap needs at least one category, one name per index, and no category id twice")
+
+    @classmethod
+    def from_categories(cls, categories: Iterable[Mapping[str, Any]], source: str) -> "LabelMap":
+        """Every listed category becomes a class, used or not, in the order of the ids.
+
+        Args:
+            categories: entries with `id` and `name`, as in a COCO file.
+            source: the file they come from, for the error's sentence.
+
+        Raises:
+            UserError: no categories, an id that is no whole number, or an id listed twice.
+        """
+        names: dict[int, str] = {}
+        for category in categories:
+            try:
+                category_id, name = int(category["id"]), str(category["name"])
+            except (KeyError, TypeError, ValueError):
+                raise UserError(f"{source}: every category needs a whole-number 'id' and a 'name', got {category}") from None
+            if category_id in names:
+                raise UserError(f"{source}: category id {category_id} is listed twice; ids must be unique")
+            names[category_id] = name
+        if not names:
+            raise UserError(f"{source}: the list 'categories' is empty; at least one class is needed")
+        ids = sorted(names)
+        return cls(tuple(ids), tuple(names[category_id] for category_id in ids))
+
+    @property
+    def num_classes(self) -> int:
+        """C: foreground classes. The no-object class of a softmax model is not among them."""
+        return len(self.names)
+
+    @cached_property
+    def index_of(self) -> dict[int, int]:
+        """Raw category id -> class index."""
+        return {category_id: index for index, category_id in enumerate(self.category_ids) if category_id is not None}
+
+    def require_same_categories(self, other: "LabelMap", source: str) -> None:
+        """Check that every category of `other` (the labels of `source`) is one of ours, under the same id and name.
+
+        Raises:
+            UserError: names the first category that is not.
+        """
+        for category_id, name in zip(other.category_ids, other.names):
+            if category_id is None:
+                continue
+            index = self.index_of.get(category_id)
+            if index is None:
+                raise UserError(
+                    f"{source}: category {category_id} '{name}' is unknown to the training data, "
+                    f"whose categories are {self.describe()}; list it there or remove it here"
+                )
+            if self.names[index] != name:
+                raise UserError(
+                    f"{source}: category {category_id} is called '{name}' here and '{self.names[index]}' in the training "
+                    f"data; give both files the same ids and names"
+                )
+
+    def describe(self, limit: int = 12) -> str:
+        """The categories in words, at most `limit` of them."""
+        pairs = [f"{i} '{name}'" for i, name in zip(self.category_ids, self.names) if i is not None]
+        return ", ".join(pairs[:limit]) + (f" and {len(pairs) - limit} more" if len(pairs) > limit else "")
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """One entry `{id, name}` per class index, in order."""
+        return [{"id": category_id, "name": name} for category_id, name in zip(self.category_ids, self.names)]
+
+    @classmethod
+    def from_json(cls, entries: list[dict[str, Any]]) -> "LabelMap":
+        """The inverse of `to_json`."""
+        return cls(tuple(entry["id"] for entry in entries), tuple(entry["name"] for entry in entries))

@@ -1,0 +1,58 @@
+"""Hungarian matching: the one-to-one assignment of targets to queries that costs least (section 3.1, equation 1)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from opendetr.boxes import cxcywh_to_xyxy, generalized_box_iou
+from opendetr.devices import without_autocast
+from opendetr.scoring import Scoring
+from opendetr.structures import DetrOutput, Matches, Targets
+
+
+@dataclass(frozen=True)
+class CostWeights:
+    """Weights of the terms of the matching cost; 0 switches a term off."""
+
+    class_: float = 1.0
+    l1: float = 5.0
+    giou: float = 2.0
+
+
+def as_float32(output: DetrOutput) -> DetrOutput:
+    """Half-precision outputs in float32, where costs and losses are computed; float64 is left alone."""
+    return DetrOutput(*(x.float() if x.dtype in (torch.float16, torch.bfloat16) else x for x in output))
+
+
+def matching_cost(
+    output: DetrOutput, targets: Targets, scoring: Scoring, weights: CostWeights
+) -> Float[Tensor, "L B T Q"]:
+    """The cost of every pair of target and query, in all layers and images at once. Padded targets cost nothing real."""
+    logits, boxes = as_float32(output)
+    predicted = boxes[:, :, None]  # [L, B, 1, Q, 4]
+    true = targets.boxes_cxcywh.to(boxes.dtype)[None, :, :, None]  # [1, B, T, 1, 4]
+    cost = weights.class_ * scoring.matching_cost(logits, targets.labels)
+    cost = cost + weights.l1 * (predicted - true).abs().sum(-1)
+    return cost - weights.giou * generalized_box_iou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(true))
+
+
+@torch.no_grad()
+def match(output: DetrOutput, targets: Targets, scoring: Scoring, weights: CostWeights) -> Matches:
+    """Assign targets to queries in every layer and image.
+
+    An image with T targets yields min(T, Q) pairs per layer. Costs reach the host in one copy; a diverging model's
+    non-finite costs count as very high, so that matching never fails.
+    """
+    with without_autocast(output.logits.device):
+        cost = matching_cost(output, targets, scoring, weights)
+        cost = torch.nan_to_num(cost, nan=1e6, posinf=1e6, neginf=-1e6).cpu().numpy()
+    counts = targets.counts.tolist()
+    pairs = []
+    for layer, image in np.ndindex(cost.shape[:2]):
+        rows, queries = linear_sum_assignment(cost[layer, image, : counts[image]])
+        pairs.append(np.stack([np.full_like(rows, layer), np.full_like(rows, image), queries, rows]))
+    return Matches(*torch.from_numpy(np.concatenate(pairs, axis=1)).to(output.logits.device))

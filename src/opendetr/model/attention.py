@@ -1,0 +1,80 @@
+"""What encoder and decoder layers are made of: attention, the feed-forward layer, and the residual around each."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class MultiheadAttention(nn.Module):
+    """Scaled dot-product attention over several heads (section A.1).
+
+    Parameters are named as in `torch.nn.MultiheadAttention`, which the official code uses.
+    """
+
+    def __init__(self, embed_dim: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.num_heads, self.dropout = num_heads, dropout
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * embed_dim, embed_dim))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * embed_dim))
+        self.out_proj = nn.Linear(embed_dim, embed_dim)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.xavier_uniform_(self.out_proj.weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(
+        self,
+        query: Float[Tensor, "B N D"],
+        key: Float[Tensor, "B M D"],
+        value: Float[Tensor, "B M D"],
+        padding_mask: Bool[Tensor, "B M"] | None = None,
+    ) -> Float[Tensor, "B N D"]:
+        """Each query's mixture of values; keys where `padding_mask` is True are never attended to."""
+        weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
+        q, k, v = (  # [B, heads, N or M, D / heads]
+            F.linear(x, weight, bias).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for x, weight, bias in zip((query, key, value), weights, biases)
+        )
+        attend_to = None if padding_mask is None else ~padding_mask[:, None, None, :]
+        dropout = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=attend_to, dropout_p=dropout)
+        out: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
+        return out
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with a ReLU between (section A.3)."""
+
+    def __init__(self, embed_dim: int, feedforward_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(embed_dim, feedforward_dim)
+        self.linear2 = nn.Linear(feedforward_dim, embed_dim)
+        self.dropout = nn.Dropout(dropout)
+        for linear in (self.linear1, self.linear2):
+            nn.init.xavier_uniform_(linear.weight)
+
+    def forward(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
+        """The same function of every token."""
+        out: Tensor = self.linear2(self.dropout(F.relu(self.linear1(x))))
+        return out
+
+
+def add_position(x: Tensor, position: Tensor | None) -> Tensor:
+    """What queries and keys get and values do not."""
+    return x if position is None else x + position
+
+
+class Residual(nn.Module):
+    """A sub-layer's output added to its input, normalised after the sum (the paper) or before the sub-layer."""
+
+    def __init__(self, dropout: float, pre_norm: bool) -> None:
+        super().__init__()
+        self.dropout, self.pre_norm = nn.Dropout(dropout), pre_norm
+
+    def forward(self, x: Tensor, norm: nn.Module, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
+        """`norm(x + sublayer(x))`, or `x + sublayer(norm(x))`."""
+        if self.pre_norm:
+            return x + self.dropout(sublayer(norm(x)))  # type: ignore[no-any-return]
+        return norm(x + self.dropout(sublayer(x)))  # type: ignore[no-any-return]

@@ -1,0 +1,142 @@
+"""The vocabulary between stages. Images, labels -> Batch, Targets -> DetrOutput -> Matches -> losses; -> Detections.
+
+B batch, Q queries, T targets per image, L decoder layers, C classes. What crosses the model's border is a NamedTuple,
+so that DataLoader, DDP and `torch.export` carry it.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from opendetr.labels import LabelMap
+
+
+class Target(NamedTuple):
+    """The true objects of one image."""
+
+    labels: Int[Tensor, " T"]  # class index 0..C-1
+    boxes_cxcywh: Float[Tensor, "T 4"]  # 0..1 of the unpadded image
+
+
+class Targets(NamedTuple):
+    """The true objects of a batch, padded to the most crowded image; `counts` tells how many are real."""
+
+    labels: Int[Tensor, "B T"]
+    boxes_cxcywh: Float[Tensor, "B T 4"]
+    counts: Int[Tensor, " B"]
+
+    @classmethod
+    def stack(cls, targets: list[Target]) -> "Targets":
+        """Pad with class 0 and a box in the middle; neither is ever read."""
+        longest = max((len(target.labels) for target in targets), default=0)
+        labels = torch.zeros(len(targets), longest, dtype=torch.long)
+        boxes = torch.full((len(targets), longest, 4), 0.5)
+        for row, target in enumerate(targets):
+            labels[row, : len(target.labels)] = target.labels
+            boxes[row, : len(target.labels)] = target.boxes_cxcywh
+        return cls(labels, boxes, torch.tensor([len(target.labels) for target in targets]))
+
+    def to(self, device: torch.device) -> "Targets":
+        """The same on another device."""
+        return Targets(*(tensor.to(device, non_blocking=True) for tensor in self))
+
+
+class Batch(NamedTuple):
+    """Images of a batch, top-left aligned in one tensor."""
+
+    images: Float[Tensor, "B 3 H W"]  # normalised; 0 where padded
+    padding_mask: Bool[Tensor, "B H W"] | None  # True = padding; None where nothing is padded
+    original_sizes: Int[Tensor, "B 2"]  # height, width of the picture before any transform, in pixels
+    image_ids: Int[Tensor, " B"]
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same on another device."""
+        return Batch(*(tensor if tensor is None else tensor.to(device, non_blocking=True) for tensor in self))
+
+
+class DetrOutput(NamedTuple):
+    """What every decoder layer says; the last layer is the answer, the others are trained as auxiliary outputs."""
+
+    logits: Float[Tensor, "L B Q K"]  # K = C+1 (softmax, the last is no-object) or C
+    boxes_cxcywh: Float[Tensor, "L B Q 4"]  # 0..1 of the unpadded image
+
+
+class Matches(NamedTuple):
+    """Pairs of query and target, one to one within a layer and an image; N pairs over all layers and images."""
+
+    layers: Int[Tensor, " N"]
+    images: Int[Tensor, " N"]
+    queries: Int[Tensor, " N"]
+    targets: Int[Tensor, " N"]
+
+
+@dataclass(frozen=True)
+class Detections:
+    """The detections of one picture, in the order of the queries; tensors live on the CPU."""
+
+    boxes_xyxy: Float[Tensor, "N 4"]  # pixels of the original picture, not clipped
+    scores: Float[Tensor, " N"]  # 0..1
+    labels: Int[Tensor, " N"]  # class index 0..C-1
+    label_map: LabelMap
+    image_size: tuple[int, int]  # height, width of the original picture
+    image_id: int = 0
+    file_name: str = ""
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @property
+    def names(self) -> list[str]:
+        """The class name of every detection."""
+        return [self.label_map.names[label] for label in self.labels.tolist()]
+
+    @property
+    def category_ids(self) -> list[int | None]:
+        """The raw category id of every detection, as the training data wrote it; None where the class has none."""
+        return [self.label_map.category_ids[label] for label in self.labels.tolist()]
+
+    def above(self, threshold: float) -> "Detections":
+        """The detections whose score is at least `threshold`."""
+        keep = self.scores >= threshold
+        return Detections(
+            self.boxes_xyxy[keep], self.scores[keep], self.labels[keep], self.label_map,
+            self.image_size, self.image_id, self.file_name,
+        )  # fmt: skip
+
+    def to_coco(self) -> list[dict[str, Any]]:
+        """COCO result entries (`bbox` is x, y, width, height in pixels), with `file_name` and `name` added.
+
+        Classes without a category (N/A) have no raw id and are left out.
+        """
+        entries = []
+        for (x1, y1, x2, y2), score, category_id, name in zip(
+            self.boxes_xyxy.tolist(), self.scores.tolist(), self.category_ids, self.names
+        ):
+            if category_id is not None:
+                entries.append(
+                    {
+                        "image_id": self.image_id,
+                        "file_name": self.file_name,
+                        "category_id": category_id,
+                        "name": name,
+                        "bbox": [x1, y1, x2 - x1, y2 - y1],
+                        "score": score,
+                    }
+                )
+        return entries
+
+    def to_supervision(self) -> Any:
+        """The same as `supervision.Detections`, with the names under `data["class_name"]`."""
+        import numpy as np
+
+        from opendetr._supervision import supervision
+
+        return supervision.Detections(
+            xyxy=self.boxes_xyxy.numpy(),
+            confidence=self.scores.numpy(),
+            class_id=self.labels.numpy(),
+            data={"class_name": np.array(self.names, dtype=str)},
+        )
