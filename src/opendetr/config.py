@@ -125,7 +125,9 @@ class LossConfig:
             if item.name != "auxiliary":
                 _require(self, item.name, getattr(self, item.name) >= 0, "at least 0")
         costs = self.class_cost + self.l1_cost + self.giou_cost
-        _require(self, "class_cost", costs > 0, "above 0 where l1_cost and giou_cost are 0: nothing is left to match by")
+        _require(
+            self, "class_cost", costs > 0, "above 0 where l1_cost and giou_cost are 0: nothing is left to match by"
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -143,7 +145,9 @@ class TrainConfig:
     clip_norm: Annotated[float, "the gradient's norm is clipped to this; 0 never clips"] = 0.1
     seed: Annotated[int, "of weights, order and augmentation"] = 0
     workers: Annotated[int, "loader processes; -1 chooses for the device"] = -1
-    precision: Annotated[Literal["fp32", "bf16"], "of matrix products and convolutions; losses are always fp32"] = "fp32"
+    precision: Annotated[Literal["fp32", "bf16"], "of matrix products and convolutions; losses are always fp32"] = (
+        "fp32"
+    )
     device: Annotated[str, "auto, cpu, cuda or mps"] = "auto"
 
     def __post_init__(self) -> None:
@@ -192,10 +196,12 @@ class RunConfig:
                 raise UserError(f"{source}: unknown key '{name}'; {nearest(key, kinds)}")
             try:
                 changes.setdefault(section, {})[key] = _convert(value, kinds[key])
-            except _WrongKind as wrong:
+            except _WrongKindError as wrong:
                 raise UserError(f"{source}: {name} must be {wrong}, got {value!r}") from None
         try:  # all keys of a section at once: their limits may depend on each other
-            return replace(self, **{section: replace(getattr(self, section), **keys) for section, keys in changes.items()})
+            return replace(
+                self, **{section: replace(getattr(self, section), **keys) for section, keys in changes.items()}
+            )
         except UserError as error:
             raise UserError(f"{source}: {error}") from None
 
@@ -263,7 +269,9 @@ def preset_named(name: str) -> ModelConfig:
 
 def recipe_names() -> list[str]:
     """The recipes shipped with the package."""
-    return sorted(path.name[:-5] for path in resources.files("opendetr.recipes").iterdir() if path.name.endswith(".toml"))
+    return sorted(
+        path.name[:-5] for path in resources.files("opendetr.recipes").iterdir() if path.name.endswith(".toml")
+    )
 
 
 def load_recipe(name: str) -> RunConfig:
@@ -275,13 +283,46 @@ def load_recipe(name: str) -> RunConfig:
     path = Path(name)
     if path.suffix == ".toml" or path.is_file():
         if not path.is_file():
-            raise UserError(f"--recipe {name}: the file does not exist; shipped recipes are: {', '.join(recipe_names())}")
+            raise UserError(
+                f"--recipe {name}: the file does not exist; shipped recipes are: {', '.join(recipe_names())}"
+            )
         text = path.read_text(encoding="utf-8")
     elif name in recipe_names():
         text = resources.files("opendetr.recipes").joinpath(f"{name}.toml").read_text(encoding="utf-8")
     else:
         raise UserError(f"--recipe {name}: unknown recipe; {nearest(name, recipe_names())}")
     return parse_config(text, name)
+
+
+def resolve_config(
+    recipe: str | None = None,
+    preset: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    image_size: int | None = None,
+    overrides: Iterable[str] = (),
+) -> RunConfig:
+    """Put a config together: the recipe, then the preset's model section, then options, then overrides.
+
+    Without recipe and preset it is the paper's recipe with `detr-small`; a preset alone means the paper's recipe.
+
+    Args:
+        recipe: a shipped recipe or a TOML file.
+        preset: a model section by name.
+        options: dotted names with their values, such as those of single command-line options.
+        image_size: scales all sizes of the data section.
+        overrides: `section.key=value` strings; they win.
+
+    Raises:
+        UserError: an unknown name or a value of the wrong kind.
+    """
+    if recipe is None and preset is None:
+        preset = "detr-small"
+    config = load_recipe(recipe or "paper")
+    if preset is not None:
+        config = replace(config, model=preset_named(preset))
+    if image_size is not None:
+        config = replace(config, data=config.data.resized(image_size))
+    return config.with_values(options or {}, "the command line").with_overrides(overrides)
 
 
 def parse_config(text: str, source: str) -> RunConfig:
@@ -293,7 +334,7 @@ def parse_config(text: str, source: str) -> RunConfig:
     return RunConfig.from_dict(sections, source)
 
 
-class _WrongKind(Exception):
+class _WrongKindError(Exception):
     """Says what a value should have been."""
 
 
@@ -302,16 +343,16 @@ def _convert(value: Any, kind: Any) -> Any:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is Literal:
         if value not in arguments or isinstance(value, bool):
-            raise _WrongKind("one of " + ", ".join(map(str, arguments)))
+            raise _WrongKindError("one of " + ", ".join(map(str, arguments)))
         return value
     if origin is tuple:
         if not isinstance(value, list | tuple) or any(not isinstance(v, int) or isinstance(v, bool) for v in value):
-            raise _WrongKind("a list of whole numbers")
+            raise _WrongKindError("a list of whole numbers")
         return tuple(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise _WrongKind({int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[kind])
+        raise _WrongKindError({int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[kind])
     return value
 
 

@@ -1,7 +1,8 @@
 """Where and in which precision a model runs: the only file that names devices."""
 
+import os
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -21,13 +22,18 @@ def resolve_device(name: str) -> torch.device:
     kind = name.split(":")[0]
     if not available.get(kind, False):
         present = ", ".join(device for device, there in available.items() if there)
-        raise UserError(f"--device {name} is not available: this machine has {present}; --device auto chooses among them")
+        raise UserError(
+            f"--device {name} is not available: this machine has {present}; --device auto chooses among them"
+        )
     return torch.device(name)
 
 
-def place(model: nn.Module, device: torch.device) -> nn.Module:
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def place(model: Model, device: torch.device) -> Model:
     """Move a model to the device, in the memory layout its convolutions like best there."""
-    return model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return,unused-ignore]
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
@@ -42,6 +48,4 @@ def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
 
 def default_workers(device: torch.device) -> int:
     """Loader processes: where the CPU itself computes they only take its time, beside an accelerator they feed it."""
-    import os
-
     return 0 if device.type == "cpu" else min(4, os.cpu_count() or 1)

@@ -42,7 +42,9 @@ class LabelMap:
             try:
                 category_id, name = int(category["id"]), str(category["name"])
             except (KeyError, TypeError, ValueError):
-                raise UserError(f"{source}: every category needs a whole-number 'id' and a 'name', got {category}") from None
+                raise UserError(
+                    f"{source}: every category needs a whole-number 'id' and a 'name', got {category}"
+                ) from None
             if category_id in names:
                 raise UserError(f"{source}: category id {category_id} is listed twice; ids must be unique")
             names[category_id] = name
@@ -78,8 +80,8 @@ class LabelMap:
                 )
             if self.names[index] != name:
                 raise UserError(
-                    f"{source}: category {category_id} is called '{name}' here and '{self.names[index]}' in the training "
-                    f"data; give both files the same ids and names"
+                    f"{source}: category {category_id} is called '{name}' here and '{self.names[index]}' in the "
+                    f"training data; give both files the same ids and names"
                 )
 
     def describe(self, limit: int = 12) -> str:

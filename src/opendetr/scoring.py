@@ -1,7 +1,7 @@
 """How classes are scored. One object owns the matching cost, the loss and the score, so that they always agree."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -9,15 +9,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
+@runtime_checkable
 class Scoring(Protocol):
     """What the model's head, the matcher, the criterion and the post-processing ask of a way to score classes."""
 
     def num_logits(self, num_classes: int) -> int:
         """K, the width of the class head."""
 
-    def matching_cost(
-        self, logits: Float[Tensor, "L B Q K"], labels: Int[Tensor, "B T"]
-    ) -> Float[Tensor, "L B T Q"]:
+    def matching_cost(self, logits: Float[Tensor, "L B Q K"], labels: Int[Tensor, "B T"]) -> Float[Tensor, "L B T Q"]:
         """The cost of giving each target to each query, low where they agree."""
 
     def normaliser(self, num_matched: Float[Tensor, ""], num_predictions: Float[Tensor, ""]) -> Float[Tensor, ""]:

@@ -54,7 +54,11 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> "Batch":
         """The same on another device."""
-        return Batch(*(tensor if tensor is None else tensor.to(device, non_blocking=True) for tensor in self))
+        mask = None if self.padding_mask is None else self.padding_mask.to(device, non_blocking=True)
+        images, sizes, ids = (
+            x.to(device, non_blocking=True) for x in (self.images, self.original_sizes, self.image_ids)
+        )
+        return Batch(images, mask, sizes, ids)
 
 
 class DetrOutput(NamedTuple):

@@ -1,7 +1,7 @@
 """Data sets on disk -> one index of pictures and boxes. Nothing is decoded here."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,20 +127,28 @@ def read_coco_file(source: Path) -> dict[str, Any]:
         UserError: names the file and the first thing that is not COCO.
     """
     coco = read_json(source, "a COCO annotation file with images, annotations and categories")
-    if not isinstance(coco, dict) or not all(isinstance(coco.get(k), list) for k in ("images", "annotations", "categories")):
-        raise UserError(f"{source} is not a COCO annotation file: it needs the lists images, annotations and categories")
+    if not isinstance(coco, dict) or not all(
+        isinstance(coco.get(k), list) for k in ("images", "annotations", "categories")
+    ):
+        raise UserError(
+            f"{source} is not a COCO annotation file: it needs the lists images, annotations and categories"
+        )
     seen: set[int] = set()
     for image in coco["images"]:
         sizes = [image.get(key) for key in ("id", "width", "height")] if isinstance(image, dict) else [None]
         if not all(isinstance(v, int) for v in sizes) or not isinstance(image.get("file_name"), str):
-            raise UserError(f"{source}: every image needs a whole-number id, width and height and a file_name, got {image}")
+            raise UserError(
+                f"{source}: every image needs a whole-number id, width and height and a file_name, got {image}"
+            )
         if image["id"] in seen:
             raise UserError(f"{source}: image id {image['id']} is listed twice; ids must be unique")
         seen.add(image["id"])
     for annotation in coco["annotations"]:
         box = annotation.get("bbox") if isinstance(annotation, dict) else None
         if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, int | float) for v in box):
-            raise UserError(f"{source}: every annotation needs a bbox [x, y, width, height] in pixels, got {annotation}")
+            raise UserError(
+                f"{source}: every annotation needs a bbox [x, y, width, height] in pixels, got {annotation}"
+            )
         if annotation.get("image_id") not in seen:
             raise UserError(
                 f"{source}: annotation {annotation.get('id')} belongs to image {annotation.get('image_id')}, "
@@ -158,14 +166,14 @@ def _annotations_by_image(coco: dict[str, Any], label_map: LabelMap, source: Pat
             known = False
         if not known:
             raise UserError(
-                f"{source}: annotation {annotation.get('id')} has category {annotation.get('category_id')}, which is not "
-                f"listed; the categories are {label_map.describe()}"
+                f"{source}: annotation {annotation.get('id')} has category {annotation.get('category_id')}, "
+                f"which is not listed; the categories are {label_map.describe()}"
             )
         of_image[annotation["image_id"]].append(annotation)
     return of_image
 
 
-def _clip(bbox: list[float], width: int, height: int) -> tuple[list[float], str]:
+def _clip(bbox: Sequence[float | int], width: int, height: int) -> tuple[list[float], str]:
     """The box as xyxy within the picture, and why it cannot be learned from ('' where it can)."""
     x, y, w, h = bbox
     if not np.isfinite(bbox).all():

@@ -38,16 +38,20 @@ def read_image(source: Picture, channel_order: Literal["rgb", "bgr"] = "rgb") ->
         raise UserError(f"{source} cannot be read as a picture ({error}); replace or remove the file") from None
 
 
-def read_size(path: Path) -> tuple[int, int]:
-    """Width and height of a picture file as `read_image` returns it, from its header alone.
+def check_image(path: Path) -> tuple[int, int]:
+    """Width and height of a picture file as `read_image` returns it, having seen that its data are complete.
+
+    A JPEG is decoded at an eighth of its size, which finds a cut or damaged file in a fraction of the time.
 
     Raises:
-        UserError: the file is missing or no picture.
+        UserError: the file is missing or no readable picture.
     """
     try:
         with Image.open(path) as image:
             width, height = image.size
             turned = image.getexif().get(_EXIF_ORIENTATION, 1) in _QUARTER_TURNS
+            image.draft("RGB", (width // 8, height // 8))
+            image.load()
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; expected a picture") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

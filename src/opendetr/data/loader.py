@@ -9,10 +9,10 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from opendetr.data.check import require_size
 from opendetr.data.datasets import DatasetIndex, Record
 from opendetr.data.images import read_image
 from opendetr.data.transforms import to_target
-from opendetr.errors import UserError
 from opendetr.structures import Batch, Target, Targets
 
 Sample = tuple[Tensor, Target, Record]
@@ -40,11 +40,7 @@ class DetectionDataset(Dataset[Sample]):
         """
         record = self.index.records[key % len(self)]
         picture = read_image(record.path)
-        if picture.size != (record.width, record.height):
-            raise UserError(
-                f"{record.path} is {picture.width}x{picture.height} pixels, but {self.index.source} says "
-                f"{record.width}x{record.height}; its boxes would be wrong, so correct the annotation file"
-            )
+        require_size(record, picture.size, self.index)
         canvas = (record.height, record.width)
         objects = {
             "boxes": tv_tensors.BoundingBoxes(torch.from_numpy(record.boxes_xyxy), format="XYXY", canvas_size=canvas),
@@ -74,7 +70,9 @@ def collate(samples: list[Sample]) -> tuple[Batch, Targets]:
     return batch, Targets.stack([target for _, target, _ in samples])
 
 
-def epoch_order(length: int, epoch: int, seed: int, batch_size: int, rank: int = 0, world_size: int = 1) -> list[list[int]]:
+def epoch_order(
+    length: int, epoch: int, seed: int, batch_size: int, rank: int = 0, world_size: int = 1
+) -> list[list[int]]:
     """The batches of one epoch for one process, as keys of a `DetectionDataset`.
 
     Every process gets the same number of full batches. What is left over after the last full batch waits for the next
@@ -98,7 +96,7 @@ def training_loader(
     """Read the given batches (possibly endless) ahead of their use."""
     loader = DataLoader(
         dataset,
-        batch_sampler=batches,  # type: ignore[arg-type]
+        batch_sampler=batches,
         num_workers=workers,
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
@@ -106,9 +104,7 @@ def training_loader(
     return iter(loader)
 
 
-def group_equal_shapes(
-    items: Iterable[T], shape: Callable[[T], tuple[int, ...]], batch_size: int
-) -> Iterator[list[T]]:
+def group_equal_shapes(items: Iterable[T], shape: Callable[[T], tuple[int, ...]], batch_size: int) -> Iterator[list[T]]:
     """Collect items into lists of at most `batch_size` with the same shape, so that nothing needs padding.
 
     A convolution sees padding differently from its own border, so only unpadded batches give every picture the result

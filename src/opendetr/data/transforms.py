@@ -43,7 +43,7 @@ class Preprocessing:
 
 
 def training_transform(config: DataConfig, preprocessing: Preprocessing) -> v2.Transform:
-    """The paper's augmentation (section A.4): flip, then resize to a random scale, half of the time after a random crop."""
+    """The paper's augmentation (section A.4): flip, resize to a random scale, half of the time after a random crop."""
     resize = ResizeShorterSide(config.train_sizes, config.max_size)
     crop = v2.Compose([ResizeShorterSide(config.crop_resize, None), RandomSizeCrop(config.crop_min, config.crop_max)])
     return v2.Compose(
@@ -51,7 +51,7 @@ def training_transform(config: DataConfig, preprocessing: Preprocessing) -> v2.T
             v2.RandomHorizontalFlip(config.horizontal_flip),
             v2.RandomApply([crop], p=config.crop_probability),
             resize,
-            v2.SanitizeBoundingBoxes(min_size=1e-3),  # what a crop cut away entirely
+            v2.SanitizeBoundingBoxes(),  # what a crop left less than a pixel of
             *_normalise(preprocessing.mean, preprocessing.std),
         ]
     )
@@ -68,7 +68,7 @@ def to_target(image: Tensor, objects: dict[str, Tensor]) -> Target:
     return Target(objects["labels"], boxes)
 
 
-class ResizeShorterSide(v2.Transform):
+class ResizeShorterSide(v2.Transform):  # type: ignore[misc]
     """Resize so that the shorter side has one of `sizes` (drawn at random) and the longer at most `max_size`."""
 
     def __init__(self, sizes: Sequence[int], max_size: int | None) -> None:
@@ -78,7 +78,8 @@ class ResizeShorterSide(v2.Transform):
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """Draw a size; torch's generator, so that the loader's seed decides."""
         size = self.sizes[int(torch.randint(len(self.sizes), ()))] if len(self.sizes) > 1 else self.sizes[0]
-        return {"size": resized_shape(*v2.query_size(flat_inputs), size, self.max_size)}
+        height, width = v2.query_size(flat_inputs)
+        return {"size": resized_shape(height, width, size, self.max_size)}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Resize a picture or its boxes."""
@@ -94,7 +95,7 @@ def resized_shape(height: int, width: int, size: int, max_size: int | None) -> t
     return (size, int(size * width / height)) if height <= width else (int(size * height / width), size)
 
 
-class RandomSizeCrop(v2.Transform):
+class RandomSizeCrop(v2.Transform):  # type: ignore[misc]
     """Crop a region whose sides are each drawn from `smallest`..`largest`, as far as the picture allows."""
 
     def __init__(self, smallest: int, largest: int) -> None:

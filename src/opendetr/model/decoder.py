@@ -1,4 +1,4 @@
-"""The transformer decoder: object queries agree among themselves and look at the image (section 3.2, figure 10 right)."""
+"""The transformer decoder: object queries agree among themselves and look at the image (section 3.2, figure 10)."""
 
 import torch
 from jaxtyping import Bool, Float

@@ -1,5 +1,6 @@
 """DETR: the page to read first. `DETR.forward` is figure 2 of the paper, `build_model` its composition."""
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -48,7 +49,7 @@ class DETR(nn.Module):
         self.query_embed = query_embed
         self.class_embed = nn.Linear(embed_dim, scoring.num_logits(num_classes))
         self.bbox_embed = MLP(embed_dim, 4, num_layers=3)
-        self.scoring = scoring
+        self.scoring: Scoring = scoring
         self.num_classes = num_classes
 
     def forward(
@@ -74,7 +75,11 @@ class DETR(nn.Module):
         position = None
         if self.position_encoding is not None:
             batch, _, height, width = projected.shape
-            mask = padding_mask if padding_mask is not None else projected.new_zeros(batch, height, width, dtype=torch.bool)
+            mask = (
+                padding_mask
+                if padding_mask is not None
+                else projected.new_zeros(batch, height, width, dtype=torch.bool)
+            )
             position = self.position_encoding(mask).to(projected.dtype).flatten(1, 2)
         return Tokens(
             projected.flatten(2).transpose(1, 2), position, None if padding_mask is None else padding_mask.flatten(1)
@@ -118,7 +123,7 @@ class MLP(nn.Module):
     def __init__(self, embed_dim: int, out_dim: int, num_layers: int) -> None:
         super().__init__()
         widths = [embed_dim] * num_layers + [out_dim]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:]))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
 
     @property
     def dtype(self) -> torch.dtype:

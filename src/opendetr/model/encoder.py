@@ -1,4 +1,4 @@
-"""The transformer encoder: every cell of the feature map looks at every other (section 3.2, figure 10 left)."""
+"""The transformer encoder: every cell of the feature map looks at every other (section 3.2, figure 10)."""
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -50,4 +50,4 @@ class Encoder(nn.Module):
         """The memory the decoder reads."""
         for layer in self.layers:
             x = layer(x, position, padding_mask)
-        return x if self.norm is None else self.norm(x)  # type: ignore[no-any-return]
+        return x if self.norm is None else self.norm(x)

@@ -1,0 +1,70 @@
+"""opendetr: the detection transformer for people who have pictures and boxes.
+
+Public names are imported when they are first used, so that `import opendetr` loads no torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Batch": "structures",
+    "DETR": "model.detr",
+    "Detections": "structures",
+    "Detector": "inference.detector",
+    "DetrOutput": "structures",
+    "LabelMap": "labels",
+    "Matches": "structures",
+    "RunConfig": "config",
+    "Target": "structures",
+    "Targets": "structures",
+    "UserError": "errors",
+    "build_model": "model.detr",
+    "demo": "api",
+    "info": "api",
+    "load_model": "checkpoints.native",
+    "load_recipe": "config",
+    "match": "loss.matcher",
+    "predict": "api",
+    "set_loss": "loss.criterion",
+    "train": "api",
+    "val": "api",
+    "write_digits": "data.digits",
+}
+
+__all__ = sorted([*_HOME, "__version__"])
+
+if TYPE_CHECKING:  # what editors and type checkers see; tests/contracts hold it equal to _HOME
+    from opendetr.api import demo as demo
+    from opendetr.api import info as info
+    from opendetr.api import predict as predict
+    from opendetr.api import train as train
+    from opendetr.api import val as val
+    from opendetr.checkpoints.native import load_model as load_model
+    from opendetr.config import RunConfig as RunConfig
+    from opendetr.config import load_recipe as load_recipe
+    from opendetr.data.digits import write_digits as write_digits
+    from opendetr.errors import UserError as UserError
+    from opendetr.inference.detector import Detector as Detector
+    from opendetr.labels import LabelMap as LabelMap
+    from opendetr.loss.criterion import set_loss as set_loss
+    from opendetr.loss.matcher import match as match
+    from opendetr.model.detr import DETR as DETR
+    from opendetr.model.detr import build_model as build_model
+    from opendetr.structures import Batch as Batch
+    from opendetr.structures import Detections as Detections
+    from opendetr.structures import DetrOutput as DetrOutput
+    from opendetr.structures import Matches as Matches
+    from opendetr.structures import Target as Target
+    from opendetr.structures import Targets as Targets
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'opendetr' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"opendetr.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,265 @@
+"""The verbs: what the command line does, as functions."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from opendetr.checkpoints.native import Checkpoint, load_checkpoint
+from opendetr.config import load_recipe, resolve_config
+from opendetr.data.check import check_pictures
+from opendetr.data.datasets import known_image_ids, load_index
+from opendetr.data.images import read_image
+from opendetr.devices import place, resolve_device
+from opendetr.errors import UserError
+from opendetr.evaluation.coco import CocoMetrics, evaluate_files
+from opendetr.evaluation.runner import evaluate_split
+from opendetr.files import write_json, write_text
+from opendetr.inference.detector import Detector
+from opendetr.inference.drawing import draw
+from opendetr.inference.sources import expand_sources
+from opendetr.model.complexity import count_gflops, count_parameters
+from opendetr.progress import console, track
+from opendetr.training.setup import prepare
+
+Precision = Literal["fp32", "bf16"]
+
+
+def train(
+    data: str | Path | None = None,
+    *,
+    recipe: str | None = None,
+    preset: str | None = None,
+    train_split: str | None = None,
+    val_split: str | None = None,
+    output: str | Path | None = None,
+    resume: str | Path | None = None,
+    epochs: int | None = None,
+    minutes: float | None = None,
+    seed: int | None = None,
+    batch_size: int | None = None,
+    image_size: int | None = None,
+    backbone: str | None = None,
+    backbone_weights: str | None = None,
+    workers: int | None = None,
+    precision: Precision | None = None,
+    device: str | None = None,
+    overrides: Sequence[str] = (),
+    started: float | None = None,
+) -> Path:
+    """Train a DETR on a folder of pictures and boxes.
+
+    What is None keeps the recipe's value. Ctrl-C ends the run cleanly, with everything written.
+
+    Args:
+        data: the data set's folder; may be left out when resuming.
+        recipe: a shipped recipe or a TOML file.
+        preset: a model section by name; replaces the recipe's.
+        train_split: the split to learn from.
+        val_split: the split that chooses the best weights.
+        output: the run folder; by default `runs/NAME-OF-DATA`, numbered where it exists.
+        resume: a run folder to continue from its last written state.
+        epochs: passes over the training split.
+        minutes: a wall-clock budget instead of epochs; of this call when resuming.
+        seed: of weights, order and augmentation.
+        batch_size: pictures per process and step.
+        image_size: the shorter side at evaluation; scales all sizes of the recipe.
+        backbone: a timm network.
+        backbone_weights: `auto`, `none` or a file.
+        workers: loader processes.
+        precision: `fp32` or `bf16`.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        overrides: `section.key=value` strings; they win over everything.
+        started: when the budget of `minutes` began, as of `time.time()`; now by default.
+
+    Returns:
+        The run folder, with `last` and, where a val split could choose it, `best`.
+
+    Raises:
+        UserError: bad input of any kind; nothing has been written then.
+    """
+    started = started or time.time()
+    if epochs is not None and minutes is not None:
+        raise UserError("--epochs and --minutes exclude each other: give the one that ends the run")
+    options = {
+        "data.root": None if data is None else str(data), "data.train_split": train_split, "data.val_split": val_split,
+        "train.epochs": epochs, "train.minutes": 0.0 if epochs is not None else minutes, "train.seed": seed,
+        "train.batch_size": batch_size, "model.backbone": backbone, "model.backbone_weights": backbone_weights,
+        "train.workers": workers, "train.precision": precision, "train.device": device,
+    }  # fmt: skip
+    given = {name: value for name, value in options.items() if value is not None}
+    if resume is not None:
+        if recipe is not None or preset is not None or image_size is not None:
+            raise UserError(
+                "--resume continues a run with its own config: leave out --recipe, --preset and --image-size"
+            )
+        config = load_recipe(str(_saved_config(Path(resume)))).with_values(given, "the command line")
+        config = config.with_overrides(overrides)
+    else:
+        config = resolve_config(recipe, preset, given, image_size, overrides)
+    if not config.data.root:
+        raise UserError("--data is missing: give the folder of the data set to learn from")
+    run = Path(output or resume or _free_folder(Path("runs") / Path(config.data.root).resolve().name))
+    console.print(config.to_toml())
+    trainer = prepare(config, run, started, None if resume is None else Path(resume), fresh_minutes=minutes is not None)
+    write_text(run / "config.toml", config.to_toml())
+    trainer.fit()
+    console.print(
+        f"The run is in {run}; next: opendetr val {run} --data {config.data.root} --split {config.data.val_split}"
+    )
+    return run
+
+
+def val(
+    model: str | Path,
+    data: str | Path,
+    split: str = "val",
+    *,
+    batch_size: int = 4,
+    precision: Precision = "fp32",
+    device: str = "auto",
+) -> CocoMetrics:
+    """COCO metrics of a model on any split of a data set whose categories it knows.
+
+    Raises:
+        UserError: no such model, data set or split; or a category the model has never heard of.
+    """
+    checkpoint = load_checkpoint(model)
+    index = load_index(Path(data), split)
+    checkpoint.label_map.require_same_categories(index.label_map, str(index.source))
+    check_pictures(index, seconds=5)
+    target = resolve_device(device)
+    return evaluate_split(
+        place(checkpoint.model, target), checkpoint.model.scoring, checkpoint.label_map, index,
+        checkpoint.preprocessing, device=target, precision=precision, batch_size=batch_size,
+    )  # fmt: skip
+
+
+def val_files(detections: str | Path, annotations: str | Path) -> CocoMetrics:
+    """COCO metrics of a COCO results file against a COCO annotation file."""
+    return evaluate_files(Path(detections), Path(annotations))
+
+
+def predict(
+    model: str | Path,
+    sources: Sequence[str],
+    output: str | Path,
+    *,
+    threshold: float = 0.5,
+    batch_size: int = 4,
+    precision: Precision = "fp32",
+    device: str = "auto",
+) -> list[dict[str, Any]]:
+    """Detect objects in files, folders and globs; write drawn pictures and `detections.json` to a folder.
+
+    Pictures that cannot be read are left out; the others are finished and written before this is reported.
+
+    Returns:
+        The entries of `detections.json`: COCO results with `file_name` and `name`. `image_id` is the data set's where
+        all pictures belong to one, else the number of the picture, from 1.
+
+    Raises:
+        UserError: no such model or source; or pictures that could not be read, after the others were written.
+    """
+    if not 0 <= threshold <= 1:
+        raise UserError(f"--threshold must be between 0 and 1, got {threshold}")
+    folder, paths = Path(output), expand_sources(list(sources))
+    detector = Detector.load(model, device, precision)
+    image_ids, names = _image_ids(paths), _distinct_names(paths)
+    folder.mkdir(parents=True, exist_ok=True)
+    broken: list[str] = []
+
+    def readable() -> Iterator[tuple[int, Any]]:
+        for position, path in enumerate(paths):
+            try:
+                yield position, read_image(path)
+            except UserError as error:
+                broken.append(str(error))
+
+    found: dict[int, list[dict[str, Any]]] = {}
+    for position, detections in track(detector.stream(readable(), threshold, batch_size), "detecting", len(paths)):
+        path = paths[position]
+        detections = replace(detections, image_id=image_ids[position], file_name=path.name)
+        draw(read_image(path), detections).save(folder / names[position], quality=95)
+        found[position] = detections.to_coco()
+    entries = [entry for position in sorted(found) for entry in found[position]]
+    write_json(folder / "detections.json", entries)
+    console.print(f"{len(entries)} detections in {len(found)} pictures are in {folder}")
+    if broken:
+        raise UserError(broken[0] if len(broken) == 1 else f"{len(broken)} pictures were left out: {'; '.join(broken)}")
+    return entries
+
+
+def info(model: str | Path, size: tuple[int, int] | None = None) -> dict[str, Any]:
+    """What a model is: classes, parameters, cost, preprocessing, and where it came from.
+
+    Args:
+        model: a run or model folder.
+        size: height and width for the cost; by default the evaluation size at an aspect of 3 to 4.
+    """
+    checkpoint = load_checkpoint(model)
+    height, width = size or _typical_size(checkpoint)
+    return {
+        "source": str(checkpoint.source),
+        "classes": [entry["name"] for entry in checkpoint.label_map.to_json()],
+        "category_ids": list(checkpoint.label_map.category_ids),
+        "parameters": count_parameters(checkpoint.model),
+        "gflops": round(count_gflops(checkpoint.model, height, width), 3),
+        "gflops_at": [height, width],
+        "preprocessing": checkpoint.preprocessing.to_json(),
+        "config": checkpoint.config.to_dict(),
+        "origin": checkpoint.metrics,
+    }
+
+
+def demo(output: str | Path = "runs/demo", started: float | None = None) -> Path:
+    """Watch a DETR learn: make digit scenes, train, measure on 100 held-out scenes, write a report.
+
+    Returns:
+        The report, one HTML file that needs no network.
+    """
+    from opendetr.demonstration import run_demo
+
+    return run_demo(Path(output), started or time.time())
+
+
+def _typical_size(checkpoint: Checkpoint) -> tuple[int, int]:
+    size = checkpoint.preprocessing.image_size
+    return size, min(round(size * 4 / 3), checkpoint.preprocessing.max_size)
+
+
+def _saved_config(run: Path) -> Path:
+    path = run / "last" / "config.toml"
+    if not path.is_file():
+        raise UserError(f"--resume {run}: {path} does not exist; expected a run folder written by opendetr train")
+    return path
+
+
+def _free_folder(folder: Path) -> Path:
+    """The folder, or the first of FOLDER-2, FOLDER-3, ... that does not exist."""
+    candidates = [folder, *(folder.with_name(f"{folder.name}-{number}") for number in range(2, 10_000))]
+    return next(candidate for candidate in candidates if not candidate.exists())
+
+
+def _image_ids(paths: list[Path]) -> list[int]:
+    """The data set's ids where every picture has one of its own, else 1, 2, 3, ..."""
+    known = {folder: known_image_ids(folder) for folder in {path.parent for path in paths}}
+    ids = [known[path.parent].get(path.name) for path in paths]
+    if None in ids or len(set(ids)) < len(ids):
+        return list(range(1, len(paths) + 1))
+    return [image_id for image_id in ids if image_id is not None]
+
+
+def _distinct_names(paths: list[Path]) -> list[str]:
+    """A file name for each drawn picture; pictures of one name from several folders get a number."""
+    used: set[str] = set()
+    names = []
+    for path in paths:
+        suffix = path.suffix.lower() if path.suffix.lower() in (".jpg", ".jpeg", ".png") else ".png"
+        name, number = f"{path.stem}{suffix}", 2
+        while name in used:
+            name, number = f"{path.stem}-{number}{suffix}", number + 1
+        used.add(name)
+        names.append(name)
+    return names

@@ -1,0 +1,126 @@
+"""One self-describing folder per model.
+
+model.safetensors    the weights, float32
+config.toml          the whole config
+labels.json          the LabelMap
+preprocessing.json   size, mean and standard deviation
+metrics.json         where the model came from and what was measured
+training.pt          (in `last` only) optimiser, schedule and random state, for --resume
+"""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from opendetr.config import RunConfig, parse_config
+from opendetr.data.transforms import Preprocessing
+from opendetr.errors import UserError
+from opendetr.files import read_json, recover_folder, replacing_folder, write_json, write_text
+from opendetr.labels import LabelMap
+from opendetr.model.detr import DETR, build_model
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model with all that is needed to use it."""
+
+    model: DETR
+    config: RunConfig
+    label_map: LabelMap
+    preprocessing: Preprocessing
+    metrics: dict[str, Any]
+    source: Path
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, training_state: dict[str, Any] | None = None) -> None:
+    """Write a model folder; it replaces an older one as a whole or not at all."""
+    # safetensors wants plain memory order; a model on its device may be channels-last
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.model.state_dict().items()}
+    with replacing_folder(folder) as new:
+        save_file(weights, new / "model.safetensors")
+        write_text(new / "config.toml", checkpoint.config.to_toml())
+        write_json(new / "labels.json", checkpoint.label_map.to_json())
+        write_json(new / "preprocessing.json", checkpoint.preprocessing.to_json())
+        write_json(new / "metrics.json", checkpoint.metrics)
+        if training_state is not None:
+            torch.save(training_state, new / "training.pt")
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a model folder, or a run folder: its `best` if there is one, else its `last`. The model is in eval mode.
+
+    Raises:
+        UserError: there is no model at the path, or a part of it is damaged.
+    """
+    folder = model_folder(Path(path))
+    config = parse_config(_read_text(folder / "config.toml"), str(folder / "config.toml"))
+    try:
+        label_map = LabelMap.from_json(read_json(folder / "labels.json", "a list of classes"))
+        preprocessing = Preprocessing.from_json(read_json(folder / "preprocessing.json", "a model's preprocessing"))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{folder} is damaged: labels.json or preprocessing.json is not as written ({error!r})"
+        ) from None
+    model = build_model(config.model, config.loss, label_map.num_classes)
+    try:
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+    except Exception as error:  # safetensors and torch each raise their own kinds for a file that does not fit
+        raise UserError(f"{folder}/model.safetensors does not hold the model of its config.toml ({error})") from None
+    metrics = read_json(folder / "metrics.json", "a model's metrics")
+    return Checkpoint(model.eval(), config, label_map, preprocessing, metrics, folder)
+
+
+def load_model(path: str | Path) -> DETR:
+    """The bare model of a run or model folder, in eval mode on the CPU."""
+    return load_checkpoint(path).model
+
+
+def model_folder(path: Path) -> Path:
+    """The model folder that a path means.
+
+    Raises:
+        UserError: there is none.
+    """
+    for name in ("best", "last"):
+        recover_folder(path / name)
+    for folder in (path, path / "best", path / "last"):
+        if (folder / "model.safetensors").is_file():
+            return folder
+    if not path.exists():
+        raise UserError(f"{path} does not exist; expected a run folder written by opendetr train, or its best or last")
+    raise UserError(f"{path} is no model: neither it nor its best or last holds model.safetensors; give a run folder")
+
+
+def load_training_state(run: Path) -> dict[str, Any]:
+    """What `last` of a run holds for continuing it.
+
+    Raises:
+        UserError: the run cannot be continued.
+    """
+    recover_folder(run / "last")
+    path = run / "last" / "training.pt"
+    if not path.is_file():
+        raise UserError(f"--resume {run}: {path} does not exist; expected a run folder written by opendetr train")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
+    except Exception as error:  # whatever torch raises, the file is damaged
+        raise UserError(f"--resume {run}: {path} is damaged ({str(error).splitlines()[0]})") from None
+
+
+def copy_checkpoint(source: Path, folder: Path) -> None:
+    """Copy a model folder without its training state."""
+    with replacing_folder(folder) as new:
+        for path in source.iterdir():
+            if path.name != "training.pt":
+                shutil.copy2(path, new / path.name)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({error}); the model folder is incomplete") from None

@@ -1,0 +1,197 @@
+"""The command line: one command is one function of api.py. torch is imported when a command runs, not for its help."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from opendetr.errors import UserError
+
+app = typer.Typer(
+    name="opendetr",
+    help="DETR (detection transformer): train on a folder of pictures and boxes, measure, detect.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+data_app = typer.Typer(help="Data sets: make.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+Model = Annotated[
+    str, typer.Argument(help="A run folder (its best, else its last) or a model folder.", show_default=False)
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Precision = Annotated[str, typer.Option(help="fp32 or bf16.")]
+
+
+def main() -> None:
+    """Run a command; a UserError is one sentence and exit code 2, Ctrl-C is 130."""
+    try:
+        app()
+    except UserError as error:
+        print(f"opendetr: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("opendetr: stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+def _process_start() -> float:
+    import psutil
+
+    return float(psutil.Process().create_time())
+
+
+def _version(show: bool) -> None:
+    if show:
+        from opendetr import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _global_options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Where the data, the run and report.html go.")] = Path("runs/demo"),
+) -> None:
+    """Watch a DETR learn digit scenes and read the report; at most 5 minutes on 2 cores."""
+    from opendetr import api
+
+    api.demo(output, started=_process_start())
+
+
+@app.command()
+def train(
+    data: Annotated[Path | None, typer.Option(help="The data set's folder; not needed with --resume.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="A shipped recipe or a TOML file.")] = None,
+    preset: Annotated[str | None, typer.Option(help="A model by name, e.g. detr-r50; replaces the recipe's.")] = None,
+    train_split: Annotated[str | None, typer.Option(help="The split to learn from.")] = None,
+    val_split: Annotated[str | None, typer.Option(help="The split that chooses the best weights.")] = None,
+    output: Annotated[Path | None, typer.Option(help="The run folder.  [default: runs/NAME-OF-DATA]")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Continue this run.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training split.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Wall-clock budget, from process start to exit.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of weights, order and augmentation.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Pictures per process and step.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Shorter side at evaluation; scales all sizes.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Any timm network.")] = None,
+    backbone_weights: Annotated[str | None, typer.Option(help="auto, none, or a file.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Loader processes.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32 or bf16.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value; wins over everything.")] = None,
+) -> None:
+    """Train on a folder of pictures and boxes. What is not given comes from the recipe."""
+    from opendetr import api
+
+    api.train(
+        data, recipe=recipe, preset=preset, train_split=train_split, val_split=val_split, output=output, resume=resume,
+        epochs=epochs, minutes=minutes, seed=seed, batch_size=batch_size, image_size=image_size, backbone=backbone,
+        backbone_weights=backbone_weights, workers=workers, precision=precision, device=device,  # type: ignore[arg-type]
+        overrides=set_ or (), started=_process_start(),
+    )  # fmt: skip
+
+
+@app.command()
+def val(
+    model: Annotated[str | None, typer.Argument(help="A run folder or a model folder.", show_default=False)] = None,
+    data: Annotated[Path | None, typer.Option(help="The data set's folder.")] = None,
+    split: Annotated[str, typer.Option(help="The split to measure on.")] = "val",
+    detections: Annotated[Path | None, typer.Option(help="Instead of a model: a COCO results file.")] = None,
+    annotations: Annotated[Path | None, typer.Option(help="With --detections: the COCO annotation file.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the numbers to this file.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Pictures at once.")] = 4,
+    precision: Precision = "fp32",
+    device: Device = "auto",
+) -> None:
+    """The 12 COCO numbers and AP per class, of a model on a split or of ready-made detections."""
+    with_model, with_files = (model is not None, data is not None), (detections is not None, annotations is not None)
+    if not ((all(with_model) and not any(with_files)) or (all(with_files) and not any(with_model))):
+        raise UserError("val needs either MODEL --data DIR, or --detections RESULTS.json --annotations TRUTH.json")
+    from opendetr import api
+    from opendetr.evaluation.report import print_metrics
+    from opendetr.files import write_json
+
+    if detections is not None and annotations is not None:
+        metrics = api.val_files(detections, annotations)
+    else:
+        assert model is not None
+        assert data is not None
+        metrics = api.val(
+            model, data, split, batch_size=batch_size, precision=_one_of_precisions(precision), device=device
+        )
+    print_metrics(metrics)
+    if json is not None:
+        write_json(json, metrics.to_json())
+
+
+@app.command()
+def predict(
+    model: Model,
+    sources: Annotated[list[str], typer.Argument(help="Pictures, folders, globs.", show_default=False)],
+    output: Annotated[Path, typer.Option(help="Folder for drawn pictures and detections.json.", show_default=False)],
+    threshold: Annotated[float, typer.Option(help="The lowest score that is reported.")] = 0.5,
+    batch_size: Annotated[int, typer.Option(help="Pictures at once.")] = 4,
+    precision: Precision = "fp32",
+    device: Device = "auto",
+) -> None:
+    """Detect objects in pictures."""
+    from opendetr import api
+
+    api.predict(
+        model, sources, output, threshold=threshold, batch_size=batch_size, precision=_one_of_precisions(precision),
+        device=device,
+    )  # fmt: skip
+
+
+@app.command()
+def info(
+    model: Model,
+    size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH for the cost.  [default: the evaluation size]")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write everything to this file.")] = None,
+) -> None:
+    """What a model is: classes, parameters, GFLOPs, preprocessing, origin."""
+    from opendetr import api
+    from opendetr.evaluation.report import print_info
+    from opendetr.files import write_json
+
+    facts = api.info(model, None if size is None else _parse_size(size))
+    print_info(facts)
+    if json is not None:
+        write_json(json, facts)
+
+
+@data_app.command()
+def digits(
+    folder: Annotated[Path, typer.Argument(help="Where the data set goes.", show_default=False)],
+    scenes: Annotated[int, typer.Option(help="Training scenes; val and test get a fifth each, at most 100.")] = 500,
+    seed: Annotated[int, typer.Option(help="Another seed gives other scenes.")] = 0,
+) -> None:
+    """Write the embedded data set, handwritten digits on photographs, as a COCO folder."""
+    from opendetr.data.digits import write_digits
+
+    counts = write_digits(folder, scenes, seed)
+    print(f"{folder}: " + ", ".join(f"{count} {split}" for split, count in counts.items()) + " scenes")
+
+
+def _one_of_precisions(name: str) -> Any:
+    if name not in ("fp32", "bf16"):
+        raise UserError(f"--precision {name}: expected fp32 or bf16")
+    return name
+
+
+def _parse_size(text: str) -> tuple[int, int]:
+    height, _, width = text.lower().partition("x")
+    if not (height.isdigit() and width.isdigit() and int(height) > 0 and int(width) > 0):
+        raise UserError(f"--size {text}: expected HEIGHTxWIDTH in pixels, e.g. 800x1066")
+    return int(height), int(width)

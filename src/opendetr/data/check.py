@@ -1,0 +1,63 @@
+"""A look at a data set before work begins on it: what it holds, and what would go wrong later."""
+
+import time
+
+from opendetr.data.datasets import DatasetIndex, Record, count_objects
+from opendetr.data.images import check_image
+from opendetr.errors import UserError
+
+
+def check_pictures(index: DatasetIndex, seconds: float) -> int:
+    """Read pictures for at most `seconds`, in their order; returns how many were read.
+
+    Raises:
+        UserError: names the first picture that is damaged or has not the size its annotation states.
+    """
+    deadline = time.time() + seconds
+    for number, record in enumerate(index.records, start=1):
+        require_size(record, check_image(record.path), index)
+        if time.time() > deadline:
+            return number
+    return len(index.records)
+
+
+def require_size(record: Record, size: tuple[int, int], index: DatasetIndex) -> None:
+    """Check a picture's width and height against its annotation.
+
+    Raises:
+        UserError: they differ.
+    """
+    if size != (record.width, record.height):
+        raise UserError(
+            f"{record.path} is {size[0]}x{size[1]} pixels, but {index.source} says {record.width}x{record.height}; "
+            f"its boxes would be wrong, so correct the annotation file"
+        )
+
+
+def describe(index: DatasetIndex) -> str:
+    """Pictures, objects and classes of a split in one line."""
+    counts = [len(record.labels) for record in index.records]
+    empty = counts.count(0)
+    return (
+        f"{len(index):,} pictures ({empty or 'none'} without objects), {count_objects(index.records):,} objects "
+        f"({min(counts)} to {max(counts)} per picture), {index.label_map.num_classes} classes: "
+        f"{index.label_map.describe()}"
+    )
+
+
+def warnings(index: DatasetIndex, num_queries: int) -> list[str]:
+    """What should be known before training on the split, one sentence each."""
+    found = []
+    if index.dropped_boxes:
+        shown = "; ".join(index.dropped_boxes[:3])
+        found.append(f"{len(index.dropped_boxes)} boxes are left out of training: {shown}.")
+    fullest = max(index.records, key=lambda record: len(record.labels))
+    if len(fullest.labels) > num_queries:
+        crowded = sum(len(record.labels) > num_queries for record in index.records)
+        found.append(
+            f"{fullest.path} has {len(fullest.labels)} objects and the model only {num_queries} queries "
+            f"({crowded} such pictures): some objects can never be found; raise it with --set model.num_queries=..."
+        )
+    if count_objects(index.records) == 0:
+        found.append(f"{index.source} has no objects at all: the model will learn to find nothing.")
+    return found

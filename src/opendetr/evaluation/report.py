@@ -1,0 +1,147 @@
+"""Results for people: tables in the terminal, and a report as one HTML file that needs no network."""
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from rich.table import Table
+
+from opendetr.errors import UserError
+from opendetr.evaluation.coco import CocoMetrics
+from opendetr.files import write_text
+from opendetr.progress import console
+
+MEANING = {
+    "AP": "mean over IoU 0.50 to 0.95", "AP50": "at IoU 0.50", "AP75": "at IoU 0.75",
+    "APs": "small, below 32x32 pixels", "APm": "medium", "APl": "large, above 96x96 pixels",
+    "AR1": "recall, 1 detection per picture and class", "AR10": "recall, 10 detections",
+    "AR100": "recall, 100 detections", "ARs": "recall, small", "ARm": "recall, medium", "ARl": "recall, large",
+}  # fmt: skip
+
+
+def print_metrics(metrics: CocoMetrics) -> None:
+    """The 12 COCO numbers, then AP per class."""
+    summary = Table("", "", "", title="COCO box metrics: all scores, at most 100 detections per picture and class")
+    for name, value in metrics.summary.items():
+        summary.add_row(name, _number(value), MEANING[name])
+    per_class = Table("class", "id", "AP", "AP50")
+    for name, values in metrics.per_class.items():
+        per_class.add_row(name, f"{values['id']:g}", _number(values["AP"]), _number(values["AP50"]))
+    console.print(summary, per_class)
+
+
+def print_info(facts: dict[str, Any]) -> None:
+    """The facts of `api.info` as a table."""
+    model, origin = facts["config"]["model"], facts["origin"]
+    height, width = facts["gflops_at"]
+    val = origin.get("val", {})
+    table = Table("", "", show_header=False)
+    table.add_row("model", f"{facts['source']}")
+    table.add_row("backbone", f"{model['backbone']}, stride {model['output_stride']}")
+    table.add_row(
+        "transformer",
+        f"{model['num_encoder_layers']} + {model['num_decoder_layers']} layers, {model['embed_dim']} wide, "
+        f"{model['num_queries']} queries",
+    )
+    table.add_row("parameters", f"{facts['parameters'] / 1e6:.1f} M")
+    table.add_row("GFLOPs", f"{facts['gflops']:.1f} at {height}x{width} (multiply-adds, as in the paper's table 1)")
+    table.add_row("classes", f"{len(facts['classes'])}: {', '.join(facts['classes'])}")
+    table.add_row("preprocessing", ", ".join(f"{name} {value}" for name, value in facts["preprocessing"].items()))
+    table.add_row("trained on", f"{origin.get('train_split', '?')} of {origin.get('data', '?')}")
+    table.add_row("backbone weights", str(origin.get("backbone_weights", "?")))
+    if val:
+        table.add_row("on val", f"AP {val['AP']:.3f}, AP50 {val['AP50']:.3f}")
+    console.print(table)
+
+
+def write_report(
+    path: Path,
+    title: str,
+    summary: str,
+    history: Sequence[dict[str, Any]],
+    metrics: CocoMetrics,
+    pictures: Sequence[tuple[str, Image.Image]],
+) -> None:
+    """Write learning curves, the AP table and pictures as one self-contained HTML file.
+
+    Args:
+        path: of the file.
+        title: its heading.
+        summary: what the numbers say, in a sentence or two.
+        history: the lines of metrics.jsonl.
+        metrics: on held-out pictures.
+        pictures: caption and picture each.
+    """
+    rows = "".join(
+        f"<tr><td>{name}</td><td>{_number(value)}</td><td>{MEANING[name]}</td></tr>"
+        for name, value in metrics.summary.items()
+    )
+    classes = "".join(
+        f"<tr><td>{html.escape(name)}</td><td>{_number(v['AP'])}</td><td>{_number(v['AP50'])}</td></tr>"
+        for name, v in metrics.per_class.items()
+    )
+    figures = "".join(
+        f'<figure><img src="{_as_data_url(image)}" alt=""><figcaption>{html.escape(caption)}</figcaption></figure>'
+        for caption, image in pictures
+    )
+    body = (
+        f"<h1>{html.escape(title)}</h1><p>{html.escape(summary)}</p><h2>Learning curves</h2>{_curves(history)}"
+        f"<h2>Average precision on held-out pictures</h2><div class=side><table>{rows}</table>"
+        f"<table><tr><th>class</th><th>AP</th><th>AP50</th></tr>{classes}</table></div>"
+        f"<h2>Held-out pictures</h2><div class=grid>{figures}</div>"
+    )
+    head = (
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title><style>{_STYLE}</style>"
+    )
+    write_text(path, f"{head}{body}</html>\n")
+
+
+_STYLE = """
+body{font:16px/1.5 system-ui,sans-serif;max-width:1100px;margin:2rem auto;padding:0 1rem;color:#222}
+h1,h2{line-height:1.2}svg{max-width:100%;height:auto}td,th{padding:.1rem .8rem;text-align:left}
+td:nth-child(2),td:nth-child(3){font-variant-numeric:tabular-nums}.side{display:flex;gap:3rem;flex-wrap:wrap}
+.grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(230px,1fr));gap:1rem}
+figure{margin:0}figure img{width:100%;display:block}figcaption{font-size:.85rem;color:#555}
+"""
+
+
+def _curves(history: Sequence[dict[str, Any]]) -> str:
+    """Loss, matching and AP over the epochs, as SVG."""
+    try:
+        import matplotlib as mpl
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UserError("the report's curves need matplotlib; install it with pip install 'opendetr[plot]'") from None
+    panels = [
+        ("Loss of the last decoder layer", {"class": "loss_class", "L1": "loss_l1", "GIoU": "loss_giou"}),
+        ("Matched queries", {"IoU": "matched_iou", "accuracy / 100": "matched_accuracy"}),
+        ("Average precision on val", {"AP": "val_AP", "AP50": "val_AP50"}),
+    ]
+    with mpl.rc_context({"svg.fonttype": "none", "font.size": 9, "font.family": "sans-serif"}):
+        figure = Figure(figsize=(11, 3.1), layout="constrained")
+        for axes, (title, curves) in zip(figure.subplots(1, len(panels)), panels):
+            for label, key in curves.items():
+                points = [(line["epoch"], line[key]) for line in history if line.get(key) is not None]
+                scale = 0.01 if key == "matched_accuracy" else 1
+                axes.plot([x for x, _ in points], [y * scale for _, y in points], label=label, marker=".", markersize=4)
+            axes.set(title=title, xlabel="epoch", ylim=(0, None) if "Loss" in title else (0, 1))
+            axes.legend(frameon=False)
+            axes.spines[["top", "right"]].set_visible(False)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg")
+    svg = buffer.getvalue()
+    return svg[svg.index("<svg") :]
+
+
+def _as_data_url(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _number(value: float) -> str:
+    return "-" if value < 0 else f"{value:.3f}"

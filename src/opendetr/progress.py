@@ -1,0 +1,31 @@
+"""What long work shows: one console, one progress bar with throughput and time left."""
+
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+T = TypeVar("T")
+
+console = Console(soft_wrap=True, highlight=False, markup=False)
+
+
+def progress_bar(*extra: TextColumn) -> Progress:
+    """A bar that shows itself in a terminal and stays silent elsewhere."""
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(bar_width=30), MofNCompleteColumn(), *extra,
+        TextColumn("{task.fields[rate]}"), TimeRemainingColumn(),
+        console=console, transient=True, disable=not console.is_terminal,
+    )  # fmt: skip
+
+
+def track(items: Iterable[T], description: str, total: int, unit: str = "pictures") -> Iterator[T]:
+    """Yield the items while a bar counts them, with items per second and the time left."""
+    with progress_bar() as bar:
+        task = bar.add_task(description, total=total, rate="")
+        for item in items:
+            yield item
+            bar.advance(task)
+            speed = bar.tasks[0].speed
+            bar.update(task, rate=f"{speed:.1f} {unit}/s" if speed else "")

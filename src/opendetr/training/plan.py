@@ -1,0 +1,96 @@
+"""How far a run is, and when it must stop: after its epochs, before its minutes are over, or on Ctrl-C."""
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+
+from opendetr.progress import console
+
+
+@dataclass
+class Plan:
+    """Progress in 0..1 over epochs or over a wall-clock budget, and the time that must be left for the end.
+
+    Attributes:
+        total_steps: of all epochs; used where `total_seconds` is None.
+        total_seconds: the budget of all sessions of the run together, or None.
+        started: when this session began, as of `time.time()`; for the command line the start of the process.
+        spent: seconds used by the run's earlier sessions.
+        step_seconds: how long a step takes (a running mean, 0 before the first).
+        evaluation_seconds: how long an evaluation will take (0: none is planned).
+        saving_seconds: how long writing the model takes.
+        evaluating: seconds used by evaluations so far.
+    """
+
+    total_steps: int
+    total_seconds: float | None
+    started: float
+    spent: float = 0.0
+    step_seconds: float = 0.0
+    evaluation_seconds: float = 0.0
+    saving_seconds: float = 2.0
+    evaluating: float = 0.0
+    _interrupted: threading.Event = field(default_factory=threading.Event)
+
+    def elapsed(self) -> float:
+        """Seconds of the run up to now, earlier sessions included."""
+        return self.spent + time.time() - self.started
+
+    def remaining(self) -> float:
+        """Seconds left of the budget; infinite where epochs are counted."""
+        return float("inf") if self.total_seconds is None else self.total_seconds - self.elapsed()
+
+    def progress(self, step: int) -> float:
+        """How far the run is, 0..1; the learning-rate schedule is laid out over it."""
+        done = step / self.total_steps if self.total_seconds is None else self.elapsed() / self.total_seconds
+        return min(1.0, done)
+
+    def interrupted(self) -> bool:
+        """Whether the user asked to stop."""
+        return self._interrupted.is_set()
+
+    def must_stop(self) -> bool:
+        """Whether another step would leave too little time to evaluate, write and exit. The first step always runs."""
+        if self.interrupted():
+            return True
+        final = self.evaluation_seconds + self.saving_seconds
+        return self.step_seconds > 0 and self.remaining() < 1.2 * self.step_seconds + final
+
+    def record_step(self, seconds: float) -> None:
+        """Learn from a step how long the next will take."""
+        self.step_seconds = seconds if self.step_seconds == 0 else 0.9 * self.step_seconds + 0.1 * seconds
+
+    def record_evaluation(self, seconds: float) -> None:
+        """Learn from an evaluation how long the next will take."""
+        self.evaluation_seconds = seconds
+        self.evaluating += seconds
+
+    def may_evaluate(self) -> bool:
+        """Whether an evaluation between epochs is affordable: at most 15 % of a wall-clock budget goes there."""
+        if self.total_seconds is None:
+            return True
+        return self.evaluating + self.evaluation_seconds <= 0.15 * self.elapsed()
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM let the current step finish; a second Ctrl-C stops at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def ask_to_stop(signum: int, frame: FrameType | None) -> None:
+            if self._interrupted.is_set() and signum == signal.SIGINT:
+                raise KeyboardInterrupt
+            self._interrupted.set()
+            console.print("Stopping after this step; the model is saved. Press Ctrl-C again to stop at once.")
+
+        previous = {number: signal.signal(number, ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)

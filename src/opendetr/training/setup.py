@@ -1,0 +1,139 @@
+"""From a config to a Trainer that is ready to run: data looked at, weights found, warnings given."""
+
+import time
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from opendetr.checkpoints.native import Checkpoint, copy_checkpoint, load_checkpoint, load_training_state
+from opendetr.config import RunConfig
+from opendetr.data.check import check_pictures, describe, warnings
+from opendetr.data.datasets import DatasetIndex, has_split, load_index, shared_pictures
+from opendetr.data.loader import DetectionDataset
+from opendetr.data.transforms import Preprocessing, training_transform
+from opendetr.devices import default_workers, place, resolve_device
+from opendetr.errors import UserError
+from opendetr.model.backbone import normalisation
+from opendetr.model.detr import build_pretrained_model
+from opendetr.progress import console
+from opendetr.training.loop import Trainer
+from opendetr.training.plan import Plan
+
+
+def prepare(
+    config: RunConfig, output: Path, started: float, resume: Path | None = None, *, fresh_minutes: bool = False
+) -> Trainer:
+    """Read the data, build or restore the model, and lay out the run.
+
+    Args:
+        config: the resolved config.
+        output: the run folder; must not hold another run.
+        started: when the time budget began, as of `time.time()`.
+        resume: a run to continue, its config being `config` but for the length of the run and the machine.
+        fresh_minutes: the config's minutes are this session's own, instead of the whole run's.
+
+    Raises:
+        UserError: whatever is wrong with data, weights, device or folders.
+    """
+    if resume != output and ((output / "last").exists() or (output / "metrics.jsonl").exists()):
+        raise UserError(
+            f"--output {output} holds a run already; give another folder, or continue it with --resume {output}"
+        )
+    device = resolve_device(config.train.device)
+    torch.manual_seed(config.train.seed)
+    budget = config.train.minutes * 60
+    train_index, val_index = read_splits(config, check_seconds=min(5.0, budget / 20) if budget else 5.0)
+    if resume is None:
+        checkpoint, state = new_model(config, train_index), None
+    else:
+        checkpoint, state = resumed_model(config, resume, train_index)
+    if config.train.workers < 0:
+        config = config.with_values({"train.workers": default_workers(device)}, "the default")
+    checkpoint = Checkpoint(
+        place(checkpoint.model, device), config, checkpoint.label_map, checkpoint.preprocessing, checkpoint.metrics,
+        output,
+    )  # fmt: skip
+    dataset = DetectionDataset(
+        train_index, training_transform(config.data, checkpoint.preprocessing), config.train.seed
+    )
+    spent = state["spent"] if state else 0.0
+    total_seconds = budget + spent * fresh_minutes if budget else None
+    plan = Plan(total_steps=1, total_seconds=total_seconds, started=started, spent=spent)
+    trainer = Trainer(checkpoint, dataset, val_index, plan, Accelerator(cpu=device.type == "cpu"), output)
+    plan.total_steps = config.train.epochs * trainer.steps_per_epoch
+    if state is not None:
+        trainer.restore(state)
+        if resume != output and resume is not None and (resume / "best").is_dir():
+            copy_checkpoint(resume / "best", output / "best")
+    if trainer.accelerator.num_processes > 1:
+        console.print(
+            f"{trainer.accelerator.num_processes} processes: every step sees "
+            f"{config.train.batch_size * config.train.accumulate * trainer.accelerator.num_processes} pictures"
+        )
+    return trainer
+
+
+def read_splits(config: RunConfig, check_seconds: float) -> tuple[DatasetIndex, DatasetIndex | None]:
+    """The split to learn from, and the one that chooses `best`, or None where there can be none; says what it finds."""
+    root, data = Path(config.data.root), config.data
+    train_index = load_index(root, data.train_split)
+    console.print(f"{data.train_split}: {describe(train_index)}")
+    for warning in warnings(train_index, config.model.num_queries):
+        console.print(f"Warning: {warning}", style="yellow")
+    check_pictures(train_index, check_seconds)
+    if not has_split(root, data.val_split):
+        console.print(f"There is no split '{data.val_split}' to choose the best weights by: only the last are kept.")
+        return train_index, None
+    val_index = load_index(root, data.val_split)
+    train_index.label_map.require_same_categories(val_index.label_map, str(val_index.source))
+    console.print(f"{data.val_split}: {describe(val_index)}")
+    check_pictures(val_index, check_seconds)
+    if shared := shared_pictures(val_index, train_index):
+        console.print(
+            f"{len(shared)} pictures of '{data.val_split}' are in '{data.train_split}' too, first {shared[0]}: they "
+            f"cannot choose the best weights honestly, so only the last are kept."
+        )
+        return train_index, None
+    return train_index, val_index
+
+
+def new_model(config: RunConfig, index: DatasetIndex) -> Checkpoint:
+    """A model with a pretrained backbone (or what the config asks for) and fresh heads for the classes of the data."""
+    model, weights_from = build_pretrained_model(config.model, config.loss, index.label_map.num_classes)
+    console.print(f"backbone {config.model.backbone}: {weights_from}")
+    mean, std = normalisation(model.backbone.body)
+    preprocessing = Preprocessing(config.data.image_size, config.data.max_size, mean, std)
+    origin = {
+        "data": str(Path(config.data.root).resolve()),
+        "train_split": config.data.train_split,
+        "backbone_weights": weights_from,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+    return Checkpoint(model, config, index.label_map, preprocessing, origin, Path())
+
+
+def resumed_model(config: RunConfig, run: Path, index: DatasetIndex) -> tuple[Checkpoint, dict]:  # type: ignore[type-arg]
+    """The model of a run's `last` and what else it holds for continuing."""
+    state = load_training_state(run)
+    checkpoint = load_checkpoint(run / "last")
+    then, now = checkpoint.config, config
+    fixed = ("model", "loss", "data.image_size", "data.max_size", "train.batch_size", "train.accumulate", "train.seed")
+    for name in fixed:
+        if _value(then, name) != _value(now, name):
+            raise UserError(f"--resume {run}: {name} cannot change within a run; start a new one without --resume")
+    if checkpoint.label_map != index.label_map:
+        raise UserError(
+            f"--resume {run}: the run learned the categories {checkpoint.label_map.describe()}, but {index.source} has "
+            f"{index.label_map.describe()}; continue with the data it began with"
+        )
+    begun = state["state"]["epoch"]
+    console.print(f"continuing {run} after {begun} whole epochs and {state['state']['step']} steps")
+    return checkpoint, state
+
+
+def _value(config: RunConfig, name: str) -> object:
+    value: object = config
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value
