@@ -101,9 +101,9 @@ def train(
     if not config.data.root:
         raise UserError("--data is missing: give the folder of the data set to learn from")
     run = Path(output or resume or _free_folder(Path("runs") / Path(config.data.root).resolve().name))
-    console.print(config.to_toml())
     trainer = prepare(config, run, started, None if resume is None else Path(resume), fresh_minutes=minutes is not None)
-    write_text(run / "config.toml", config.to_toml())
+    console.print(f"\n{trainer.config.to_toml()}")
+    write_text(run / "config.toml", trainer.config.to_toml())
     trainer.fit()
     console.print(
         f"The run is in {run}; next: opendetr val {run} --data {config.data.root} --split {config.data.val_split}"

@@ -5,13 +5,14 @@ Precedence: the recipe, then `--preset` replaces its model section, then single 
 
 import dataclasses
 import json
+import math
 import tomllib
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from opendetr.errors import UserError, nearest
 
@@ -87,7 +88,7 @@ class DataConfig:
         for name in ("crop_probability", "horizontal_flip"):
             _require(self, name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
 
-    def resized(self, image_size: int) -> Self:
+    def resized(self, image_size: int) -> "DataConfig":
         """The same pipeline with every size scaled so that evaluation uses `image_size`."""
         if image_size < 1:
             raise UserError(f"--image-size must be at least 1, got {image_size}")
@@ -169,7 +170,7 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
 
     @classmethod
-    def from_dict(cls, sections: Mapping[str, Any], source: str) -> Self:
+    def from_dict(cls, sections: Mapping[str, Any], source: str) -> "RunConfig":
         """Build from nested mappings; what is not named keeps its default.
 
         Raises:
@@ -184,7 +185,7 @@ class RunConfig:
             values |= {f"{section}.{key}": value for key, value in keys.items()}
         return cls().with_values(values, source)
 
-    def with_values(self, values: Mapping[str, Any], source: str) -> Self:
+    def with_values(self, values: Mapping[str, Any], source: str) -> "RunConfig":
         """A copy in which the dotted names (`model.num_queries`) have other values."""
         changes: dict[str, dict[str, Any]] = {}
         for name, value in values.items():
@@ -205,7 +206,7 @@ class RunConfig:
         except UserError as error:
             raise UserError(f"{source}: {error}") from None
 
-    def with_overrides(self, overrides: Iterable[str]) -> Self:
+    def with_overrides(self, overrides: Iterable[str]) -> "RunConfig":
         """Apply `section.key=value` strings; values are TOML, and anything that is not is a string."""
         values = {}
         for override in overrides:
@@ -342,7 +343,7 @@ def _convert(value: Any, kind: Any) -> Any:
     """`value` as the annotated `kind`, accepting only what TOML writes for it."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is Literal:
-        if value not in arguments or isinstance(value, bool):
+        if not any(value == known and type(value) is type(known) for known in arguments):  # 16.0 and True are no 16
             raise _WrongKindError("one of " + ", ".join(map(str, arguments)))
         return value
     if origin is tuple:
@@ -351,8 +352,11 @@ def _convert(value: Any, kind: Any) -> Any:
         return tuple(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise _WrongKindError({int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[kind])
+    infinite = isinstance(value, float) and not math.isfinite(value)  # JSON, and so `_to_toml`, has no word for it
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool) or infinite:
+        raise _WrongKindError(
+            {int: "a whole number", float: "a finite number", bool: "true or false", str: "a text"}[kind]
+        )
     return value
 
 

@@ -45,7 +45,7 @@ def run_demo(output: Path, started: float) -> Path:
     )
     run = _free_run(output)
     trainer = prepare(config, run, started)
-    write_text(run / "config.toml", config.to_toml())
+    write_text(run / "config.toml", trainer.config.to_toml())
     trainer.fit()
     index = load_index(output / "digits", "test")
     detections, threshold = _detect(run, index), 0.5

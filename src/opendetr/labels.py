@@ -41,7 +41,9 @@ class LabelMap:
         for category in categories:
             try:
                 category_id, name = int(category["id"]), str(category["name"])
-            except (KeyError, TypeError, ValueError):
+                if category_id != float(category["id"]):
+                    raise ValueError
+            except (KeyError, TypeError, ValueError, OverflowError):
                 raise UserError(
                     f"{source}: every category needs a whole-number 'id' and a 'name', got {category}"
                 ) from None

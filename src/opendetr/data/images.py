@@ -49,9 +49,11 @@ def check_image(path: Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             width, height = image.size
-            turned = image.getexif().get(_EXIF_ORIENTATION, 1) in _QUARTER_TURNS
-            image.draft("RGB", (width // 8, height // 8))
+            drafted = image.draft("RGB", (max(1, width // 8), max(1, height // 8)))
             image.load()
+            if drafted is None:
+                width, height = image.size  # a TIFF turns itself upright while it loads
+            turned = image.getexif().get(_EXIF_ORIENTATION, 1) in _QUARTER_TURNS
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; expected a picture") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -76,7 +78,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _from_array(array: np.ndarray, channel_order: str) -> Image.Image:
-    if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4))):
+    pictured = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4))
+    if array.dtype != np.uint8 or not pictured or array.size == 0:
         raise UserError(
             f"an array of shape {array.shape} and type {array.dtype} is no picture; "
             f"expected uint8 of shape (height, width), or (height, width, 1, 3 or 4)"

@@ -51,6 +51,7 @@ def training_transform(config: DataConfig, preprocessing: Preprocessing) -> v2.T
             v2.RandomHorizontalFlip(config.horizontal_flip),
             v2.RandomApply([crop], p=config.crop_probability),
             resize,
+            v2.ClampBoundingBoxes(),  # rounding leaves boxes at the border a hair outside, which the next would drop
             v2.SanitizeBoundingBoxes(),  # what a crop left less than a pixel of
             *_normalise(preprocessing.mean, preprocessing.std),
         ]

@@ -34,8 +34,8 @@ def evaluate_detections(truth: Mapping[str, Any], results: Sequence[Mapping[str,
     is 0 for "not matched" and so counts a found object as missed.
     """
     annotations = [_complete(annotation, number) for number, annotation in enumerate(truth["annotations"], start=1)]
-    ground_truth = COCO({**truth, "annotations": annotations})
-    categories = sorted(truth["categories"], key=lambda category: category["id"])
+    categories = sorted(({**c, "id": int(c["id"])} for c in truth["categories"]), key=lambda category: category["id"])
+    ground_truth = COCO({**truth, "annotations": annotations, "categories": categories})
     if not results:  # the evaluator cannot load an empty list; a box outside every picture finds nothing either
         nowhere = {"image_id": truth["images"][0]["id"], "category_id": categories[0]["id"], "bbox": [-9, -9, 1, 1]}
         results = [{**nowhere, "score": 0.0}]
@@ -79,7 +79,8 @@ def evaluate_files(detections: Path, annotations: Path) -> CocoMetrics:
 def _complete(annotation: Mapping[str, Any], number: int) -> dict[str, Any]:
     """What pycocotools takes for granted and files often leave out."""
     _, _, width, height = annotation["bbox"]
-    return {"area": width * height, "iscrowd": 0, **annotation, "id": number}
+    category_id = int(annotation["category_id"])  # some files write "1"
+    return {"area": width * height, "iscrowd": 0, **annotation, "id": number, "category_id": category_id}
 
 
 def _mean(precision: np.ndarray) -> float:

@@ -64,7 +64,7 @@ def set_loss(
         num_boxes = normalisers.num_boxes.clamp(min=1)
         per_layer = boxes.new_zeros(len(boxes))
         return {
-            "class": scoring.loss(logits, classes) / normalisers.class_weight,
+            "class": scoring.loss(logits, classes) / normalisers.class_weight.clamp(min=1e-6),
             "l1": per_layer.index_add(0, matches.layers, l1) / num_boxes,
             "giou": per_layer.index_add(0, matches.layers, giou) / num_boxes,
         }

@@ -33,11 +33,11 @@ def matching_cost(
 ) -> Float[Tensor, "L B T Q"]:
     """The cost of every pair of target and query, in all layers and images at once. Padded targets have one too."""
     logits, boxes = as_float32(output)
-    predicted = boxes[:, :, None]  # [L, B, 1, Q, 4]
-    true = targets.boxes_cxcywh.to(boxes.dtype)[None, :, :, None]  # [1, B, T, 1, 4]
+    true = targets.boxes_cxcywh.to(boxes.dtype)
     cost = weights.class_ * scoring.matching_cost(logits, targets.labels)
-    cost = cost + weights.l1 * (predicted - true).abs().sum(-1)
-    return cost - weights.giou * generalized_box_iou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(true))
+    cost = cost + weights.l1 * torch.cdist(true, boxes, p=1)
+    predicted_xyxy, true_xyxy = cxcywh_to_xyxy(boxes[:, :, None]), cxcywh_to_xyxy(true[:, :, None])
+    return cost - weights.giou * generalized_box_iou(predicted_xyxy, true_xyxy)
 
 
 @torch.no_grad()

@@ -43,8 +43,8 @@ class Backbone(nn.Module):
         """
         super().__init__()
         self.body = _create(name, output_stride)
-        self.feature_info: Any = self.body.feature_info
-        self.num_channels: int = self.feature_info.channels()[-1]
+        stages: Any = self.body.feature_info
+        self.num_channels: int = stages.channels()[-1]
         if pretrained:
             self._freeze()
         else:
@@ -57,10 +57,11 @@ class Backbone(nn.Module):
         return [Features(features, _shrink(padding_mask, features)) for features in self.body(images)]
 
     def _freeze(self) -> None:
+        stages: Any = self.body.feature_info
         self.body = freeze_batch_norm_2d(self.body)  # type: ignore[no-untyped-call]
         frozen_until = -1
         # The module that ends the stride-4 stage; feature wrappers flatten `stages.0` to `stages_0`.
-        ends = [info["module"].replace(".", "_") + "_" for info in self.feature_info.info if info["reduction"] <= 4]
+        ends = [info["module"].replace(".", "_") + "_" for info in stages.info if info["reduction"] <= 4]
         parameters = list(self.body.named_parameters())
         for position, (name, _) in enumerate(parameters):
             if any(name.replace(".", "_").startswith(end) for end in ends):

@@ -1,0 +1,88 @@
+"""What users build on: names, command-line options, weights' names. A change here is a change of contract."""
+
+import ast
+import hashlib
+import importlib
+from pathlib import Path
+
+import pytest
+import typer.main
+
+import opendetr
+from opendetr.cli import app
+from opendetr.config import PRESETS, LossConfig
+from opendetr.model.detr import build_model
+
+PUBLIC_NAMES = {
+    "Batch", "DETR", "Detections", "Detector", "DetrOutput", "LabelMap", "Matches", "RunConfig", "Target", "Targets",
+    "UserError", "__version__", "build_model", "demo", "info", "load_model", "load_recipe", "match", "predict",
+    "set_loss", "train", "val", "write_digits",
+}  # fmt: skip
+
+COMMANDS = {
+    "demo": {"--output"},
+    "train": {
+        "--data", "--recipe", "--preset", "--train-split", "--val-split", "--output", "--resume", "--epochs", "--minutes",
+        "--seed", "--batch-size", "--image-size", "--backbone", "--backbone-weights", "--workers", "--precision",
+        "--device", "--set",
+    },
+    "val": {"--data", "--split", "--detections", "--annotations", "--json", "--batch-size", "--precision", "--device"},
+    "predict": {"--output", "--threshold", "--batch-size", "--precision", "--device"},
+    "info": {"--size", "--json"},
+    "data digits": {"--scenes", "--seed"},
+}  # fmt: skip
+
+
+def test_public_names():
+    assert set(opendetr.__all__) == PUBLIC_NAMES
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC_NAMES))
+def test_every_public_name_exists(name):
+    assert getattr(opendetr, name) is not None
+
+
+def test_editors_see_the_same_names():
+    tree = ast.parse(Path(opendetr.__file__).read_text())
+    mirror = next(node for node in tree.body if isinstance(node, ast.If))
+    seen = {alias.name: statement.module for statement in mirror.body for alias in statement.names}
+    assert seen == {name: f"opendetr.{home}" for name, home in opendetr._HOME.items()}
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'detect_everything'"):
+        _ = opendetr.detect_everything
+
+
+def test_rooms_do_not_hide_verbs():
+    for verb in ("train", "val", "predict", "info", "demo"):
+        with pytest.raises(ModuleNotFoundError):
+            importlib.import_module(f"opendetr.{verb}")
+
+
+def options_of(command) -> set[str]:
+    return {option for parameter in command.params for option in parameter.opts if option.startswith("--")} - {"--help"}
+
+
+def test_command_line_surface():
+    group = typer.main.get_command(app)
+    found = {}
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            found |= {f"{name} {inner}": options_of(c) for inner, c in command.commands.items()}
+        else:
+            found[name] = options_of(command)
+    assert found == COMMANDS
+
+
+def test_weight_names_of_the_paper_model():
+    """The names that checkpoints carry; backbones are timm's business."""
+    model = build_model(PRESETS["detr-r50"], LossConfig(), num_classes=91)
+    names = sorted(name for name in model.state_dict() if not name.startswith("backbone."))
+    assert names[:5] == [
+        "bbox_embed.layers.0.bias", "bbox_embed.layers.0.weight", "bbox_embed.layers.1.bias", "bbox_embed.layers.1.weight",
+        "bbox_embed.layers.2.bias",
+    ]  # fmt: skip
+    assert {"class_embed.weight", "input_proj.weight", "query_embed.weight", "transformer.decoder.norm.weight"} <= set(names)
+    digest = hashlib.sha256("\n".join(names).encode()).hexdigest()
+    assert digest == "9241074b260bd03cda8cde615ac911939a27796d6ec5c21adabdbe70d3035637", "weights were renamed: old checkpoints no longer load"

@@ -1,0 +1,142 @@
+"""val, predict and info on a trained model, from Python and from the command line."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import opendetr as package
+from opendetr import api
+from opendetr.checkpoints.native import load_checkpoint
+from opendetr.cli import main
+from opendetr.inference.detector import Detector
+
+
+@pytest.fixture(scope="module")
+def pictures(digits, tmp_path_factory):
+    """Three pictures of different sizes and aspects."""
+    folder = tmp_path_factory.mktemp("sizes")
+    sources = sorted((digits / "images").glob("test_*"))[:3]
+    paths = []
+    for source, size in zip(sources, [(128, 128), (200, 100), (90, 150)]):
+        path = folder / f"{size[0]}x{size[1]}.png"
+        Image.open(source).resize(size).save(path)
+        paths.append(path)
+    return paths
+
+
+def test_no_result_depends_on_the_company_a_picture_keeps(tiny_run, pictures):
+    detector = Detector.load(tiny_run)
+    together = detector.predict([str(path) for path in [*pictures, *pictures[::-1]]], threshold=0)
+    for path, one in zip([*pictures, *pictures[::-1]], together):
+        alone = detector.predict(path, threshold=0)
+        # float32; kernels may differ with the batch size, by rounding only
+        torch.testing.assert_close(one.scores, alone.scores, atol=1e-5, rtol=0)
+        scale = torch.tensor([*one.image_size[::-1], *one.image_size[::-1]])
+        torch.testing.assert_close(one.boxes_xyxy / scale, alone.boxes_xyxy / scale, atol=1e-5, rtol=0)
+
+
+def test_val_does_not_depend_on_the_batch_size(tiny_run, digits):
+    one, seven = (api.val(tiny_run, digits, "val", batch_size=size).summary for size in (1, 7))
+    assert one == pytest.approx(seven, abs=1e-4)
+
+
+def test_one_picture_gives_one_object_and_a_list_a_list(tiny_run, pictures):
+    detector = Detector.load(tiny_run)
+    one = detector.predict(pictures[1], threshold=0)
+    assert len(one) == 10
+    assert one.boxes_xyxy.shape == (10, 4)
+    assert one.image_size == (100, 200)
+    assert one.file_name == str(pictures[1])
+    assert [len(d) for d in detector.predict([pictures[1]], threshold=2)] == [0]
+
+
+def test_path_image_and_array_are_the_same_picture(tiny_run, pictures):
+    detector = Detector.load(tiny_run)
+    image = Image.open(pictures[1]).convert("RGB")
+    expected = detector.predict(pictures[1], threshold=0).scores
+    assert torch.equal(detector.predict(image, threshold=0).scores, expected)
+    assert torch.equal(detector.predict(np.asarray(image), threshold=0).scores, expected)
+    bgr = np.asarray(image)[:, :, ::-1]
+    assert torch.equal(detector.predict(bgr, threshold=0, channel_order="bgr").scores, expected)
+
+
+def test_the_bare_model_answers_for_every_layer(tiny_run):
+    model = package.load_model(tiny_run)
+    with torch.inference_mode():
+        output = model(torch.randn(2, 3, 64, 96), torch.zeros(2, 64, 96, dtype=torch.bool))
+    assert output.logits.shape == (2, 2, 10, 11)
+    assert output.boxes_cxcywh.shape == (2, 2, 10, 4)
+
+
+def test_val_writes_the_12_numbers_and_the_classes(tiny_run, digits, tmp_path, monkeypatch, capsys):
+    target = tmp_path / "metrics.json"
+    monkeypatch.setattr(
+        "sys.argv", ["opendetr", "val", str(tiny_run), "--data", str(digits), "--split", "test", "--json", str(target)]
+    )
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    assert exit_.value.code == 0
+    numbers = json.loads(target.read_text())
+    assert list(numbers) == [
+        "AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl", "per_class",
+    ]  # fmt: skip
+    assert set(numbers["per_class"]["3"]) == {"id", "AP", "AP50"}
+    assert "AP50" in capsys.readouterr().out
+
+
+def test_predict_writes_pictures_and_results_of_the_data_set(tiny_run, digits, tmp_path):
+    entries = api.predict(tiny_run, [str(digits / "images" / "test_*.png")], tmp_path, threshold=0)
+    truth = json.loads((digits / "annotations/test.json").read_text())
+    id_of = {image["file_name"]: image["id"] for image in truth["images"]}
+    assert json.loads((tmp_path / "detections.json").read_text()) == entries
+    for entry in entries:
+        assert entry["image_id"] == id_of[entry["file_name"]]
+        assert entry["name"] == str(entry["category_id"])
+        assert len(entry["bbox"]) == 4
+    assert {path.name for path in tmp_path.glob("*.png")} == set(id_of)
+    metrics = api.val_files(tmp_path / "detections.json", digits / "annotations/test.json").summary
+    assert metrics == pytest.approx(api.val(tiny_run, digits, "test").summary, abs=1e-4)
+
+
+def test_predict_numbers_pictures_that_belong_to_no_data_set(tiny_run, pictures, tmp_path):
+    entries = api.predict(tiny_run, [str(path) for path in pictures], tmp_path, threshold=0)
+    assert {entry["image_id"] for entry in entries} == {1, 2, 3}
+
+
+def test_pictures_of_one_name_do_not_overwrite_each_other(tiny_run, pictures, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        Image.open(pictures[0]).save(tmp_path / folder / "same.png")
+    api.predict(tiny_run, [str(tmp_path / "a"), str(tmp_path / "b")], tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").glob("*.png")} == {"same.png", "same-2.png"}
+
+
+def test_a_broken_picture_is_named_and_the_others_are_finished(tiny_run, pictures, tmp_path):
+    (tmp_path / "in").mkdir()
+    Image.open(pictures[0]).save(tmp_path / "in/good.png")
+    (tmp_path / "in/bad.jpg").write_bytes(b"no picture at all")
+    with pytest.raises(package.UserError, match=r"bad\.jpg"):
+        api.predict(tiny_run, [str(tmp_path / "in")], tmp_path / "out", threshold=0)
+    assert {e["file_name"] for e in json.loads((tmp_path / "out/detections.json").read_text())} == {"good.png"}
+
+
+def test_info_tells_what_a_model_is(tiny_run):
+    facts = api.info(tiny_run, size=(64, 96))
+    model = load_checkpoint(tiny_run).model
+    assert facts["parameters"] == sum(p.numel() for p in model.parameters())
+    assert facts["classes"] == list("0123456789")
+    assert facts["gflops"] > 0
+    assert facts["origin"]["train_split"] == "train"
+
+
+def test_val_refuses_a_category_the_model_does_not_know(tiny_run, digits, tmp_path):
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "images").symlink_to(digits / "images")
+    coco = json.loads((digits / "annotations/val.json").read_text())
+    coco["categories"].append({"id": 77, "name": "letter"})
+    (tmp_path / "annotations/val.json").write_text(json.dumps(coco))
+    with pytest.raises(package.UserError, match="77 'letter'"):
+        api.val(tiny_run, tmp_path, "val")

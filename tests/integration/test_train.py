@@ -1,0 +1,167 @@
+"""A run's life: train, stop, resume, within minutes or epochs."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from opendetr import api
+from opendetr.checkpoints.native import load_checkpoint
+from opendetr.errors import UserError
+
+from .conftest import TINY
+
+
+def lines(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_folder_describes_itself(tiny_run):
+    for name in ("last", "best"):
+        files = {path.name for path in (tiny_run / name).iterdir()}
+        assert files - {"training.pt"} == {
+            "model.safetensors", "config.toml", "labels.json", "preprocessing.json", "metrics.json",
+        }  # fmt: skip
+    assert (tiny_run / "last" / "training.pt").exists()
+    assert not (tiny_run / "best" / "training.pt").exists()
+    checkpoint = load_checkpoint(tiny_run)
+    assert checkpoint.source.name == "best"
+    assert checkpoint.label_map.names == tuple("0123456789")
+    assert (checkpoint.preprocessing.image_size, checkpoint.config.model.num_queries) == (64, 10)
+    assert not checkpoint.model.training
+
+
+def test_metrics_are_logged_every_epoch(tiny_run):
+    first, second = lines(tiny_run)
+    assert (first["epoch"], second["epoch"]) == (1, 2)
+    assert {"loss", "loss_class", "loss_l1", "loss_giou", "matched_iou", "matched_accuracy", "class_error"} <= first.keys()
+    assert {"cardinality_error", "val_AP", "val_AP50", "lr", "pictures_per_second"} <= first.keys()
+    assert second["step"] == 2 * first["step"]
+
+
+def test_a_resumed_run_is_the_run_that_was_not_stopped(digits, tmp_path):
+    """With dropout, augmentation and shuffling on: equal to the last bit on one machine and thread count."""
+    whole = api.train(digits, **TINY, epochs=3, output=tmp_path / "whole", overrides=["train.lr_drop=1.0"])
+    part = api.train(digits, **TINY, epochs=1, output=tmp_path / "part", overrides=["train.lr_drop=1.0"])
+    resumed = api.train(resume=part, epochs=3)
+    assert resumed == part
+    expected, found = (load_file(run / "last" / "model.safetensors") for run in (whole, part))
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    ignored = {"seconds", "pictures_per_second"}
+    strip = [[{k: v for k, v in line.items() if k not in ignored} for line in lines(run)] for run in (whole, part)]
+    assert strip[0] == strip[1]
+
+
+def test_resuming_refuses_another_model(tiny_run):
+    with pytest.raises(UserError, match="model cannot change"):
+        api.train(resume=tiny_run, epochs=5, overrides=["model.num_queries=7"])
+
+
+def test_a_folder_with_a_run_is_not_overwritten(digits, tiny_run):
+    before = (tiny_run / "metrics.jsonl").read_text()
+    with pytest.raises(UserError, match="holds a run already"):
+        api.train(digits, **TINY, epochs=1, output=tiny_run)
+    assert (tiny_run / "metrics.jsonl").read_text() == before
+
+
+def test_even_no_time_at_all_makes_one_step_and_a_usable_model(digits, tmp_path):
+    run = api.train(digits, **TINY, minutes=0.0001, output=tmp_path / "run")
+    assert lines(run)[-1]["step"] == 1
+    assert len(api.predict(run, [str(digits / "images")], tmp_path / "found", threshold=0)) > 0
+
+
+def test_resuming_uses_what_is_left_of_the_minutes(digits, tmp_path):
+    run = api.train(digits, **TINY, minutes=0.0001, output=tmp_path / "run")
+    api.train(resume=run)  # nothing is left: one more step all the same
+    assert [line["step"] for line in lines(run)] == [1, 2]
+
+
+def test_val_pictures_that_were_trained_on_choose_nothing(digits, tmp_path, capsys):
+    run = api.train(digits, **TINY, epochs=1, val_split="train", output=tmp_path / "run")
+    assert not (run / "best").exists()
+    assert load_checkpoint(run).source.name == "last"
+    assert "only the last are kept" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_gradients_accumulate_to_those_of_the_whole_batch(digits, tmp_path):
+    """Eight pictures at once, or two by two with shared normalisers: one and the same update (no dropout)."""
+    options = {**TINY, "epochs": 1, "overrides": ["model.dropout=0", "data.crop_probability=0"]}
+    # Batch norm looks at the batch, so it has to be fixed for this law: pretrained backbones are.
+    options["overrides"] += ["model.backbone=tf_efficientnet_lite0", "model.backbone_weights=auto"]
+    once = api.train(digits, **{**options, "output": tmp_path / "once"})
+    options["overrides"] = [*options["overrides"], "train.accumulate=4"]
+    four = api.train(digits, **{**options, "batch_size": 2, "output": tmp_path / "four"})
+    expected, found = (load_file(run / "last" / "model.safetensors") for run in (once, four))
+    for name in expected:  # AdamW's first steps divide by the gradient's size: rounding is magnified to about 1e-3 of lr
+        torch.testing.assert_close(found[name], expected[name], atol=2e-5, rtol=1e-3)
+
+
+def test_a_batch_without_any_object_trains_the_class_head_only(coco_folder, tmp_path):
+    empty = coco_folder(boxes_per_picture=[0, 0, 0, 0])
+    run = api.train(empty, **{**TINY, "batch_size": 2}, epochs=1, output=tmp_path / "run")
+    line = lines(run)[-1]
+    assert line["loss_class"] > 0
+    assert (line["loss_l1"], line["loss_giou"], line["skipped_steps"]) == (0, 0, 0)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_ctrl_c_ends_cleanly_and_the_run_can_be_continued(digits, tmp_path):
+    words = ["train", "--data", digits, "--preset", "detr-tiny", "--image-size", "64", "--epochs", "1000"]
+    code = "from opendetr.cli import main; main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, words), "--output", str(tmp_path / "run")],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.time() + 120
+    while not (tmp_path / "run" / "last" / "model.safetensors").exists():
+        assert process.poll() is None, process.stderr.read()
+        assert time.time() < deadline
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert "Traceback" not in errors
+    stopped = lines(tmp_path / "run")[-1]
+    assert stopped["epoch"] < 1000
+    epochs = int(stopped["epoch"]) + 1
+    api.train(resume=tmp_path / "run", epochs=epochs)
+    assert lines(tmp_path / "run")[-1]["epoch"] == epochs
+
+
+def test_two_processes_agree_and_survive_a_rank_without_objects(coco_folder, tmp_path):
+    """gloo on two CPU processes; every second picture is empty, so one process may see no object at all."""
+    folder = coco_folder(boxes_per_picture=[2, 0, 1, 0, 3, 0, 1, 0])
+    code = (
+        "from opendetr import api;"
+        f"api.train({str(folder)!r}, preset='detr-tiny', image_size=64, batch_size=1, workers=0, device='cpu', epochs=2,"
+        f" output={str(tmp_path / 'run')!r})"
+    )
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "--no-python"]
+    result = subprocess.run(
+        [*launcher, sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=False
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert [line["epoch"] for line in lines(tmp_path / "run")] == [1, 2]
+    assert lines(tmp_path / "run")[-1]["step"] == 8  # 8 pictures, 2 per step, 2 epochs
+
+
+@pytest.mark.slow
+def test_eight_real_pictures_can_be_learned_by_heart(test_data, tmp_path):
+    """The overfit run of the first issue: AP50 >= 0.9 on the 8 BCCD pictures it trains on."""
+    source = json.loads((test_data / "bccd/annotations/train.json").read_text())
+    kept = source["images"][:8]
+    ids = {image["id"] for image in kept}
+    small = {
+        **source, "images": kept, "annotations": [a for a in source["annotations"] if a["image_id"] in ids],
+    }  # fmt: skip
+    folder = tmp_path / "eight"
+    (folder / "annotations").mkdir(parents=True)
+    (folder / "images").symlink_to(test_data / "bccd/images")
+    (folder / "annotations/train.json").write_text(json.dumps(small))
+    run = api.train(folder, recipe="overfit", output=tmp_path / "run")
+    assert api.val(run, folder, "train").summary["AP50"] >= 0.9
