@@ -128,7 +128,7 @@ def val(
     checkpoint = load_checkpoint(model)
     index = load_index(Path(data), split)
     checkpoint.label_map.require_same_categories(index.label_map, str(index.source))
-    check_pictures(index, seconds=5)
+    check_pictures(index, seconds=5.0)
     target = resolve_device(device)
     return evaluate_split(
         place(checkpoint.model, target), checkpoint.model.scoring, checkpoint.label_map, index,

@@ -140,7 +140,7 @@ class TrainConfig:
     batch_size: Annotated[int, "pictures per process and step"] = 2
     accumulate: Annotated[int, "steps whose gradients are summed before the weights change"] = 1
     lr: Annotated[float, "AdamW's learning rate for the transformer and the heads"] = 1e-4
-    backbone_lr: Annotated[float, "the backbone's own learning rate"] = 1e-5
+    backbone_lr: Annotated[float, "the backbone's own learning rate; 0 fixes it"] = 1e-5
     weight_decay: Annotated[float, "AdamW's weight decay"] = 1e-4
     lr_drop: Annotated[float, "the fraction of the run after which learning rates fall to a tenth"] = 2 / 3
     clip_norm: Annotated[float, "the gradient's norm is clipped to this; 0 never clips"] = 0.1

@@ -83,6 +83,10 @@ def test_weight_names_of_the_paper_model():
         "bbox_embed.layers.0.bias", "bbox_embed.layers.0.weight", "bbox_embed.layers.1.bias", "bbox_embed.layers.1.weight",
         "bbox_embed.layers.2.bias",
     ]  # fmt: skip
-    assert {"class_embed.weight", "input_proj.weight", "query_embed.weight", "transformer.decoder.norm.weight"} <= set(names)
+    assert {"class_embed.weight", "input_proj.weight", "query_embed.weight", "transformer.decoder.norm.weight"} <= set(
+        names
+    )
     digest = hashlib.sha256("\n".join(names).encode()).hexdigest()
-    assert digest == "9241074b260bd03cda8cde615ac911939a27796d6ec5c21adabdbe70d3035637", "weights were renamed: old checkpoints no longer load"
+    assert digest == "9241074b260bd03cda8cde615ac911939a27796d6ec5c21adabdbe70d3035637", (
+        "weights were renamed: old checkpoints no longer load"
+    )

@@ -34,7 +34,9 @@ def test_every_command_of_the_readme_parses(command):
     words = shlex.split(command.split("#")[0])[1:]
     group = typer.main.get_command(app)
     context = group.make_context("opendetr", list(words), resilient_parsing=False)
-    name, sub, rest = group.resolve_command(context, context.protected_args + context.args if hasattr(context, "protected_args") else words)
+    name, sub, rest = group.resolve_command(
+        context, context.protected_args + context.args if hasattr(context, "protected_args") else words
+    )
     if hasattr(sub, "commands"):
         name, sub, rest = sub.resolve_command(context, rest)
     sub.make_context(name, list(rest), parent=context)

@@ -99,7 +99,9 @@ def _damaged(make, run):
     folder = make() / "model"
     folder.mkdir()
     for path in (run / "best").iterdir():
-        (folder / path.name).write_bytes(path.read_bytes()[:1000] if path.suffix == ".safetensors" else path.read_bytes())
+        (folder / path.name).write_bytes(
+            path.read_bytes()[:1000] if path.suffix == ".safetensors" else path.read_bytes()
+        )
     return folder
 
 

@@ -40,7 +40,15 @@ def test_a_run_folder_describes_itself(tiny_run):
 def test_metrics_are_logged_every_epoch(tiny_run):
     first, second = lines(tiny_run)
     assert (first["epoch"], second["epoch"]) == (1, 2)
-    assert {"loss", "loss_class", "loss_l1", "loss_giou", "matched_iou", "matched_accuracy", "class_error"} <= first.keys()
+    assert {
+        "loss",
+        "loss_class",
+        "loss_l1",
+        "loss_giou",
+        "matched_iou",
+        "matched_accuracy",
+        "class_error",
+    } <= first.keys()
     assert {"cardinality_error", "val_AP", "val_AP50", "lr", "pictures_per_second"} <= first.keys()
     assert second["step"] == 2 * first["step"]
 
@@ -98,7 +106,9 @@ def test_gradients_accumulate_to_those_of_the_whole_batch(digits, tmp_path):
     options["overrides"] = [*options["overrides"], "train.accumulate=4"]
     four = api.train(digits, **{**options, "batch_size": 2, "output": tmp_path / "four"})
     expected, found = (load_file(run / "last" / "model.safetensors") for run in (once, four))
-    for name in expected:  # AdamW's first steps divide by the gradient's size: rounding is magnified to about 1e-3 of lr
+    for (
+        name
+    ) in expected:  # AdamW's first steps divide by the gradient's size: rounding is magnified to about 1e-3 of lr
         torch.testing.assert_close(found[name], expected[name], atol=2e-5, rtol=1e-3)
 
 

@@ -175,7 +175,7 @@ def _annotations_by_image(coco: dict[str, Any], label_map: LabelMap, source: Pat
 
 def _clip(bbox: Sequence[float | int], width: int, height: int) -> tuple[list[float], str]:
     """The box as xyxy within the picture, and why it cannot be learned from ('' where it can)."""
-    x, y, w, h = bbox
+    x, y, w, h = map(float, bbox)
     if not np.isfinite(bbox).all():
         return [], "not finite"
     if w <= 0 or h <= 0:

@@ -20,7 +20,7 @@ class CocoMetrics:
     """The 12 COCO numbers in 0..1, -1 where undefined (no true objects of that kind), and AP per class."""
 
     summary: dict[str, float]  # keys as in SUMMARY_NAMES; at most 100 detections per picture and class
-    per_class: dict[str, dict[str, float]]  # name -> {id, AP, AP50}
+    per_class: dict[str, dict[str, float | int]]  # name -> {id, AP, AP50}
 
     def to_json(self) -> dict[str, Any]:
         """The numbers at the top level, then `per_class`."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -125,15 +126,17 @@ class Trainer:
         """Processes exchange gradients once per update, after its last micro-batch."""
         return nullcontext() if last else self.accelerator.no_sync(self.model)
 
-    @staticmethod
-    def combined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Losses are shares of one sum, the statistics are means."""
+    def combined(self, parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Losses are shares of one sum over micro-batches and processes, the statistics are means."""
+        processes = self.accelerator.num_processes
         return {
-            name: sum(part[name] for part in parts) / (1 if name.startswith("loss") else len(parts))  # type: ignore[misc]
+            name: torch.stack([part[name] for part in parts]).sum() * processes
+            if name.startswith("loss")
+            else torch.stack([part[name] for part in parts]).mean()
             for name in parts[0]
         }
 
-    @property
+    @cached_property
     def steps_per_epoch(self) -> int:
         """Updates per epoch; what is left of micro-batches after the last full update makes one more."""
         return -(-len(self.epoch_batches(0)) // self.config.train.accumulate)
@@ -182,14 +185,14 @@ class Trainer:
         """The steps of an epoch that are still to do, as far as the plan allows."""
         self.model.train()
         train, state = self.config.train, self.state
-        total, pictures = self.steps_per_epoch, 0
+        total, batches_per_epoch, pictures = self.steps_per_epoch, len(self.epoch_batches(state.epoch)), 0
         sums: dict[str, Tensor] = {}
         begun, steps = time.time(), 0
         with progress_bar(TextColumn("{task.fields[parts]}")) as bar:
             task = bar.add_task(f"epoch {state.epoch + 1}", total=total, completed=state.step, rate="", parts="")
             while state.step < total:
                 step_begun = time.time()
-                left = len(self.epoch_batches(state.epoch)) - state.step * train.accumulate
+                left = batches_per_epoch - state.step * train.accumulate
                 micro_batches = [
                     (batch.to(self.accelerator.device), targets.to(self.accelerator.device))
                     for batch, targets in itertools.islice(self.batches, min(train.accumulate, left))

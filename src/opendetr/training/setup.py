@@ -54,9 +54,10 @@ def prepare(
         place(checkpoint.model, device), config, checkpoint.label_map, checkpoint.preprocessing, checkpoint.metrics,
         output,
     )  # fmt: skip
-    dataset = DetectionDataset(
-        train_index, training_transform(config.data, checkpoint.preprocessing), config.train.seed
-    )
+    if config.train.backbone_lr == 0:  # not trained at all, as in the official code
+        checkpoint.model.backbone.requires_grad_(False)
+    transform = training_transform(config.data, checkpoint.preprocessing)
+    dataset = DetectionDataset(train_index, transform, config.train.seed)
     spent = state["spent"] if state else 0.0
     total_seconds = budget + spent * fresh_minutes if budget else None
     plan = Plan(total_steps=1, total_seconds=total_seconds, started=started, spent=spent)

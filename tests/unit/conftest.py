@@ -1,0 +1,66 @@
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import settings
+
+from opendetr.structures import DetrOutput, Target, Targets
+
+settings.register_profile("unit", max_examples=60, deadline=None)  # a busy machine may be slow at any moment
+settings.load_profile("unit")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tensors here are tiny: threads would only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def random_output() -> Callable[..., DetrOutput]:
+    """Makes what a model might say: L layers about B images with Q queries, C classes and no-object."""
+
+    def make(layers: int = 2, images: int = 3, queries: int = 6, classes: int = 4, seed: int = 0) -> DetrOutput:
+        generator = torch.Generator().manual_seed(seed)
+        logits = torch.randn(layers, images, queries, classes + 1, generator=generator) * 2
+        return DetrOutput(logits, _random_boxes((layers, images, queries), generator))
+
+    return make
+
+
+@pytest.fixture
+def random_targets() -> Callable[..., Targets]:
+    """Makes true objects, as many per image as `counts` says."""
+
+    def make(*counts: int, classes: int = 4, seed: int = 0) -> Targets:
+        generator = torch.Generator().manual_seed(1000 + seed)
+        return Targets.stack(
+            [
+                Target(torch.randint(classes, (count,), generator=generator), _random_boxes((count,), generator))
+                for count in counts
+            ]
+        )
+
+    return make
+
+
+def _random_boxes(shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
+    return torch.rand(*shape, 4, generator=generator) * 0.5 + 0.2
+
+
+@pytest.fixture
+def edit_json() -> Callable[[Path, Callable[[Any], Any]], None]:
+    """Changes what a JSON file holds."""
+
+    def edit(path: Path, change: Callable[[Any], Any]) -> None:
+        content = json.loads(path.read_text())
+        change(content)
+        path.write_text(json.dumps(content))
+
+    return edit

@@ -1,0 +1,265 @@
+import dataclasses
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from opendetr.config import PRESETS, RunConfig, load_recipe, parse_config, recipe_names, resolve_config
+from opendetr.errors import UserError
+
+PAPER = {  # sections 3 and A.4 of the paper, and the official repository's 300-epoch schedule
+    "model": {
+        "backbone": "resnet50.tv_in1k", "backbone_weights": "auto", "output_stride": 32, "embed_dim": 256,
+        "num_heads": 8, "num_encoder_layers": 6, "num_decoder_layers": 6, "feedforward_dim": 2048, "dropout": 0.1,
+        "pre_norm": False, "num_queries": 100, "query_placement": "attention", "position_encoding": "sine",
+        "position_placement": "attention", "encoder_position": True,
+    },
+    "loss": {
+        "class_weight": 1.0, "l1_weight": 5.0, "giou_weight": 2.0, "no_object_weight": 0.1, "auxiliary": True,
+        "class_cost": 1.0, "l1_cost": 5.0, "giou_cost": 2.0,
+    },
+    "data": {
+        "image_size": 800, "max_size": 1333, "train_sizes": tuple(range(480, 801, 32)), "crop_probability": 0.5,
+        "crop_resize": (400, 500, 600), "crop_min": 384, "crop_max": 600, "horizontal_flip": 0.5,
+    },
+    "train": {
+        "epochs": 300, "lr": 1e-4, "backbone_lr": 1e-5, "weight_decay": 1e-4, "lr_drop": 200 / 300, "clip_norm": 0.1,
+        "precision": "fp32",
+    },
+}  # fmt: skip
+
+CONFIGS = {name: replace(RunConfig(), model=model) for name, model in PRESETS.items()} | {
+    f"recipe {name}": load_recipe(name) for name in recipe_names()
+}
+KEYS = [
+    f"{section.name}.{key.name}"
+    for section in fields(RunConfig)
+    for key in fields(getattr(RunConfig(), section.name))
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("section", PAPER)
+def test_the_defaults_are_the_paper(section):
+    values = RunConfig().to_dict()[section]
+    assert {name: values[name] for name in PAPER[section]} == PAPER[section]
+
+
+def test_the_recipe_paper_says_nothing_but_the_defaults():
+    assert load_recipe("paper") == RunConfig()
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_shipped_recipe_is_a_config(name):
+    assert isinstance(load_recipe(name), RunConfig)
+
+
+def test_presets():
+    assert {"detr-r50", "detr-r101", "detr-r50-dc5", "detr-r101-dc5", "detr-small", "detr-tiny"} <= PRESETS.keys()
+    assert PRESETS["detr-r101-dc5"] == replace(PRESETS["detr-r50"], backbone="resnet101.tv_in1k", output_stride=16)
+    assert PRESETS["detr-small"].backbone == "tf_efficientnet_lite0"
+
+
+@pytest.mark.parametrize("comments", [True, False])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_toml_round_trip(name, comments):
+    assert parse_config(CONFIGS[name].to_toml(comments=comments), "test") == CONFIGS[name]
+    assert RunConfig.from_dict(CONFIGS[name].to_dict(), "test") == CONFIGS[name]
+
+
+@given(
+    # Cs is no text, and no path holds control characters
+    root=st.text(st.characters(exclude_categories=["Cs", "Cc"])),
+    lr=st.floats(0, allow_infinity=False),
+    sizes=st.lists(st.integers(1, 10_000), min_size=1).map(tuple),
+)
+def test_toml_round_trip_of_any_text_number_and_list(root, lr, sizes):
+    config = RunConfig().with_values({"data.root": root, "train.lr": lr, "data.train_sizes": sizes}, "test")
+    assert parse_config(config.to_toml(), "test") == config
+
+
+def test_every_key_is_explained_in_toml():
+    lines = [line for line in RunConfig().to_toml().splitlines() if " = " in line]
+    assert len(lines) == len(KEYS)
+    assert all(len(line.split("  # ")[1]) > 5 for line in lines)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_misspelt_key_names_the_nearest_whichever_way_it_comes(key):
+    section, name = key.split(".")
+    for build in (
+        lambda: RunConfig().with_overrides([f"{key}x=1"]),
+        lambda: RunConfig().with_values({f"{key}x": 1}, "test"),
+        lambda: RunConfig.from_dict({section: {f"{name}x": 1}}, "test"),
+        lambda: parse_config(f"[{section}]\n{name}x = 1", "test"),
+    ):
+        with pytest.raises(UserError, match=rf"unknown key '{key}x'; did you mean '{name}'\?"):
+            build()
+
+
+@pytest.mark.parametrize(
+    ("build", "expected"),
+    [
+        (lambda: RunConfig().with_overrides(["modell.num_queries=5"]), r"--set: .*'modell'.* did you mean 'model'\?"),
+        (lambda: RunConfig().with_overrides(["num_queries=5"]), r"known are: data, loss, model, train"),
+        (lambda: RunConfig.from_dict({"trian": {}}, "a.toml"), r"a\.toml: .*'trian'.* did you mean 'train'\?"),
+        (lambda: parse_config("epochs = 3", "a.toml"), r"a\.toml: unknown section 'epochs'"),
+        (lambda: parse_config("train = 3", "a.toml"), r"a\.toml: 'train' must be a table \[train\]"),
+        (lambda: parse_config("[train", "a.toml"), r"a\.toml is not valid TOML"),
+        (lambda: RunConfig().with_overrides(["train.epochs"]), r"--set train\.epochs: expected section\.key=value"),
+        (lambda: resolve_config(preset="detr-r5"), r"--preset detr-r5: .* did you mean 'detr-r50'\?"),
+        (lambda: resolve_config(recipe="papper"), r"--recipe papper: .* did you mean 'paper'\?"),
+        (lambda: resolve_config(recipe="missing.toml"), r"--recipe missing\.toml: the file does not exist.*paper"),
+        (lambda: resolve_config(image_size=0), r"--image-size must be at least 1, got 0"),
+    ],
+)
+def test_what_is_unknown_is_named(build, expected):
+    with pytest.raises(UserError, match=expected):
+        build()
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("model.num_queries=true", "a whole number"),
+        ("model.num_queries=10.0", "a whole number"),
+        ("model.num_queries=many", "a whole number"),
+        ("model.dropout=true", "a finite number"),
+        ("model.dropout=none", "a finite number"),
+        ("train.clip_norm=inf", "a finite number"),
+        ("train.lr=nan", "a finite number"),
+        ("model.pre_norm=1", "true or false"),
+        ("model.pre_norm=yes", "true or false"),
+        ("data.root=7", "a text"),
+        ("data.train_sizes=64", "a list of whole numbers"),
+        ('data.train_sizes=["64"]', "a list of whole numbers"),
+        ("data.train_sizes=[64.0]", "a list of whole numbers"),
+        ("data.train_sizes=[true]", "a list of whole numbers"),
+        ("data.train_sizes=[]", "a list of at least one positive size"),
+        ("data.crop_resize=[0]", "a list of at least one positive size"),
+        ("model.output_stride=8", "one of 16, 32"),
+        ("model.output_stride=16.0", "one of 16, 32"),
+        ('model.output_stride="16"', "one of 16, 32"),
+        ("model.position_encoding=cosine", "one of sine, learned, none"),
+        ("model.num_queries=0", "at least 1"),
+        ("model.num_encoder_layers=-1", "at least 0"),
+        ("model.dropout=1.0", "below 1"),
+        ("model.num_heads=7", "divisible by num_heads = 7"),
+        ("data.horizontal_flip=1.5", "between 0 and 1"),
+        ("data.max_size=100", "at least image_size = 800"),
+        ("data.crop_min=700", "at least crop_min = 700"),
+        ("loss.l1_weight=-1", "at least 0"),
+        ("train.lr_drop=0", "above 0 and at most 1"),
+        ("train.workers=-2", "at least -1"),
+    ],
+)
+def test_a_value_that_cannot_be_meant(override, expected):
+    with pytest.raises(UserError, match=expected) as caught:
+        RunConfig().with_overrides([override])
+    assert str(caught.value).startswith("--set: ")
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("data.root=pictures", "pictures"),
+        ("data.root=../my data/cells", "../my data/cells"),
+        ('data.root="7"', "7"),
+        ("data.root=a=b", "a=b"),
+        ("data.root=", ""),
+        (" train.precision = bf16", "bf16"),
+        ("model.pre_norm=true", True),
+        ("train.lr=1e-3", 1e-3),
+        ("train.minutes=3", 3.0),
+        ("data.train_sizes=[64, 96]", (64, 96)),
+    ],
+)
+def test_set_takes_toml_and_everything_else_as_text(override, value):
+    section, key = override.split("=")[0].strip().split(".")
+    got = getattr(getattr(RunConfig().with_overrides([override]), section), key)
+    assert got == value
+    assert type(got) is type(value)
+
+
+@pytest.mark.parametrize("order", [slice(None), slice(None, None, -1)])
+def test_keys_whose_limits_depend_on_each_other_can_be_set_together(order):
+    together = ["model.embed_dim=36", "model.num_heads=9", "data.image_size=2000", "data.max_size=3000"]
+    config = RunConfig().with_overrides(together[order])
+    assert (config.model.embed_dim, config.model.num_heads) == (36, 9)
+    assert (config.data.image_size, config.data.max_size) == (2000, 3000)
+    with pytest.raises(UserError, match="embed_dim must be divisible"):
+        RunConfig().with_overrides(["model.num_heads=9"])
+
+
+def test_a_cost_can_be_switched_off_but_not_all_three():
+    config = RunConfig().with_overrides(["loss.class_cost=0", "loss.l1_cost=0"])
+    with pytest.raises(UserError, match="nothing is left to match by"):
+        config.with_overrides(["loss.giou_cost=0"])
+
+
+@pytest.fixture
+def recipe(tmp_path) -> str:
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        "[model]\nnum_queries = 7\ndropout = 0.3\n[data]\nimage_size = 100\n[train]\nepochs = 5\nlr = 0.5\n"
+    )
+    return str(path)
+
+
+def test_recipe_then_preset_then_options_then_set(recipe):
+    config = resolve_config(recipe)
+    assert (config.model.num_queries, config.model.dropout, config.train.epochs) == (7, 0.3, 5)
+
+    config = resolve_config(recipe, "detr-tiny")
+    assert config.model == PRESETS["detr-tiny"]  # the whole section, nothing of the recipe's is left
+    assert (config.data.image_size, config.train.epochs, config.train.lr) == (100, 5, 0.5)
+
+    options = {"model.num_queries": 20, "train.epochs": 6, "train.seed": 1}
+    config = resolve_config(recipe, "detr-tiny", options)
+    assert (config.model.num_queries, config.train.epochs, config.train.seed, config.train.lr) == (20, 6, 1, 0.5)
+
+    overrides = ["model.num_queries=30", "train.seed=2", "data.max_size=999"]
+    config = resolve_config(recipe, "detr-tiny", options, image_size=50, overrides=overrides)
+    assert (config.model.num_queries, config.train.seed, config.train.epochs) == (30, 2, 6)
+    assert (config.data.image_size, config.data.max_size) == (50, 999)
+
+
+def test_a_preset_alone_means_the_recipe_paper():
+    assert resolve_config(preset="detr-r101") == replace(load_recipe("paper"), model=PRESETS["detr-r101"])
+
+
+def test_neither_recipe_nor_preset_is_the_paper_with_detr_small():
+    assert resolve_config() == replace(load_recipe("paper"), model=PRESETS["detr-small"])
+
+
+def test_a_recipe_alone_keeps_its_own_model():
+    assert resolve_config("demo") == load_recipe("demo")
+
+
+def test_a_recipe_may_be_the_saved_config_of_a_run(tmp_path):
+    config = resolve_config(preset="detr-tiny", overrides=["data.root=somewhere"])
+    (tmp_path / "config.toml").write_text(config.to_toml(), encoding="utf-8")
+    assert resolve_config(str(tmp_path / "config.toml")) == config
+    assert Path(tmp_path / "config.toml").read_text(encoding="utf-8").startswith("[model]")
+
+
+@given(st.integers(1, 4000))
+def test_image_size_scales_every_size_alike(image_size):
+    before, after = RunConfig().data, RunConfig().data.resized(image_size)
+
+    def sizes(data):
+        return [data.image_size, data.max_size, data.crop_min, data.crop_max, *data.train_sizes, *data.crop_resize]
+
+    factor = image_size / before.image_size
+    assert after.image_size == image_size
+    for old, new in zip(sizes(before), sizes(after), strict=True):
+        assert new == pytest.approx(old * factor, abs=0.5) or new == 1  # whole pixels, at least one
+    same = {"root", "train_split", "val_split", "crop_probability", "horizontal_flip"}
+    assert all(getattr(before, name) == getattr(after, name) for name in same)
+    assert before.resized(before.image_size) == before
+
+
+def test_a_config_never_changes():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        RunConfig().model.num_queries = 3

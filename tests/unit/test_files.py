@@ -1,0 +1,160 @@
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+
+from opendetr.errors import UserError
+from opendetr.files import read_json, recover_folder, replacing_folder, write_json, write_text
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+class Killed(BaseException):
+    """The end of the process: nothing in the program catches it."""
+
+
+@pytest.fixture
+def kill_at(monkeypatch):
+    """Lets the program die instead of its n-th change of the file system from now on."""
+
+    def arm(n: int) -> list[str]:
+        done = []
+
+        def dying(action):
+            def act(*arguments, **options):
+                if len(done) == n:
+                    raise Killed
+                done.append(action.__name__)
+                return action(*arguments, **options)
+
+            return act
+
+        for name in ("replace", "mkdir"):
+            monkeypatch.setattr(Path, name, dying(getattr(Path, name)))
+        monkeypatch.setattr(shutil, "rmtree", dying(shutil.rmtree))
+        return done
+
+    return arm
+
+
+def test_text_is_written_with_its_folders_and_nothing_else(tmp_path):
+    write_text(tmp_path / "a" / "b" / "c.txt", "grün")
+    write_text(tmp_path / "a" / "b" / "c.txt", "blau")
+    assert (tmp_path / "a" / "b" / "c.txt").read_bytes() == b"blau"
+    assert names(tmp_path / "a" / "b") == {"c.txt"}
+
+
+def test_an_interrupted_write_leaves_the_old_text(tmp_path, monkeypatch):
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+
+    def half(self, text, **options):
+        with open(self, "w") as file:
+            file.write(text[:2])
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(OSError, match="full"):
+        write_text(path, "new text")
+    assert path.read_text() == "old"
+
+
+def test_json_round_trip(tmp_path):
+    value = {"a": [1, 2.5, None, "ü"], "b": {"c": True}}
+    write_json(tmp_path / "a.json", value)
+    assert read_json(tmp_path / "a.json", "a test") == value
+
+
+def test_json_has_no_nan(tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", {"AP": math.nan})
+    assert names(tmp_path) == set()
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (None, "does not exist; expected a cake"),
+        (b"{", "cannot be read as JSON.*cake"),
+        (b"\xff\xfe{", "cannot be read"),
+    ],
+)
+def test_what_cannot_be_read_is_named(tmp_path, content, expected):
+    path = tmp_path / "a.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=expected) as caught:
+        read_json(path, "a cake")
+    assert str(path) in str(caught.value)
+
+
+def test_a_folder_where_json_should_be(tmp_path):
+    with pytest.raises(UserError, match="cannot be read as JSON"):
+        read_json(tmp_path, "a cake")
+
+
+def fill(folder: Path, name: str) -> None:
+    with replacing_folder(folder) as new:
+        assert names(new) == set()
+        (new / name).write_text(name)
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path):
+    folder = tmp_path / "runs" / "last"
+    fill(folder, "one")
+    fill(folder, "two")
+    assert names(folder) == {"two"}
+    assert names(folder.parent) == {"last"}
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("before", [True, False])
+def test_a_failure_leaves_the_old_folder(tmp_path, error, before):
+    folder = tmp_path / "last"
+    if before:
+        fill(folder, "one")
+
+    def fail():
+        with replacing_folder(folder) as new:
+            (new / "two").write_text("half")
+            raise error
+
+    pytest.raises(error, fail)
+    assert names(tmp_path) == ({"last"} if before else set())
+    assert not before or names(folder) == {"one"}
+
+
+def test_wherever_the_program_dies_the_old_or_the_new_folder_is_there_whole(tmp_path, kill_at, monkeypatch):
+    seen, killed, n = [], True, 0
+    while killed:
+        folder = tmp_path / str(n) / "last"
+        fill(folder, "one")
+        steps = kill_at(n)
+        try:
+            fill(folder, "two")
+            killed = False
+        except Killed:
+            pass
+        monkeypatch.undo()
+        recover_folder(folder)
+        seen.append(names(folder))
+        fill(folder, "three")  # and the next run is not disturbed by what was left
+        assert names(folder) == {"three"}
+        assert names(folder.parent) == {"last"}
+        n += 1
+    assert "replace" in steps
+    assert seen[0] == {"one"}
+    assert seen[-1] == {"two"}
+    assert all(content in ({"one"}, {"two"}) for content in seen)
+
+
+def test_recovering_touches_nothing_that_is_there(tmp_path):
+    fill(tmp_path / "last", "one")
+    (tmp_path / ".last.old").mkdir()
+    recover_folder(tmp_path / "last")
+    assert names(tmp_path / "last") == {"one"}
+    recover_folder(tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()

@@ -1,0 +1,111 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from opendetr.errors import UserError
+from opendetr.labels import LabelMap
+
+
+def label_map(**names_by_id: int) -> LabelMap:
+    return LabelMap.from_categories(
+        [{"id": number, "name": name} for name, number in names_by_id.items()], "train.json"
+    )
+
+
+@pytest.mark.parametrize(
+    ("categories", "ids", "names"),
+    [
+        ([(0, "cat"), (1, "dog")], (0, 1), ("cat", "dog")),
+        ([(1, "cat"), (2, "dog")], (1, 2), ("cat", "dog")),
+        ([(90, "dog"), (3, "cat"), (17, "cow")], (3, 17, 90), ("cat", "cow", "dog")),
+        ([(5, "cell")], (5,), ("cell",)),
+        ([("10", "ten"), ("9", "nine")], (9, 10), ("nine", "ten")),  # by number, not by letter
+        ([(2.0, "b"), (1, "a")], (1, 2), ("a", "b")),
+        ([(1, "crack"), (2, "crack")], (1, 2), ("crack", "crack")),
+        ([(1, 7)], (1,), ("7",)),
+    ],
+)
+def test_every_category_is_a_class_in_the_order_of_the_ids(categories, ids, names):
+    labels = LabelMap.from_categories([{"id": number, "name": name} for number, name in categories], "train.json")
+    assert (labels.category_ids, labels.names, labels.num_classes) == (ids, names, len(ids))
+    assert all(type(number) is int for number in labels.category_ids)
+
+
+@given(st.dictionaries(st.integers(-5, 10**6), st.text(), min_size=1))
+def test_laws(names):
+    labels = LabelMap.from_categories([{"id": number, "name": name} for number, name in names.items()], "train.json")
+    assert sorted(labels.index_of.values()) == list(range(labels.num_classes))
+    for number, name in names.items():
+        assert labels.category_ids[labels.index_of[number]] == number
+        assert labels.names[labels.index_of[number]] == name
+    assert LabelMap.from_json(json.loads(json.dumps(labels.to_json()))) == labels
+
+
+@pytest.mark.parametrize(
+    ("categories", "expected"),
+    [
+        ([], "'categories' is empty"),
+        ([{"id": 3, "name": "a"}, {"id": 3, "name": "b"}], "category id 3 is listed twice"),
+        ([{"id": 3, "name": "a"}, {"id": "3", "name": "b"}], "category id 3 is listed twice"),
+        ([{"id": "x", "name": "a"}], "whole-number 'id'"),
+        ([{"id": 1.5, "name": "a"}], "whole-number 'id'"),
+        ([{"id": float("inf"), "name": "a"}], "whole-number 'id'"),
+        ([{"id": None, "name": "a"}], "whole-number 'id'"),
+        ([{"id": 1}], "a 'name'"),
+        ([{"name": "a"}], "whole-number 'id'"),
+    ],
+)
+def test_what_is_no_list_of_categories(categories, expected):
+    with pytest.raises(UserError, match=expected) as caught:
+        LabelMap.from_categories(categories, "train.json")
+    assert str(caught.value).startswith("train.json: ")
+
+
+OFFICIAL = LabelMap((None, 1, None, 3), ("N/A", "person", "N/A", "car"))
+
+
+def test_an_index_may_have_no_category():
+    assert OFFICIAL.num_classes == 4
+    assert OFFICIAL.index_of == {1: 1, 3: 3}
+    assert LabelMap.from_json(json.loads(json.dumps(OFFICIAL.to_json()))) == OFFICIAL
+    assert OFFICIAL.describe() == "1 'person', 3 'car'"
+
+
+@pytest.mark.parametrize(
+    ("ids", "names"),
+    [((), ()), ((None,), ("N/A",)), ((1, 1), ("a", "b")), ((1, 2), ("a",))],
+)
+def test_a_label_map_that_cannot_be(ids, names):
+    with pytest.raises(ValueError, match="at least one category"):
+        LabelMap(ids, names)
+
+
+def test_the_other_file_may_have_fewer_categories_but_no_others():
+    train = label_map(cat=1, dog=2, cow=5)
+    train.require_same_categories(label_map(dog=2), "val.json")
+    train.require_same_categories(train, "val.json")
+    OFFICIAL.require_same_categories(OFFICIAL, "val.json")
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        ({"dog": 2, "mouse": 7}, r"val\.json: category 7 'mouse' is unknown to the training data.*1 'cat', 2 'dog'"),
+        ({"dog": 1}, r"val\.json: category 1 is called 'dog' here and 'cat' in the training data"),
+    ],
+)
+def test_a_category_that_only_the_other_file_has_is_named(other, expected):
+    with pytest.raises(UserError, match=expected):
+        label_map(cat=1, dog=2).require_same_categories(label_map(**other), "val.json")
+
+
+def test_an_index_without_a_category_does_not_make_an_id_known():
+    with pytest.raises(UserError, match="category 2 'bicycle' is unknown"):
+        OFFICIAL.require_same_categories(label_map(bicycle=2), "val.json")
+
+
+def test_many_categories_are_described_shortly():
+    many = LabelMap(tuple(range(20)), tuple("abcdefghijklmnopqrst"))
+    assert many.describe(limit=2) == "0 'a', 1 'b' and 18 more"

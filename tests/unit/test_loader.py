@@ -1,0 +1,191 @@
+from collections import Counter
+from dataclasses import replace
+from itertools import chain, islice
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from opendetr.config import DataConfig
+from opendetr.data.datasets import load_index
+from opendetr.data.loader import DetectionDataset, collate, epoch_order, group_equal_shapes, training_loader
+from opendetr.data.transforms import Preprocessing, training_transform
+from opendetr.errors import UserError
+from opendetr.structures import Target
+
+PREPROCESSING = Preprocessing(40, 64, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+CONFIG = replace(
+    DataConfig(),
+    image_size=40,
+    max_size=64,
+    train_sizes=tuple(range(24, 48)),
+    crop_resize=(40,),
+    crop_min=16,
+    crop_max=40,
+)
+
+
+@pytest.fixture
+def dataset(coco_folder):
+    index = load_index(coco_folder((1, 2, 0, 3, 1)), "train")
+    return DetectionDataset(index, training_transform(CONFIG, PREPROCESSING), seed=7)
+
+
+def same(one, other) -> bool:
+    return torch.equal(one[0], other[0]) and all(map(torch.equal, one[1], other[1])) and one[2] is other[2]
+
+
+def test_a_key_alone_decides_a_sample(dataset):
+    first = [dataset[key] for key in range(15)]
+    torch.manual_seed(99)
+    torch.rand(5)
+    for key in (14, 3, 0, 3, 7):
+        assert same(dataset[key], first[key])
+    state = torch.get_rng_state()
+    dataset[4]
+    assert torch.equal(torch.get_rng_state(), state)  # nor does a sample disturb others
+
+
+def test_every_epoch_and_every_seed_draws_anew(dataset):
+    for position in range(5):
+        epochs = [dataset[epoch * 5 + position] for epoch in range(6)]
+        assert {sample[2].image_id for sample in epochs} == {position + 1}
+        assert len({sample[0].numpy().tobytes() for sample in epochs}) >= 5
+    other = DetectionDataset(dataset.index, dataset.transform, seed=8)
+    assert sum(same(dataset[key], other[key]) for key in range(10)) <= 1
+
+
+def test_evaluation_draws_nothing(coco_folder):
+    dataset = DetectionDataset(load_index(coco_folder(), "train"), PREPROCESSING.transform())
+    assert all(same(dataset[position], dataset[position + len(dataset)]) for position in range(4))
+    image, target, record = dataset[3]
+    assert image.shape == (3, 40, 53)
+    assert target.labels.tolist() == record.labels.tolist()
+    assert type(image) is torch.Tensor  # not torchvision's subclass, which is slow and does not pickle well
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_batches_are_those_asked_for_whoever_reads_them(dataset, workers):
+    batches = epoch_order(5, epoch=2, seed=0, batch_size=2)
+    loaded = list(training_loader(dataset, batches, workers))
+    assert len(loaded) == 2
+    for (batch, targets), keys in zip(loaded, batches):
+        expected, expected_targets = collate([dataset[key] for key in keys])
+        assert torch.equal(batch.images, expected.images)
+        assert batch.image_ids.tolist() == [key % 5 + 1 for key in keys]
+        assert all(map(torch.equal, targets, expected_targets))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_picture_of_another_size_than_annotated_is_one_sentence_whoever_reads_it(dataset, workers):
+    path = dataset.index.records[2].path
+    Image.new("RGB", (48, 64)).save(path)
+    loader = training_loader(dataset, [[0], [1], [2]], workers)
+    with pytest.raises(UserError) as caught:
+        list(loader)
+    if workers:
+        loader._shutdown_workers()  # left to the garbage collector, it would wait for 5 seconds
+    assert str(caught.value).startswith(f"{path} is 48x64 pixels, but {dataset.index.source} says 64x48")
+    assert "\n" not in str(caught.value)
+
+
+def test_endless_batches_are_read_as_they_are_needed(dataset):
+    endless = chain.from_iterable(epoch_order(5, epoch, 0, 2) for epoch in iter(int, 1))
+    assert len(list(islice(training_loader(dataset, endless, 0), 7))) == 7
+
+
+numbers = {"length": st.integers(1, 60), "epoch": st.integers(0, 5), "seed": st.integers(0, 9)}
+
+
+@given(**numbers, batch_size=st.integers(1, 8), world_size=st.integers(1, 4))
+def test_an_epoch_shows_every_picture_once_but_for_a_rest(length, epoch, seed, batch_size, world_size):
+    processes = [epoch_order(length, epoch, seed, batch_size, rank, world_size) for rank in range(world_size)]
+    assert processes == [epoch_order(length, epoch, seed, batch_size, rank, world_size) for rank in range(world_size)]
+    assert len({len(batches) for batches in processes}) == 1
+    assert {len(batch) for batches in processes for batch in batches} == {batch_size}
+    keys = [key for batches in processes for batch in batches for key in batch]
+    assert {key // length for key in keys} == {epoch}
+    per_step = batch_size * world_size
+    times = Counter(key % length for key in keys)
+    if length >= per_step:
+        assert set(times.values()) == {1}
+        assert length - per_step < len(keys) <= length
+    else:  # repeated to fill one batch per process, as evenly as can be
+        assert len(keys) == per_step
+        assert len(times) == length
+        assert max(times.values()) - min(times.values()) <= 1
+
+
+@given(**numbers, batch_size=st.integers(1, 4))
+def test_a_step_sees_the_same_pictures_on_any_number_of_processes(length, epoch, seed, batch_size):
+    alone = epoch_order(length, epoch, seed, batch_size * 2)
+    both = zip(*(epoch_order(length, epoch, seed, batch_size, rank, 2) for rank in range(2)))
+    assert [sorted(step) for step in alone] == [sorted(one + other) for one, other in both]
+
+
+def test_the_order_changes_with_epoch_and_seed():
+    orders = {
+        tuple(key % 20 for batch in epoch_order(20, epoch, seed, 4) for key in batch)
+        for epoch in range(4)
+        for seed in range(4)
+    }
+    assert len(orders) == 16
+
+
+def test_collate_pads_right_and_bottom(dataset):
+    record = dataset.index.records[0]
+    images = [torch.rand(3, height, width) + 1 for height, width in ((5, 9), (7, 4), (7, 9))]
+    targets = [Target(torch.arange(count), torch.rand(count, 4)) for count in (2, 0, 3)]
+    batch, stacked = collate([(image, target, record) for image, target in zip(images, targets)])
+    assert batch.images.shape == (3, 3, 7, 9)
+    assert batch.padding_mask.dtype == torch.bool
+    for row, image in enumerate(images):
+        height, width = image.shape[1:]
+        assert torch.equal(batch.images[row, :, :height, :width], image)
+        inside = torch.zeros(7, 9, dtype=torch.bool)
+        inside[:height, :width] = True
+        assert torch.equal(batch.padding_mask[row], ~inside)
+        assert not batch.images[row, :, ~inside].any()
+        count = len(targets[row].labels)
+        assert int(stacked.counts[row]) == count
+        assert torch.equal(stacked.boxes_cxcywh[row, :count], targets[row].boxes_cxcywh)
+        assert torch.equal(stacked.labels[row, :count], targets[row].labels)
+    assert batch.original_sizes.tolist() == [[48, 64]] * 3
+    assert batch.image_ids.tolist() == [1, 1, 1]
+
+
+def test_no_mask_where_nothing_is_padded(dataset):
+    sample = (
+        torch.rand(3, 5, 9),
+        Target(torch.zeros(0, dtype=torch.long), torch.zeros(0, 4)),
+        dataset.index.records[0],
+    )
+    batch, targets = collate([sample, sample])
+    assert batch.padding_mask is None
+    assert (targets.labels.shape, targets.counts.tolist()) == ((2, 0), [0, 0])
+
+
+@given(st.lists(st.tuples(st.integers(1, 40), st.integers(0, 1)), max_size=120), st.integers(1, 5))
+def test_groups_have_one_shape_lose_nothing_and_wait_within_bounds(shapes, batch_size):
+    read = 0
+
+    def items():
+        nonlocal read
+        for read, shape in enumerate(shapes, start=1):
+            yield read - 1, shape
+
+    seen: list[int] = []
+    for group in group_equal_shapes(items(), lambda item: item[1], batch_size):
+        assert 1 <= len(group) <= batch_size
+        assert len({shape for _, shape in group}) == 1
+        assert [number for number, _ in group] == sorted(number for number, _ in group)
+        assert read - len(seen) <= 8 * batch_size
+        seen += [number for number, _ in group]
+    assert sorted(seen) == list(range(len(shapes)))
+
+
+def test_equal_shapes_fill_their_batches():
+    groups = list(group_equal_shapes(range(10), lambda item: (item % 2,), 2))
+    assert [len(group) for group in groups] == [2, 2, 2, 2, 1, 1]
