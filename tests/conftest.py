@@ -6,9 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from jaxtyping import install_import_hook
 from PIL import Image, ImageDraw
 
-from opendetr.data.digits import write_digits
+install_import_hook("opendetr", "checked.check")  # before anything imports opendetr
+
+from opendetr.data.digits import write_digits  # noqa: E402
 
 LAYOUTS = {  # annotation file and picture folder of a split
     "plain": ("annotations/{split}.json", "images"),

@@ -43,12 +43,13 @@ def _process_start() -> float:
     return float(psutil.Process().create_time())
 
 
-def _version(show: bool) -> None:
+def _version(show: bool) -> bool:
     if show:
         from opendetr import __version__
 
         print(__version__)
         raise typer.Exit
+    return show
 
 
 @app.callback()

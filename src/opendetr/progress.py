@@ -1,5 +1,6 @@
 """What long work shows: one console, one progress bar with throughput and time left."""
 
+import os
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
@@ -8,7 +9,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 T = TypeVar("T")
 
-console = Console(soft_wrap=True, highlight=False, markup=False)
+# Of several processes the first one speaks.
+console = Console(soft_wrap=True, highlight=False, markup=False, quiet=os.environ.get("RANK", "0") != "0")
 
 
 def progress_bar(*extra: TextColumn) -> Progress:

@@ -50,12 +50,12 @@ CASES = {
     "model that is missing": (lambda make, run: ["info", "no-model"], "does not exist"),
     "damaged model": (lambda make, run: ["info", _damaged(make, run)], "model.safetensors"),
     "picture that is missing": (lambda make, run: ["predict", run, "no.jpg", "--output", "out"], "no.jpg"),
-    "threshold": (lambda make, run: ["predict", run, "no.jpg", "--output", "out", "--threshold", "7"], "between 0 and 1"),
+    "threshold": (lambda make, run: ["predict", run, "a.jpg", "--output", "out", "--threshold", "7"], "between 0 and 1"),
     "size": (lambda make, run: ["info", run, "--size", "large"], "HEIGHTxWIDTH"),
     "val of nothing": (lambda make, run: ["val"], "MODEL --data"),
     "results that are none": (lambda make, run: ["val", *_results(make, {"a": 1})], "no list of COCO results"),
     "result of another picture": (
-        lambda make, run: ["val", *_results(make, [{"image_id": 99, "category_id": 1, "bbox": [0, 0, 1, 1], "score": 1}])],
+        lambda make, run: ["val", *_results(make, [{"image_id": 99, "category_id": 1, "bbox": [0] * 4, "score": 1}])],
         "image 99",
     ),
 }  # fmt: skip

@@ -1,7 +1,9 @@
 """A run's life: train, stop, resume, within minutes or epochs."""
 
 import json
+import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -10,12 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny import TINY
 
 from opendetr import api
 from opendetr.checkpoints.native import load_checkpoint
 from opendetr.errors import UserError
-
-from .conftest import TINY
 
 
 def lines(run: Path) -> list[dict]:
@@ -98,18 +99,22 @@ def test_val_pictures_that_were_trained_on_choose_nothing(digits, tmp_path, caps
 
 
 def test_gradients_accumulate_to_those_of_the_whole_batch(digits, tmp_path):
-    """Eight pictures at once, or two by two with shared normalisers: one and the same update (no dropout)."""
-    options = {**TINY, "epochs": 1, "overrides": ["model.dropout=0", "data.crop_probability=0"]}
-    # Batch norm looks at the batch, so it has to be fixed for this law: pretrained backbones are.
-    options["overrides"] += ["model.backbone=tf_efficientnet_lite0", "model.backbone_weights=auto"]
-    once = api.train(digits, **{**options, "output": tmp_path / "once"})
-    options["overrides"] = [*options["overrides"], "train.accumulate=4"]
-    four = api.train(digits, **{**options, "batch_size": 2, "output": tmp_path / "four"})
-    expected, found = (load_file(run / "last" / "model.safetensors") for run in (once, four))
-    for (
-        name
-    ) in expected:  # AdamW's first steps divide by the gradient's size: rounding is magnified to about 1e-3 of lr
-        torch.testing.assert_close(found[name], expected[name], atol=2e-5, rtol=1e-3)
+    """Eight pictures at once, or two by two with shared normalisers: one and the same update."""
+    # Batch norm looks at the batch and dropout draws per batch, so both have to be off for this law.
+    off = ["model.dropout=0", "model.backbone=tf_efficientnet_lite0", "model.backbone_weights=auto"]
+
+    def weights(name, **changes):
+        options = TINY | {"epochs": 1, "output": tmp_path / name} | changes
+        return load_file(api.train(digits, **options) / "last" / "model.safetensors")
+
+    start = weights("start", overrides=[*off, "train.lr=0", "train.backbone_lr=0"])
+    whole = weights("whole", overrides=off)
+    parts = weights("parts", overrides=[*off, "train.accumulate=4"], batch_size=2)
+    difference = sum((whole[name] - parts[name]).norm() ** 2 for name in start) ** 0.5
+    update = sum((whole[name] - start[name]).norm() ** 2 for name in start) ** 0.5
+    # Adam's first steps have the size of the learning rate whatever the gradient's, so where it is all but zero its
+    # rounding decides; without the shared normalisers the difference is half of the update.
+    assert difference < 0.05 * update
 
 
 def test_a_batch_without_any_object_trains_the_class_head_only(coco_folder, tmp_path):
@@ -133,7 +138,7 @@ def test_ctrl_c_ends_cleanly_and_the_run_can_be_continued(digits, tmp_path):
         assert process.poll() is None, process.stderr.read()
         assert time.time() < deadline
     process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert "Traceback" not in errors
     stopped = lines(tmp_path / "run")[-1]
@@ -147,15 +152,18 @@ def test_two_processes_agree_and_survive_a_rank_without_objects(coco_folder, tmp
     """gloo on two CPU processes; every second picture is empty, so one process may see no object at all."""
     folder = coco_folder(boxes_per_picture=[2, 0, 1, 0, 3, 0, 1, 0])
     code = (
-        "from opendetr import api;"
-        f"api.train({str(folder)!r}, preset='detr-tiny', image_size=64, batch_size=1, workers=0, device='cpu', epochs=2,"
-        f" output={str(tmp_path / 'run')!r})"
+        f"from opendetr import api; api.train({str(folder)!r}, preset='detr-tiny', image_size=64, batch_size=1,"
+        f" workers=0, device='cpu', epochs=2, output={str(tmp_path / 'run')!r})"
     )
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "--no-python"]
-    result = subprocess.run(
-        [*launcher, sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=False
-    )
-    assert result.returncode == 0, result.stderr[-2000:]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    processes = [  # what torchrun and accelerate launch set up
+        subprocess.Popen([sys.executable, "-c", code], env=shared | {"RANK": rank, "LOCAL_RANK": rank})
+        for rank in ("0", "1")
+    ]
+    assert [process.wait(timeout=240) for process in processes] == [0, 0]
     assert [line["epoch"] for line in lines(tmp_path / "run")] == [1, 2]
     assert lines(tmp_path / "run")[-1]["step"] == 8  # 8 pictures, 2 per step, 2 epochs
 

@@ -161,7 +161,7 @@ def test_weights_that_are_nowhere_are_never_silently_random(monkeypatch):
     monkeypatch.setattr(backbone_module, "_from_hub", lambda body: None)
     monkeypatch.setattr(backbone_module, "_from_package", lambda name: None)
     for name in ("test_resnet", "tf_efficientnet_lite0"):
-        with pytest.raises(UserError, match="not found in the local cache.*pip install.*FILE.*none"):
+        with pytest.raises(UserError, match=r"not found in the local cache.*pip install.*FILE.*none"):
             load_imagenet_weights(Backbone(name, pretrained=True).body, name, "auto")
 
 

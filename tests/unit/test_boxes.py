@@ -47,6 +47,14 @@ def test_bounds_symmetry_and_order(a, b):
     assert torch.equal(giou, generalized_box_iou(b, a))
 
 
+def test_rounding_never_lifts_giou_above_iou():
+    """One box inside the other: the hull is the union, but for rounding."""
+    torch.manual_seed(0)
+    outer = torch.cat([torch.rand(10_000, 2), 1 + torch.rand(10_000, 2)], dim=1)
+    inner = outer + torch.rand(10_000, 4) * torch.tensor([0.1, 0.1, -0.1, -0.1])
+    assert (generalized_box_iou(inner, outer) <= box_iou(inner, outer)).all()
+
+
 @given(boxes())
 def test_a_box_and_itself(a):
     assert torch.equal(box_iou(a, a), torch.ones(3))
@@ -84,13 +92,14 @@ def test_equal_to_torchvision(a, b):
         ([2.0, 0.0, 4.0, 2.0], 0.0, 0.0),  # side by side
         ([6.0, 0.0, 8.0, 2.0], 0.0, -0.5),
         ([1.0, 1.0, 1.0, 1.0], 0.0, 0.0),  # empty, inside
-        ([3.0, 3.0, 1.0, 1.0], 0.0, -0.0),  # reversed: counts as empty
+        ([8.0, 0.0, 6.0, 2.0], 0.0, -2 / 3),  # reversed: has no area
     ],
 )
 def test_by_hand(other, iou, giou):
     one, other = torch.tensor([0.0, 0.0, 2.0, 2.0]), torch.tensor(other)
-    assert float(box_iou(one, other)) == pytest.approx(iou, abs=ROUNDING)
-    assert float(generalized_box_iou(one, other)) == pytest.approx(giou, abs=ROUNDING)
+    for pair in ((one, other), (other, one)):
+        assert float(box_iou(*pair)) == pytest.approx(iou, abs=ROUNDING)
+        assert float(generalized_box_iou(*pair)) == pytest.approx(giou, abs=ROUNDING)
 
 
 @given(anything, anything)

@@ -42,13 +42,11 @@ def test_above_keeps_what_reaches_the_threshold_and_all_about_it(detections, thr
 
 
 def test_coco_results_are_width_and_height_not_clipped_and_without_unused_classes(detections):
+    of_picture = {"image_id": 42, "file_name": "a.jpg"}
     assert detections.to_coco() == [
-        {"image_id": 42, "file_name": "a.jpg", "category_id": 7, "name": "cat", "bbox": [-5.0, 1.0, 15.0, 20.0], "score": 0.5},
-        {
-            "image_id": 42, "file_name": "a.jpg", "category_id": 90, "name": "dog", "bbox": [0.0, 0.0, 4.0, 2.0],
-            "score": pytest.approx(0.9),
-        },
-    ]  # fmt: skip
+        {**of_picture, "category_id": 7, "name": "cat", "bbox": [-5.0, 1.0, 15.0, 20.0], "score": 0.5},
+        {**of_picture, "category_id": 90, "name": "dog", "bbox": [0.0, 0.0, 4.0, 2.0], "score": pytest.approx(0.9)},
+    ]
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.95])

@@ -122,7 +122,8 @@ def test_a_failure_leaves_the_old_folder(tmp_path, error, before):
             (new / "two").write_text("half")
             raise error
 
-    pytest.raises(error, fail)
+    with pytest.raises(error):
+        fail()
     assert names(tmp_path) == ({"last"} if before else set())
     assert not before or names(folder) == {"one"}
 

@@ -168,22 +168,29 @@ def test_no_mask_where_nothing_is_padded(dataset):
 
 
 @given(st.lists(st.tuples(st.integers(1, 40), st.integers(0, 1)), max_size=120), st.integers(1, 5))
-def test_groups_have_one_shape_lose_nothing_and_wait_within_bounds(shapes, batch_size):
+def test_groups_have_one_shape_and_lose_nothing(shapes, batch_size):
+    seen: list[int] = []
+    for group in group_equal_shapes(enumerate(shapes), lambda item: item[1], batch_size):
+        assert 1 <= len(group) <= batch_size
+        assert len({shape for _, shape in group}) == 1
+        assert [number for number, _ in group] == sorted(number for number, _ in group)
+        seen += [number for number, _ in group]
+    assert sorted(seen) == list(range(len(shapes)))
+
+
+def test_pictures_without_companions_do_not_pile_up():
     read = 0
 
     def items():
         nonlocal read
-        for read, shape in enumerate(shapes, start=1):
-            yield read - 1, shape
+        for read in range(1, 201):
+            yield read
 
-    seen: list[int] = []
-    for group in group_equal_shapes(items(), lambda item: item[1], batch_size):
-        assert 1 <= len(group) <= batch_size
-        assert len({shape for _, shape in group}) == 1
-        assert [number for number, _ in group] == sorted(number for number, _ in group)
-        assert read - len(seen) <= 8 * batch_size
-        seen += [number for number, _ in group]
-    assert sorted(seen) == list(range(len(shapes)))
+    seen = 0
+    for group in group_equal_shapes(items(), lambda item: (item,), 2):
+        assert read - seen <= 16
+        seen += len(group)
+    assert seen == 200
 
 
 def test_equal_shapes_fill_their_batches():

@@ -3,6 +3,7 @@ from itertools import permutations, product
 import pytest
 import torch
 
+from opendetr.boxes import cxcywh_to_xyxy, generalized_box_iou
 from opendetr.loss.matcher import CostWeights, match, matching_cost
 from opendetr.scoring import SoftmaxScoring
 from opendetr.structures import DetrOutput, Matches, Targets
@@ -57,7 +58,9 @@ def test_the_cost_is_the_weighted_sum_of_its_terms(random_output, random_targets
     torch.testing.assert_close(cost(1.0, 5.0, 2.0), parts[0] + 5 * parts[1] + 2 * parts[2])
     l1 = (output.boxes_cxcywh[:, :, None] - targets.boxes_cxcywh[None, :, :, None]).abs().sum(-1)
     torch.testing.assert_close(parts[1], l1)
-    assert all(part.abs().max() > 0 for part in parts)
+    torch.testing.assert_close(parts[0], SCORING.matching_cost(output.logits, targets.labels))
+    predicted, true = cxcywh_to_xyxy(output.boxes_cxcywh), cxcywh_to_xyxy(targets.boxes_cxcywh)
+    torch.testing.assert_close(parts[2], -generalized_box_iou(predicted[:, :, None], true[None, :, :, None]))
 
 
 def test_one_batch_is_the_loop_over_layers_and_images(random_output, random_targets):

@@ -23,7 +23,6 @@ class OutOfTimeError(Exception):
     """The evaluation did not finish before its deadline."""
 
 
-@torch.inference_mode()
 def detect_split(
     model: nn.Module,
     scoring: Scoring,
@@ -65,7 +64,7 @@ def detect_split(
         if deadline is not None and time.time() > deadline:
             raise OutOfTimeError
         batch, _ = collate([sample for _, sample in group])
-        with autocast(device, precision):
+        with torch.inference_mode(), autocast(device, precision):
             output = model(batch.to(device).images, None)
         yield from zip((position for position, _ in group), postprocess(output, batch, scoring, label_map))
 

@@ -78,7 +78,6 @@ class Detector:
         names = (str(picture) if isinstance(picture, str | Path) else "" for picture in pictures)
         return [replace(found[position], file_name=name) for position, name in enumerate(names)]
 
-    @torch.inference_mode()
     def stream(
         self, images: Iterable[tuple[int, Image.Image]], threshold: float = 0.5, batch_size: int = 4
     ) -> Iterator[tuple[int, Detections]]:
@@ -90,7 +89,7 @@ class Detector:
         for group in group_equal_shapes(waiting, lambda item: tuple(item[1].shape), batch_size):
             numbers, tensors, sizes = zip(*group)
             batch = Batch(torch.stack(tensors), None, torch.tensor(sizes), torch.tensor(numbers))
-            with autocast(self.device, self.precision):
+            with torch.inference_mode(), autocast(self.device, self.precision):
                 output = self.model(batch.to(self.device).images, None)
             found = postprocess(output, batch, self.model.scoring, self.checkpoint.label_map)
             for number, detections in zip(numbers, found):
