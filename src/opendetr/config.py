@@ -67,7 +67,7 @@ class DataConfig:
     train_split: Annotated[str, "the split to learn from"] = "train"
     val_split: Annotated[str, "the split that chooses the best weights"] = "val"
     image_size: Annotated[int, "the shorter side at evaluation and prediction"] = 800
-    max_size: Annotated[int, "the longer side is never above this"] = 1333
+    max_size: Annotated[int, "the longer side is not above this, but for rounding"] = 1333
     train_sizes: Annotated[tuple[int, ...], "the shorter side in training, one drawn per picture"] = (
         480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800,
     )  # fmt: skip

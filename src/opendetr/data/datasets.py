@@ -94,7 +94,9 @@ def read_coco(source: Path, image_folder: Path) -> DatasetIndex:
     coco = read_coco_file(source)
     label_map = LabelMap.from_categories(coco["categories"], str(source))
     records, dropped = [], []
-    of_image = _annotations_by_image(coco, label_map, source)
+    of_image: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in coco["images"]}
+    for annotation in coco["annotations"]:
+        of_image[annotation["image_id"]].append(annotation)
     for image in coco["images"]:
         path = image_folder / image["file_name"]
         if not path.is_file():
@@ -149,16 +151,17 @@ def read_coco_file(source: Path) -> dict[str, Any]:
             raise UserError(
                 f"{source}: every annotation needs a bbox [x, y, width, height] in pixels, got {annotation}"
             )
-        if annotation.get("image_id") not in seen:
+        if not isinstance(annotation.get("image_id"), int) or annotation["image_id"] not in seen:
             raise UserError(
                 f"{source}: annotation {annotation.get('id')} belongs to image {annotation.get('image_id')}, "
                 f"which is not listed; add the image or remove the annotation"
             )
+    _require_listed_categories(coco, source)
     return coco
 
 
-def _annotations_by_image(coco: dict[str, Any], label_map: LabelMap, source: Path) -> dict[int, list[dict[str, Any]]]:
-    of_image: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in coco["images"]}
+def _require_listed_categories(coco: dict[str, Any], source: Path) -> None:
+    label_map = LabelMap.from_categories(coco["categories"], str(source))
     for annotation in coco["annotations"]:
         try:
             known = int(annotation["category_id"]) in label_map.index_of
@@ -169,8 +172,6 @@ def _annotations_by_image(coco: dict[str, Any], label_map: LabelMap, source: Pat
                 f"{source}: annotation {annotation.get('id')} has category {annotation.get('category_id')}, "
                 f"which is not listed; the categories are {label_map.describe()}"
             )
-        of_image[annotation["image_id"]].append(annotation)
-    return of_image
 
 
 def _clip(bbox: Sequence[float | int], width: int, height: int) -> tuple[list[float], str]:

@@ -66,14 +66,24 @@ def evaluate_files(detections: Path, annotations: Path) -> CocoMetrics:
             f"{detections} is no list of COCO results; expected [{{image_id, category_id, bbox, score}}, ...]"
         )
     images = {image["id"] for image in truth["images"]}
+    if not images:
+        raise UserError(f"{annotations}: the list 'images' is empty; at least one picture is needed")
     for entry in results:
-        if not isinstance(entry, dict) or not {"image_id", "category_id", "bbox", "score"} <= entry.keys():
+        if not _is_result(entry):
             raise UserError(f"{detections}: every result needs image_id, category_id, bbox and score, got {entry}")
         if entry["image_id"] not in images:
             raise UserError(
                 f"{detections}: a result names image {entry['image_id']}, which {annotations} does not list"
             )
     return evaluate_detections(truth, results)
+
+
+def _is_result(entry: Any) -> bool:
+    """Whether all a COCO result needs is there and of its kind."""
+    if not isinstance(entry, dict) or not isinstance(box := entry.get("bbox"), list) or len(box) != 4:
+        return False
+    numbers = (entry.get("image_id"), entry.get("category_id"), entry.get("score"), *box)
+    return all(isinstance(number, int | float) for number in numbers)
 
 
 def _complete(annotation: Mapping[str, Any], number: int) -> dict[str, Any]:
