@@ -9,6 +9,7 @@ import pytest
 from jaxtyping import install_import_hook
 from PIL import Image, ImageDraw
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # pytest -n 2 on two cores: more threads would wait for each other
 install_import_hook("opendetr", "checked.check")  # before anything imports opendetr
 
 from opendetr.data.digits import write_digits  # noqa: E402
