@@ -9,7 +9,7 @@ from typing import Any, Literal
 from opendetr.checkpoints.native import Checkpoint, load_checkpoint
 from opendetr.config import load_recipe, resolve_config
 from opendetr.data.check import check_pictures
-from opendetr.data.datasets import known_image_ids, load_index
+from opendetr.data.datasets import known_images, load_index
 from opendetr.data.images import read_image
 from opendetr.devices import place, resolve_device
 from opendetr.errors import UserError
@@ -80,6 +80,8 @@ def train(
         UserError: bad input of any kind; nothing has been written then.
     """
     started = started or time.time()
+    if minutes is not None and not minutes > 0:
+        raise UserError(f"--minutes must be above 0, got {minutes}")
     if epochs is not None and minutes is not None:
         raise UserError("--epochs and --minutes exclude each other: give the one that ends the run")
     options = {
@@ -105,9 +107,8 @@ def train(
     console.print(f"\n{trainer.config.to_toml()}")
     write_text(run / "config.toml", trainer.config.to_toml())
     trainer.fit()
-    console.print(
-        f"The run is in {run}; next: opendetr val {run} --data {config.data.root} --split {config.data.val_split}"
-    )
+    split = config.data.val_split if trainer.val_index is not None else "SPLIT"
+    console.print(f"The run is in {run}; next: opendetr val {run} --data {config.data.root} --split {split}")
     return run
 
 
@@ -125,6 +126,7 @@ def val(
     Raises:
         UserError: no such model, data set or split; or a category the model has never heard of.
     """
+    require_positive_batch(batch_size)
     checkpoint = load_checkpoint(model)
     index = load_index(Path(data), split)
     checkpoint.label_map.require_same_categories(index.label_map, str(index.source))
@@ -164,9 +166,17 @@ def predict(
     """
     if not 0 <= threshold <= 1:
         raise UserError(f"--threshold must be between 0 and 1, got {threshold}")
-    folder, paths = Path(output), expand_sources(list(sources))
+    folder = Path(output)
+    paths = expand_sources(list(sources), folder)
+    if not paths:
+        raise UserError(
+            f"nothing to detect in: every source lies in --output {folder}; choose another folder for results"
+        )
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--output {folder} is a file; expected a folder, or a name that is not taken")
+    require_positive_batch(batch_size)
     detector = Detector.load(model, device, precision)
-    image_ids, names = _image_ids(paths), _distinct_names(paths)
+    known, names = _known_images(paths), _distinct_names(paths)
     folder.mkdir(parents=True, exist_ok=True)
     broken: list[str] = []
 
@@ -180,7 +190,8 @@ def predict(
     found: dict[int, list[dict[str, Any]]] = {}
     for position, detections in track(detector.stream(readable(), threshold, batch_size), "detecting", len(paths)):
         path = paths[position]
-        detections = replace(detections, image_id=image_ids[position], file_name=path.name)
+        file_name, image_id = known[position]
+        detections = replace(detections, image_id=image_id, file_name=file_name)
         draw(read_image(path), detections).save(folder / names[position], quality=95)
         found[position] = detections.to_coco()
     entries = [entry for position in sorted(found) for entry in found[position]]
@@ -242,13 +253,31 @@ def _free_folder(folder: Path) -> Path:
     return next(candidate for candidate in candidates if not candidate.exists())
 
 
-def _image_ids(paths: list[Path]) -> list[int]:
-    """The data set's ids where every picture has one of its own, else 1, 2, 3, ..."""
-    known = {folder: known_image_ids(folder) for folder in {path.parent for path in paths}}
-    ids = [known[path.parent].get(path.name) for path in paths]
-    if None in ids or len(set(ids)) < len(ids):
-        return list(range(1, len(paths) + 1))
-    return [image_id for image_id in ids if image_id is not None]
+def _known_images(paths: list[Path]) -> list[tuple[str, int]]:
+    """File name and id of every picture: the data set's where each has its own, else its name and 1, 2, 3, ..."""
+    of_folder: dict[Path, dict[str, int]] = {}
+    found: list[tuple[str, int]] = []
+    for path in paths:
+        for folder in path.resolve().parents[:3]:  # a data set's file names may have folders in them
+            if folder not in of_folder:
+                of_folder[folder] = known_images(folder)
+            name = path.resolve().relative_to(folder).as_posix()
+            if name in of_folder[folder]:
+                found.append((name, of_folder[folder][name]))
+                break
+    if len({image_id for _, image_id in found}) < len(paths):
+        return [(path.name, number) for number, path in enumerate(paths, start=1)]
+    return found
+
+
+def require_positive_batch(batch_size: int) -> None:
+    """Check a batch size.
+
+    Raises:
+        UserError: it is below 1.
+    """
+    if batch_size < 1:
+        raise UserError(f"--batch-size must be at least 1, got {batch_size}")
 
 
 def _distinct_names(paths: list[Path]) -> list[str]:

@@ -32,6 +32,9 @@ def main() -> None:
     except UserError as error:
         print(f"opendetr: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:  # a full disk, a folder without permission: still one sentence
+        print(f"opendetr: {error.filename or 'a file'} cannot be used: {error.strerror or error}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print("opendetr: stopped", file=sys.stderr)
         sys.exit(130)
@@ -121,7 +124,9 @@ def val(
         raise UserError("val needs either MODEL --data DIR, or --detections RESULTS.json --annotations TRUTH.json")
     from opendetr import api
     from opendetr.evaluation.report import print_metrics
-    from opendetr.files import write_json
+    from opendetr.files import require_writable, write_json
+
+    require_writable(json)
 
     if detections is not None and annotations is not None:
         metrics = api.val_files(detections, annotations)
@@ -164,8 +169,9 @@ def info(
     """What a model is: classes, parameters, GFLOPs, preprocessing, origin."""
     from opendetr import api
     from opendetr.evaluation.report import print_info
-    from opendetr.files import write_json
+    from opendetr.files import require_writable, write_json
 
+    require_writable(json)
     facts = api.info(model, None if size is None else _parse_size(size))
     print_info(facts)
     if json is not None:

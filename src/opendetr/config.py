@@ -158,6 +158,7 @@ class TrainConfig:
             _require(self, name, getattr(self, name) >= 0, "at least 0")
         _require(self, "lr_drop", 0 < self.lr_drop <= 1, "above 0 and at most 1 (a fraction of the run)")
         _require(self, "workers", self.workers >= -1, "at least -1")
+        _require(self, "seed", 0 <= self.seed < 2**32, "a whole number from 0 to 2**32 - 1")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -287,7 +288,10 @@ def load_recipe(name: str) -> RunConfig:
             raise UserError(
                 f"--recipe {name}: the file does not exist; shipped recipes are: {', '.join(recipe_names())}"
             )
-        text = path.read_text(encoding="utf-8")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise UserError(f"--recipe {name} is no text file; expected a recipe in TOML") from None
     elif name in recipe_names():
         text = resources.files("opendetr.recipes").joinpath(f"{name}.toml").read_text(encoding="utf-8")
     else:

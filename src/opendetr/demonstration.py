@@ -80,10 +80,10 @@ def _summary(metrics: CocoMetrics, history: list[dict[str, Any]], pictures: int)
     """What the numbers say, plainly, good or bad."""
     first, last = history[0], history[-1]
     learned = (
-        f"In {last['epoch']:g} epochs ({last['seconds'] / 60:.1f} minutes) the loss fell from {first['loss']:.1f} to "
-        f"{last['loss']:.1f} and the IoU of matched boxes rose from {first['matched_iou']:.2f} to "
-        f"{last['matched_iou']:.2f}. On {pictures} held-out scenes, whose digits and backgrounds were never seen in "
-        f"training: AP {metrics.summary['AP']:.3f}, AP50 {metrics.summary['AP50']:.3f}."
+        f"In {last['epoch']:g} epochs ({last['seconds'] / 60:.1f} minutes) the loss went from {first['loss']} to "
+        f"{last['loss']} and the mean IoU of matched boxes from {first['matched_iou']} to {last['matched_iou']}. "
+        f"On {pictures} held-out scenes, whose digits and backgrounds were never seen in training: "
+        f"AP {metrics.summary['AP']:.3f}, AP50 {metrics.summary['AP50']:.3f}."
     )
     if metrics.summary["AP50"] >= WANTED_AP50:
         return learned

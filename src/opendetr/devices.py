@@ -1,4 +1,4 @@
-"""Where and in which precision a model runs: the only file that names devices."""
+"""Where and in which precision a model runs."""
 
 import os
 from contextlib import AbstractContextManager, nullcontext
@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from opendetr.errors import UserError
+from opendetr.errors import UserError, first_line
 
 
 def resolve_device(name: str) -> torch.device:
@@ -25,7 +25,10 @@ def resolve_device(name: str) -> torch.device:
         raise UserError(
             f"--device {name} is not available: this machine has {present}; --device auto chooses among them"
         )
-    return torch.device(name)
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"--device {name} is not understood ({first_line(error)})") from None
 
 
 Model = TypeVar("Model", bound=nn.Module)

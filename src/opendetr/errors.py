@@ -21,3 +21,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     match = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"did you mean '{match[0]}'?" if match else f"known are: {', '.join(known)}"
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of another library says, as much of it as fits into our sentence."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

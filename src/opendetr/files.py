@@ -24,6 +24,16 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
+def require_writable(path: Path | None) -> None:
+    """Check before long work that its result can be written; None needs nothing.
+
+    Raises:
+        UserError: the path is a folder, or lies below a file.
+    """
+    if path is not None and (path.is_dir() or any(parent.is_file() for parent in path.parents)):
+        raise UserError(f"{path} cannot be written: a file name in a folder is needed")
+
+
 def read_json(path: Path, expected: str) -> Any:
     """The content of a JSON file. `expected` says what the file should have been, for the error's sentence.
 
@@ -63,7 +73,13 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
 
 
 def recover_folder(folder: Path) -> None:
-    """Undo a replacement that was killed between its two renames."""
+    """Undo a replacement that was killed between its two renames. For writers; readers use `current_folder`."""
     old = folder.with_name(f".{folder.name}.old")
     if not folder.exists() and old.exists():
         old.replace(folder)
+
+
+def current_folder(folder: Path) -> Path:
+    """Where the folder's content is right now, even between the two renames of a replacement under way."""
+    old = folder.with_name(f".{folder.name}.old")
+    return old if not folder.exists() and old.exists() else folder

@@ -10,6 +10,17 @@ from opendetr.errors import UserError
 UNUSED = "N/A"
 
 
+def whole_number(value: Any) -> int:
+    """A raw category id: a whole number, which some files write as text or with a decimal point.
+
+    Raises:
+        ValueError: it is anything else.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | str) or not float(value).is_integer():
+        raise ValueError(f"{value!r} is no whole number")
+    return int(float(value))
+
+
 @dataclass(frozen=True)
 class LabelMap:
     """The classes of a model.
@@ -40,10 +51,11 @@ class LabelMap:
         names: dict[int, str] = {}
         for category in categories:
             try:
-                category_id, name = int(category["id"]), str(category["name"])
-                if category_id != float(category["id"]):
-                    raise ValueError
-            except (KeyError, TypeError, ValueError, OverflowError):
+                category_id, name = whole_number(category["id"]), category["name"]
+                if not isinstance(name, str | int):
+                    raise TypeError
+                name = str(name)
+            except (KeyError, TypeError, ValueError):
                 raise UserError(
                     f"{source}: every category needs a whole-number 'id' and a 'name', got {category}"
                 ) from None

@@ -22,7 +22,8 @@ PUBLIC_NAMES = {
 COMMANDS = {
     "demo": {"--output"},
     "train": {
-        "--data", "--recipe", "--preset", "--train-split", "--val-split", "--output", "--resume", "--epochs", "--minutes",
+        "--data", "--recipe", "--preset", "--train-split", "--val-split", "--output", "--resume", "--epochs",
+        "--minutes",
         "--seed", "--batch-size", "--image-size", "--backbone", "--backbone-weights", "--workers", "--precision",
         "--device", "--set",
     },
@@ -80,7 +81,8 @@ def test_weight_names_of_the_paper_model():
     model = build_model(PRESETS["detr-r50"], LossConfig(), num_classes=91)
     names = sorted(name for name in model.state_dict() if not name.startswith("backbone."))
     assert names[:5] == [
-        "bbox_embed.layers.0.bias", "bbox_embed.layers.0.weight", "bbox_embed.layers.1.bias", "bbox_embed.layers.1.weight",
+        "bbox_embed.layers.0.bias", "bbox_embed.layers.0.weight", "bbox_embed.layers.1.bias",
+        "bbox_embed.layers.1.weight",
         "bbox_embed.layers.2.bias",
     ]  # fmt: skip
     assert {"class_embed.weight", "input_proj.weight", "query_embed.weight", "transformer.decoder.norm.weight"} <= set(

@@ -50,7 +50,16 @@ CASES = {
     "model that is missing": (lambda make, run: ["info", "no-model"], "does not exist"),
     "damaged model": (lambda make, run: ["info", _damaged(make, run)], "model.safetensors"),
     "picture that is missing": (lambda make, run: ["predict", run, "no.jpg", "--output", "out"], "no.jpg"),
-    "threshold": (lambda make, run: ["predict", run, "a.jpg", "--output", "out", "--threshold", "7"], "between 0 and 1"),
+    "threshold": (lambda make, run: ["predict", run, "a.jpg", "--output", "o", "--threshold", "7"], "between 0 and 1"),
+    "results in the place of the pictures": (
+        lambda make, run: ["predict", run, (folder := make()) / "images", "--output", folder / "images"],
+        "nothing to detect in",
+    ),
+    "output that is a file": (lambda make, run: train(folder := make(), "--output", _file(folder)), "is a file"),
+    "numbers into a folder": (lambda make, run: ["val", run, "--data", (f := make()), "--json", f], "be written"),
+    "no minutes": (lambda make, run: ["train", "--data", make(), "--minutes", "0"], "above 0"),
+    "no batch": (lambda make, run: ["val", run, "--data", make(), "--batch-size", "0"], "at least 1"),
+    "random and fixed": (lambda make, run: train(make(), "--set", "train.backbone_lr=0"), "random weights"),
     "size": (lambda make, run: ["info", run, "--size", "large"], "HEIGHTxWIDTH"),
     "val of nothing": (lambda make, run: ["val"], "MODEL --data"),
     "results that are none": (lambda make, run: ["val", *_results(make, {"a": 1})], "no list of COCO results"),
@@ -82,6 +91,11 @@ def _with_text(make, text):
     folder = make()
     (folder / "annotations/train.json").write_text(text)
     return folder
+
+
+def _file(folder):
+    (folder / "taken").write_text("something")
+    return folder / "taken"
 
 
 def _without_picture(folder):

@@ -98,6 +98,48 @@ def test_val_pictures_that_were_trained_on_choose_nothing(digits, tmp_path, caps
     assert "only the last are kept" in capsys.readouterr().out.replace("\n", " ")
 
 
+def test_an_undefined_ap_is_never_the_best(coco_folder, tmp_path):
+    folder = coco_folder(boxes_per_picture=[0, 0])
+    run = api.train(folder, **{**TINY, "batch_size": 1}, epochs=1, output=tmp_path / "run")
+    assert lines(run)[-1].get("val_AP", -1) == -1
+    assert not (run / "best").exists()
+
+
+def test_a_failing_evaluation_does_not_lose_the_epoch(digits, tmp_path, monkeypatch):
+    def fail(*args, **options):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("opendetr.training.loop.metrics_of", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        api.train(digits, **TINY, epochs=2, output=tmp_path / "run")
+    assert load_checkpoint(tmp_path / "run").source.name == "last"
+    monkeypatch.undo()
+    api.train(resume=tmp_path / "run")
+    assert [line["epoch"] for line in lines(tmp_path / "run")] == [1, 2]
+
+
+def test_a_diverged_model_is_saved_and_measured(digits, tmp_path, capsys):
+    run = api.train(digits, **TINY, epochs=2, output=tmp_path / "run", overrides=["train.lr=1e30"])
+    assert lines(run)[-1]["skipped_steps"] > 0
+    assert "not finite" in capsys.readouterr().out
+
+
+def test_a_data_set_that_grew_begins_the_unfinished_epoch_anew(coco_folder, tmp_path):
+    small, large = coco_folder(boxes_per_picture=[1] * 4), coco_folder(boxes_per_picture=[1] * 6)
+    run = api.train(small, **{**TINY, "batch_size": 1}, minutes=1e-4, output=tmp_path / "run")
+    api.train(large, resume=run, epochs=1)
+    assert lines(run)[-1]["epoch"] == 1
+
+
+def test_the_minutes_of_resumed_sessions_add_up(digits, tmp_path):
+    run = api.train(digits, **TINY, minutes=1e-4, output=tmp_path / "run")
+    api.train(resume=run, minutes=2e-4)
+    state = torch.load(run / "last" / "training.pt", weights_only=True)
+    first = lines(run)[0]["seconds"]
+    assert state["total_seconds"] == pytest.approx(first + 2e-4 * 60, abs=5.0)
+    assert state["total_seconds"] > first
+
+
 def test_gradients_accumulate_to_those_of_the_whole_batch(digits, tmp_path):
     """Eight pictures at once, or two by two with shared normalisers: one and the same update."""
     # Batch norm and padding look at the batch and dropout draws per batch: all are off for this law.
@@ -128,17 +170,29 @@ def test_a_batch_without_any_object_trains_the_class_head_only(coco_folder, tmp_
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_ctrl_c_ends_cleanly_and_the_run_can_be_continued(digits, tmp_path):
-    words = ["train", "--data", digits, "--preset", "detr-tiny", "--image-size", "64", "--epochs", "1000"]
+    words = [
+        "train",
+        "--data",
+        digits,
+        "--preset",
+        "detr-tiny",
+        "--image-size",
+        "64",
+        "--epochs",
+        "1000",
+        "--workers",
+        "2",
+    ]
     code = "from opendetr.cli import main; main()"
     process = subprocess.Popen(
         [sys.executable, "-c", code, *map(str, words), "--output", str(tmp_path / "run")],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     deadline = time.time() + 120
     while not (tmp_path / "run" / "last" / "model.safetensors").exists():
         assert process.poll() is None, process.stderr.read()
         assert time.time() < deadline
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: loader workers get it too
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert "Traceback" not in errors
@@ -164,7 +218,11 @@ def test_two_processes_agree_and_survive_a_rank_without_objects(coco_folder, tmp
         subprocess.Popen([sys.executable, "-c", code], env=shared | {"RANK": rank, "LOCAL_RANK": rank})
         for rank in ("0", "1")
     ]
-    assert [process.wait(timeout=240) for process in processes] == [0, 0]
+    try:
+        assert [process.wait(timeout=240) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
     assert [line["epoch"] for line in lines(tmp_path / "run")] == [1, 2]
     assert lines(tmp_path / "run")[-1]["step"] == 8  # 8 pictures, 2 per step, 2 epochs
 
@@ -182,5 +240,10 @@ def test_eight_real_pictures_can_be_learned_by_heart(test_data, tmp_path):
     (folder / "annotations").mkdir(parents=True)
     (folder / "images").symlink_to(test_data / "bccd/images")
     (folder / "annotations/train.json").write_text(json.dumps(small))
-    run = api.train(folder, recipe="overfit", output=tmp_path / "run")
+    overfit = [
+        "data.image_size=240", "data.max_size=320", "data.train_sizes=[240]", "data.crop_probability=0",
+        "data.horizontal_flip=0", "model.dropout=0", "model.pre_norm=true", "model.num_queries=40",
+        "loss.no_object_weight=0.5", "train.lr=5e-4", "train.backbone_lr=0", "train.lr_drop=0.85",
+    ]  # fmt: skip
+    run = api.train(folder, preset="detr-small", epochs=500, batch_size=4, overrides=overfit, output=tmp_path / "run")
     assert api.val(run, folder, "train").summary["AP50"] >= 0.9

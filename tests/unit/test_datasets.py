@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from opendetr.data.check import check_pictures, describe, warnings
-from opendetr.data.datasets import count_objects, has_split, known_image_ids, load_index, shared_pictures
+from opendetr.data.datasets import count_objects, has_split, known_images, load_index, shared_pictures
 from opendetr.errors import UserError
 
 TRAIN = Path("annotations/train.json")
@@ -69,7 +69,7 @@ def test_three_layouts_hold_the_same(coco_folder, layout, written, names):
         assert all(record.path.is_file() for record in index.records)
         assert has_split(root, name)
     assert not has_split(root, "test2")
-    assert has_split(root, "valid") == (layout != "roboflow" and "valid" in written)
+    assert has_split(root, "valid") == ("valid" in written)  # the name on disk is understood too
 
 
 def test_labels_and_boxes_are_those_of_the_file(coco_folder):
@@ -246,17 +246,17 @@ def test_equal_size_alone_is_not_shared(coco_folder):
 )
 def test_the_image_ids_of_a_folder_that_belongs_to_a_data_set(coco_folder, layout, folder, expected):
     root = coco_folder((1, 0), ("train", "valid"), layout)
-    assert known_image_ids(root / folder) == expected
+    assert known_images(root / folder) == expected
 
 
 def test_a_folder_without_a_data_set_or_with_two_that_disagree_has_no_image_ids(coco_folder, edit_json, tmp_path):
-    assert known_image_ids(tmp_path) == {}
+    assert known_images(tmp_path) == {}
     root = coco_folder((1, 0), ("train", "val"))
-    assert known_image_ids(root / "annotations") == {}
+    assert known_images(root / "annotations") == {}
     edit_json(root / "annotations/val.json", put("images", 1, file_name="train_0.png"))
-    assert known_image_ids(root / "images") == {}
+    assert known_images(root / "images") == {}
     (root / "annotations/val.json").write_text("{")
-    assert known_image_ids(root / "images") == {}
+    assert known_images(root / "images") == {}
 
 
 def test_a_split_in_one_line(coco_folder):

@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 
 from opendetr.config import RunConfig, parse_config
 from opendetr.data.transforms import Preprocessing
-from opendetr.errors import UserError
-from opendetr.files import read_json, recover_folder, replacing_folder, write_json, write_text
+from opendetr.errors import UserError, first_line
+from opendetr.files import current_folder, read_json, replacing_folder, write_json, write_text
 from opendetr.labels import LabelMap
 from opendetr.model.detr import DETR, build_model
 
@@ -69,8 +69,12 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     try:
         model.load_state_dict(load_file(folder / "model.safetensors"))
     except Exception as error:  # safetensors and torch each raise their own kinds for a file that does not fit
-        raise UserError(f"{folder}/model.safetensors does not hold the model of its config.toml ({error})") from None
+        raise UserError(
+            f"{folder}/model.safetensors does not hold the model of its config.toml ({first_line(error)})"
+        ) from None
     metrics = read_json(folder / "metrics.json", "a model's metrics")
+    if not isinstance(metrics, dict):
+        raise UserError(f"{folder / 'metrics.json'} is damaged: expected an object of a model's metrics")
     return Checkpoint(model.eval(), config, label_map, preprocessing, metrics, folder)
 
 
@@ -85,9 +89,7 @@ def model_folder(path: Path) -> Path:
     Raises:
         UserError: there is none.
     """
-    for name in ("best", "last"):
-        recover_folder(path / name)
-    for folder in (path, path / "best", path / "last"):
+    for folder in (path, current_folder(path / "best"), current_folder(path / "last")):
         if (folder / "model.safetensors").is_file():
             return folder
     if not path.exists():
@@ -101,14 +103,13 @@ def load_training_state(run: Path) -> dict[str, Any]:
     Raises:
         UserError: the run cannot be continued.
     """
-    recover_folder(run / "last")
-    path = run / "last" / "training.pt"
+    path = current_folder(run / "last") / "training.pt"
     if not path.is_file():
         raise UserError(f"--resume {run}: {path} does not exist; expected a run folder written by opendetr train")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
     except Exception as error:  # whatever torch raises, the file is damaged
-        raise UserError(f"--resume {run}: {path} is damaged ({str(error).splitlines()[0]})") from None
+        raise UserError(f"--resume {run}: {path} is damaged ({first_line(error)})") from None
 
 
 def copy_checkpoint(source: Path, folder: Path) -> None:

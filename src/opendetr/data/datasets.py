@@ -10,7 +10,7 @@ import numpy as np
 
 from opendetr.errors import UserError
 from opendetr.files import read_json
-from opendetr.labels import LabelMap
+from opendetr.labels import LabelMap, whole_number
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def load_index(root: Path, split: str) -> DatasetIndex:
 
 def has_split(root: Path, split: str) -> bool:
     """Whether the data set in `root` has the split."""
-    return split in dict.fromkeys(name for name, _, _ in _splits(Path(root)))
+    return any(split in (name, folder) for name, folder, _, _ in _splits(Path(root)))
 
 
 def find_split(root: Path, split: str) -> tuple[Path, Path]:
@@ -63,30 +63,33 @@ def find_split(root: Path, split: str) -> tuple[Path, Path]:
     if not root.is_dir():
         raise UserError(f"--data {root} is not a folder; expected a data set with annotations in COCO format")
     found = list(_splits(root))
-    for name, source, image_folder in found:
-        if name == split:
-            if not image_folder.is_dir():
-                raise UserError(f"{source} has no pictures: the folder {image_folder} does not exist")
-            return source, image_folder
+    fitting = [(source, pictures) for name, folder, source, pictures in found if split in (name, folder)]
+    if len(fitting) > 1:
+        sources = ", ".join(str(source) for source, _ in fitting)
+        raise UserError(f"split '{split}' of {root} could be any of {sources}; name its folder, such as {split}2017")
+    if fitting:
+        if not fitting[0][1].is_dir():
+            raise UserError(f"{fitting[0][0]} has no pictures: the folder {fitting[0][1]} does not exist")
+        return fitting[0]
     if not found:
         raise UserError(
             f"{root} holds no data set this version reads; expected annotations/{split}.json + images/, "
             f"annotations/instances_{split}2017.json + {split}2017/, or {split}/_annotations.coco.json"
         )
-    raise UserError(f"{root} has no split '{split}'; it has: {', '.join(sorted({name for name, _, _ in found}))}")
+    raise UserError(f"{root} has no split '{split}'; it has: {', '.join(sorted({name for name, _, _, _ in found}))}")
 
 
-def _splits(root: Path) -> Iterator[tuple[str, Path, Path]]:
-    """Every (split, annotation file, picture folder) of the data set in `root`."""
+def _splits(root: Path) -> Iterator[tuple[str, str, Path, Path]]:
+    """Every (split, its literal name on disk, annotation file, picture folder) of the data set in `root`."""
     for source in sorted((root / "annotations").glob("*.json")):
         if source.stem.startswith("instances_"):
             folder = source.stem.removeprefix("instances_")
-            yield folder.rstrip("0123456789") or folder, source, root / folder
+            yield folder.rstrip("0123456789") or folder, folder, source, root / folder
         else:
-            yield source.stem, source, root / "images"
+            yield source.stem, source.stem, source, root / "images"
     for source in sorted(root.glob("*/_annotations.coco.json")):
         name = source.parent.name
-        yield {"valid": "val"}.get(name, name), source, source.parent
+        yield {"valid": "val"}.get(name, name), name, source, source.parent
 
 
 def read_coco(source: Path, image_folder: Path) -> DatasetIndex:
@@ -109,7 +112,7 @@ def read_coco(source: Path, image_folder: Path) -> DatasetIndex:
             if reason:
                 dropped.append(f"{path}: annotation {annotation.get('id')} with bbox {annotation['bbox']} is {reason}")
                 continue
-            labels.append(label_map.index_of[int(annotation["category_id"])])
+            labels.append(label_map.index_of[whole_number(annotation["category_id"])])
             boxes.append(box)
         records.append(
             Record(
@@ -164,7 +167,7 @@ def _require_listed_categories(coco: dict[str, Any], source: Path) -> None:
     label_map = LabelMap.from_categories(coco["categories"], str(source))
     for annotation in coco["annotations"]:
         try:
-            known = int(annotation["category_id"]) in label_map.index_of
+            known = whole_number(annotation["category_id"]) in label_map.index_of
         except (KeyError, TypeError, ValueError):
             known = False
         if not known:
@@ -207,11 +210,14 @@ def shared_pictures(one: DatasetIndex, other: DatasetIndex) -> list[Path]:
     return [record.path for record in one.records if is_shared(record.path.resolve())]
 
 
-def known_image_ids(folder: Path) -> dict[str, int]:
-    """File name -> image id for a folder of pictures that belongs to a data set; empty where it belongs to none."""
+def known_images(folder: Path) -> dict[str, int]:
+    """File name -> image id of the data set whose picture folder this is; empty where it is none.
+
+    File names are relative to the folder, as the data set writes them.
+    """
     folder = folder.resolve()
     ids: dict[str, int] = {}
-    for source in [source for _, source, images in _splits(folder.parent) if images.resolve() == folder]:
+    for source in [source for _, _, source, pictures in _splits(folder.parent) if pictures.resolve() == folder]:
         try:
             images = read_coco_file(source)["images"]
         except UserError:

@@ -1,5 +1,6 @@
 """From an index of pictures to batches."""
 
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
@@ -100,8 +101,14 @@ def training_loader(
         num_workers=workers,
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_ignore_ctrl_c,
     )
     return iter(loader)
+
+
+def _ignore_ctrl_c(worker: int) -> None:
+    """A terminal's Ctrl-C reaches every process; workers must live until the loop has ended cleanly."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def group_equal_shapes(items: Iterable[T], shape: Callable[[T], tuple[int, ...]], batch_size: int) -> Iterator[list[T]]:

@@ -51,8 +51,7 @@ def training_transform(config: DataConfig, preprocessing: Preprocessing) -> v2.T
             v2.RandomHorizontalFlip(config.horizontal_flip),
             v2.RandomApply([crop], p=config.crop_probability),
             resize,
-            v2.ClampBoundingBoxes(),  # rounding leaves boxes at the border a hair outside, which the next would drop
-            v2.SanitizeBoundingBoxes(),  # what a crop left less than a pixel of
+            v2.ClampBoundingBoxes(),  # rounding leaves boxes at the border a hair outside
             *_normalise(preprocessing.mean, preprocessing.std),
         ]
     )
@@ -63,10 +62,11 @@ def _normalise(mean: Sequence[float], std: Sequence[float]) -> list[v2.Transform
 
 
 def to_target(image: Tensor, objects: dict[str, Tensor]) -> Target:
-    """The boxes as fractions of the transformed picture."""
+    """The boxes as fractions of the transformed picture, without those of which a crop left nothing."""
     height, width = image.shape[-2:]
     boxes = xyxy_to_cxcywh(objects["boxes"].as_subclass(Tensor)) / torch.tensor([width, height, width, height])
-    return Target(objects["labels"], boxes)
+    left = (boxes[:, 2:] > 0).all(1)
+    return Target(objects["labels"][left], boxes[left])
 
 
 class ResizeShorterSide(v2.Transform):  # type: ignore[misc]

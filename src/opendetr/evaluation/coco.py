@@ -1,5 +1,6 @@
 """COCO metrics of ready-made detections, through faster-coco-eval; equal to pycocotools on every number."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from faster_coco_eval import COCO, COCOeval_faster
 
 from opendetr.errors import UserError
 from opendetr.files import read_json
+from opendetr.labels import whole_number
+from opendetr.progress import console
 
 SUMMARY_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
@@ -75,6 +78,11 @@ def evaluate_files(detections: Path, annotations: Path) -> CocoMetrics:
             raise UserError(
                 f"{detections}: a result names image {entry['image_id']}, which {annotations} does not list"
             )
+    listed = {whole_number(category["id"]) for category in truth["categories"]}
+    if unlisted := sum(entry["category_id"] not in listed for entry in results):
+        console.print(
+            f"Warning: {unlisted} of {len(results)} results are of categories that {annotations} does not list."
+        )
     return evaluate_detections(truth, results)
 
 
@@ -83,14 +91,15 @@ def _is_result(entry: Any) -> bool:
     if not isinstance(entry, dict) or not isinstance(box := entry.get("bbox"), list) or len(box) != 4:
         return False
     numbers = (entry.get("image_id"), entry.get("category_id"), entry.get("score"), *box)
-    return all(isinstance(number, int | float) for number in numbers)
+    return all(isinstance(number, int | float) and math.isfinite(number) for number in numbers)
 
 
 def _complete(annotation: Mapping[str, Any], number: int) -> dict[str, Any]:
     """What pycocotools takes for granted and files often leave out."""
     _, _, width, height = annotation["bbox"]
-    category_id = int(annotation["category_id"])  # some files write "1"
-    return {"area": width * height, "iscrowd": 0, **annotation, "id": number, "category_id": category_id}
+    category_id = whole_number(annotation["category_id"])  # some files write "1"
+    given = {key: value for key, value in annotation.items() if value is not None}
+    return {"area": width * height, "iscrowd": 0, **given, "id": number, "category_id": category_id}
 
 
 def _mean(precision: np.ndarray) -> float:

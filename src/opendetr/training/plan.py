@@ -57,8 +57,16 @@ class Plan:
         """Whether another step would leave too little time to evaluate, write and exit. The first step always runs."""
         if self.interrupted():
             return True
-        final = self.evaluation_seconds + self.saving_seconds
-        return self.step_seconds > 0 and self.remaining() < 1.2 * self.step_seconds + final
+        return self.step_seconds > 0 and self.remaining() < 1.2 * self.step_seconds + self.final_seconds()
+
+    def final_seconds(self) -> float:
+        """What the end needs: writing, and an evaluation unless it would take more than a quarter of the budget."""
+        affordable = self.evaluation_seconds <= 0.25 * (self.total_seconds or float("inf"))
+        return self.saving_seconds + (self.evaluation_seconds if affordable else 0.0)
+
+    def remaining_of_run(self, step: int) -> float:
+        """Seconds until the run is over, by its budget or by the steps it still has to do."""
+        return self.remaining() if self.total_seconds is not None else (self.total_steps - step) * self.step_seconds
 
     def record_step(self, seconds: float) -> None:
         """Learn from a step how long the next will take."""
@@ -73,7 +81,8 @@ class Plan:
         """Whether an evaluation between epochs is affordable: at most 15 % of a wall-clock budget goes there."""
         if self.total_seconds is None:
             return True
-        return self.evaluating + self.evaluation_seconds <= 0.15 * self.elapsed()
+        share = self.evaluating + self.evaluation_seconds <= 0.15 * self.elapsed()
+        return share and self.remaining() > self.evaluation_seconds + self.final_seconds() + self.step_seconds
 
     @contextmanager
     def listening(self) -> Iterator[None]:

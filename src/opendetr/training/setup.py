@@ -1,6 +1,7 @@
 """From a config to a Trainer that is ready to run: data looked at, weights found, warnings given."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -36,41 +37,46 @@ def prepare(
     Raises:
         UserError: whatever is wrong with data, weights, device or folders.
     """
-    if resume != output and ((output / "last").exists() or (output / "metrics.jsonl").exists()):
+    if output.exists() and not output.is_dir():
+        raise UserError(f"--output {output} is a file; expected a folder, or a name that is not taken")
+    if resume != output and any((output / name).exists() for name in ("last", "best", "metrics.jsonl")):
         raise UserError(
             f"--output {output} holds a run already; give another folder, or continue it with --resume {output}"
         )
     device = resolve_device(config.train.device)
+    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no", gradient_accumulation_steps=1)
     torch.manual_seed(config.train.seed)
     budget = config.train.minutes * 60
     train_index, val_index = read_splits(config, check_seconds=min(5.0, budget / 20) if budget else 5.0)
+    train_index = replace(train_index, coco={})  # only evaluation needs it, and of COCO it fills gigabytes
     if resume is None:
         checkpoint, state = new_model(config, train_index), None
     else:
         checkpoint, state = resumed_model(config, resume, train_index)
+    if config.train.backbone_lr == 0:  # not trained at all, as in the official code
+        if config.model.backbone_weights == "none":
+            raise UserError("train.backbone_lr = 0 would fix a backbone of random weights; give it a rate, or weights")
+        checkpoint.model.backbone.requires_grad_(False)
     if config.train.workers < 0:
         config = config.with_values({"train.workers": default_workers(device)}, "the default")
-    checkpoint = Checkpoint(
-        place(checkpoint.model, device), config, checkpoint.label_map, checkpoint.preprocessing, checkpoint.metrics,
-        output,
-    )  # fmt: skip
-    if config.train.backbone_lr == 0:  # not trained at all, as in the official code
-        checkpoint.model.backbone.requires_grad_(False)
+    checkpoint = replace(checkpoint, model=place(checkpoint.model, accelerator.device), config=config, source=output)
     transform = training_transform(config.data, checkpoint.preprocessing)
     dataset = DetectionDataset(train_index, transform, config.train.seed)
-    spent = state["spent"] if state else 0.0
-    total_seconds = budget + spent * fresh_minutes if budget else None
-    plan = Plan(total_steps=1, total_seconds=total_seconds, started=started, spent=spent)
-    trainer = Trainer(checkpoint, dataset, val_index, plan, Accelerator(cpu=device.type == "cpu"), output)
+    plan = Plan(total_steps=1, total_seconds=budget or None, started=started)
+    trainer = Trainer(checkpoint, dataset, val_index, plan, accelerator, output)
     plan.total_steps = config.train.epochs * trainer.steps_per_epoch
-    if state is not None:
-        trainer.restore(state)
-        if resume != output and resume is not None and (resume / "best").is_dir():
+    torch.manual_seed(config.train.seed + accelerator.process_index)  # processes shall not drop out alike
+    if state is not None and resume is not None:
+        plan.spent = state["spent"]
+        if budget:
+            plan.total_seconds = plan.spent + budget if fresh_minutes else state["total_seconds"] or budget
+        trainer.restore(state, resume)
+        if resume != output and (resume / "best").is_dir():
             copy_checkpoint(resume / "best", output / "best")
-    if trainer.accelerator.num_processes > 1:
+    if accelerator.num_processes > 1:
         console.print(
-            f"{trainer.accelerator.num_processes} processes: every step sees "
-            f"{config.train.batch_size * config.train.accumulate * trainer.accelerator.num_processes} pictures"
+            f"{accelerator.num_processes} processes: every step sees "
+            f"{config.train.batch_size * config.train.accumulate * accelerator.num_processes} pictures"
         )
     return trainer
 

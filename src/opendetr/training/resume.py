@@ -1,0 +1,82 @@
+"""What a run leaves on disk, and how it is picked up again."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from opendetr.checkpoints.native import Checkpoint, copy_checkpoint, save_checkpoint
+from opendetr.evaluation.coco import CocoMetrics
+from opendetr.files import write_json, write_text
+
+
+@dataclass
+class RunState:
+    """Where a run is."""
+
+    epoch: int = 0  # finished epochs
+    step: int = 0  # finished steps of the unfinished epoch
+    skipped: int = 0  # steps left out because their gradient was not finite
+
+
+@dataclass
+class RunFolder:
+    """`metrics.jsonl`, `last` and `best` of a run.
+
+    The order of writing makes every moment a good one to be killed: the log first (lines beyond `last` are dropped when
+    resuming), then `last`, then what evaluation found, and `best` before anything speaks of it.
+    """
+
+    path: Path
+    history: list[dict[str, Any]] = field(default_factory=list)  # the lines of metrics.jsonl
+
+    def log(self, line: Mapping[str, Any]) -> None:
+        """Add a line; numbers that are not finite become null, as JSON has no word for them."""
+        self.history.append({k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()})
+        self.write_history()
+
+    def write_history(self) -> None:
+        """Write metrics.jsonl."""
+        write_text(self.path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in self.history))
+
+    def read_history(self, folder: Path, until_epoch: float) -> None:
+        """Take over the lines that another folder's `last` has lived through."""
+        path = folder / "metrics.jsonl"
+        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+        self.history = [line for line in lines if line["epoch"] <= until_epoch + 1e-4]
+
+    @property
+    def best_ap(self) -> float:
+        """The highest AP on val so far; 0 before the first, so that an undefined AP (-1) is never the best."""
+        return max((line["val_AP"] for line in self.history if "val_AP" in line), default=0.0)
+
+    def save_last(self, checkpoint: Checkpoint, training_state: dict[str, Any]) -> None:
+        """Write the weights as they are, with what resuming needs."""
+        origin = {**checkpoint.metrics, "training": self.history[-1]}
+        save_checkpoint(self.path / "last", replace(checkpoint, metrics=origin), training_state)
+
+    def record_evaluation(self, checkpoint: Checkpoint, metrics: CocoMetrics) -> None:
+        """Write what was measured of `last`; it becomes `best` where no AP on val has been higher yet."""
+        origin = {**checkpoint.metrics, "training": self.history[-1], "val": metrics.to_json()}
+        write_json(self.path / "last" / "metrics.json", origin)
+        if metrics.summary["AP"] >= self.best_ap:
+            copy_checkpoint(self.path / "last", self.path / "best")
+        self.history[-1].update({f"val_{name}": value for name, value in metrics.summary.items()})
+        self.write_history()
+
+
+def random_state() -> dict[str, Any]:
+    """The state of torch's generators."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"random": torch.get_rng_state(), "cuda_random": cuda}
+
+
+def restore_random_state(state: Mapping[str, Any]) -> None:
+    """The inverse of `random_state`."""
+    torch.set_rng_state(state["random"])
+    if state["cuda_random"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda_random"])
