@@ -79,9 +79,10 @@ def _detect(run: Path, index: DatasetIndex) -> list[tuple[int, Detections]]:
 def _summary(metrics: CocoMetrics, history: list[dict[str, Any]], pictures: int) -> str:
     """What the numbers say, plainly, good or bad."""
     first, last = history[0], history[-1]
+    loss, iou = ([f"{line[key] or float('nan'):.2f}" for line in (first, last)] for key in ("loss", "matched_iou"))
     learned = (
-        f"In {last['epoch']:g} epochs ({last['seconds'] / 60:.1f} minutes) the loss went from {first['loss']} to "
-        f"{last['loss']} and the mean IoU of matched boxes from {first['matched_iou']} to {last['matched_iou']}. "
+        f"In {last['epoch']:g} epochs ({last['seconds'] / 60:.1f} minutes) the loss went from {loss[0]} to {loss[1]} "
+        f"and the mean IoU of matched boxes from {iou[0]} to {iou[1]}. "
         f"On {pictures} held-out scenes, whose digits and backgrounds were never seen in training: "
         f"AP {metrics.summary['AP']:.3f}, AP50 {metrics.summary['AP50']:.3f}."
     )

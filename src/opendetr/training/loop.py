@@ -151,8 +151,10 @@ class Trainer:
             batches = self.batches_from(self.state.epoch, self.state.step)
             while not self.finished():
                 self.train_epoch(batches)
-                self.save()
-                if self.evaluation_is_due():
+                evaluate = self.evaluation_is_due()
+                if evaluate or self.finished() or self.plan.may_save():
+                    self.save()
+                if evaluate:
                     self.evaluate()
             if self.final_evaluation_is_due():
                 self.evaluate()
@@ -243,14 +245,14 @@ class Trainer:
             state.epoch, state.step = state.epoch + 1, 0
         if self.accelerator.is_main_process:
             self.folder.log(line)
+            console.print(_line_in_words(self.folder.history[-1]))
 
     def save(self) -> None:
-        """Write `last`, before anything that can fail; and say how the epoch went."""
+        """Write `last`, before anything that can fail."""
         if self.accelerator.is_main_process:
-            console.print(_line_in_words(self.folder.history[-1]))
             begun = time.time()
             self.folder.save_last(self.unwrapped(), self.training_state())
-            self.plan.saving_seconds = max(0.5, 1.5 * (time.time() - begun))
+            self.plan.record_saving(time.time() - begun)
 
     def evaluation_is_due(self) -> bool:
         """Between epochs, as the budget allows."""

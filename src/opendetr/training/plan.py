@@ -24,6 +24,7 @@ class Plan:
         evaluation_seconds: how long an evaluation will take (0: none is planned).
         saving_seconds: how long writing the model takes.
         evaluating: seconds used by evaluations so far.
+        saved: when the model was last written, as of `time.time()`.
     """
 
     total_steps: int
@@ -34,6 +35,7 @@ class Plan:
     evaluation_seconds: float = 0.0
     saving_seconds: float = 2.0
     evaluating: float = 0.0
+    saved: float = 0.0
     _interrupted: threading.Event = field(default_factory=threading.Event)
 
     def elapsed(self) -> float:
@@ -76,6 +78,14 @@ class Plan:
         """Learn from an evaluation how long the next will take."""
         self.evaluation_seconds = seconds
         self.evaluating += seconds
+
+    def record_saving(self, seconds: float) -> None:
+        """Learn from a save how long the next will take."""
+        self.saving_seconds, self.saved = max(0.5, 1.5 * seconds), time.time()
+
+    def may_save(self) -> bool:
+        """Whether a save between epochs is affordable: a tenth of the time may go there, the first comes at once."""
+        return time.time() - self.saved > 10 * self.saving_seconds
 
     def may_evaluate(self) -> bool:
         """Whether an evaluation between epochs is affordable: at most 15 % of a wall-clock budget goes there."""
