@@ -93,7 +93,7 @@ def write_report(
         f"<h1>{html.escape(title)}</h1><p>{html.escape(summary)}</p><h2>Learning curves</h2>{_curves(history)}"
         f"<h2>Average precision on held-out pictures</h2><div class=side><table>{rows}</table>"
         f"<table><tr><th>class</th><th>AP</th><th>AP50</th></tr>{classes}</table></div>"
-        f"<h2>Held-out pictures</h2><div class=grid>{figures}</div>"
+        f"<h2>Held-out pictures, detections with a score of at least 0.5</h2><div class=grid>{figures}</div>"
     )
     head = (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title><style>{_STYLE}</style>"
