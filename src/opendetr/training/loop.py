@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from rich.progress import TextColumn
-from torch import Tensor
 
 from opendetr.checkpoints.native import Checkpoint
 from opendetr.data.datasets import DatasetIndex
@@ -24,15 +23,12 @@ from opendetr.loss.criterion import LossWeights, Normalisers, set_loss, statisti
 from opendetr.loss.matcher import CostWeights, match
 from opendetr.progress import console, progress_bar, track
 from opendetr.structures import Batch, DetrOutput, Targets
+from opendetr.training.means import EpochMeans, combine
 from opendetr.training.optim import build_optimizer, set_learning_rates
 from opendetr.training.plan import Plan
 from opendetr.training.resume import RunFolder, RunState, random_state, restore_random_state
 
 MicroBatches = list[tuple[Batch, Targets]]
-
-
-# Means over matched pairs; an epoch weighs them by their number.
-PER_PAIR = ("matched_accuracy", "matched_iou", "class_error")
 
 
 class Trainer:
@@ -73,7 +69,7 @@ class Trainer:
         self.folder = RunFolder(output)
         self.evaluated = 0  # the step at which the weights were last evaluated
 
-    def step(self, micro_batches: MicroBatches) -> dict[str, Tensor]:
+    def step(self, micro_batches: MicroBatches) -> dict[str, float]:
         """One update of the weights, from the summed gradients of its micro-batches on all processes."""
         normalisers = self.normalisers([targets for _, targets in micro_batches])
         parts = []
@@ -94,7 +90,7 @@ class Trainer:
                 | statistics(output, targets, matches, self.scoring)
             )
         self.update_weights([batch for batch, _ in micro_batches])
-        return self.combined(parts)
+        return combine(parts, self.accelerator.num_processes)
 
     def normalisers(self, targets: list[Targets]) -> Normalisers:
         """The number of boxes and the sum of class weights over micro-batches and processes."""
@@ -117,21 +113,6 @@ class Trainer:
     def gradients_shared_after(self, last: bool) -> Any:
         """Processes exchange gradients once per update, after its last micro-batch."""
         return nullcontext() if last else self.accelerator.no_sync(self.model)
-
-    def combined(self, parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """One figure each for a step's micro-batches: losses are shares of one sum, of all processes alike."""
-        stacked = {name: torch.stack([part[name].cpu() for part in parts]) for name in parts[0]}
-        pairs = stacked["pairs"]
-        return {
-            name: values.sum() * self.accelerator.num_processes
-            if name.startswith("loss")
-            else (values * pairs).sum() / pairs.sum().clamp(min=1)
-            if name in PER_PAIR
-            else values.sum()
-            if name == "pairs"
-            else values.mean()
-            for name, values in stacked.items()
-        }
 
     @cached_property
     def steps_per_epoch(self) -> int:
@@ -224,12 +205,12 @@ class Trainer:
         """Steps of the whole run."""
         return self.state.epoch * self.steps_per_epoch + self.state.step
 
-    def time_left(self, means: "EpochMeans") -> str:
+    def time_left(self, means: EpochMeans) -> str:
         """Throughput, and the time until the run is over."""
         seconds = self.plan.remaining_of_run(self.steps_done)
         return f"{means.pictures_per_second:.1f} pictures/s, {timedelta(seconds=round(seconds))} left of the run"
 
-    def log_epoch(self, means: "EpochMeans") -> None:
+    def log_epoch(self, means: EpochMeans) -> None:
         """Write the epoch's line of metrics.jsonl, and move on where the epoch is whole."""
         state = self.state
         line = {
@@ -331,52 +312,15 @@ class Trainer:
             restore_random_state(training_state)
 
 
-class EpochMeans:
-    """Running means of what a step reports; figures about matched pairs are weighed by their number."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.pictures, self.steps, self.begun = 0, 0, time.time()
-        self.spoken = self.begun
-
-    def add(self, parts: dict[str, Tensor], pictures: int) -> None:
-        """Add a step."""
-        for name, value in parts.items():
-            weight = parts["pairs"] if name in PER_PAIR else 1
-            self.sums[name] = self.sums.get(name, torch.tensor(0.0)) + value * weight
-        self.pictures, self.steps = self.pictures + pictures, self.steps + 1
-
-    def values(self) -> dict[str, float]:
-        """The means so far."""
-        pairs = max(1.0, float(self.sums["pairs"]))
-        return {
-            name: round(float(total) / (pairs if name in PER_PAIR else self.steps), 6)
-            for name, total in self.sums.items()
-            if name != "pairs"
-        }
-
-    @property
-    def pictures_per_second(self) -> float:
-        """Throughput, reading included."""
-        return self.pictures / (time.time() - self.begun)
-
-    def is_time_to_speak(self) -> bool:
-        """Once a minute."""
-        if time.time() - self.spoken < 60:
-            return False
-        self.spoken = time.time()
-        return True
-
-
 def _gathered(detections: list[Any]) -> list[Any]:
     from accelerate.utils import gather_object
 
     return list(gather_object(detections))
 
 
-def _in_words(parts: dict[str, Tensor]) -> str:
+def _in_words(parts: dict[str, float]) -> str:
     shown = {"loss": "loss", "loss_class": "class", "loss_l1": "L1", "loss_giou": "GIoU", "matched_iou": "IoU"}
-    return "  ".join(f"{word} {float(parts[name]):.2f}" for name, word in shown.items())
+    return "  ".join(f"{word} {parts[name]:.2f}" for name, word in shown.items())
 
 
 def _line_in_words(line: dict[str, Any]) -> str:

@@ -1,0 +1,68 @@
+"""What the steps report, averaged: over the micro-batches of a step, and over the steps of an epoch."""
+
+import time
+
+import torch
+from torch import Tensor
+
+# Means over matched pairs: they are weighed by the number of pairs, which stands beside them as `pairs`.
+PER_PAIR = ("matched_accuracy", "matched_iou", "class_error")
+
+
+def combine(parts: list[dict[str, Tensor]], processes: int) -> dict[str, float]:
+    """The figures of a step from those of its micro-batches; one copy to the host.
+
+    Losses are shares of one sum over micro-batches and processes, and the other processes' shares are taken to be like
+    ours; `pairs` are counted; the rest are means.
+    """
+    names = list(parts[0])
+    device = parts[0]["loss"].device
+    table = torch.stack([torch.stack([part[name].to(device).float() for name in names]) for part in parts]).cpu()
+    columns = dict(zip(names, table.unbind(1)))
+    pairs = columns["pairs"]
+    combined = {}
+    for name, values in columns.items():
+        if name.startswith("loss"):
+            combined[name] = float(values.sum()) * processes
+        elif name in PER_PAIR:
+            combined[name] = float((values * pairs).sum() / pairs.sum().clamp(min=1))
+        else:
+            combined[name] = float(values.sum() if name == "pairs" else values.mean())
+    return combined
+
+
+class EpochMeans:
+    """Running means of what steps report."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, float] = {}
+        self.pictures, self.steps, self.begun = 0, 0, time.time()
+        self.spoken = self.begun
+
+    def add(self, parts: dict[str, float], pictures: int) -> None:
+        """Add a step over that many pictures."""
+        for name, value in parts.items():
+            weight = parts["pairs"] if name in PER_PAIR else 1
+            self.sums[name] = self.sums.get(name, 0.0) + value * weight
+        self.pictures, self.steps = self.pictures + pictures, self.steps + 1
+
+    def values(self) -> dict[str, float]:
+        """The means so far."""
+        pairs = max(1.0, self.sums["pairs"])
+        return {
+            name: round(total / (pairs if name in PER_PAIR else self.steps), 6)
+            for name, total in self.sums.items()
+            if name != "pairs"
+        }
+
+    @property
+    def pictures_per_second(self) -> float:
+        """Throughput, reading included."""
+        return self.pictures / (time.time() - self.begun)
+
+    def is_time_to_speak(self) -> bool:
+        """Once a minute."""
+        if time.time() - self.spoken < 60:
+            return False
+        self.spoken = time.time()
+        return True
