@@ -4,7 +4,7 @@ B batch, Q queries, T targets per image, L decoder layers, C classes. What cross
 so that DataLoader, DDP and `torch.export` carry it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -105,10 +105,7 @@ class Detections:
     def above(self, threshold: float) -> "Detections":
         """The detections whose score is at least `threshold`."""
         keep = self.scores >= threshold
-        return Detections(
-            self.boxes_xyxy[keep], self.scores[keep], self.labels[keep], self.label_map,
-            self.image_size, self.image_id, self.file_name,
-        )  # fmt: skip
+        return replace(self, boxes_xyxy=self.boxes_xyxy[keep], scores=self.scores[keep], labels=self.labels[keep])
 
     def to_coco(self) -> list[dict[str, Any]]:
         """COCO result entries (`bbox` is x, y, width, height in pixels), with `file_name` and `name` added.
