@@ -85,7 +85,8 @@ def train(
     if epochs is not None and minutes is not None:
         raise UserError("--epochs and --minutes exclude each other: give the one that ends the run")
     options = {
-        "data.root": None if data is None else str(Path(data).resolve()), "data.train_split": train_split, "data.val_split": val_split,
+        "data.root": None if data is None else str(Path(data).resolve()),
+        "data.train_split": train_split, "data.val_split": val_split,
         "train.epochs": epochs, "train.minutes": 0.0 if epochs is not None else minutes, "train.seed": seed,
         "train.batch_size": batch_size, "model.backbone": backbone, "model.backbone_weights": backbone_weights,
         "train.workers": workers, "train.precision": precision, "train.device": device,
