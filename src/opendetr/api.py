@@ -6,7 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from opendetr.checkpoints.native import Checkpoint, load_checkpoint
+from PIL import Image
+
+from opendetr.checkpoints.native import Checkpoint, load_checkpoint, resumable_folder
 from opendetr.config import load_recipe, resolve_config
 from opendetr.data.check import check_pictures
 from opendetr.data.datasets import known_images, load_index
@@ -97,7 +99,7 @@ def train(
             raise UserError(
                 "--resume continues a run with its own config: leave out --recipe, --preset and --image-size"
             )
-        config = load_recipe(str(_saved_config(Path(resume)))).with_values(given, "the command line")
+        config = load_recipe(str(resumable_folder(Path(resume)) / "config.toml")).with_values(given, "the command line")
         config = config.with_overrides(overrides)
     else:
         config = resolve_config(recipe, preset, given, image_size, overrides)
@@ -180,20 +182,22 @@ def predict(
     known, names = _known_images(paths), _distinct_names(paths)
     folder.mkdir(parents=True, exist_ok=True)
     broken: list[str] = []
+    waiting: dict[int, Image.Image] = {}  # read and not yet drawn on
 
-    def readable() -> Iterator[tuple[int, Any]]:
+    def readable() -> Iterator[tuple[int, Image.Image]]:
         for position, path in enumerate(paths):
             try:
-                yield position, read_image(path)
+                waiting[position] = read_image(path)
             except UserError as error:
                 broken.append(str(error))
+            else:
+                yield position, waiting[position]
 
     found: dict[int, list[dict[str, Any]]] = {}
     for position, detections in track(detector.stream(readable(), threshold, batch_size), "detecting", len(paths)):
-        path = paths[position]
         file_name, image_id = known[position]
         detections = replace(detections, image_id=image_id, file_name=file_name)
-        draw(read_image(path), detections).save(folder / names[position], quality=95)
+        draw(waiting.pop(position), detections).save(folder / names[position], quality=95)
         found[position] = detections.to_coco()
     entries = [entry for position in sorted(found) for entry in found[position]]
     write_json(folder / "detections.json", entries)
@@ -239,13 +243,6 @@ def demo(output: str | Path = "runs/demo", started: float | None = None) -> Path
 def _typical_size(checkpoint: Checkpoint) -> tuple[int, int]:
     size = checkpoint.preprocessing.image_size
     return size, min(round(size * 4 / 3), checkpoint.preprocessing.max_size)
-
-
-def _saved_config(run: Path) -> Path:
-    path = run / "last" / "config.toml"
-    if not path.is_file():
-        raise UserError(f"--resume {run}: {path} does not exist; expected a run folder written by opendetr train")
-    return path
 
 
 def _free_folder(folder: Path) -> Path:

@@ -1,5 +1,5 @@
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,6 @@ from opendetr.structures import DetrOutput, Target, Targets
 # The same examples every time: a failure is the change's own. No deadline: any machine may be busy for a moment.
 settings.register_profile("unit", max_examples=60, deadline=None, derandomize=True)
 settings.load_profile("unit")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tensors here are tiny: threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

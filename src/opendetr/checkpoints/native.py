@@ -89,12 +89,26 @@ def model_folder(path: Path) -> Path:
     Raises:
         UserError: there is none.
     """
-    for folder in (path, current_folder(path / "best"), current_folder(path / "last")):
+    for folder in (current_folder(path), current_folder(path / "best"), current_folder(path / "last")):
         if (folder / "model.safetensors").is_file():
             return folder
     if not path.exists():
         raise UserError(f"{path} does not exist; expected a run folder written by opendetr train, or its best or last")
     raise UserError(f"{path} is no model: neither it nor its best or last holds model.safetensors; give a run folder")
+
+
+def resumable_folder(run: Path) -> Path:
+    """The `last` of a run that can be continued.
+
+    Raises:
+        UserError: there is none.
+    """
+    folder = current_folder(run / "last")
+    if not (folder / "training.pt").is_file():
+        raise UserError(
+            f"--resume {run}: {folder / 'training.pt'} does not exist; expected a run folder written by opendetr train"
+        )
+    return folder
 
 
 def load_training_state(run: Path) -> dict[str, Any]:
@@ -103,9 +117,7 @@ def load_training_state(run: Path) -> dict[str, Any]:
     Raises:
         UserError: the run cannot be continued.
     """
-    path = current_folder(run / "last") / "training.pt"
-    if not path.is_file():
-        raise UserError(f"--resume {run}: {path} does not exist; expected a run folder written by opendetr train")
+    path = resumable_folder(run) / "training.pt"
     try:
         return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
     except Exception as error:  # whatever torch raises, the file is damaged
