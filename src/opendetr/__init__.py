@@ -22,6 +22,7 @@ _HOME = {
     "UserError": "errors",
     "build_model": "model.detr",
     "demo": "api",
+    "doctor": "api",
     "info": "api",
     "load_model": "checkpoints.native",
     "load_recipe": "config",
@@ -37,6 +38,7 @@ __all__ = sorted([*_HOME, "__version__"])
 
 if TYPE_CHECKING:  # what editors and type checkers see; tests/contracts hold it equal to _HOME
     from opendetr.api import demo as demo
+    from opendetr.api import doctor as doctor
     from opendetr.api import info as info
     from opendetr.api import predict as predict
     from opendetr.api import train as train

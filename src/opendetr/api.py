@@ -23,6 +23,7 @@ from opendetr.inference.drawing import draw
 from opendetr.inference.sources import expand_sources
 from opendetr.model.complexity import count_gflops, count_parameters
 from opendetr.progress import console, track
+from opendetr.training.doctor import Finding, examine, learn_by_heart, verdict
 from opendetr.training.setup import prepare
 
 Precision = Literal["fp32", "bf16"]
@@ -229,15 +230,56 @@ def info(model: str | Path, size: tuple[int, int] | None = None) -> dict[str, An
     }
 
 
-def demo(output: str | Path = "runs/demo", started: float | None = None) -> Path:
+def demo(output: str | Path = "runs/demo", *, compare: bool = False, started: float | None = None) -> Path:
     """Watch a DETR learn: make digit scenes, train, measure on 100 held-out scenes, write a report.
+
+    Args:
+        output: where data, runs and the report go.
+        compare: spend the same minutes again on the paper's recipe; the report shows both.
+        started: when the demo began, as of `time.time()`; now by default.
 
     Returns:
         The report, one HTML file that needs no network.
     """
     from opendetr.demonstration import run_demo
 
-    return run_demo(Path(output), started or time.time())
+    return run_demo(Path(output), started or time.time(), compare=compare)
+
+
+def doctor(
+    data: str | Path,
+    *,
+    train_split: str = "train",
+    recipe: str | None = None,
+    image_size: int | None = None,
+    seconds: float = 45.0,
+    device: str | None = None,
+) -> list[Finding]:
+    """Say whether a data set can be learned and what to change: checks of the files, and eight pictures by heart.
+
+    Args:
+        data: the data set's folder.
+        train_split: the split to look at.
+        recipe: what to train with; the default of `train`.
+        image_size: the shorter side; chosen by the recipe where None.
+        seconds: for learning eight pictures by heart.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+
+    Returns:
+        What was found, the most important first.
+
+    Raises:
+        UserError: the data cannot be read at all.
+    """
+    options = {"data.root": str(Path(data).resolve()), "data.train_split": train_split, "train.device": device}
+    given = {name: value for name, value in options.items() if value is not None}
+    config = resolve_config(recipe, None, given, image_size)
+    found = list(examine(Path(data), train_split))
+    if not any(finding.is_problem for finding in found):
+        index = load_index(Path(data), train_split)
+        metrics, config = learn_by_heart(config, seconds)
+        found += verdict(metrics, config, index)
+    return sorted(found, key=lambda finding: not finding.is_problem)
 
 
 def _typical_size(checkpoint: Checkpoint) -> tuple[int, int]:

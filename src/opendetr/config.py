@@ -4,6 +4,7 @@ Precedence: the recipe, then `--preset` replaces its model section, then single 
 """
 
 import dataclasses
+import itertools
 import json
 import math
 import tomllib
@@ -39,24 +40,46 @@ class ModelConfig:
     feedforward_dim: Annotated[int, "inner width of the feed-forward layers; 0 leaves them out (section 4.2)"] = 2048
     dropout: Annotated[float, "in attention and feed-forward layers"] = 0.1
     pre_norm: Annotated[bool, "normalise before each sub-layer instead of after it"] = False
-    num_queries: Annotated[int, "Q, object queries: the most objects a picture can have"] = 100
+    num_queries: Annotated[int, "Q, object queries: the most objects a picture can have; 0 chooses by the data"] = 100
     query_placement: Annotated[
         Literal["attention", "input"], "object queries go into every attention, or once in at the decoder's input"
     ] = "attention"
-    position_encoding: Annotated[Literal["sine", "learned", "none"], "2-D spatial encoding (table 3)"] = "sine"
+    position_encoding: Annotated[
+        Literal["sine", "learned", "cell", "none"], "2-D spatial encoding (table 3); cell suits maps of several strides"
+    ] = "sine"
     position_placement: Annotated[
         Literal["attention", "input"], "added in every attention, or once to the tokens that enter the transformer"
     ] = "attention"
     encoder_position: Annotated[bool, "off: only the decoder sees positions (table 3)"] = True
+    encoder_strides: Annotated[tuple[int, ...], "finer feature maps the transformer reads beside the last"] = ()
+    proposal_strides: Annotated[
+        tuple[int, ...], "still finer ones, from which queries are selected only; [0] chooses by the objects' sizes"
+    ] = ()
+    freeze_depthwise: Annotated[
+        bool, "the backbone's depthwise kernels above 3x3 stay as pretrained: their gradients cost most"
+    ] = False
+    query_source: Annotated[
+        Literal["learned", "selected"], "learned vectors, or the most promising cells with boxes that layers refine"
+    ] = "learned"
+    scoring: Annotated[Literal["softmax", "focal"], "softmax with no-object, or a sigmoid that also says the fit"] = (
+        "softmax"
+    )
 
     def __post_init__(self) -> None:
-        for name in ("embed_dim", "num_heads", "num_decoder_layers", "num_queries"):
+        for name in ("embed_dim", "num_heads", "num_decoder_layers"):
             _require(self, name, getattr(self, name) >= 1, "at least 1")
-        for name in ("num_encoder_layers", "feedforward_dim"):
+        for name in ("num_encoder_layers", "feedforward_dim", "num_queries"):
             _require(self, name, getattr(self, name) >= 0, "at least 0")
         _require(self, "embed_dim", self.embed_dim % self.num_heads == 0, f"divisible by num_heads = {self.num_heads}")
         _require(self, "embed_dim", self.embed_dim % 4 == 0, "divisible by 4 (sine and cosine of x and y)")
         _require(self, "dropout", 0 <= self.dropout < 1, "at least 0 and below 1")
+        strides = (*self.proposal_strides, *self.encoder_strides, self.output_stride)
+        if self.proposal_strides == (0,):
+            strides = strides[1:]
+        halves = all(finer * 2 == coarser for finer, coarser in itertools.pairwise(strides))
+        _require(self, "encoder_strides", halves, f"together with the others halves of {self.output_stride}: 8, 16, 32")
+        fits = self.query_source == "learned" or self.scoring == "focal"
+        _require(self, "query_source", fits, "'learned' with softmax scoring: cells are selected by focal scores")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,32 +89,47 @@ class DataConfig:
     root: Annotated[str, "the data set's folder"] = ""
     train_split: Annotated[str, "the split to learn from"] = "train"
     val_split: Annotated[str, "the split that chooses the best weights"] = "val"
-    image_size: Annotated[int, "the shorter side at evaluation and prediction"] = 800
+    image_size: Annotated[int, "the shorter side at evaluation and prediction; 0 chooses by data and time"] = 800
     max_size: Annotated[int, "the longer side is not above this, but for rounding"] = 1333
-    train_sizes: Annotated[tuple[int, ...], "the shorter side in training, one drawn per picture"] = (
+    train_sizes: Annotated[tuple[int, ...], "the shorter side in training, one drawn per picture; [] is image_size"] = (
         480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800,
     )  # fmt: skip
     crop_probability: Annotated[float, "how often a random crop precedes the resize"] = 0.5
     crop_resize: Annotated[tuple[int, ...], "the shorter side before the crop, one drawn per picture"] = (400, 500, 600)
     crop_min: Annotated[int, "the smallest side of a crop"] = 384
     crop_max: Annotated[int, "the largest side of a crop"] = 600
-    horizontal_flip: Annotated[float, "how often a picture is mirrored; 0 where left and right matter"] = 0.5
+    horizontal_flip: Annotated[float, "how often a picture is mirrored; 0 where left and right matter, -1 chooses"] = (
+        0.5
+    )
+    vertical_flip: Annotated[float, "how often a picture is turned upside down as in water"] = 0.0
+    zoom_probability: Annotated[float, "how often another part of the picture is looked at, its aspect kept"] = 0.0
+    zoom_in: Annotated[float, "zoom: the smallest share of a side; 0 chooses by the data"] = 0.5
+    zoom_out: Annotated[float, "zoom: the largest; above 1 the picture gets a frame; 0 chooses by the data"] = 1.0
+    colour: Annotated[float, "how far brightness, contrast and saturation vary, half of the time"] = 0.0
+    multiple_of: Annotated[int, "both sides are multiples of this, so that shapes repeat and nothing is padded"] = 1
 
     def __post_init__(self) -> None:
-        for name in ("image_size", "max_size", "crop_min", "crop_max"):
+        for name in ("max_size", "crop_min", "crop_max", "multiple_of"):
             _require(self, name, getattr(self, name) >= 1, "at least 1")
-        for name in ("train_sizes", "crop_resize"):
-            sizes = getattr(self, name)
-            _require(self, name, len(sizes) > 0 and min(sizes) >= 1, "a list of at least one positive size")
+        _require(self, "image_size", self.image_size >= 0, "at least 0")
+        _require(self, "train_sizes", min(self.train_sizes, default=1) >= 1, "a list of positive sizes")
+        crop_sizes = self.crop_resize
+        _require(self, "crop_resize", min(crop_sizes, default=0) >= 1, "a list of at least one positive size")
         _require(self, "max_size", self.max_size >= self.image_size, f"at least image_size = {self.image_size}")
         _require(self, "crop_max", self.crop_max >= self.crop_min, f"at least crop_min = {self.crop_min}")
-        for name in ("crop_probability", "horizontal_flip"):
+        for name in ("zoom_in", "zoom_out", "colour"):
+            _require(self, name, getattr(self, name) >= 0, "at least 0")
+        for name in ("crop_probability", "vertical_flip", "zoom_probability"):
             _require(self, name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
+        flip = self.horizontal_flip
+        _require(self, "horizontal_flip", 0 <= flip <= 1 or flip == -1, "between 0 and 1, or -1 to choose by the data")
 
     def resized(self, image_size: int) -> "DataConfig":
         """The same pipeline with every size scaled so that evaluation uses `image_size`."""
         if image_size < 1:
             raise UserError(f"--image-size must be at least 1, got {image_size}")
+        if self.image_size == 0:  # nothing to scale: sizes were to be chosen
+            return replace(self, image_size=image_size, max_size=round(image_size * LONGEST_ASPECT), train_sizes=())
         factor = image_size / self.image_size
 
         def scale(size: int) -> int:
@@ -120,6 +158,9 @@ class LossConfig:
     class_cost: Annotated[float, "weight of the class term in the matching"] = 1.0
     l1_cost: Annotated[float, "weight of the box L1 term in the matching"] = 5.0
     giou_cost: Annotated[float, "weight of the box GIoU term in the matching"] = 2.0
+    iou_power: Annotated[float, "focal scoring: a matched query's target is its IoU to this power; 0 is 1"] = 1.0
+    proposal_repeats: Annotated[int, "selected queries: each object is matched to that many cells; 0: no such loss"] = 0
+    denoising_queries: Annotated[int, "selected queries: noised true boxes to recover, per picture; 0 for none"] = 0
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -142,13 +183,18 @@ class TrainConfig:
     lr: Annotated[float, "AdamW's learning rate for the transformer and the heads"] = 1e-4
     backbone_lr: Annotated[float, "the backbone's own learning rate; 0 fixes it"] = 1e-5
     weight_decay: Annotated[float, "AdamW's weight decay"] = 1e-4
-    lr_drop: Annotated[float, "the fraction of the run after which learning rates fall to a tenth"] = 2 / 3
+    schedule: Annotated[Literal["step", "cosine"], "learning rates drop once, or fall along a cosine to a 50th"] = (
+        "step"
+    )
+    lr_drop: Annotated[float, "step: the fraction of the run after which learning rates fall to a tenth"] = 2 / 3
+    warmup: Annotated[float, "the fraction of the run in which learning rates rise from 0"] = 0.0
+    ema: Annotated[float, "the weights kept are an average over this fraction of the run; 0 keeps the last"] = 0.0
     clip_norm: Annotated[float, "the gradient's norm is clipped to this; 0 never clips"] = 0.1
     seed: Annotated[int, "of weights, order and augmentation"] = 0
     workers: Annotated[int, "loader processes; -1 chooses for the device"] = -1
-    precision: Annotated[Literal["fp32", "bf16"], "of matrix products and convolutions; losses are always fp32"] = (
-        "fp32"
-    )
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16"], "of matrix products and convolutions; losses are always fp32"
+    ] = "fp32"
     device: Annotated[str, "auto, cpu, cuda or mps"] = "auto"
 
     def __post_init__(self) -> None:
@@ -157,6 +203,8 @@ class TrainConfig:
         for name in ("minutes", "lr", "backbone_lr", "weight_decay", "clip_norm"):
             _require(self, name, getattr(self, name) >= 0, "at least 0")
         _require(self, "lr_drop", 0 < self.lr_drop <= 1, "above 0 and at most 1 (a fraction of the run)")
+        for name in ("warmup", "ema"):
+            _require(self, name, 0 <= getattr(self, name) < 1, "at least 0 and below 1 (a fraction of the run)")
         _require(self, "workers", self.workers >= -1, "at least -1")
         _require(self, "seed", 0 <= self.seed < 2**32, "a whole number from 0 to 2**32 - 1")
 
@@ -169,6 +217,14 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("proposal_repeats", "denoising_queries"):
+            if getattr(self.loss, name) and self.model.query_source != "selected":
+                raise UserError(
+                    f"loss.{name} = {getattr(self.loss, name)} needs model.query_source = selected: a preset replaces "
+                    f"a recipe's model, so leave out --preset or add --set loss.{name}=0"
+                )
 
     @classmethod
     def from_dict(cls, sections: Mapping[str, Any], source: str) -> "RunConfig":
@@ -240,6 +296,8 @@ class RunConfig:
 
 _SECTIONS = tuple(item.name for item in fields(RunConfig))
 
+LONGEST_ASPECT = 5 / 3  # of max_size to image_size where a size is chosen, as in the paper's 1333 to 800
+
 R50 = ModelConfig()
 _SMALL = replace(
     R50, backbone="tf_efficientnet_lite0", embed_dim=128, num_heads=4, num_encoder_layers=3, num_decoder_layers=3,
@@ -308,7 +366,7 @@ def resolve_config(
 ) -> RunConfig:
     """Put a config together: the recipe, then the preset's model section, then options, then overrides.
 
-    Without recipe and preset it is the paper's recipe with `detr-small`; a preset alone means the paper's recipe.
+    Without recipe and preset it is the recipe `fast`; a preset alone means the paper's recipe.
 
     Args:
         recipe: a shipped recipe or a TOML file.
@@ -320,9 +378,7 @@ def resolve_config(
     Raises:
         UserError: an unknown name or a value of the wrong kind.
     """
-    if recipe is None and preset is None:
-        preset = "detr-small"
-    config = load_recipe(recipe or "paper")
+    config = load_recipe(recipe or ("fast" if preset is None else "paper"))
     if preset is not None:
         config = replace(config, model=preset_named(preset))
     if image_size is not None:

@@ -1,6 +1,7 @@
 """The demo: a DETR learns digit scenes in minutes and reports what it learned."""
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from opendetr.data.digits import write_digits
 from opendetr.data.images import read_image
 from opendetr.devices import resolve_device
 from opendetr.evaluation.coco import CocoMetrics
-from opendetr.evaluation.report import print_metrics, write_report
+from opendetr.evaluation.report import RunReport, print_metrics, write_report
 from opendetr.evaluation.runner import detect_split, metrics_of
 from opendetr.files import write_text
 from opendetr.inference.drawing import draw
@@ -23,26 +24,38 @@ from opendetr.structures import Detections
 from opendetr.training.setup import prepare
 
 TRAINING_SCENES = 2000
+MINUTES = 2.5  # of training; data, the last measurement and the report take the rest of three
 SHOWN = 12
-WANTED_AP50 = 0.3
+WANTED_AP50 = 0.9
 
 
-def run_demo(output: Path, started: float) -> Path:
+def run_demo(output: Path, started: float, *, compare: bool = False) -> Path:
     """Make the data, train, measure on held-out scenes, write the report.
 
     Args:
         output: the folder for data, run and report; a number is appended where it holds an earlier demo.
         started: when the demo began, as of `time.time()`.
+        compare: spend the same minutes again on the paper's recipe, and report both.
 
     Returns:
         The path of `report.html`.
     """
     console.print("Making digit scenes: handwritten digits on photographs, 128x128 pixels.")
     write_digits(output / "digits", TRAINING_SCENES)
-    config = resolve_config("demo", options={"data.root": str(output / "digits")})
-    console.print(
-        f"Training for {config.train.minutes:g} minutes: {config.model.num_queries} object queries, no anchors, no NMS."
-    )
+    runs = [_learn("fast", "The recipe fast, the default of opendetr train", output, started)]
+    if compare:
+        runs.append(_learn("paper-small", "The paper's recipe, the same minutes", output, time.time()))
+    write_report(output / "report.html", "opendetr demo: digit scenes", runs)
+    for run in runs:
+        console.print(f"{run.title}: {run.summary}")
+    console.print(f"The report is {(output / 'report.html').resolve()}")
+    return output / "report.html"
+
+
+def _learn(recipe: str, title: str, output: Path, started: float) -> RunReport:
+    """Train with a recipe and measure on the held-out scenes."""
+    config = resolve_config(recipe, options={"data.root": str(output / "digits"), "train.minutes": MINUTES})
+    console.print(f"\n{title}: training for {MINUTES:g} minutes. Object queries, no anchors, no NMS.")
     run = _free_run(output)
     trainer = prepare(config, run, started)
     write_text(run / "config.toml", trainer.config.to_toml())
@@ -52,11 +65,8 @@ def run_demo(output: Path, started: float) -> Path:
     metrics = metrics_of(index, detections)
     print_metrics(metrics)
     history = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    summary = _summary(metrics, history, len(index))
     pictures = [_truth_and_found(index.records[i], found.above(threshold)) for i, found in sorted(detections)[:SHOWN]]
-    write_report(output / "report.html", "opendetr demo: digit scenes", summary, history, metrics, pictures)
-    console.print(f"{summary}\nThe report is {(output / 'report.html').resolve()}")
-    return output / "report.html"
+    return RunReport(title, _summary(metrics, history, len(index)), history, metrics, pictures)
 
 
 def _free_run(output: Path) -> Path:
@@ -89,8 +99,7 @@ def _summary(metrics: CocoMetrics, history: list[dict[str, Any]], pictures: int)
     if metrics.summary["AP50"] >= WANTED_AP50:
         return learned
     return learned + (
-        f" That is little: the paper's recipe needs far more than minutes. The curves show which way it goes; "
-        f"AP50 {WANTED_AP50} would be a visible success."
+        f" That is less than the AP50 of {WANTED_AP50} that is wanted here: the curves show which way it goes."
     )
 
 

@@ -1,12 +1,21 @@
 """How classes are scored. One object owns the matching cost, the loss and the score, so that they always agree."""
 
+import math
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+
+
+class Answers(NamedTuple):
+    """What a model answers about each picture, before any threshold; N answers per picture."""
+
+    scores: Float[Tensor, "B N"]  # 0..1
+    labels: Int[Tensor, "B N"]  # class index 0..C-1
+    queries: Int[Tensor, "B N"]  # the query that gave the answer
 
 
 @runtime_checkable
@@ -16,17 +25,34 @@ class Scoring(Protocol):
     def num_logits(self, num_classes: int) -> int:
         """K, the width of the class head."""
 
+    def num_classes(self, num_logits: int) -> int:
+        """C, the inverse of `num_logits`; also the class index of what matched nothing."""
+
+    def initialise(self, class_embed: nn.Linear) -> None:
+        """Prepare a fresh class head, so that training starts from a sensible loss."""
+
     def matching_cost(self, logits: Float[Tensor, "L B Q K"], labels: Int[Tensor, "B T"]) -> Float[Tensor, "L B T Q"]:
         """The cost of giving each target to each query, low where they agree."""
 
     def normaliser(self, num_matched: Float[Tensor, ""], num_predictions: Float[Tensor, ""]) -> Float[Tensor, ""]:
         """What the sum of `loss` is divided by, from the numbers of matched and of all predictions of one layer."""
 
-    def loss(self, logits: Float[Tensor, "L B Q K"], classes: Int[Tensor, "L B Q"]) -> Float[Tensor, " L"]:
-        """The class loss summed per layer; `classes` is C where a query matched nothing."""
+    def loss(
+        self, logits: Float[Tensor, "L B Q K"], classes: Int[Tensor, "L B Q"], ious: Float[Tensor, "L B Q"]
+    ) -> Float[Tensor, " L"]:
+        """The class loss summed per layer.
 
-    def scores(self, logits: Float[Tensor, "B Q K"]) -> tuple[Float[Tensor, "B Q"], Int[Tensor, "B Q"]]:
-        """The score in 0..1 and the class of every query's answer."""
+        Args:
+            logits: of every query.
+            classes: the true class; C where a query matched nothing.
+            ious: of the predicted with the true box; 0 where a query matched nothing. Without gradient.
+        """
+
+    def probabilities(self, logits: Float[Tensor, "... K"]) -> Float[Tensor, "... C"]:
+        """The score in 0..1 of every class."""
+
+    def answers(self, logits: Float[Tensor, "B Q K"]) -> Answers:
+        """The answers of the queries."""
 
     def finds_something(self, logits: Float[Tensor, "L B Q K"]) -> Tensor:
         """Which queries [L, B, Q] say there is an object (for the cardinality error)."""
@@ -42,6 +68,13 @@ class SoftmaxScoring:
         """C + 1: the last logit is no-object."""
         return num_classes + 1
 
+    def num_classes(self, num_logits: int) -> int:
+        """C, which is also the index of no-object."""
+        return num_logits - 1
+
+    def initialise(self, class_embed: nn.Linear) -> None:
+        """Torch's initial weights, as in the official code."""
+
     def matching_cost(self, logits: Float[Tensor, "L B Q K"], labels: Int[Tensor, "B T"]) -> Float[Tensor, "L B T Q"]:
         """-p(class): the paper's approximation of the log-likelihood, on the scale of the box costs (section 3.1)."""
         num_layers, _, num_queries, _ = logits.shape
@@ -52,18 +85,86 @@ class SoftmaxScoring:
         """The sum of the class weights, as in weighted cross-entropy."""
         return num_matched + self.no_object_weight * (num_predictions - num_matched)
 
-    def loss(self, logits: Float[Tensor, "L B Q K"], classes: Int[Tensor, "L B Q"]) -> Float[Tensor, " L"]:
-        """Cross-entropy with the no-object class down-weighted."""
+    def loss(
+        self, logits: Float[Tensor, "L B Q K"], classes: Int[Tensor, "L B Q"], ious: Float[Tensor, "L B Q"]
+    ) -> Float[Tensor, " L"]:
+        """Cross-entropy with the no-object class down-weighted; how well the boxes fit plays no role."""
         weight = torch.ones(logits.shape[-1], dtype=logits.dtype, device=logits.device)
         weight[-1] = self.no_object_weight
         loss = F.cross_entropy(logits.flatten(0, 2), classes.flatten(), weight, reduction="none")
         return loss.view(len(logits), -1).sum(1)
 
-    def scores(self, logits: Float[Tensor, "B Q K"]) -> tuple[Float[Tensor, "B Q"], Int[Tensor, "B Q"]]:
-        """The most probable class other than no-object, and its probability."""
-        scores, labels = logits.softmax(-1)[..., :-1].max(-1)
-        return scores, labels
+    def probabilities(self, logits: Float[Tensor, "... K"]) -> Float[Tensor, "... C"]:
+        """Softmax, without no-object."""
+        return logits.softmax(-1)[..., :-1]
+
+    def answers(self, logits: Float[Tensor, "B Q K"]) -> Answers:
+        """One per query, in their order: the most probable class other than no-object."""
+        scores, labels = self.probabilities(logits).max(-1)
+        return Answers(scores, labels, torch.arange(logits.shape[1], device=logits.device).expand_as(labels))
 
     def finds_something(self, logits: Float[Tensor, "L B Q K"]) -> Tensor:
         """Queries whose most probable class is not no-object."""
         return logits.argmax(-1) != logits.shape[-1] - 1
+
+
+@dataclass(frozen=True)
+class FocalScoring:
+    """A sigmoid per class whose target is how well the box fits: the score says class and fit at once.
+
+    The focal loss (Lin et al. 2017) with the IoU as target of the matched class, as in the varifocal loss (Zhang et al.
+    2021) and in MAL (Huang et al. 2025).
+    """
+
+    iou_power: float = 1.0  # the target is IoU to this power; 0 is the plain focal loss
+    focus: float = 2.0  # how strongly well-classified negatives fade
+    negative_weight: float = 0.75
+
+    def num_logits(self, num_classes: int) -> int:
+        """C: no-object is the absence of every class."""
+        return num_classes
+
+    def num_classes(self, num_logits: int) -> int:
+        """C."""
+        return num_logits
+
+    def initialise(self, class_embed: nn.Linear) -> None:
+        """Every class starts at a score of 0.01, so that the many queries without an object cost little at first."""
+        nn.init.constant_(class_embed.bias, -math.log(99))
+
+    def matching_cost(self, logits: Float[Tensor, "L B Q K"], labels: Int[Tensor, "B T"]) -> Float[Tensor, "L B T Q"]:
+        """What the focal loss would change if the query were given the target (Zhu et al. 2021, section A.3)."""
+        p = logits.sigmoid()
+        positive = 0.25 * (1 - p) ** 2 * F.softplus(-logits)
+        negative = 0.75 * p**2 * F.softplus(logits)
+        cost = (positive - negative).transpose(-1, -2)  # [L, B, K, Q]
+        return cost.gather(2, labels[None, :, :, None].expand(len(logits), -1, -1, logits.shape[2]))
+
+    def normaliser(self, num_matched: Float[Tensor, ""], num_predictions: Float[Tensor, ""]) -> Float[Tensor, ""]:
+        """The number of matched queries."""
+        return num_matched
+
+    def loss(
+        self, logits: Float[Tensor, "L B Q K"], classes: Int[Tensor, "L B Q"], ious: Float[Tensor, "L B Q"]
+    ) -> Float[Tensor, " L"]:
+        """Binary cross-entropy per class, of full weight for the matched class, focal for all others."""
+        is_true = F.one_hot(classes, logits.shape[-1] + 1)[..., :-1].bool()
+        target = is_true * (ious**self.iou_power)[..., None]
+        fading = self.negative_weight * logits.detach().sigmoid() ** self.focus
+        weight = torch.where(is_true, torch.ones_like(fading), fading)
+        loss = F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), weight, reduction="none")
+        return loss.flatten(1).sum(1)
+
+    def probabilities(self, logits: Float[Tensor, "... K"]) -> Float[Tensor, "... C"]:
+        """A sigmoid each."""
+        return logits.sigmoid()
+
+    def answers(self, logits: Float[Tensor, "B Q K"]) -> Answers:
+        """The Q best pairs of query and class: a query that doubts between two classes gives two answers."""
+        num_queries, num_classes = logits.shape[1:]
+        scores, best = self.probabilities(logits).flatten(1).topk(num_queries, dim=1)
+        return Answers(scores, best % num_classes, best // num_classes)
+
+    def finds_something(self, logits: Float[Tensor, "L B Q K"]) -> Tensor:
+        """Queries with a score of at least one half."""
+        return logits.amax(-1) > 0

@@ -4,12 +4,14 @@ B batch, Q queries, T targets per image, L decoder layers, C classes. What cross
 so that DataLoader, DDP and `torch.export` carry it.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.utils._pytree import register_pytree_node
 
 from opendetr.labels import LabelMap
 
@@ -43,6 +45,14 @@ class Targets(NamedTuple):
         """The same on another device."""
         return Targets(*(tensor.to(device, non_blocking=True) for tensor in self))
 
+    def repeated(self, times: int) -> "Targets":
+        """Every object `times` over, the real ones still first."""
+        longest = self.labels.shape[1]
+        slots = torch.arange(longest * times, device=self.labels.device).expand(len(self.counts), -1)
+        origin = slots % self.counts.clamp(min=1)[:, None]  # beyond the real ones this repeats them: never read
+        boxes = self.boxes_cxcywh.gather(1, origin[..., None].expand(-1, -1, 4))
+        return Targets(self.labels.gather(1, origin), boxes, self.counts * times)
+
 
 class Batch(NamedTuple):
     """Images of a batch, top-left aligned in one tensor."""
@@ -61,11 +71,44 @@ class Batch(NamedTuple):
         return Batch(images, mask, sizes, ids)
 
 
-class DetrOutput(NamedTuple):
-    """What every decoder layer says; the last layer is the answer, the others are trained as auxiliary outputs."""
+class Denoising(NamedTuple):
+    """True objects with noise on them, as extra queries that must find the truth again; N per picture (training only).
 
-    logits: Float[Tensor, "L B Q K"]  # K = C+1 (softmax, the last is no-object) or C
+    Queries of one group see each other and the ordinary queries; nothing sees a query of another group.
+    """
+
+    labels: Int[Tensor, "B N"]  # class index 0..C-1, some of them wrong
+    boxes_cxcywh: Float[Tensor, "B N 4"]  # 0..1 of the unpadded image
+    groups: Int[Tensor, "B N"]  # number of the group; -1 where the slot is empty
+    origins: Int[Tensor, "B N"]  # the target that the query was made from
+    positive: Bool[Tensor, "B N"]  # whether it shall find its target; the others are too far off and shall find nothing
+
+
+@dataclass(frozen=True)
+class DetrOutput:
+    """What every decoder layer says; the last layer is the answer, the others are trained as auxiliary outputs.
+
+    Unpacks like a named tuple of logits and boxes_cxcywh; the optional parts are reached by name only, so that nobody
+    takes them for answers. A pytree, so that DDP and `torch.export` carry it.
+    """
+
+    _fields: ClassVar = ("logits", "boxes_cxcywh")
+    logits: Float[Tensor, "L B Q K"]  # K = C+1 (softmax, the last is no-object) or C (focal)
     boxes_cxcywh: Float[Tensor, "L B Q 4"]  # 0..1 of the unpadded image
+    proposals: "DetrOutput | None" = (
+        None  # what every cell of the memory says (L = 1, Q = S), where queries are selected
+    )
+    denoising: "DetrOutput | None" = None  # what the denoising queries say (Q = N), in training
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (getattr(self, name) for name in self._fields)
+
+
+register_pytree_node(
+    DetrOutput,
+    lambda output: ([output.logits, output.boxes_cxcywh, output.proposals, output.denoising], None),
+    lambda parts, _: DetrOutput(*parts),
+)
 
 
 class Matches(NamedTuple):

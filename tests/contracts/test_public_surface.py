@@ -15,12 +15,13 @@ from opendetr.model.detr import build_model
 
 PUBLIC_NAMES = {
     "Batch", "DETR", "Detections", "Detector", "DetrOutput", "LabelMap", "Matches", "RunConfig", "Target", "Targets",
-    "UserError", "__version__", "build_model", "demo", "info", "load_model", "load_recipe", "match", "predict",
-    "set_loss", "train", "val", "write_digits",
+    "UserError", "__version__", "build_model", "demo", "doctor", "info", "load_model", "load_recipe", "match",
+    "predict", "set_loss", "train", "val", "write_digits",
 }  # fmt: skip
 
 COMMANDS = {
-    "demo": {"--output"},
+    "demo": {"--output", "--compare"},
+    "doctor": {"--data", "--train-split", "--recipe", "--image-size", "--device"},
     "train": {
         "--data", "--recipe", "--preset", "--train-split", "--val-split", "--output", "--resume", "--epochs",
         "--minutes",
@@ -56,7 +57,7 @@ def test_an_unknown_name_is_an_attribute_error():
 
 
 def test_rooms_do_not_hide_verbs():
-    for verb in ("train", "val", "predict", "info", "demo"):
+    for verb in ("train", "val", "predict", "info", "demo", "doctor"):
         with pytest.raises(ModuleNotFoundError):
             importlib.import_module(f"opendetr.{verb}")
 

@@ -76,7 +76,7 @@ def test_the_stride_decides_the_number_of_cells_and_the_mask_follows(stride, cel
     mask = torch.zeros(2, 64, 96, dtype=torch.bool)
     mask[1, 40:], mask[1, :, 60:] = True, True
     (features,) = backbone(torch.randn(2, 3, 64, 96), mask)
-    assert features.map.shape == (2, backbone.num_channels, *cells)
+    assert features.map.shape == (2, backbone.channels[-1], *cells)
     assert torch.equal(features.padding_mask, mask[:, ::stride, ::stride])
     assert backbone(torch.randn(2, 3, 64, 96), None)[0].padding_mask is None
 

@@ -136,13 +136,13 @@ def test_what_is_unknown_is_named(build, expected):
         ('data.train_sizes=["64"]', "a list of whole numbers"),
         ("data.train_sizes=[64.0]", "a list of whole numbers"),
         ("data.train_sizes=[true]", "a list of whole numbers"),
-        ("data.train_sizes=[]", "a list of at least one positive size"),
+        ("data.crop_resize=[]", "a list of at least one positive size"),
         ("data.crop_resize=[0]", "a list of at least one positive size"),
         ("model.output_stride=8", "one of 16, 32"),
         ("model.output_stride=16.0", "one of 16, 32"),
         ('model.output_stride="16"', "one of 16, 32"),
-        ("model.position_encoding=cosine", "one of sine, learned, none"),
-        ("model.num_queries=0", "at least 1"),
+        ("model.position_encoding=cosine", "one of sine, learned, cell, none"),
+        ("model.num_queries=-1", "at least 0"),
         ("model.num_encoder_layers=-1", "at least 0"),
         ("model.dropout=1.0", "below 1"),
         ("model.num_heads=7", "divisible by num_heads = 7"),
@@ -229,12 +229,12 @@ def test_a_preset_alone_means_the_recipe_paper():
     assert resolve_config(preset="detr-r101") == replace(load_recipe("paper"), model=PRESETS["detr-r101"])
 
 
-def test_neither_recipe_nor_preset_is_the_paper_with_detr_small():
-    assert resolve_config() == replace(load_recipe("paper"), model=PRESETS["detr-small"])
+def test_neither_recipe_nor_preset_is_the_recipe_fast():
+    assert resolve_config() == load_recipe("fast")
 
 
 def test_a_recipe_alone_keeps_its_own_model():
-    assert resolve_config("demo") == load_recipe("demo")
+    assert resolve_config("paper-small") == load_recipe("paper-small")
 
 
 def test_a_recipe_may_be_the_saved_config_of_a_run(tmp_path):

@@ -247,14 +247,15 @@ def test_positions_are_never_added_to_values(pre_norm):
     encoder = EncoderLayer(16, 4, 32, 0.0, pre_norm)
     decoder = DecoderLayer(16, 4, 32, 0.0, pre_norm)
     torch.testing.assert_close(encoder(memory, position, None), encoder(memory, None, None))
-    said = decoder(content, query_position, memory, position, None)
-    torch.testing.assert_close(said, decoder(content, None, memory, None, None))
+    said = decoder(content, query_position, memory, memory + position, None)
+    torch.testing.assert_close(said, decoder(content, None, memory, memory, None))
     mixed = memory + torch.arange(7)[:, None] * position  # and where they do not, positions matter
     assert_different(encoder(mixed, position, None), encoder(mixed, None, None))
     assert_different(
-        decoder(content, query_position, mixed, position, None), decoder(content, query_position, mixed, None, None)
+        decoder(content, query_position, mixed, mixed + position, None),
+        decoder(content, query_position, mixed, mixed, None),
     )
-    assert_different(decoder(content, query_position, mixed, None, None), decoder(content, None, mixed, None, None))
+    assert_different(decoder(content, query_position, mixed, mixed, None), decoder(content, None, mixed, mixed, None))
 
 
 def test_attention_is_that_of_torch():

@@ -1,3 +1,4 @@
+import math
 import signal
 import threading
 
@@ -7,7 +8,7 @@ import torch
 from opendetr.config import PRESETS, LossConfig, TrainConfig
 from opendetr.model.detr import build_model
 from opendetr.training import plan as plan_module
-from opendetr.training.optim import build_optimizer, set_learning_rates
+from opendetr.training.optim import build_optimizer, learning_rate_factor, set_learning_rates
 from opendetr.training.plan import Plan
 
 
@@ -65,8 +66,19 @@ def test_learning_rates_fall_to_a_tenth_after_the_fraction(progress, factor):
     model = build_model(PRESETS["detr-tiny"], LossConfig(), 3)
     optimizer = build_optimizer(model, TrainConfig(lr=1e-3, backbone_lr=1e-4))
     for _ in range(3):  # nor does it matter how often it is asked
-        set_learning_rates(optimizer, progress, TrainConfig().lr_drop)
+        set_learning_rates(optimizer, progress, TrainConfig())
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([1e-3 * factor, 1e-4 * factor])
+
+
+def test_a_cosine_falls_to_a_fiftieth_after_a_rise():
+    config = TrainConfig(schedule="cosine", warmup=0.1)
+    factors = [learning_rate_factor(progress / 100, config) for progress in range(101)]
+    assert factors[0] < 0.01
+    assert factors[5] == pytest.approx(factors[10] / 2, rel=0.03)
+    assert max(factors) == factors[10] > 0.97
+    assert factors[10:] == sorted(factors[10:], reverse=True)
+    assert factors[55] == pytest.approx(0.51 - 0.49 * math.sin(math.pi * 0.05))
+    assert factors[100] == pytest.approx(0.02)
 
 
 # --- plan ---

@@ -9,7 +9,15 @@ from torchvision import tv_tensors
 
 from opendetr.boxes import cxcywh_to_xyxy
 from opendetr.config import DataConfig
-from opendetr.data.transforms import Preprocessing, RandomSizeCrop, resized_shape, to_target, training_transform
+from opendetr.data.transforms import (
+    Preprocessing,
+    RandomSizeCrop,
+    RandomZoom,
+    resized_shape,
+    snapped_shape,
+    to_target,
+    training_transform,
+)
 
 PLAIN = Preprocessing(120, 160, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 AS_IT_IS = replace(  # no flip, no crop, one size
@@ -218,3 +226,83 @@ def test_the_seed_decides():
 
     assert torch.equal(draw(3), draw(3))
     assert len({tuple(draw(seed).shape) for seed in range(10)}) > 3
+
+
+# --- sides that repeat, and zoom ---
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((288, 384), (288, 384)),
+        ((384, 288), (384, 288)),
+        ((288, 512), (288, 512)),
+        ((288, 432), (320, 480)),  # 3 to 2 exactly, rather than 288x416 or 288x448
+        ((300, 300), (288, 288)),
+        ((20, 20), (32, 32)),
+    ],
+)
+def test_sides_are_snapped_to_multiples(shape, expected):
+    assert snapped_shape(*shape, 32) == expected
+    assert snapped_shape(*shape, 1) == shape
+
+
+@given(st.integers(256, 800), st.floats(0.5, 2.0))
+def test_snapping_keeps_size_and_aspect_nearly(height, aspect):
+    width = round(height * aspect)
+    snapped = snapped_shape(height, width, 32)
+    assert all(side % 32 == 0 for side in snapped)
+    assert snapped[1] / snapped[0] == pytest.approx(width / height, rel=0.08)
+    assert snapped[0] * snapped[1] == pytest.approx(height * width, rel=0.35)
+
+
+def test_preprocessing_of_an_older_model_is_not_snapped():
+    values = PLAIN.to_json()
+    del values["multiple_of"]
+    assert Preprocessing.from_json(values) == PLAIN
+
+
+@pytest.mark.parametrize(("zoom_in", "zoom_out"), [(0.5, 1.0), (1.0, 1.5), (0.4, 1.6)])
+def test_zoom_moves_boxes_with_what_they_are_around(zoom_in, zoom_out):
+    zoom = RandomZoom(zoom_in, zoom_out, 1.0)
+    for seed in range(30):
+        torch.manual_seed(seed)
+        image, objects = picture_of(120, 160, [(20, 30, 60, 90), (100, 20, 140, 60)])
+        view, left = zoom(image, objects)
+        assert view.shape[2] / view.shape[1] == pytest.approx(160 / 120, rel=0.03)
+        assert round(120 * zoom_in) <= view.shape[1] <= round(120 * zoom_out)
+        assert len(left["labels"]) == len(left["boxes"]) >= 1
+        for label, box in zip(left["labels"].tolist(), left["boxes"].tolist()):
+            assert bounds(view[label] > 128) == pytest.approx(box, abs=1.01)
+
+
+def test_zoom_forgets_what_is_hardly_visible_and_never_everything():
+    zoom = RandomZoom(0.5, 0.5, 1.0)
+    counts = []
+    for seed in range(60):
+        torch.manual_seed(seed)
+        _, left = zoom(*picture_of(100, 100, [(0, 0, 20, 20), (70, 70, 100, 100)]))
+        counts.append(len(left["labels"]))
+        visible = left["boxes"][:, 2:] - left["boxes"][:, :2]
+        whole = torch.tensor([400.0, 900.0])[left["labels"]]
+        if len(left["labels"]) < 2:
+            assert (visible.prod(1) >= 0.3 * whole - 1e-3).all()
+    assert {1, 2} == set(counts)
+
+
+def test_zoom_works_without_objects():
+    view, left = RandomZoom(0.5, 0.9, 1.0)(*picture_of(50, 60))
+    assert view.shape[1] < 50
+    assert len(left["boxes"]) == 0
+
+
+def test_colour_changes_the_picture_and_not_the_boxes():
+    config = replace(AS_IT_IS, colour=0.4)
+    sample = picture_of(120, 160, [(20, 30, 60, 90)])
+    images = []
+    for seed in range(8):
+        torch.manual_seed(seed)
+        image, target = transformed(config, *sample)
+        images.append(image)
+        assert target.boxes_cxcywh[0].tolist() == pytest.approx([0.25, 0.5, 0.25, 0.5])
+    assert len({float(image.sum()) for image in images}) > 2

@@ -46,13 +46,13 @@ def describe(index: DatasetIndex) -> str:
 
 
 def warnings(index: DatasetIndex, num_queries: int) -> list[str]:
-    """What should be known before training on the split, one sentence each."""
+    """What should be known before training on the split, one sentence each; 0 queries are still to be chosen."""
     found = []
     if index.dropped_boxes:
         shown = "; ".join(index.dropped_boxes[:3])
         found.append(f"{len(index.dropped_boxes)} boxes are left out of training: {shown}.")
     fullest = max(index.records, key=lambda record: len(record.labels))
-    if len(fullest.labels) > num_queries:
+    if 0 < num_queries < len(fullest.labels):
         crowded = sum(len(record.labels) > num_queries for record in index.records)
         found.append(
             f"{fullest.path} has {len(fullest.labels)} objects and the model only {num_queries} queries "

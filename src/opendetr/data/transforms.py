@@ -3,6 +3,8 @@
 Between transforms a sample is `(tv_tensors.Image, {"boxes": tv_tensors.BoundingBoxes, "labels": Tensor})`.
 """
 
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,36 +27,43 @@ class Preprocessing:
     max_size: int
     mean: tuple[float, float, float]  # of RGB in 0..1: the backbone's own
     std: tuple[float, float, float]
+    multiple_of: int = 1  # both sides are multiples of this
 
     def transform(self) -> v2.Transform:
         """Resize, scale to 0..1, normalise."""
-        return v2.Compose([ResizeShorterSide((self.image_size,), self.max_size), *_normalise(self.mean, self.std)])
+        resize = ResizeShorterSide((self.image_size,), self.max_size, self.multiple_of)
+        return v2.Compose([resize, *_normalise(self.mean, self.std)])
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, the inverse of `from_json`."""
         return {
             "image_size": self.image_size, "max_size": self.max_size, "mean": list(self.mean), "std": list(self.std),
+            "multiple_of": self.multiple_of,
         }  # fmt: skip
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Preprocessing":
         """The inverse of `to_json`."""
-        return cls(values["image_size"], values["max_size"], tuple(values["mean"]), tuple(values["std"]))
+        mean, std = tuple(values["mean"]), tuple(values["std"])
+        return cls(values["image_size"], values["max_size"], mean, std, values.get("multiple_of", 1))
 
 
 def training_transform(config: DataConfig, preprocessing: Preprocessing) -> v2.Transform:
-    """The paper's augmentation (section A.4): flip, resize to a random scale, half of the time after a random crop."""
-    resize = ResizeShorterSide(config.train_sizes, config.max_size)
+    """The paper's flip, crop and random scale (section A.4), and zoom and colour where a recipe has them."""
+    resize = ResizeShorterSide(config.train_sizes or (config.image_size,), config.max_size, config.multiple_of)
     crop = v2.Compose([ResizeShorterSide(config.crop_resize, None), RandomSizeCrop(config.crop_min, config.crop_max)])
-    return v2.Compose(
-        [
-            v2.RandomHorizontalFlip(config.horizontal_flip),
-            v2.RandomApply([crop], p=config.crop_probability),
-            resize,
-            v2.ClampBoundingBoxes(),  # rounding leaves boxes at the border a hair outside
-            *_normalise(preprocessing.mean, preprocessing.std),
-        ]
-    )
+    colour = v2.ColorJitter(config.colour, config.colour, config.colour)
+    steps = {
+        v2.RandomHorizontalFlip(config.horizontal_flip): config.horizontal_flip,
+        v2.RandomVerticalFlip(config.vertical_flip): config.vertical_flip,
+        v2.RandomApply([crop], p=config.crop_probability): config.crop_probability,
+        RandomZoom(config.zoom_in, config.zoom_out, config.zoom_probability): config.zoom_probability,
+        resize: 1.0,
+        v2.RandomApply([colour], p=0.5): config.colour,
+        v2.ClampBoundingBoxes(): 1.0,  # rounding leaves boxes at the border a hair outside
+    }
+    used = [step for step, strength in steps.items() if strength]
+    return v2.Compose([*used, *_normalise(preprocessing.mean, preprocessing.std)])
 
 
 def _normalise(mean: Sequence[float], std: Sequence[float]) -> list[v2.Transform]:
@@ -72,15 +81,15 @@ def to_target(image: Tensor, objects: dict[str, Tensor]) -> Target:
 class ResizeShorterSide(v2.Transform):  # type: ignore[misc]
     """Resize so that the shorter side has one of `sizes` (drawn at random) and the longer at most `max_size`."""
 
-    def __init__(self, sizes: Sequence[int], max_size: int | None) -> None:
+    def __init__(self, sizes: Sequence[int], max_size: int | None, multiple_of: int = 1) -> None:
         super().__init__()
-        self.sizes, self.max_size = tuple(sizes), max_size
+        self.sizes, self.max_size, self.multiple_of = tuple(sizes), max_size, multiple_of
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """Draw a size; torch's generator, so that the loader's seed decides."""
         size = self.sizes[int(torch.randint(len(self.sizes), ()))] if len(self.sizes) > 1 else self.sizes[0]
         height, width = v2.query_size(flat_inputs)
-        return {"size": resized_shape(height, width, size, self.max_size)}
+        return {"size": snapped_shape(*resized_shape(height, width, size, self.max_size), self.multiple_of)}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Resize a picture or its boxes."""
@@ -94,6 +103,71 @@ def resized_shape(height: int, width: int, size: int, max_size: int | None) -> t
         size = round(max_size * shorter / longer)
     size = max(1, size)
     return (size, int(size * width / height)) if height <= width else (int(size * height / width), size)
+
+
+def snapped_shape(height: int, width: int, multiple: int) -> tuple[int, int]:
+    """Height and width as multiples, near the given ones and as nearly of their aspect ratio as that allows.
+
+    Few shapes repeat over and over, nothing is padded, and every cell of every feature map is a whole one.
+    """
+    if multiple == 1:
+        return height, width
+    around = [[max(1, side // multiple + step) * multiple for step in (-1, 0, 1, 2)] for side in (height, width)]
+
+    def misfit(shape: tuple[int, int]) -> float:
+        aspect = math.log(shape[1] / shape[0]) - math.log(width / height)
+        area = math.log(shape[0] * shape[1]) - math.log(height * width)
+        return abs(aspect) + 0.15 * abs(area)
+
+    return min(itertools.product(around[0], around[1]), key=misfit)
+
+
+class RandomZoom(v2.Transform):  # type: ignore[misc]
+    """Look at a part of the picture, or at the picture within a larger frame of its mean colour; the aspect is kept.
+
+    Objects of which less than `VISIBLE` of the area remains are forgotten; a look that would leave none is not taken.
+    """
+
+    VISIBLE = 0.3
+
+    def __init__(self, zoom_in: float, zoom_out: float, probability: float) -> None:
+        """Set the range.
+
+        Args:
+            zoom_in: the smallest share of a side that is looked at.
+            zoom_out: the largest; above 1 the picture is framed.
+            probability: how often to look elsewhere than at the whole picture.
+        """
+        super().__init__()
+        self.zoom_in, self.zoom_out, self.probability = zoom_in, zoom_out, probability
+
+    def forward(self, image: tv_tensors.Image, objects: dict[str, Any]) -> tuple[tv_tensors.Image, dict[str, Any]]:
+        """The picture and the objects still in it."""
+        if float(torch.rand(())) >= self.probability:
+            return image, objects
+        height, width = image.shape[-2:]
+        share = self.zoom_in + (self.zoom_out - self.zoom_in) * float(torch.rand(()))
+        new_height, new_width = max(1, round(height * share)), max(1, round(width * share))
+        top, left = (
+            int((old - new) * float(torch.rand(()))) for old, new in ((height, new_height), (width, new_width))
+        )
+        boxes = objects["boxes"].as_subclass(Tensor) - torch.tensor([left, top, left, top])
+        limits = torch.tensor([new_width, new_height, new_width, new_height])
+        visible = boxes.clamp(min=0).minimum(limits)
+        keep = _areas(visible) >= self.VISIBLE * _areas(boxes)
+        if len(keep) and not keep.any():
+            return image, objects
+        if share > 1:
+            mean = [float(channel) for channel in image.float().mean((1, 2))]
+            view = v2.functional.pad(image, [-left, -top, new_width - width + left, new_height - height + top], mean)
+        else:
+            view = v2.functional.crop(image, top, left, new_height, new_width)
+        kept = tv_tensors.BoundingBoxes(visible[keep], format="XYXY", canvas_size=(new_height, new_width))
+        return view, {**objects, "boxes": kept, "labels": objects["labels"][keep]}
+
+
+def _areas(boxes_xyxy: Tensor) -> Tensor:
+    return (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).clamp(min=0).prod(1)
 
 
 class RandomSizeCrop(v2.Transform):  # type: ignore[misc]

@@ -4,6 +4,7 @@ import base64
 import html
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,12 @@ def print_metrics(metrics: CocoMetrics) -> None:
     console.print(summary, per_class)
 
 
+def print_findings(found: Sequence[tuple[bool, str]]) -> None:
+    """What the doctor found: problems, then remarks."""
+    for is_problem, sentence in found:
+        console.print(f"{'PROBLEM' if is_problem else 'note':>8}  {sentence}.", style="red" if is_problem else None)
+
+
 def print_info(facts: dict[str, Any]) -> None:
     """The facts of `api.info` as a table."""
     model, origin = facts["config"]["model"], facts["origin"]
@@ -59,24 +66,28 @@ def print_info(facts: dict[str, Any]) -> None:
     console.print(table)
 
 
-def write_report(
-    path: Path,
-    title: str,
-    summary: str,
-    history: Sequence[dict[str, Any]],
-    metrics: CocoMetrics,
-    pictures: Sequence[tuple[str, Image.Image]],
-) -> None:
-    """Write learning curves, the AP table and pictures as one self-contained HTML file.
+@dataclass(frozen=True)
+class RunReport:
+    """What a report says about one run."""
 
-    Args:
-        path: of the file.
-        title: its heading.
-        summary: what the numbers say, in a sentence or two.
-        history: the lines of metrics.jsonl.
-        metrics: on held-out pictures.
-        pictures: caption and picture each.
-    """
+    title: str
+    summary: str  # what the numbers say, in a sentence or two
+    history: Sequence[dict[str, Any]]  # the lines of metrics.jsonl
+    metrics: CocoMetrics  # on held-out pictures
+    pictures: Sequence[tuple[str, Image.Image]]  # caption and picture each
+
+
+def write_report(path: Path, title: str, runs: Sequence[RunReport]) -> None:
+    """Write learning curves, AP tables and pictures of one run or more as one self-contained HTML file."""
+    body = f"<h1>{html.escape(title)}</h1>" + "".join(_section(run) for run in runs)
+    head = (
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title><style>{_STYLE}</style>"
+    )
+    write_text(path, f"{head}{body}</html>\n")
+
+
+def _section(run: RunReport) -> str:
+    metrics = run.metrics
     rows = "".join(
         f"<tr><td>{name}</td><td>{_number(value)}</td><td>{MEANING[name]}</td></tr>"
         for name, value in metrics.summary.items()
@@ -87,23 +98,20 @@ def write_report(
     )
     figures = "".join(
         f'<figure><img src="{_as_data_url(image)}" alt=""><figcaption>{html.escape(caption)}</figcaption></figure>'
-        for caption, image in pictures
+        for caption, image in run.pictures
     )
-    body = (
-        f"<h1>{html.escape(title)}</h1><p>{html.escape(summary)}</p><h2>Learning curves</h2>{_curves(history)}"
-        f"<h2>Average precision on held-out pictures</h2><div class=side><table>{rows}</table>"
+    return (
+        f"<h2>{html.escape(run.title)}</h2><p>{html.escape(run.summary)}</p>"
+        f"<h3>Learning curves</h3>{_curves(run.history)}<h3>Average precision on held-out pictures</h3>"
+        f"<div class=side><table>{rows}</table>"
         f"<table><tr><th>class</th><th>AP</th><th>AP50</th></tr>{classes}</table></div>"
-        f"<h2>Held-out pictures, detections with a score of at least 0.5</h2><div class=grid>{figures}</div>"
+        f"<h3>Held-out pictures, detections with a score of at least 0.5</h2><div class=grid>{figures}</div>"
     )
-    head = (
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title><style>{_STYLE}</style>"
-    )
-    write_text(path, f"{head}{body}</html>\n")
 
 
 _STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:1100px;margin:2rem auto;padding:0 1rem;color:#222}
-h1,h2{line-height:1.2}svg{max-width:100%;height:auto}td,th{padding:.1rem .8rem;text-align:left}
+h1,h2,h3{line-height:1.2}svg{max-width:100%;height:auto}td,th{padding:.1rem .8rem;text-align:left}
 td:nth-child(2),td:nth-child(3){font-variant-numeric:tabular-nums}.side{display:flex;gap:3rem;flex-wrap:wrap}
 .grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(230px,1fr));gap:1rem}
 figure{margin:0}figure img{width:100%;display:block}figcaption{font-size:.85rem;color:#555}

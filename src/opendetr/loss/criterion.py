@@ -46,6 +46,10 @@ class Normalisers(NamedTuple):
         predictions = torch.tensor(float(num_queries * len(targets.counts)), device=matched.device)
         return cls(targets.counts.sum().float(), scoring.normaliser(matched, predictions))
 
+    def times(self, factor: float | Tensor) -> "Normalisers":
+        """Those of a loss in which every object counts `factor` times (of scorings that divide by matched queries)."""
+        return Normalisers(self.num_boxes * factor, self.class_weight * factor)
+
 
 def set_loss(
     output: DetrOutput, targets: Targets, matches: Matches, scoring: Scoring, normalisers: Normalisers
@@ -57,14 +61,17 @@ def set_loss(
     """
     with without_autocast(output.logits.device):
         logits, boxes = as_float32(output)
-        classes = target_classes(output, targets, matches, no_object=logits.shape[-1] - 1)
+        classes = target_classes(output, targets, matches, no_object=scoring.num_classes(logits.shape[-1]))
         predicted, true = matched_boxes(boxes, targets, matches)
+        predicted_xyxy, true_xyxy = cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(true)
+        ious = boxes.new_zeros(boxes.shape[:3])
+        ious[matches.layers, matches.images, matches.queries] = box_iou(predicted_xyxy.detach(), true_xyxy)
         l1 = (predicted - true).abs().sum(-1)
-        giou = 1 - generalized_box_iou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(true))
+        giou = 1 - generalized_box_iou(predicted_xyxy, true_xyxy)
         num_boxes = normalisers.num_boxes.clamp(min=1)
         per_layer = boxes.new_zeros(len(boxes))
         return {
-            "class": scoring.loss(logits, classes) / normalisers.class_weight.clamp(min=1e-6),
+            "class": scoring.loss(logits, classes, ious) / normalisers.class_weight.clamp(min=1e-6),
             "l1": per_layer.index_add(0, matches.layers, l1) / num_boxes,
             "giou": per_layer.index_add(0, matches.layers, giou) / num_boxes,
         }
@@ -99,11 +106,11 @@ def statistics(output: DetrOutput, targets: Targets, matches: Matches, scoring: 
     labels = targets.labels[matches.images, matches.targets]
     predicted, true = matched_boxes(boxes, targets, matches)
     iou = box_iou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(true))
-    _, best = scoring.scores(answers[None])
+    best = scoring.probabilities(answers).argmax(-1)
     seen = scoring.finds_something(logits[-1:]).sum(-1)[0]
     some = max(1, len(labels))
     return {
-        "matched_accuracy": (best[0] == labels).sum() * 100 / some,
+        "matched_accuracy": (best == labels).sum() * 100 / some,
         "matched_iou": iou.sum() / some,
         "cardinality_error": (seen - targets.counts).abs().float().mean(),
         "class_error": 100 - (answers.argmax(-1) == labels).sum() * 100 / some,

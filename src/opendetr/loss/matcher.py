@@ -24,8 +24,9 @@ class CostWeights:
 
 
 def as_float32(output: DetrOutput) -> DetrOutput:
-    """Half-precision outputs in float32, where costs and losses are computed; float64 is left alone."""
-    return DetrOutput(*(x.float() if x.dtype in (torch.float16, torch.bfloat16) else x for x in output))
+    """Logits and boxes of half precision in float32, where costs and losses are computed; float64 is left alone."""
+    logits, boxes = (x.float() if x.dtype in (torch.float16, torch.bfloat16) else x for x in output)
+    return DetrOutput(logits, boxes)
 
 
 def matching_cost(

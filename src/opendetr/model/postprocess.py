@@ -12,14 +12,15 @@ from opendetr.structures import Batch, Detections, DetrOutput
 
 def answers(
     output: DetrOutput, scoring: Scoring
-) -> tuple[Float[Tensor, "B Q"], Int[Tensor, "B Q"], Float[Tensor, "B Q 4"]]:
-    """Score, class index and box (cxcywh, 0..1) of every query in the last decoder layer."""
-    scores, labels = scoring.scores(output.logits[-1].float())
-    return scores, labels, output.boxes_cxcywh[-1].float()
+) -> tuple[Float[Tensor, "B N"], Int[Tensor, "B N"], Float[Tensor, "B N 4"]]:
+    """Score, class index and box (cxcywh, 0..1) of every answer of the last decoder layer."""
+    scores, labels, queries = scoring.answers(output.logits[-1].float())
+    boxes = output.boxes_cxcywh[-1].float()
+    return scores, labels, boxes.gather(1, queries[..., None].expand(-1, -1, 4))
 
 
 def postprocess(output: DetrOutput, batch: Batch, scoring: Scoring, label_map: LabelMap) -> list[Detections]:
-    """Every query's answer, nothing thresholded or suppressed; one `Detections` per picture of the batch."""
+    """Every answer, nothing thresholded or suppressed; one `Detections` per picture of the batch."""
     scores, labels, boxes_cxcywh = (tensor.cpu() for tensor in answers(output, scoring))
     sizes = batch.original_sizes.cpu()
     height, width = sizes.float().unbind(1)

@@ -13,16 +13,20 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from rich.progress import TextColumn
+from torch import Tensor
 
 from opendetr.checkpoints.native import Checkpoint
 from opendetr.data.datasets import DatasetIndex
 from opendetr.data.loader import DetectionDataset, epoch_order, training_loader
 from opendetr.devices import autocast
 from opendetr.evaluation.runner import StoppedError, detect_split, metrics_of
+from opendetr.loss.auxiliary import denoising_losses, proposal_losses
 from opendetr.loss.criterion import LossWeights, Normalisers, set_loss, statistics
 from opendetr.loss.matcher import CostWeights, match
+from opendetr.model.queries import make_denoising
 from opendetr.progress import console, progress_bar, track
-from opendetr.structures import Batch, DetrOutput, Targets
+from opendetr.structures import Batch, Denoising, DetrOutput, Targets
+from opendetr.training.ema import AveragedModel
 from opendetr.training.means import EpochMeans, combine
 from opendetr.training.optim import build_optimizer, set_learning_rates
 from opendetr.training.plan import Plan
@@ -63,6 +67,9 @@ class Trainer:
         loss = self.config.loss
         self.costs = CostWeights(loss.class_cost, loss.l1_cost, loss.giou_cost)
         self.weights = LossWeights(loss.class_weight, loss.l1_weight, loss.giou_weight)
+        self.num_classes = checkpoint.model.num_classes
+        horizon = self.config.train.ema
+        self.averaged = AveragedModel(checkpoint.model, horizon) if horizon else None
         optimizer = build_optimizer(checkpoint.model, self.config.train)
         self.model, self.optimizer = accelerator.prepare(checkpoint.model, optimizer)
         self.state = RunState()
@@ -75,13 +82,14 @@ class Trainer:
         parts = []
         for position, (batch, targets) in enumerate(micro_batches):
             with self.gradients_shared_after(position == len(micro_batches) - 1):
+                denoising = self.denoising(targets)
                 with autocast(self.accelerator.device, self.config.train.precision):
-                    output = DetrOutput(*self.model(batch.images, batch.padding_mask))
+                    output: DetrOutput = self.model(batch.images, batch.padding_mask, denoising)
                 if not self.config.loss.auxiliary:
-                    output = DetrOutput(output.logits[-1:], output.boxes_cxcywh[-1:])
+                    output = replace(output, logits=output.logits[-1:], boxes_cxcywh=output.boxes_cxcywh[-1:])
                 matches = match(output, targets, self.scoring, self.costs)
                 losses = set_loss(output, targets, matches, self.scoring, normalisers)
-                total = self.weights.total(losses)
+                total = self.weights.total(losses) + self.helping_loss(output, denoising, targets, normalisers)
                 self.accelerator.backward(total * self.accelerator.num_processes)  # processes average, we need the sum
             parts.append(
                 {"loss": total.detach()}
@@ -91,6 +99,24 @@ class Trainer:
             )
         self.update_weights([batch for batch, _ in micro_batches])
         return combine(parts, self.accelerator.num_processes)
+
+    def denoising(self, targets: Targets) -> Denoising | None:
+        """Noised true boxes for the model to recover, where the recipe wants them."""
+        num_queries = self.config.loss.denoising_queries
+        return make_denoising(targets, self.num_classes, num_queries) if num_queries else None
+
+    def helping_loss(
+        self, output: DetrOutput, denoising: Denoising | None, targets: Targets, normalisers: Normalisers
+    ) -> Tensor:
+        """The losses of proposals and denoising queries, as far as there are any."""
+        total, repeats = output.logits.new_zeros(()), self.config.loss.proposal_repeats
+        if output.proposals is not None and repeats:
+            losses = proposal_losses(output.proposals, targets, repeats, self.scoring, self.costs, normalisers)
+            total = total + self.weights.total(losses)
+        if output.denoising is not None and denoising is not None:
+            losses = denoising_losses(output.denoising, denoising, targets, self.scoring, normalisers)
+            total = total + self.weights.total(losses)
+        return total
 
     def normalisers(self, targets: list[Targets]) -> Normalisers:
         """The number of boxes and the sum of class weights over micro-batches and processes."""
@@ -184,11 +210,14 @@ class Trainer:
                     (batch.to(device), targets.to(device))
                     for batch, targets in itertools.islice(batches, min(train.accumulate, left))
                 ]
-                set_learning_rates(self.optimizer, self.plan.progress(self.steps_done), train.lr_drop)
+                set_learning_rates(self.optimizer, self.plan.progress(self.steps_done), train)
                 parts = self.step(micro_batches)
                 pictures = sum(len(batch.images) for batch, _ in micro_batches) * self.accelerator.num_processes
                 means.add(parts, pictures)
                 state.step += 1
+                if self.averaged is not None:
+                    progress = self.plan.progress(self.steps_done)
+                    self.averaged.update(self.accelerator.unwrap_model(self.model), self.steps_done, progress)
                 self.plan.record_step(time.time() - begun)
                 if self.plan.evaluating == 0 and self.val_index is not None:  # until one is measured, a forward pass
                     self.plan.evaluation_seconds = 0.7 * self.plan.step_seconds / pictures * len(self.val_index)
@@ -280,8 +309,9 @@ class Trainer:
             console.print(f"    on val: AP {metrics.summary['AP']:.3f}  AP50 {metrics.summary['AP50']:.3f}")
 
     def unwrapped(self) -> Checkpoint:
-        """The model as it is now, without what Accelerate put around it."""
-        return replace(self.checkpoint, model=self.accelerator.unwrap_model(self.model))
+        """The model as it is kept: averaged where the recipe says so, without what Accelerate put around it."""
+        model = self.accelerator.unwrap_model(self.model) if self.averaged is None else self.averaged.model
+        return replace(self.checkpoint, model=model)
 
     def training_state(self) -> dict[str, Any]:
         """What `restore` needs, in types that can be read back safely."""
@@ -291,6 +321,7 @@ class Trainer:
             "spent": self.plan.elapsed(),
             "total_seconds": self.plan.total_seconds,
             "optimizer": self.optimizer.state_dict(),
+            "weights": None if self.averaged is None else self.accelerator.unwrap_model(self.model).state_dict(),
             **random_state(),
         }
 
@@ -304,6 +335,8 @@ class Trainer:
                 f"An epoch has {self.steps_per_epoch} steps now, it had {before}: the unfinished one is begun anew."
             )
             self.state.step = 0
+        if training_state["weights"] is not None:  # `last` holds the average of these
+            self.accelerator.unwrap_model(self.model).load_state_dict(training_state["weights"])
         initial = [group["initial_lr"] for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(training_state["optimizer"])
         for group, lr in zip(self.optimizer.param_groups, initial):

@@ -1,4 +1,6 @@
-"""The paper's optimiser and schedule (section A.4)."""
+"""The paper's optimiser and schedule (section A.4), and a cosine."""
+
+import math
 
 import torch
 from torch.optim import AdamW
@@ -19,8 +21,16 @@ def build_optimizer(model: DETR, config: TrainConfig) -> AdamW:
     return AdamW([group for group in groups if group["params"]], weight_decay=config.weight_decay)
 
 
-def set_learning_rates(optimizer: torch.optim.Optimizer, progress: float, lr_drop: float) -> None:
-    """The step schedule: a tenth of the initial rates once `progress` (0..1) has reached `lr_drop`."""
-    factor = 0.1 if progress >= lr_drop else 1.0
+def set_learning_rates(optimizer: torch.optim.Optimizer, progress: float, config: TrainConfig) -> None:
+    """The learning rates where `progress` (0..1) of the run is done."""
+    factor = learning_rate_factor(progress, config)
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * factor
+
+
+def learning_rate_factor(progress: float, config: TrainConfig) -> float:
+    """What initial learning rates are multiplied with: a rise, then a tenth from `lr_drop` on, or a cosine to 0.02."""
+    rise = min(1.0, (progress + 1e-4) / config.warmup) if config.warmup else 1.0
+    if config.schedule == "cosine":
+        return rise * (0.02 + 0.49 * (1 + math.cos(math.pi * progress)))
+    return rise * (0.1 if progress >= config.lr_drop else 1.0)

@@ -3,6 +3,7 @@
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -13,11 +14,13 @@ from opendetr.data.check import check_pictures, describe, warnings
 from opendetr.data.datasets import DatasetIndex, has_split, load_index, shared_pictures
 from opendetr.data.loader import DetectionDataset
 from opendetr.data.transforms import Preprocessing, training_transform
-from opendetr.devices import default_workers, place, resolve_device
+from opendetr.devices import default_workers, keep_freed_memory, place, resolve_device
 from opendetr.errors import UserError
 from opendetr.model.backbone import normalisation
-from opendetr.model.detr import build_pretrained_model
+from opendetr.model.detr import DETR, build_pretrained_model
+from opendetr.model.precision import fit_precision
 from opendetr.progress import console
+from opendetr.training.choices import fit_to_data, fit_to_time
 from opendetr.training.loop import Trainer
 from opendetr.training.plan import Plan
 
@@ -37,32 +40,51 @@ def prepare(
     Raises:
         UserError: whatever is wrong with data, weights, device or folders.
     """
+    budget = config.train.minutes * 60
+    require_free(output, resume)
+    train_index, val_index = read_splits(config, check_seconds=min(5.0, budget / 20) if budget else 5.0)
+    return assemble(config, train_index, val_index, output, started, resume, fresh_minutes=fresh_minutes)
+
+
+def require_free(output: Path, resume: Path | None) -> None:
+    """Check that the run folder can be written.
+
+    Raises:
+        UserError: it is a file, or holds a run that is not the one to be resumed.
+    """
     if output.exists() and not output.is_dir():
         raise UserError(f"--output {output} is a file; expected a folder, or a name that is not taken")
     if resume != output and any((output / name).exists() for name in ("last", "best", "metrics.jsonl")):
         raise UserError(
             f"--output {output} holds a run already; give another folder, or continue it with --resume {output}"
         )
+
+
+def assemble(
+    config: RunConfig,
+    train_index: DatasetIndex,
+    val_index: DatasetIndex | None,
+    output: Path,
+    started: float,
+    resume: Path | None = None,
+    *,
+    fresh_minutes: bool = False,
+) -> Trainer:
+    """Build or restore the model and lay out the run over data that were read; arguments as in `prepare`."""
     device = resolve_device(config.train.device)
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no", gradient_accumulation_steps=1)
+    keep_freed_memory()
     torch.manual_seed(config.train.seed)
     budget = config.train.minutes * 60
-    train_index, val_index = read_splits(config, check_seconds=min(5.0, budget / 20) if budget else 5.0)
     train_index = replace(train_index, coco={})  # only evaluation needs it, and of COCO it fills gigabytes
+    plan = Plan(total_steps=1, total_seconds=budget or None, started=started)
     if resume is None:
-        checkpoint, state = new_model(config, train_index), None
+        checkpoint, state = new_model(config, train_index, accelerator.device, plan), None
     else:
-        checkpoint, state = resumed_model(config, resume, train_index)
-    if config.train.backbone_lr == 0:  # not trained at all, as in the official code
-        if config.model.backbone_weights == "none":
-            raise UserError("train.backbone_lr = 0 would fix a backbone of random weights; give it a rate, or weights")
-        checkpoint.model.backbone.requires_grad_(False)
-    if config.train.workers < 0:
-        config = config.with_values({"train.workers": default_workers(device)}, "the default")
-    checkpoint = replace(checkpoint, model=place(checkpoint.model, accelerator.device), config=config, source=output)
+        checkpoint, state = resumed_model(config, resume, train_index, accelerator.device)
+    checkpoint, config = replace(checkpoint, source=output), checkpoint.config
     transform = training_transform(config.data, checkpoint.preprocessing)
     dataset = DetectionDataset(train_index, transform, config.train.seed)
-    plan = Plan(total_steps=1, total_seconds=budget or None, started=started)
     trainer = Trainer(checkpoint, dataset, val_index, plan, accelerator, output)
     plan.total_steps = config.train.epochs * trainer.steps_per_epoch
     torch.manual_seed(config.train.seed + accelerator.process_index)  # processes shall not drop out alike
@@ -105,22 +127,50 @@ def read_splits(config: RunConfig, check_seconds: float) -> tuple[DatasetIndex, 
     return train_index, val_index
 
 
-def new_model(config: RunConfig, index: DatasetIndex) -> Checkpoint:
-    """A model with a pretrained backbone (or what the config asks for) and fresh heads for the classes of the data."""
+def new_model(config: RunConfig, index: DatasetIndex, device: torch.device, plan: Plan) -> Checkpoint:
+    """A model with a pretrained backbone (or what the config asks for) and fresh heads for the classes of the data.
+
+    What the config leaves open is chosen here, and said.
+    """
+    config, choices = fit_to_data(config, index)
     model, weights_from = build_pretrained_model(config.model, config.loss, index.label_map.num_classes)
     console.print(f"backbone {config.model.backbone}: {weights_from}")
+    model, config = on_device(model, config, device)
+    if config.data.image_size == 0:
+        config, choice = fit_to_time(config, index, model, device, plan.remaining() if plan.total_seconds else None)
+        choices.append(choice)
+    for choice in choices:
+        console.print(f"chosen: {choice}")
     mean, std = normalisation(model.backbone.body)
-    preprocessing = Preprocessing(config.data.image_size, config.data.max_size, mean, std)
+    data = config.data
+    preprocessing = Preprocessing(data.image_size, data.max_size, mean, std, data.multiple_of)
     origin = {
-        "data": str(Path(config.data.root).resolve()),
-        "train_split": config.data.train_split,
+        "data": str(Path(data.root).resolve()),
+        "train_split": data.train_split,
         "backbone_weights": weights_from,
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
     return Checkpoint(model, config, index.label_map, preprocessing, origin, Path())
 
 
-def resumed_model(config: RunConfig, run: Path, index: DatasetIndex) -> tuple[Checkpoint, dict]:  # type: ignore[type-arg]
+def on_device(model: DETR, config: RunConfig, device: torch.device) -> tuple[DETR, RunConfig]:
+    """The model where it is trained and in the precision it is trained in; the config with both resolved."""
+    if config.train.backbone_lr == 0:  # not trained at all, as in the official code
+        if config.model.backbone_weights == "none":
+            raise UserError("train.backbone_lr = 0 would fix a backbone of random weights; give it a rate, or weights")
+        model.backbone.requires_grad_(False)
+    model = place(model, device)
+    asked = config.train.precision
+    precision, reason = fit_precision(model, device, asked)
+    if asked != "fp32":
+        console.print(f"chosen: {reason}")
+    workers = config.train.workers if config.train.workers >= 0 else default_workers(device)
+    return model, config.with_values({"train.precision": precision, "train.workers": workers}, "this machine")
+
+
+def resumed_model(
+    config: RunConfig, run: Path, index: DatasetIndex, device: torch.device
+) -> tuple[Checkpoint, dict[str, Any]]:
     """The model of a run's `last` and what else it holds for continuing."""
     state = load_training_state(run)
     checkpoint = load_checkpoint(run / "last")
@@ -136,7 +186,8 @@ def resumed_model(config: RunConfig, run: Path, index: DatasetIndex) -> tuple[Ch
         )
     begun = state["state"]["epoch"]
     console.print(f"continuing {run} after {begun} whole epochs and {state['state']['step']} steps")
-    return checkpoint, state
+    model, config = on_device(checkpoint.model, config, device)
+    return replace(checkpoint, model=model, config=config), state
 
 
 def _value(config: RunConfig, name: str) -> object:

@@ -1,0 +1,55 @@
+"""What helps learning and is not the answer: losses of proposals and of denoising queries."""
+
+import torch
+from torch import Tensor
+
+from opendetr.loss.criterion import Losses, Normalisers, set_loss
+from opendetr.loss.matcher import CostWeights, match
+from opendetr.scoring import Scoring
+from opendetr.structures import Denoising, DetrOutput, Matches, Targets
+
+
+def proposal_losses(
+    proposals: DetrOutput,
+    targets: Targets,
+    repeats: int,
+    scoring: Scoring,
+    costs: CostWeights,
+    normalisers: Normalisers,
+) -> Losses:
+    """The set loss of the cells' proposals, every object matched to `repeats` cells.
+
+    One-to-many matching (Jia et al. 2023, H-DETR; Wang et al. 2022, DE-DETR) stays with the proposals: the decoder's
+    answers are matched one to one, so nothing has to be suppressed at the end.
+    """
+    repeated = targets.repeated(repeats)
+    matches = match(proposals, repeated, scoring, costs)
+    return set_loss(proposals, repeated, matches, scoring, normalisers.times(repeats))
+
+
+def denoising_losses(
+    output: DetrOutput, denoising: Denoising, targets: Targets, scoring: Scoring, normalisers: Normalisers
+) -> Losses:
+    """The set loss of the denoising queries, whose matches are known: no Hungarian algorithm.
+
+    All queries in use, of all pictures, are taken as those of one picture; empty slots count nowhere.
+    """
+    used = denoising.groups >= 0
+    answers = DetrOutput(output.logits[:, used][:, None], output.boxes_cxcywh[:, used][:, None])
+    labels, boxes = targets.labels, targets.boxes_cxcywh
+    if labels.shape[1]:
+        labels = labels.gather(1, denoising.origins)[used]
+        boxes = boxes.gather(1, denoising.origins[..., None].expand(-1, -1, 4))[used]
+    else:
+        labels, boxes = labels.flatten(), boxes.flatten(0, 1)
+    (found,) = torch.where(denoising.positive[used])
+    truth = Targets(labels[None], boxes[None], torch.tensor([len(labels)], device=labels.device))
+    per_object = len(found) / targets.counts.sum().clamp(min=1)
+    return set_loss(answers, truth, _known_matches(found, len(output.logits)), scoring, normalisers.times(per_object))
+
+
+def _known_matches(queries: Tensor, num_layers: int) -> Matches:
+    """Query i of the one picture has target i, in every layer."""
+    layers = torch.arange(num_layers, device=queries.device).repeat_interleave(len(queries))
+    everywhere = queries.repeat(num_layers)
+    return Matches(layers, torch.zeros_like(everywhere), everywhere, everywhere)

@@ -1,0 +1,159 @@
+"""What a recipe leaves open is chosen by a look at the data set and at the machine, and said with the reason."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from opendetr.config import LONGEST_ASPECT, RunConfig
+from opendetr.data.datasets import DatasetIndex
+from opendetr.devices import autocast
+from opendetr.model.detr import DETR
+from opendetr.model.queries import make_denoising
+from opendetr.structures import DetrOutput, Targets
+
+FINE_ENOUGH = 0.2  # of a picture's shorter side: objects from this size on need no feature map finer than stride 16
+SMALLEST_PIXELS, COMFORTABLE_PIXELS = 12, 64  # sides of the smallest kind of object: what can be found, what is ample
+WANTED_STEPS = 1000  # more steps at a smaller size beat fewer at a larger one, up to about here
+SIDE_STEP = 32
+
+
+@dataclass(frozen=True)
+class ObjectSizes:
+    """How large the objects of a data set are: square root of the box's area over the picture's shorter side."""
+
+    smallest_kind: float  # the median of the class whose median is smallest
+    large: float  # nine of ten objects are smaller
+    pixels: int  # the median picture's shorter side
+
+
+def measure_objects(index: DatasetIndex) -> ObjectSizes:
+    """The sizes of the objects; those of a picture-filling object where there are none."""
+    shorter = np.array([min(record.width, record.height) for record in index.records])
+    pixels = int(np.median(shorter))
+    boxes = np.concatenate([record.boxes_xyxy for record in index.records])
+    if not len(boxes):
+        return ObjectSizes(1.0, 1.0, pixels)
+    labels = np.concatenate([record.labels for record in index.records])
+    counts = [len(record.labels) for record in index.records]
+    sizes = np.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])) / np.repeat(shorter, counts)
+    kinds = [sizes[labels == label] for label in np.unique(labels)]
+    common = [kind for kind in kinds if len(kind) >= 5] or kinds  # a median of less says little
+    return ObjectSizes(min(float(np.median(kind)) for kind in common), float(np.quantile(sizes, 0.9)), pixels)
+
+
+def fit_to_data(config: RunConfig, index: DatasetIndex) -> tuple[RunConfig, list[str]]:
+    """Choose queries, strides and zoom, as far as the config leaves them open.
+
+    Returns:
+        The config, and a sentence for each choice.
+    """
+    objects = measure_objects(index)
+    chosen: dict[str, object] = {}
+    said = []
+    for names, values, sentence in _choices(config, index, objects):
+        chosen |= dict(zip(names, values))
+        said.append(sentence)
+    return config.with_values(chosen, "the data"), said
+
+
+def _choices(
+    config: RunConfig, index: DatasetIndex, objects: ObjectSizes
+) -> Iterator[tuple[tuple[str, ...], tuple[object, ...], str]]:
+    if config.model.num_queries == 0:
+        most = max(len(record.labels) for record in index.records)
+        queries = max(30, most, min(300, -(-5 * most // 20) * 10))
+        yield ("model.num_queries",), (queries,), f"{queries} queries: the fullest picture has {most} objects"
+    if config.model.proposal_strides == (0,):
+        coarsest = min((*config.model.encoder_strides, config.model.output_stride))
+        finer = () if objects.smallest_kind >= FINE_ENOUGH else (coarsest // 2,)
+        said = (
+            f"also selected from cells of {finer[0]} pixels"
+            if finer
+            else f"selected from cells of {coarsest} pixels on"
+        )
+        yield (
+            ("model.proposal_strides",),
+            (finer,),
+            f"queries are {said}: the smallest kind of object is typically {objects.smallest_kind:.0%} of a picture's "
+            f"shorter side",
+        )
+    if config.data.horizontal_flip == -1:
+        names = [name for name in index.label_map.names if _has_a_handedness(name)]
+        flip = 0.0 if names else 0.5
+        said = f"not mirrored: '{names[0]}' would become something else" if names else "mirrored half of the time"
+        yield ("data.horizontal_flip",), (flip,), f"pictures are {said}"
+    if config.data.zoom_in == 0:
+        zoom_in = round(min(0.9, max(0.5, objects.large / 0.8)), 2)
+        said = f"nine of ten objects are below {objects.large:.0%} of the shorter side"
+        yield ("data.zoom_in",), (zoom_in,), f"zooming in to {zoom_in:.0%} of a picture: {said}"
+    if config.data.zoom_out == 0:
+        zoom_out = round(min(1.5, max(1.0, 6 * objects.smallest_kind)), 2)
+        said = "the smallest kind stays visible" if zoom_out > 1 else "the smallest kind would be lost"
+        yield ("data.zoom_out",), (zoom_out,), f"zooming out to {zoom_out:.0%}: {said}"
+
+
+def _has_a_handedness(name: str) -> bool:
+    """Whether the mirror image of a class of this name is another class or none: characters, left and right."""
+    return len(name.strip()) == 1 or bool({"left", "right"} & set(name.lower().replace("_", " ").split()))
+
+
+def fit_to_time(
+    config: RunConfig, index: DatasetIndex, model: DETR, device: torch.device, seconds: float | None
+) -> tuple[RunConfig, str]:
+    """Choose the size of the pictures by the objects and by the time there is.
+
+    Args:
+        config: with `data.image_size` = 0.
+        index: the training split.
+        model: on the device, its precision chosen.
+        device: where training will run.
+        seconds: left for training; None where epochs are counted.
+
+    Returns:
+        The config, and the reason in words.
+    """
+    objects = measure_objects(index)
+    least = _sides(SMALLEST_PIXELS / objects.smallest_kind, up=True)
+    most = _sides(min(640, objects.pixels, max(320, COMFORTABLE_PIXELS / objects.smallest_kind)), up=False)
+    size, reason = most, "the smallest kind of object gets"
+    if seconds is not None:
+        area = seconds / WANTED_STEPS / _seconds_per_pixel(config, model, device)
+        affordable = _sides((area * 3 / 4) ** 0.5, up=False)
+        if affordable < most:
+            size, reason = affordable, f"about {WANTED_STEPS} steps fit into the time, and the smallest kind gets"
+    size = max(size, min(least, most), 128)
+    data = replace(config.data, image_size=size, max_size=round(size * LONGEST_ASPECT), train_sizes=())
+    pixels = objects.smallest_kind * size
+    return replace(config, data=data), f"pictures of {size} pixels (shorter side): {reason} {pixels:.0f} pixels"
+
+
+def _sides(pixels: float, *, up: bool) -> int:
+    whole = -(-pixels // SIDE_STEP) if up else pixels // SIDE_STEP
+    return max(1, int(whole)) * SIDE_STEP
+
+
+def _seconds_per_pixel(config: RunConfig, model: DETR, device: torch.device) -> float:
+    """What a training step takes per pixel of a picture, from the second of two small ones without an update."""
+    batch, (height, width) = config.train.batch_size, (160, 224)
+    labels, boxes = torch.zeros(batch, 10, dtype=torch.long), torch.full((batch, 10, 4), 0.5)
+    targets = Targets(labels, boxes, torch.full((batch,), 10)).to(device)
+    images = torch.zeros(batch, 3, height, width, device=device).to(memory_format=torch.channels_last)
+    taken, statistics = 0.0, {name: buffer.clone() for name, buffer in model.named_buffers()}
+    for _ in range(3):
+        begun = time.perf_counter()
+        extra = config.loss.denoising_queries
+        denoising = make_denoising(targets, model.num_classes, extra) if extra else None
+        with autocast(device, config.train.precision):
+            output: DetrOutput = model(images, None, denoising)
+        total = output.logits.float().sum() + output.boxes_cxcywh.float().sum()
+        total.backward()  # type: ignore[no-untyped-call]
+        float(total.detach())
+        taken = time.perf_counter() - begun
+    model.zero_grad(set_to_none=True)
+    for name, buffer in model.named_buffers():  # batch norm shall not have learned from this
+        buffer.copy_(statistics[name])
+    beside = 1.25  # matching, losses, the optimiser and reading
+    return beside * taken / (height * width)

@@ -1,0 +1,225 @@
+"""Can this data be learned? Checks of ids, boxes and pictures, and eight of the pictures learned by heart."""
+
+import hashlib
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from opendetr.boxes import box_iou
+from opendetr.config import RunConfig
+from opendetr.data.check import require_size
+from opendetr.data.datasets import DatasetIndex, Record, has_split, load_index, shared_pictures
+from opendetr.data.images import check_image
+from opendetr.errors import UserError
+from opendetr.evaluation.coco import CocoMetrics
+from opendetr.evaluation.runner import evaluate_split
+from opendetr.training.choices import SMALLEST_PIXELS, fit_to_data, measure_objects
+from opendetr.training.setup import assemble
+
+PICTURES = 8
+BY_HEART = 0.9  # AP50 on the pictures themselves from which on learning works
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing the doctor has to say."""
+
+    is_problem: bool  # must be mended before training can succeed
+    sentence: str
+
+
+def examine(root: Path, split: str) -> Iterator[Finding]:
+    """What is wrong or remarkable about the files of a split, in words.
+
+    Raises:
+        UserError: there is no such split, or its annotation file cannot be read at all.
+    """
+    index = load_index(root, split)
+    yield from _boxes(index)
+    yield from _classes(index)
+    yield from _pictures(index)
+    yield from _duplicates(index)
+    if split != "val" and has_split(root, "val"):
+        val_index = load_index(root, "val")
+        unseen = _seen(val_index) - _seen(index)
+        if unseen:
+            names = ", ".join(sorted(index.label_map.names[label] for label in unseen))
+            yield Finding(
+                True, f"val has objects of classes that {split} never shows: {names}; move some pictures over"
+            )
+        if shared := shared_pictures(val_index, index):
+            yield Finding(
+                False,
+                f"{len(shared)} pictures of val are in {split} too, first {shared[0]}: val cannot measure what was "
+                f"learned; remove them from one of the two",
+            )
+
+
+def learn_by_heart(config: RunConfig, seconds: float) -> tuple[CocoMetrics, RunConfig]:
+    """Train on eight pictures of the training split for some seconds and measure on the same eight.
+
+    Returns:
+        The metrics, and the config with everything chosen.
+    """
+    index = load_index(Path(config.data.root), config.data.train_split)
+    config, _ = fit_to_data(config, index)  # sizes and queries are those of the whole split
+    few = _subset(index, _most_telling(index.records))
+    still = {
+        "data.horizontal_flip": 0.0, "data.zoom_probability": 0.0, "data.colour": 0.0, "train.minutes": seconds / 60,
+        "train.warmup": 0.05, "train.batch_size": min(4, len(few)),
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.time()
+        trainer = assemble(config.with_values(still, "the doctor"), few, None, Path(folder) / "run", started)
+        trainer.fit()
+        learned = trainer.unwrapped()
+    metrics = evaluate_split(
+        learned.model.eval(), learned.model.scoring, learned.label_map, few, learned.preprocessing,
+        device=trainer.accelerator.device, precision=trainer.config.train.precision,
+    )  # fmt: skip
+    return metrics, trainer.config
+
+
+def verdict(metrics: CocoMetrics, config: RunConfig, index: DatasetIndex) -> Iterator[Finding]:
+    """What learning by heart says about the data."""
+    size, objects = config.data.image_size, measure_objects(index)
+    if objects.smallest_kind * size < SMALLEST_PIXELS:
+        yield Finding(
+            True,
+            f"at pictures of {size} pixels the smallest kind of object is only {objects.smallest_kind * size:.0f} "
+            f"pixels large; train with a larger --image-size, or cut the pictures into parts",
+        )
+    ap50 = metrics.summary["AP50"]
+    if ap50 >= BY_HEART:
+        yield Finding(False, f"{PICTURES} pictures were learned by heart (AP50 {ap50:.2f}): the data can be learned")
+        return
+    worst = min(metrics.per_class, key=lambda name: _defined(metrics.per_class[name]["AP50"]))
+    yield Finding(
+        ap50 < BY_HEART / 2,
+        f"{PICTURES} pictures were learned with an AP50 of {ap50:.2f} only, worst in '{worst}': look whether its boxes "
+        f"fit the pictures; if they do, more time or a larger --image-size will help",
+    )
+
+
+def _defined(value: float) -> float:
+    return value if value >= 0 else float("inf")
+
+
+def _boxes(index: DatasetIndex) -> Iterator[Finding]:
+    """Whether the boxes are pixels, and x, y, width, height."""
+    raw = np.array([a["bbox"] for a in index.coco["annotations"]], dtype=float).reshape(-1, 4)
+    if not len(raw):
+        yield Finding(True, f"{index.source} has no boxes at all: there is nothing to learn")
+        return
+    sides = {image["id"]: (image["width"], image["height"]) for image in index.coco["images"]}
+    canvas = np.array([sides[a["image_id"]] for a in index.coco["annotations"]], dtype=float)
+    expected = "expected x, y, width, height in pixels"
+    if np.nanmax(raw) <= 1.5 and canvas.min() > 8:
+        yield Finding(True, f"all boxes are fractions of 0 to 1; {expected}: multiply by the picture's sides")
+        return
+    outside = (raw[:, :2] + raw[:, 2:] > canvas + 2).any(1).mean()
+    if outside > 0.1:
+        as_corners = ((raw[:, 2:] > raw[:, :2]) & (raw[:, 2:] <= canvas + 2)).all(1).mean()
+        as_centres = ((raw[:, :2] - raw[:, 2:] / 2 >= -2) & (raw[:, :2] + raw[:, 2:] / 2 <= canvas + 2)).all(1).mean()
+        other = "x1, y1, x2, y2" if as_corners > 0.98 else "centre x, centre y, width, height"
+        hint = f"read as {other} they all fit: convert them" if max(as_corners, as_centres) > 0.98 else "look at them"
+        yield Finding(True, f"{outside:.0%} of the boxes reach out of their pictures; {expected}; {hint}")
+    if index.dropped_boxes:
+        yield Finding(
+            False, f"{len(index.dropped_boxes)} boxes cannot be learned from and are left out: {index.dropped_boxes[0]}"
+        )
+
+
+def _classes(index: DatasetIndex) -> Iterator[Finding]:
+    """Whether every listed category is used."""
+    used = {a["category_id"] for a in index.coco["annotations"]}
+    unused = [c for c in index.coco["categories"] if c["id"] not in used]
+    if unused and used:
+        names = ", ".join(f"{c['id']} '{c['name']}'" for c in unused[:5])
+        edge = {min(c["id"] for c in index.coco["categories"]), max(c["id"] for c in index.coco["categories"])}
+        hint = (
+            "; if the first or last is missing, ids may be shifted by one" if edge & {c["id"] for c in unused} else ""
+        )
+        yield Finding(False, f"{len(unused)} categories are listed and never used, such as {names}{hint}")
+    counts = np.bincount(np.concatenate([r.labels for r in index.records]), minlength=len(index.label_map.names))
+    rare = [f"'{name}' ({count})" for name, count in zip(index.label_map.names, counts) if 0 < count < 10]
+    if rare:
+        yield Finding(False, f"classes with fewer than 10 objects will hardly be learned: {', '.join(rare[:5])}")
+
+
+def _pictures(index: DatasetIndex, seconds: float = 10.0) -> Iterator[Finding]:
+    """Which pictures cannot be read or have another size than stated."""
+    begun, broken = time.time(), []
+    for record in index.records:
+        try:
+            require_size(record, check_image(record.path), index)
+        except UserError as error:
+            broken.append(str(error))
+        if time.time() - begun > seconds:
+            break
+    if broken:
+        yield Finding(True, f"{len(broken)} pictures are unusable: {broken[0]}")
+    empty = sum(len(record.labels) == 0 for record in index.records)
+    if empty > len(index) / 2:
+        yield Finding(False, f"{empty} of {len(index)} pictures have no objects: are annotations missing?")
+
+
+def _duplicates(index: DatasetIndex) -> Iterator[Finding]:
+    """Pictures and boxes that are there twice."""
+    seen: dict[bytes, Path] = {}
+    twice = []
+    for record in index.records:
+        first = seen.setdefault(hashlib.blake2b(record.path.read_bytes()).digest(), record.path)
+        if first != record.path:
+            twice.append(f"{record.path.name} is {first.name}")
+    if twice:
+        yield Finding(False, f"{len(twice)} pictures are there twice ({twice[0]}): keep one of each")
+    doubled = [(r, n) for r in index.records if (n := _doubled_boxes(r))]
+    if doubled:
+        total = sum(n for _, n in doubled)
+        yield Finding(
+            False,
+            f"{total} objects look labelled twice (same class, IoU above 0.8), first in {doubled[0][0].path.name}: "
+            f"keep one box of each",
+        )
+
+
+def _doubled_boxes(record: Record) -> int:
+    import torch
+
+    boxes = torch.from_numpy(record.boxes_xyxy)
+    same = torch.from_numpy(record.labels[:, None] == record.labels[None])
+    return int(((box_iou(boxes[:, None], boxes[None]) > 0.8) & same).triu(1).sum())
+
+
+def _seen(index: DatasetIndex) -> set[int]:
+    return {int(label) for record in index.records for label in record.labels}
+
+
+def _most_telling(records: list[Record]) -> list[int]:
+    """Up to eight pictures that show as many classes as possible, few objects before many."""
+    chosen: list[int] = []
+    seen: set[int] = set()
+    by_size = sorted((n for n, r in enumerate(records) if len(r.labels)), key=lambda n: len(records[n].labels))
+    for _ in range(min(PICTURES, len(by_size))):
+        best = max((n for n in by_size if n not in chosen), key=lambda n: len({*records[n].labels.tolist()} - seen))
+        chosen.append(best)
+        seen |= {*records[best].labels.tolist()}
+    return chosen
+
+
+def _subset(index: DatasetIndex, positions: list[int]) -> DatasetIndex:
+    """The index of a few of its pictures."""
+    records = [index.records[n] for n in positions]
+    ids = {record.image_id for record in records}
+    coco: dict[str, Any] = {
+        "images": [image for image in index.coco["images"] if image["id"] in ids],
+        "annotations": [a for a in index.coco["annotations"] if a["image_id"] in ids],
+        "categories": index.coco["categories"],
+    }
+    return replace(index, records=records, coco=coco, dropped_boxes=[])

@@ -1,0 +1,132 @@
+"""The recipe fast: what it chooses, learns, keeps and says."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import TINY_FAST
+
+from opendetr import Detector, api
+from opendetr.checkpoints.native import load_checkpoint, load_training_state
+from opendetr.config import load_recipe
+
+
+@pytest.fixture(scope="module")
+def fast_run(digits, tmp_path_factory):
+    return api.train(digits, **TINY_FAST, epochs=2, output=tmp_path_factory.mktemp("runs") / "fast")
+
+
+def test_it_is_the_default_and_its_choices_are_kept(fast_run):
+    checkpoint = load_checkpoint(fast_run)
+    config = checkpoint.config
+    assert (config.model.query_source, config.model.scoring) == ("selected", "focal")
+    assert config.model.num_queries == 30  # at most 4 digits in a scene
+    assert config.data.horizontal_flip == 0  # a mirrored digit is none
+    assert (config.data.image_size, config.data.multiple_of) == (64, 32)
+    assert checkpoint.preprocessing.multiple_of == 32
+    assert config.model.num_queries > 0 == load_recipe("fast").model.num_queries
+
+
+def test_the_average_is_kept_and_the_last_weights_are_there_to_resume(fast_run):
+    averaged = load_file(fast_run / "last" / "model.safetensors")
+    last = load_training_state(fast_run)["weights"]
+    assert averaged.keys() == last.keys()
+    changed = [name for name in averaged if not torch.equal(averaged[name], last[name])]
+    assert any(name.startswith("transformer") for name in changed)
+
+
+def test_it_resumes_to_the_last_bit(digits, tmp_path):
+    whole = api.train(digits, **TINY_FAST, epochs=3, output=tmp_path / "whole")
+    part = api.train(digits, **TINY_FAST, epochs=3, output=tmp_path / "part")
+    assert (whole / "last" / "config.toml").exists()
+    expected, found = (load_file(run / "last" / "model.safetensors") for run in (whole, part))
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_a_run_interrupted_and_resumed_ends_as_the_whole_one(digits, tmp_path, monkeypatch):
+    whole = api.train(digits, **TINY_FAST, epochs=3, output=tmp_path / "whole")
+    from opendetr.training.plan import Plan
+
+    stopping = Plan.must_stop
+    monkeypatch.setattr(
+        Plan, "must_stop", lambda self: self.stop_after() if hasattr(self, "stop_after") else stopping(self)
+    )
+    calls = []
+
+    def interrupt(self):
+        calls.append(1)
+        return len(calls) > 9  # in the middle of the second epoch
+
+    monkeypatch.setattr(Plan, "interrupted", lambda self: interrupt(self))
+    part = api.train(digits, **TINY_FAST, epochs=3, output=tmp_path / "part")
+    monkeypatch.undo()
+    assert json.loads((part / "metrics.jsonl").read_text().splitlines()[-1])["epoch"] < 3
+    api.train(resume=part, epochs=3)
+    expected, found = (load_file(run / "last" / "model.safetensors") for run in (whole, part))
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name])
+
+
+def test_answers_do_not_depend_on_the_company(fast_run, digits):
+    detector = Detector.load(fast_run, device="cpu")
+    pictures = sorted((digits / "images").glob("test_*.png"))
+    together = detector.predict(pictures, threshold=0.0, batch_size=4)
+    for picture, among_others in zip(pictures, together):
+        alone = detector.predict(picture, threshold=0.0)
+        torch.testing.assert_close(alone.scores, among_others.scores, rtol=0, atol=1e-5)
+        torch.testing.assert_close(alone.boxes_xyxy, among_others.boxes_xyxy, rtol=0, atol=1e-2)
+
+
+def test_portrait_and_landscape_train_together(coco_folder, tmp_path):
+    root = coco_folder((1, 2, 1, 2, 1, 2), size=(120, 80))
+    tall = coco_folder((1, 2, 1, 2), size=(80, 120))
+    merged = json.loads((root / "annotations" / "train.json").read_text())
+    other = json.loads((tall / "annotations" / "train.json").read_text())
+    for image in other["images"]:
+        name = f"tall_{image['file_name']}"
+        (tall / "images" / image["file_name"]).rename(root / "images" / name)
+        merged["images"].append({**image, "id": image["id"] + 100, "file_name": name})
+    merged["annotations"] += [{**a, "id": a["id"] + 100, "image_id": a["image_id"] + 100} for a in other["annotations"]]
+    (root / "annotations" / "train.json").write_text(json.dumps(merged))
+    run = api.train(root, **TINY_FAST, epochs=2, output=tmp_path / "run")
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_the_proposal_loss_changes_no_output(fast_run, digits):
+    model = load_checkpoint(fast_run).model
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        with_proposals = model(images)
+    assert with_proposals.proposals is not None
+    from opendetr.model.detr import build_model
+
+    config = load_checkpoint(fast_run).config
+    config = config.with_values({"loss.proposal_repeats": 0, "loss.denoising_queries": 0}, "test")
+    bare = build_model(config.model, config.loss, model.num_classes).eval()
+    bare.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        assert torch.equal(bare(images).logits, with_proposals.logits)
+
+
+def test_denoising_needs_selected_queries():
+    from opendetr.config import resolve_config
+    from opendetr.errors import UserError
+
+    with pytest.raises(UserError, match=r"proposal_repeats.*selected"):
+        resolve_config("fast", "detr-r50")
+
+
+def test_doctor_finds_good_data_good(digits, monkeypatch):
+    found = api.doctor(digits, recipe=str(_tiny_recipe(digits)), image_size=64, seconds=2, device="cpu")
+    assert any("pictures were learned" in finding.sentence for finding in found)
+
+
+def _tiny_recipe(folder):
+    from opendetr.config import resolve_config
+
+    options = {"model.backbone": "test_resnet", "model.backbone_weights": "none"}
+    config = resolve_config("fast", options=options, overrides=TINY_FAST["overrides"])
+    path = folder.parent / "tiny.toml"
+    path.write_text(config.to_toml())
+    return path

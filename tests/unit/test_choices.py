@@ -1,0 +1,126 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from opendetr.config import PRESETS, LossConfig, load_recipe, resolve_config
+from opendetr.data.datasets import DatasetIndex, Record
+from opendetr.labels import LabelMap
+from opendetr.model.detr import build_model
+from opendetr.training import choices
+from opendetr.training.choices import fit_to_data, fit_to_time, measure_objects
+
+
+def index_of(*pictures, names=("cell", "rod"), size=(640, 480)) -> DatasetIndex:
+    """Pictures given as lists of (label, side of a square box)."""
+    categories = [{"id": number, "name": name} for number, name in enumerate(names)]
+    records = [
+        Record(
+            number, Path(f"{number}.png"), *size, np.array([label for label, _ in objects], dtype=np.int64),
+            np.array([[0, 0, side, side] for _, side in objects], dtype=np.float32).reshape(-1, 4),
+        )
+        for number, objects in enumerate(pictures)
+    ]  # fmt: skip
+    return DatasetIndex(Path("data.json"), LabelMap.from_categories(categories, "data.json"), records, {}, [])
+
+
+def test_objects_are_measured_against_the_shorter_side():
+    objects = measure_objects(index_of([(0, 96)] * 9, [(1, 24)] * 6))
+    assert objects.smallest_kind == pytest.approx(24 / 480)
+    assert objects.large == pytest.approx(96 / 480)
+    assert objects.pixels == 480
+
+
+def test_a_class_of_few_objects_does_not_decide():
+    assert measure_objects(index_of([(0, 96)] * 9 + [(1, 4)])).smallest_kind == pytest.approx(0.2)
+
+
+def test_nothing_to_measure():
+    assert measure_objects(index_of([], [])).smallest_kind == 1
+
+
+@pytest.mark.parametrize(("most", "queries"), [(1, 30), (12, 30), (30, 80), (100, 250), (200, 300), (400, 400)])
+def test_queries_for_the_fullest_picture(most, queries):
+    config, said = fit_to_data(load_recipe("fast"), index_of([(0, 96)] * most, [(0, 96)]))
+    assert config.model.num_queries == queries >= most
+    assert any(f"{queries} queries" in sentence and f"{most} objects" in sentence for sentence in said)
+
+
+@pytest.mark.parametrize(("side", "strides"), [(24, (8,)), (200, ())])
+def test_small_objects_get_finer_cells(side, strides):
+    config, _ = fit_to_data(load_recipe("fast"), index_of([(0, side)] * 5))
+    assert config.model.proposal_strides == strides
+
+
+@pytest.mark.parametrize(
+    ("names", "flip"), [(("cell", "rod"), 0.5), (("6", "9"), 0.0), (("left shoe", "right shoe"), 0.0)]
+)
+def test_what_has_a_handedness_is_not_mirrored(names, flip):
+    config, said = fit_to_data(load_recipe("fast"), index_of([(0, 96)] * 5, names=names))
+    assert config.data.horizontal_flip == flip
+    assert any("mirrored" in sentence for sentence in said)
+
+
+def test_large_objects_are_not_zoomed_into_and_small_ones_not_out_of():
+    large, _ = fit_to_data(load_recipe("fast"), index_of([(0, 400)] * 5))
+    small, _ = fit_to_data(load_recipe("fast"), index_of([(0, 24)] * 5))
+    assert (large.data.zoom_in, large.data.zoom_out) == (0.9, 1.5)
+    assert (small.data.zoom_in, small.data.zoom_out) == (0.5, 1.0)
+
+
+def test_what_is_given_is_kept():
+    given = ["model.num_queries=7", "model.proposal_strides=[8]", "data.horizontal_flip=0.25", "data.zoom_in=0.8"]
+    config, said = fit_to_data(resolve_config("fast", overrides=given), index_of([(0, 400)] * 50))
+    assert (config.model.num_queries, config.model.proposal_strides) == (7, (8,))
+    assert (config.data.horizontal_flip, config.data.zoom_in) == (0.25, 0.8)
+    assert len(said) == 1  # only how far to zoom out was open
+    paper = load_recipe("paper")
+    assert fit_to_data(paper, index_of([(0, 400)])) == (paper, [])
+
+
+def fitted(seconds, monkeypatch, side=40, pixel_seconds=1e-5, size=(640, 480)):
+    monkeypatch.setattr(choices, "_seconds_per_pixel", lambda *_: pixel_seconds)
+    model = build_model(PRESETS["detr-tiny"], LossConfig(), 2)  # never run: the measurement is replaced
+    return fit_to_time(load_recipe("fast"), index_of([(0, side)] * 5, size=size), model, torch.device("cpu"), seconds)
+
+
+def test_more_time_gives_larger_pictures_up_to_the_data(monkeypatch):
+    sizes = [fitted(minutes * 60, monkeypatch)[0].data.image_size for minutes in (1, 5, 20, 60, 600)]
+    assert sizes == sorted(sizes)
+    assert sizes[0] < sizes[-1] == 480  # the pictures have no more
+    assert all(size % 32 == 0 for size in sizes)
+
+
+def test_epochs_leave_the_size_to_the_objects(monkeypatch):
+    config, said = fitted(None, monkeypatch, side=96)
+    assert config.data.image_size == 320  # objects of a fifth of the side have their 64 pixels
+    assert config.data.max_size == 533
+    assert "64 pixels" in said
+
+
+def test_objects_stay_visible_however_short_the_time(monkeypatch):
+    config, _ = fitted(1, monkeypatch, side=24)
+    assert config.data.image_size * 24 / 480 >= choices.SMALLEST_PIXELS
+
+
+def test_small_pictures_are_not_enlarged(monkeypatch):
+    assert fitted(None, monkeypatch, size=(200, 200))[0].data.image_size == 192
+
+
+def test_the_look_at_the_machine_leaves_the_model_as_it_was():
+    config = resolve_config(
+        "fast", options={"model.backbone": "test_resnet", "model.backbone_weights": "none", "train.precision": "fp32"}
+    )
+    config, _ = fit_to_data(config, index_of([(0, 24)] * 5))
+    model = build_model(config.model, config.loss, 2)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    fit_to_time(config, index_of([(0, 24)] * 5), model, torch.device("cpu"), 60.0)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_given_size_has_room_for_long_pictures():
+    data = replace(load_recipe("fast").data).resized(320)
+    assert (data.image_size, data.max_size, data.train_sizes) == (320, 533, ())

@@ -1,0 +1,53 @@
+import pytest
+import torch
+
+from opendetr.config import PRESETS, LossConfig
+from opendetr.model import precision
+from opendetr.model.detr import build_model
+from opendetr.model.precision import fit_precision
+
+
+@pytest.fixture(scope="module")
+def model():
+    return build_model(PRESETS["detr-tiny"], LossConfig(), 3)
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    def with_gains(products, backbone):
+        monkeypatch.setattr(precision, "_gain_of_products", lambda device: products)
+        monkeypatch.setattr(precision, "_gain_of_backbone", lambda model, device: backbone)
+
+    return with_gains
+
+
+@pytest.mark.parametrize(
+    ("asked", "products", "backbone", "chosen", "backbone_in_fp32"),
+    [
+        ("fp32", 4.0, 4.0, "fp32", False),
+        ("auto", 0.02, 0.02, "fp32", False),
+        ("auto", 4.0, 0.1, "bf16", True),
+        ("auto", 4.0, 2.0, "bf16", False),
+        ("bf16", 0.02, 0.02, "bf16", True),
+    ],
+)
+def test_what_is_faster_is_chosen(model, machine, asked, products, backbone, chosen, backbone_in_fp32):
+    machine(products, backbone)
+    found, said = fit_precision(model, torch.device("cpu"), asked)
+    assert found == chosen
+    assert model.backbone.in_full_precision == backbone_in_fp32
+    assert chosen in said
+
+
+def test_the_measurement_itself(model):
+    found, said = fit_precision(model, torch.device("cpu"), "auto")
+    assert found in ("fp32", "bf16")
+    assert "times the speed of fp32" in said
+
+
+def test_autocast_stops_at_a_backbone_in_full_precision(model):
+    for in_full_precision, expected in ((True, torch.float32), (False, torch.bfloat16)):
+        model.backbone.in_full_precision = in_full_precision
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            assert model.backbone(torch.zeros(1, 3, 64, 64), None)[-1].map.dtype == expected
+    model.backbone.in_full_precision = False

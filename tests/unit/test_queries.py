@@ -1,0 +1,213 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from opendetr.boxes import box_iou, cxcywh_to_xyxy
+from opendetr.config import PRESETS, LossConfig
+from opendetr.model.detr import build_model
+from opendetr.model.pyramid import PyramidEncoder
+from opendetr.model.queries import blocked_attention, make_denoising
+from opendetr.structures import Denoising, Targets
+
+CLASSES, QUERIES = 3, 12
+FAST = replace(
+    PRESETS["detr-tiny"], query_source="selected", scoring="focal", output_stride=32, encoder_strides=(16,),
+    proposal_strides=(8,), position_encoding="cell", num_queries=QUERIES, dropout=0.0,
+)  # fmt: skip
+EXACT = 1e-5  # float32; what is compared differs by a hundred times as much where it should differ
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A model of the fast recipe's kind, its weights far from their initial values."""
+    torch.manual_seed(0)
+    model = build_model(FAST, LossConfig(), CLASSES)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if not name.startswith("backbone"):
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.randn(3, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def targets(random_targets) -> Targets:
+    return random_targets(5, 0, 2, classes=CLASSES)
+
+
+def test_denoising_queries_change_nothing_in_what_the_others_say(model, images, targets):
+    model.train()
+    torch.manual_seed(3)
+    with torch.no_grad():
+        alone = model(images)
+        accompanied = model(images, None, make_denoising(targets, CLASSES, 40))
+    model.eval()
+    assert alone.denoising is None
+    assert accompanied.denoising.logits.shape[2] == 40
+    assert accompanied.logits.shape == alone.logits.shape
+    torch.testing.assert_close(accompanied.logits, alone.logits, rtol=0, atol=EXACT)
+    torch.testing.assert_close(accompanied.boxes_cxcywh, alone.boxes_cxcywh, rtol=0, atol=EXACT)
+
+
+def test_denoising_queries_see_their_own_group_only(model, images, targets):
+    denoising = make_denoising(targets, CLASSES, 40)
+    first = (denoising.groups == 0)[..., None]
+    moved = denoising._replace(boxes_cxcywh=torch.where(first, 1 - denoising.boxes_cxcywh, denoising.boxes_cxcywh))
+    with torch.no_grad():
+        before, after = (model(images, None, d).denoising.boxes_cxcywh for d in (denoising, moved))
+    change = (before - after).abs().amax((0, 3))
+    used = denoising.groups >= 0
+    assert change[used & ~first[..., 0]].max() < EXACT
+    assert change[first[..., 0]].min() > 100 * EXACT
+
+
+def test_who_is_blocked():
+    groups = torch.tensor([[0, 0, 1, -1]])
+    blocked = blocked_attention(2, groups)[0]
+    seen = [[int(b) for b in row] for row in ~blocked]
+    assert seen == [
+        [1, 1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0],
+        [1, 1, 1, 1, 0, 0],
+        [1, 1, 0, 0, 1, 0],
+        [1, 1, 0, 0, 0, 0],
+    ]
+
+
+def test_every_group_holds_every_object_twice(targets):
+    torch.manual_seed(0)
+    denoising = make_denoising(targets, CLASSES, 40)
+    for image, count in enumerate(targets.counts.tolist()):
+        groups = denoising.groups[image]
+        assert int(groups.max()) + 1 == (40 // (2 * count) if count else 0)
+        for group in range(int(groups.max()) + 1):
+            of_group = groups == group
+            for positive in (True, False):
+                origins = denoising.origins[image, of_group & (denoising.positive[image] == positive)]
+                assert sorted(origins.tolist()) == list(range(count))
+    assert not denoising.positive[denoising.groups < 0].any()
+
+
+def test_positive_noise_is_small_and_negative_noise_is_large(random_targets):
+    torch.manual_seed(0)
+    targets = random_targets(10, classes=CLASSES)
+    denoising = make_denoising(targets, CLASSES, 2000)
+    origins = denoising.origins[..., None].expand(-1, -1, 4)
+    true = targets.boxes_cxcywh.gather(1, origins)
+    iou = box_iou(cxcywh_to_xyxy(denoising.boxes_cxcywh), cxcywh_to_xyxy(true))
+    used = denoising.groups >= 0
+    assert iou[denoising.positive].min() > 0.4  # 0.2 of each side and of each size at most
+    assert iou[denoising.positive].mean() > iou[used & ~denoising.positive].mean() + 0.2
+    right = (denoising.labels == targets.labels.gather(1, denoising.origins))[used].float().mean()
+    assert 0.8 < right < 0.93  # a fifth of the labels is drawn anew, a third of those comes out right
+
+
+def test_a_crowded_picture_gets_one_group_at_least(random_targets):
+    denoising = make_denoising(random_targets(30, 1, classes=CLASSES), CLASSES, 20)
+    assert denoising.labels.shape == (2, 60)
+    assert denoising.groups[0].max() == 0
+    assert denoising.groups[1].max() == 29
+
+
+def test_pictures_without_objects_have_no_denoising_queries(random_targets):
+    denoising = make_denoising(random_targets(0, 0), CLASSES, 20)
+    assert (denoising.groups == -1).all()
+
+
+# --- selection ---
+
+
+def test_the_queries_are_the_most_promising_cells(model, images):
+    with torch.no_grad():
+        memory = model.transformer.encode(model.tokens(images, None))
+        queries = model.query_embed(memory)
+    scores = queries.proposals.logits[0].amax(-1)
+    assert queries.content.shape == (3, QUERIES, 32)
+    best = scores.topk(QUERIES).indices
+    boxes = queries.proposals.boxes_cxcywh[0].gather(1, best[..., None].expand(-1, -1, 4))
+    assert torch.equal(queries.reference_boxes, boxes)
+    assert scores.shape[1] == 8 * 12 + 4 * 6 + 2 * 3  # strides 8, 16 and 32
+
+
+def test_a_picture_with_few_cells_gives_fewer_queries(model):
+    with torch.no_grad():
+        output = build_model(replace(FAST, num_queries=100), LossConfig(), CLASSES).eval()(torch.zeros(1, 3, 32, 64))
+    assert output.logits.shape[2] == 4 * 8 + 2 * 4 + 1 * 2
+
+
+def test_the_first_boxes_are_the_anchors():
+    torch.manual_seed(0)
+    model = build_model(FAST, LossConfig(), CLASSES).eval()
+    with torch.no_grad():
+        proposals = model(torch.randn(1, 3, 64, 96)).proposals.boxes_cxcywh[0, 0]
+    stride8 = proposals[: 8 * 12].view(8, 12, 4)
+    assert stride8[0, 0].tolist() == pytest.approx([0.5 / 12, 0.5 / 8, 4 / 12, 4 / 8])
+    assert stride8[7, 11].tolist() == pytest.approx([11.5 / 12, 7.5 / 8, 4 / 12, 4 / 8])
+
+
+def test_padding_is_never_selected_attended_to_or_smoothed_in(model, images):
+    """The picture of 64x64 pixels in a frame of 64x96: whatever the frame's cells hold, nothing changes."""
+    mask = torch.zeros(3, 64, 96, dtype=torch.bool)
+    mask[:, :, 64:] = True
+    with torch.no_grad():
+        tokens = model.tokens(images, mask)
+        noise = torch.randn(tokens.content.shape, generator=torch.Generator().manual_seed(2)) * 30
+        scrambled = tokens._replace(content=torch.where(tokens.padding_mask[..., None], noise, tokens.content))
+        answers = [answer(model, t) for t in (tokens, scrambled)]
+        unmasked = [answer(model, t._replace(padding_mask=None)) for t in (tokens, scrambled)]
+    for before, after in zip(*answers):
+        torch.testing.assert_close(after, before, rtol=0, atol=EXACT)
+    assert any((after - before).abs().max() > 100 * EXACT for before, after in zip(*unmasked))
+    assert (answers[0][1][..., 0] < 1).all()  # reference boxes begin inside the picture
+
+
+def answer(model, tokens):
+    memory = model.transformer.encode(tokens)
+    queries = model.query_embed(memory)
+    hidden, boxes = model.transformer.decoder(queries, memory.without_finest(1), model.bbox_embed)
+    return hidden, queries.reference_boxes, boxes
+
+
+def test_a_padded_picture_has_the_cells_it_has_alone(model):
+    image = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    mask = torch.zeros(1, 64, 96, dtype=torch.bool)
+    mask[:, :, 64:] = True
+    with torch.no_grad():
+        alone, padded = model.tokens(image, None), model.tokens(F.pad(image, (0, 32)), mask)
+    assert torch.equal(padded.cells[:, ~padded.padding_mask[0]], alone.cells)
+
+
+def test_no_answer_depends_on_the_other_pictures(model, images):
+    with torch.no_grad():
+        together = model(images)
+        for image in range(3):
+            alone = model(images[image : image + 1])
+            torch.testing.assert_close(alone.logits[:, 0], together.logits[:, image], rtol=0, atol=EXACT)
+            torch.testing.assert_close(alone.boxes_cxcywh[:, 0], together.boxes_cxcywh[:, image], rtol=0, atol=EXACT)
+
+
+def test_maps_that_only_propose_are_not_read_by_the_decoder(model, images):
+    memory = model.transformer.encode(model.tokens(images, None))
+    assert isinstance(model.transformer.encoder, PyramidEncoder)
+    assert memory.without_finest(1).content.shape[1] == 4 * 6 + 2 * 3
+    assert torch.equal(memory.without_finest(1).cells, memory.cells[:, 8 * 12 :])
+
+
+def test_gradients_reach_every_trainable_weight(model, images, targets):
+    denoising: Denoising = make_denoising(targets, CLASSES, 40)
+    output = model(images, None, denoising)
+    parts = [output, output.proposals, output.denoising]
+    sum(part.logits.square().sum() + part.boxes_cxcywh.square().sum() for part in parts).backward()
+    without = [
+        name for name, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None
+    ]
+    model.zero_grad()
+    assert not without
