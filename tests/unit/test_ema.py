@@ -14,7 +14,7 @@ def test_a_constant_model_is_its_own_average():
     model = tiny()
     averaged = AveragedModel(model, 0.1)
     for step in range(1, 5):
-        averaged.update(model, step, step / 100)
+        averaged.update(step, step / 100)
     assert all(torch.equal(a, b) for a, b in zip(averaged.model.state_dict().values(), model.state_dict().values()))
 
 
@@ -28,7 +28,7 @@ def test_the_average_follows_and_forgets_the_random_weights():
     for step in range(1, 201):
         with torch.no_grad():
             weight.fill_(1.0 if step > 100 else 0.0)
-        averaged.update(model, step, step / 200)
+        averaged.update(step, step / 200)
         if step == 100:
             assert averaged.model.class_embed.bias[0].abs() < 1e-3
     # Over the last tenth of 200 steps (reach 11 at first, 21 at the end) the old value has faded to below 2 %.
@@ -43,7 +43,7 @@ def test_the_reach_is_a_fraction_of_the_run():
         before = averaged.model.class_embed.bias.clone()
         with torch.no_grad():
             model.class_embed.bias.add_(1.0)
-        averaged.update(model, 100, progress)
+        averaged.update(100, progress)
         reaches.append(1 / float((averaged.model.class_embed.bias - before)[0]))
     assert [round(reach, 3) for reach in reaches] == [6.0, 11.0]
 

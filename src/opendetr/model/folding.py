@@ -39,8 +39,8 @@ class FoldedNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The activation in training; normalised features in evaluation."""
         if not self.training:
-            return self.unfolded.forward(self, x)
-        return self.act(self.drop(x)) if hasattr(self, "act") else x  # type: ignore[operator,no-any-return]
+            return self.unfolded.forward(self, x)  # type: ignore[no-any-return]
+        return self.act(self.drop(x)) if hasattr(self, "act") else x  # type: ignore[operator]
 
 
 def fold_frozen_norms(body: nn.Module) -> None:

@@ -18,22 +18,28 @@ class AveragedModel:
         """Start from the model's present weights.
 
         Args:
-            model: the original, of the same weights ever after.
+            model: the original; what is frozen in it must stay so.
             horizon: how far the average reaches back, as a fraction of the run.
         """
         self.model, self.horizon = copy.deepcopy(model).requires_grad_(False).eval(), horizon
+        ours, theirs = dict(self.model.named_parameters()), dict(model.named_parameters())
+        moving = [name for name, parameter in theirs.items() if parameter.requires_grad]
+        self._averages = [ours[name] for name in moving] + _statistics(self.model)
+        self._originals = [theirs[name].detach() for name in moving] + _statistics(model)
 
     @torch.no_grad()
-    def update(self, model: DETR, steps_done: int, progress: float) -> None:
+    def update(self, steps_done: int, progress: float) -> None:
         """Follow the original after a step.
 
         Args:
-            model: the original.
             steps_done: of the whole run, this one included.
             progress: how far the run is, 0..1.
         """
         total_steps = steps_done / max(progress, 1e-6)
         reach = 1 + min(steps_done / 10, self.horizon * total_steps)  # at first it must forget the random weights
-        ours, theirs = self.model.state_dict().values(), model.state_dict().values()
-        moving = [pair for pair in zip(ours, theirs, strict=True) if pair[0].is_floating_point()]
-        torch._foreach_lerp_([a for a, _ in moving], [b for _, b in moving], 1 / reach)
+        torch._foreach_lerp_(self._averages, self._originals, 1 / reach)
+
+
+def _statistics(model: DETR) -> list[torch.Tensor]:
+    """What batch norm learns without gradients."""
+    return [buffer for buffer in model.buffers() if buffer.is_floating_point()]

@@ -217,7 +217,7 @@ class Trainer:
                 state.step += 1
                 if self.averaged is not None:
                     progress = self.plan.progress(self.steps_done)
-                    self.averaged.update(self.accelerator.unwrap_model(self.model), self.steps_done, progress)
+                    self.averaged.update(self.steps_done, progress)
                 self.plan.record_step(time.time() - begun)
                 if self.plan.evaluating == 0 and self.val_index is not None:  # until one is measured, a forward pass
                     self.plan.evaluation_seconds = 0.7 * self.plan.step_seconds / pictures * len(self.val_index)

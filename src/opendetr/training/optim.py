@@ -18,7 +18,8 @@ def build_optimizer(model: DETR, config: TrainConfig) -> AdamW:
         {"params": rest, "lr": config.lr, "initial_lr": config.lr},
         {"params": backbone, "lr": config.backbone_lr, "initial_lr": config.backbone_lr},
     ]
-    return AdamW([group for group in groups if group["params"]], weight_decay=config.weight_decay)
+    # One pass over all weights: on a CPU several times as fast as one after the other.
+    return AdamW([group for group in groups if group["params"]], weight_decay=config.weight_decay, fused=True)
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, progress: float, config: TrainConfig) -> None:
