@@ -85,6 +85,8 @@ def train(
     started = started or time.time()
     if minutes is not None and not minutes > 0:
         raise UserError(f"--minutes must be above 0, got {minutes}")
+    if batch_size is not None:
+        require_positive_batch(batch_size)
     if epochs is not None and minutes is not None:
         raise UserError("--epochs and --minutes exclude each other: give the one that ends the run")
     options = {

@@ -98,11 +98,9 @@ class DataConfig:
     crop_resize: Annotated[tuple[int, ...], "the shorter side before the crop, one drawn per picture"] = (400, 500, 600)
     crop_min: Annotated[int, "the smallest side of a crop"] = 384
     crop_max: Annotated[int, "the largest side of a crop"] = 600
-    horizontal_flip: Annotated[float, "how often a picture is mirrored; 0 where left and right matter, -1 chooses"] = (
-        0.5
-    )
-    vertical_flip: Annotated[float, "how often a picture is turned upside down as in water"] = 0.0
-    zoom_probability: Annotated[float, "how often another part of the picture is looked at, its aspect kept"] = 0.0
+    horizontal_flip: Annotated[float, "how often a picture is mirrored; -1 tries it on the half-trained model"] = 0.5
+    vertical_flip: Annotated[float, "how often top and bottom are exchanged; -1 tries it on the model too"] = 0.0
+    zoom_probability: Annotated[float, "how often a part of the picture is looked at instead; -1 chooses"] = 0.0
     zoom_in: Annotated[float, "zoom: the smallest share of a side; 0 chooses by the data"] = 0.5
     zoom_out: Annotated[float, "zoom: the largest; above 1 the picture gets a frame; 0 chooses by the data"] = 1.0
     colour: Annotated[float, "how far brightness, contrast and saturation vary, half of the time"] = 0.0
@@ -119,10 +117,10 @@ class DataConfig:
         _require(self, "crop_max", self.crop_max >= self.crop_min, f"at least crop_min = {self.crop_min}")
         for name in ("zoom_in", "zoom_out", "colour"):
             _require(self, name, getattr(self, name) >= 0, "at least 0")
-        for name in ("crop_probability", "vertical_flip", "zoom_probability"):
-            _require(self, name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
-        flip = self.horizontal_flip
-        _require(self, "horizontal_flip", 0 <= flip <= 1 or flip == -1, "between 0 and 1, or -1 to choose by the data")
+        _require(self, "crop_probability", 0 <= self.crop_probability <= 1, "between 0 and 1")
+        for name in ("horizontal_flip", "vertical_flip", "zoom_probability"):
+            share = getattr(self, name)
+            _require(self, name, 0 <= share <= 1 or share == -1, "between 0 and 1, or -1 for it to be chosen")
 
     def resized(self, image_size: int) -> "DataConfig":
         """The same pipeline with every size scaled so that evaluation uses `image_size`."""
@@ -178,7 +176,7 @@ class TrainConfig:
 
     epochs: Annotated[int, "passes over the training split; not used where minutes is set"] = 300
     minutes: Annotated[float, "wall-clock budget, from process start to exit; 0 counts epochs instead"] = 0.0
-    batch_size: Annotated[int, "pictures per process and step"] = 2
+    batch_size: Annotated[int, "pictures per process and step; 0 chooses by their size"] = 2
     accumulate: Annotated[int, "steps whose gradients are summed before the weights change"] = 1
     lr: Annotated[float, "AdamW's learning rate for the transformer and the heads"] = 1e-4
     backbone_lr: Annotated[float, "the backbone's own learning rate; 0 fixes it"] = 1e-5
@@ -189,6 +187,7 @@ class TrainConfig:
     lr_drop: Annotated[float, "step: the fraction of the run after which learning rates fall to a tenth"] = 2 / 3
     warmup: Annotated[float, "the fraction of the run in which learning rates rise from 0"] = 0.0
     ema: Annotated[float, "the weights kept are an average over this fraction of the run; 0 keeps the last"] = 0.0
+    small_first: Annotated[float, "the fraction of the run whose pictures are shrunk to two thirds: more steps"] = 0.0
     clip_norm: Annotated[float, "the gradient's norm is clipped to this; 0 never clips"] = 0.1
     seed: Annotated[int, "of weights, order and augmentation"] = 0
     workers: Annotated[int, "loader processes; -1 chooses for the device"] = -1
@@ -198,12 +197,12 @@ class TrainConfig:
     device: Annotated[str, "auto, cpu, cuda or mps"] = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate"):
+        for name in ("epochs", "accumulate"):
             _require(self, name, getattr(self, name) >= 1, "at least 1")
-        for name in ("minutes", "lr", "backbone_lr", "weight_decay", "clip_norm"):
+        for name in ("batch_size", "minutes", "lr", "backbone_lr", "weight_decay", "clip_norm"):
             _require(self, name, getattr(self, name) >= 0, "at least 0")
         _require(self, "lr_drop", 0 < self.lr_drop <= 1, "above 0 and at most 1 (a fraction of the run)")
-        for name in ("warmup", "ema"):
+        for name in ("warmup", "ema", "small_first"):
             _require(self, name, 0 <= getattr(self, name) < 1, "at least 0 and below 1 (a fraction of the run)")
         _require(self, "workers", self.workers >= -1, "at least -1")
         _require(self, "seed", 0 <= self.seed < 2**32, "a whole number from 0 to 2**32 - 1")

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils._pytree import register_pytree_node
 
 from opendetr.labels import LabelMap
@@ -69,6 +70,14 @@ class Batch(NamedTuple):
             x.to(device, non_blocking=True) for x in (self.images, self.original_sizes, self.image_ids)
         )
         return Batch(images, mask, sizes, ids)
+
+    def resized(self, height: int, width: int) -> "Batch":
+        """The same at another size; boxes, being fractions, stay as they are."""
+        images = F.interpolate(self.images, (height, width), mode="bilinear", antialias=True)
+        mask = self.padding_mask
+        if mask is not None:
+            mask = F.interpolate(mask[:, None].float(), (height, width)).to(torch.bool)[:, 0]
+        return self._replace(images=images, padding_mask=mask)
 
 
 class Denoising(NamedTuple):

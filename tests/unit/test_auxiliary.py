@@ -56,7 +56,7 @@ def test_denoising_is_the_set_loss_of_each_picture_with_known_matches(random_out
 
 def test_without_objects_denoising_costs_nothing_and_has_gradients(random_output, random_targets):
     targets = random_targets(0, 0)
-    output = DetrOutput(*(x.requires_grad_() for x in focal_output(random_output, 2, 2, 10)))
+    output = DetrOutput(*(x.requires_grad_() for x in focal_output(random_output, 2, 2, 1)))
     denoising = make_denoising(targets, CLASSES, 10)
     losses = denoising_losses(output, denoising, targets, SCORING, Normalisers.of_batch(targets, 10, SCORING))
     total = sum(value.sum() for value in losses.values())

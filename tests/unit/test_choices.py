@@ -54,15 +54,6 @@ def test_small_objects_get_finer_cells(side, strides):
     assert config.model.proposal_strides == strides
 
 
-@pytest.mark.parametrize(
-    ("names", "flip"), [(("cell", "rod"), 0.5), (("6", "9"), 0.0), (("left shoe", "right shoe"), 0.0)]
-)
-def test_what_has_a_handedness_is_not_mirrored(names, flip):
-    config, said = fit_to_data(load_recipe("fast"), index_of([(0, 96)] * 5, names=names))
-    assert config.data.horizontal_flip == flip
-    assert any("mirrored" in sentence for sentence in said)
-
-
 def test_large_objects_are_not_zoomed_into_and_small_ones_not_out_of():
     large, _ = fit_to_data(load_recipe("fast"), index_of([(0, 400)] * 5))
     small, _ = fit_to_data(load_recipe("fast"), index_of([(0, 24)] * 5))
@@ -71,10 +62,10 @@ def test_large_objects_are_not_zoomed_into_and_small_ones_not_out_of():
 
 
 def test_what_is_given_is_kept():
-    given = ["model.num_queries=7", "model.proposal_strides=[8]", "data.horizontal_flip=0.25", "data.zoom_in=0.8"]
+    given = ["model.num_queries=7", "model.proposal_strides=[8]", "data.zoom_in=0.8"]
     config, said = fit_to_data(resolve_config("fast", overrides=given), index_of([(0, 400)] * 50))
     assert (config.model.num_queries, config.model.proposal_strides) == (7, (8,))
-    assert (config.data.horizontal_flip, config.data.zoom_in) == (0.25, 0.8)
+    assert config.data.zoom_in == 0.8
     assert len(said) == 1  # only how far to zoom out was open
     paper = load_recipe("paper")
     assert fit_to_data(paper, index_of([(0, 400)])) == (paper, [])
@@ -94,7 +85,7 @@ def test_more_time_gives_larger_pictures_up_to_the_data(monkeypatch):
 
 
 def test_epochs_leave_the_size_to_the_objects(monkeypatch):
-    config, said = fitted(None, monkeypatch, side=96)
+    config, (said, _) = fitted(None, monkeypatch, side=96)
     assert config.data.image_size == 320  # objects of a fifth of the side have their 64 pixels
     assert config.data.max_size == 533
     assert "64 pixels" in said
@@ -103,6 +94,14 @@ def test_epochs_leave_the_size_to_the_objects(monkeypatch):
 def test_objects_stay_visible_however_short_the_time(monkeypatch):
     config, _ = fitted(1, monkeypatch, side=24)
     assert config.data.image_size * 24 / 480 >= choices.SMALLEST_PIXELS
+
+
+def test_a_picture_seen_a_few_times_needs_no_zoom(monkeypatch):
+    assert fitted(None, monkeypatch)[0].data.zoom_probability == 0.6  # 50 epochs
+    assert fitted(20, monkeypatch, pixel_seconds=1e-4)[0].data.zoom_probability == 0
+    given = resolve_config("fast", image_size=320, overrides=["data.zoom_probability=0.3"])
+    model = build_model(PRESETS["detr-tiny"], LossConfig(), 2)
+    assert fit_to_time(given, index_of([(0, 9)]), model, torch.device("cpu"), 1.0) == (given, [])
 
 
 def test_small_pictures_are_not_enlarged(monkeypatch):

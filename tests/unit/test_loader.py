@@ -195,3 +195,22 @@ def test_pictures_without_companions_do_not_pile_up():
 def test_equal_shapes_fill_their_batches():
     groups = list(group_equal_shapes(range(10), lambda item: (item % 2,), 2))
     assert [len(group) for group in groups] == [2, 2, 2, 2, 1, 1]
+
+
+def test_pictures_of_one_shape_come_together():
+    shapes = ["tall" if n % 3 == 0 else "wide" for n in range(32)]
+    for epoch in range(3):
+        batches = epoch_order(32, epoch, 0, 4, shapes=shapes)
+        assert len(batches) == 8
+        assert sorted(key % 32 for batch in batches for key in batch) == list(range(32))
+        mixed = [batch for batch in batches if len({shapes[key % 32] for key in batch}) > 1]
+        assert len(mixed) <= 1  # 11 tall and 21 wide pictures: 3 and 1 are left over
+    assert epoch_order(32, 0, 0, 4, shapes=shapes) != epoch_order(32, 1, 0, 4, shapes=shapes)
+
+
+def test_processes_agree_on_shapes():
+    shapes = ["tall" if n % 2 else "wide" for n in range(32)]
+    both = [epoch_order(32, 0, 0, 4, rank, 2, shapes) for rank in (0, 1)]
+    assert not {key for batch in both[0] for key in batch} & {key for batch in both[1] for key in batch}
+    for first, second in zip(*both):
+        assert len({shapes[key] for key in first + second}) == 1

@@ -98,8 +98,8 @@ def test_every_group_holds_every_object_twice(targets):
 
 def test_positive_noise_is_small_and_negative_noise_is_large(random_targets):
     torch.manual_seed(0)
-    targets = random_targets(10, classes=CLASSES)
-    denoising = make_denoising(targets, CLASSES, 2000)
+    targets = random_targets(40, classes=CLASSES)
+    denoising = make_denoising(targets, CLASSES, 2000)  # 5 groups of 20
     origins = denoising.origins[..., None].expand(-1, -1, 4)
     true = targets.boxes_cxcywh.gather(1, origins)
     iou = box_iou(cxcywh_to_xyxy(denoising.boxes_cxcywh), cxcywh_to_xyxy(true))

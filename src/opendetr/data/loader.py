@@ -1,7 +1,7 @@
 """From an index of pictures to batches."""
 
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import torch
@@ -72,21 +72,42 @@ def collate(samples: list[Sample]) -> tuple[Batch, Targets]:
 
 
 def epoch_order(
-    length: int, epoch: int, seed: int, batch_size: int, rank: int = 0, world_size: int = 1
+    length: int,
+    epoch: int,
+    seed: int,
+    batch_size: int,
+    rank: int = 0,
+    world_size: int = 1,
+    shapes: Sequence[Hashable] | None = None,
 ) -> list[list[int]]:
     """The batches of one epoch for one process, as keys of a `DetectionDataset`.
 
     Every process gets the same number of full batches. What is left over after the last full batch waits for the next
-    shuffle; a data set smaller than one batch is repeated to fill it.
+    shuffle; a data set smaller than one batch is repeated to fill it. With `shapes`, one per picture, pictures of equal
+    shape come together as far as they fill steps, so that little is padded.
     """
     generator = torch.Generator().manual_seed(hash((seed, epoch)))
     order = torch.randperm(length, generator=generator).tolist()
     per_step = batch_size * world_size
     if length < per_step:
         order = (order * (per_step // length + 1))[:per_step]
+    if shapes is not None:
+        order = _by_shape(order, shapes, per_step)
     steps = len(order) // per_step
     keys = [epoch * length + position for position in order[: steps * per_step]]
     return [keys[step * per_step + rank :: world_size][:batch_size] for step in range(steps)]
+
+
+def _by_shape(order: list[int], shapes: Sequence[Hashable], per_step: int) -> list[int]:
+    """The same positions: whole steps of one shape as they fill up, then the mixed rest."""
+    waiting: dict[Hashable, list[int]] = {}
+    grouped: list[int] = []
+    for position in order:
+        group = waiting.setdefault(shapes[position], [])
+        group.append(position)
+        if len(group) == per_step:
+            grouped += waiting.pop(shapes[position])
+    return grouped + [position for group in waiting.values() for position in group]
 
 
 def training_loader(

@@ -34,6 +34,10 @@ class Preprocessing:
         resize = ResizeShorterSide((self.image_size,), self.max_size, self.multiple_of)
         return v2.Compose([resize, *_normalise(self.mean, self.std)])
 
+    def shape(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of a picture after `transform`."""
+        return snapped_shape(*resized_shape(height, width, self.image_size, self.max_size), self.multiple_of)
+
     def to_json(self) -> dict[str, Any]:
         """Plain values, the inverse of `from_json`."""
         return {
@@ -52,10 +56,11 @@ def training_transform(config: DataConfig, preprocessing: Preprocessing) -> v2.T
     """The paper's flip, crop and random scale (section A.4), and zoom and colour where a recipe has them."""
     resize = ResizeShorterSide(config.train_sizes or (config.image_size,), config.max_size, config.multiple_of)
     crop = v2.Compose([ResizeShorterSide(config.crop_resize, None), RandomSizeCrop(config.crop_min, config.crop_max)])
+    horizontal, vertical = (max(0.0, flip) for flip in (config.horizontal_flip, config.vertical_flip))  # -1: not yet
     colour = v2.ColorJitter(config.colour, config.colour, config.colour)
     steps = {
-        v2.RandomHorizontalFlip(config.horizontal_flip): config.horizontal_flip,
-        v2.RandomVerticalFlip(config.vertical_flip): config.vertical_flip,
+        v2.RandomHorizontalFlip(horizontal): horizontal,
+        v2.RandomVerticalFlip(vertical): vertical,
         v2.RandomApply([crop], p=config.crop_probability): config.crop_probability,
         RandomZoom(config.zoom_in, config.zoom_out, config.zoom_probability): config.zoom_probability,
         resize: 1.0,

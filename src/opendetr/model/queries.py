@@ -12,6 +12,8 @@ from opendetr.model.tokens import Tokens
 from opendetr.scoring import Scoring
 from opendetr.structures import Denoising, DetrOutput, Targets
 
+GROUPS = 5  # of denoising queries for the most crowded picture of a batch, as far as there is room
+
 
 class Queries(NamedTuple):
     """What the decoder starts from."""
@@ -109,11 +111,12 @@ def make_denoising(targets: Targets, num_classes: int, num_queries: int) -> Deno
     Args:
         targets: the true objects.
         num_classes: C.
-        num_queries: N, raised where one group of the most crowded picture needs more.
+        num_queries: N at most; but one group of the most crowded picture always has room.
     """
     labels, boxes = F.pad(targets.labels, (0, 1)), F.pad(targets.boxes_cxcywh, (0, 0, 0, 1), value=0.5)
     counts = targets.counts[:, None]
-    size = max(num_queries, 2 * targets.labels.shape[1])
+    size = 2 * targets.labels.shape[1]
+    size = max(1, size, min(num_queries, GROUPS * size))
     slots = torch.arange(size, device=labels.device).expand(len(labels), -1)
     group_size = 2 * counts.clamp(min=1)
     groups, within = slots // group_size, slots % group_size

@@ -16,8 +16,11 @@ from opendetr.structures import DetrOutput, Targets
 
 FINE_ENOUGH = 0.2  # of a picture's shorter side: objects from this size on need no feature map finer than stride 16
 SMALLEST_PIXELS, COMFORTABLE_PIXELS = 12, 64  # sides of the smallest kind of object: what can be found, what is ample
-WANTED_STEPS = 1000  # more steps at a smaller size beat fewer at a larger one, up to about here
+# Of the pixels a budget can train on, how many should be in one picture: area = BALANCE * sqrt(all pixels), so that
+# twice the time gives 1.4 times as large pictures 1.4 times as often. Measured on BCCD: docs/results/small-data.md.
+BALANCE = 5.1
 SIDE_STEP = 32
+MANY_PASSES = 8  # a picture that is seen less often needs no variation
 
 
 @dataclass(frozen=True)
@@ -27,21 +30,23 @@ class ObjectSizes:
     smallest_kind: float  # the median of the class whose median is smallest
     large: float  # nine of ten objects are smaller
     pixels: int  # the median picture's shorter side
+    aspect: float  # the median picture's longer side over its shorter
 
 
 def measure_objects(index: DatasetIndex) -> ObjectSizes:
     """The sizes of the objects; those of a picture-filling object where there are none."""
     shorter = np.array([min(record.width, record.height) for record in index.records])
     pixels = int(np.median(shorter))
+    aspect = float(np.median([max(record.width, record.height) for record in index.records] / shorter))
     boxes = np.concatenate([record.boxes_xyxy for record in index.records])
     if not len(boxes):
-        return ObjectSizes(1.0, 1.0, pixels)
+        return ObjectSizes(1.0, 1.0, pixels, aspect)
     labels = np.concatenate([record.labels for record in index.records])
     counts = [len(record.labels) for record in index.records]
     sizes = np.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])) / np.repeat(shorter, counts)
     kinds = [sizes[labels == label] for label in np.unique(labels)]
     common = [kind for kind in kinds if len(kind) >= 5] or kinds  # a median of less says little
-    return ObjectSizes(min(float(np.median(kind)) for kind in common), float(np.quantile(sizes, 0.9)), pixels)
+    return ObjectSizes(min(float(np.median(kind)) for kind in common), float(np.quantile(sizes, 0.9)), pixels, aspect)
 
 
 def fit_to_data(config: RunConfig, index: DatasetIndex) -> tuple[RunConfig, list[str]]:
@@ -80,11 +85,6 @@ def _choices(
             f"queries are {said}: the smallest kind of object is typically {objects.smallest_kind:.0%} of a picture's "
             f"shorter side",
         )
-    if config.data.horizontal_flip == -1:
-        names = [name for name in index.label_map.names if _has_a_handedness(name)]
-        flip = 0.0 if names else 0.5
-        said = f"not mirrored: '{names[0]}' would become something else" if names else "mirrored half of the time"
-        yield ("data.horizontal_flip",), (flip,), f"pictures are {said}"
     if config.data.zoom_in == 0:
         zoom_in = round(min(0.9, max(0.5, objects.large / 0.8)), 2)
         said = f"nine of ten objects are below {objects.large:.0%} of the shorter side"
@@ -95,39 +95,63 @@ def _choices(
         yield ("data.zoom_out",), (zoom_out,), f"zooming out to {zoom_out:.0%}: {said}"
 
 
-def _has_a_handedness(name: str) -> bool:
-    """Whether the mirror image of a class of this name is another class or none: characters, left and right."""
-    return len(name.strip()) == 1 or bool({"left", "right"} & set(name.lower().replace("_", " ").split()))
-
-
 def fit_to_time(
     config: RunConfig, index: DatasetIndex, model: DETR, device: torch.device, seconds: float | None
-) -> tuple[RunConfig, str]:
-    """Choose the size of the pictures by the objects and by the time there is.
+) -> tuple[RunConfig, list[str]]:
+    """Choose the size of the pictures, and whether to zoom, by the objects and by the time there is.
 
     Args:
-        config: with `data.image_size` = 0.
+        config: the recipe.
         index: the training split.
         model: on the device, its precision chosen.
         device: where training will run.
         seconds: left for training; None where epochs are counted.
 
     Returns:
-        The config, and the reason in words.
+        The config, and a sentence for each choice.
     """
-    objects = measure_objects(index)
+    data = config.data
+    said: list[str] = []
+    if data.image_size > 0 and data.zoom_probability >= 0:
+        return config, said
+    objects, pixels = measure_objects(index), None
+    if seconds is not None:
+        pixels = 0.9 * seconds / _seconds_per_pixel(config, model, device)  # a tenth goes to starting and ending
+        pixels /= 1 - (1 - 4 / 9) * config.train.small_first  # the first ones are shrunk to two thirds
+    if data.image_size == 0:
+        size, reason = _size(objects, pixels)
+        data = replace(data, image_size=size, max_size=round(size * LONGEST_ASPECT), train_sizes=())
+        said.append(f"pictures of {size} pixels (shorter side): {reason}")
+    if data.zoom_probability < 0:
+        area = data.image_size**2 * objects.aspect
+        passes = config.train.epochs if pixels is None else pixels / area / len(index)
+        zoom = 0.6 if passes >= MANY_PASSES else 0.0
+        data = replace(data, zoom_probability=zoom)
+        said.append(f"{'zooming' if zoom else 'no zooming'}: every picture is seen about {passes:.0f} times")
+    return replace(config, data=data), said
+
+
+def _size(objects: ObjectSizes, pixels: float | None) -> tuple[int, str]:
+    """The shorter side, and the reason; `pixels` can be learned from in the time, of all pictures together."""
     least = _sides(SMALLEST_PIXELS / objects.smallest_kind, up=True)
     most = _sides(min(640, objects.pixels, max(320, COMFORTABLE_PIXELS / objects.smallest_kind)), up=False)
     size, reason = most, "the smallest kind of object gets"
-    if seconds is not None:
-        area = seconds / WANTED_STEPS / _seconds_per_pixel(config, model, device)
-        affordable = _sides((area * 3 / 4) ** 0.5, up=False)
+    if pixels is not None:
+        area = BALANCE * pixels**0.5
+        affordable = _sides((area / objects.aspect) ** 0.5 + SIDE_STEP / 2, up=False)
         if affordable < most:
-            size, reason = affordable, f"about {WANTED_STEPS} steps fit into the time, and the smallest kind gets"
-    size = max(size, min(least, most), 128)
-    data = replace(config.data, image_size=size, max_size=round(size * LONGEST_ASPECT), train_sizes=())
-    pixels = objects.smallest_kind * size
-    return replace(config, data=data), f"pictures of {size} pixels (shorter side): {reason} {pixels:.0f} pixels"
+            seen = f"{pixels / area:,.0f}"
+            size, reason = affordable, f"in the time about {seen} can be learned from, and the smallest kind gets"
+    size = max(size, min(least, most), 4 * SIDE_STEP)
+    return size, f"{reason} {objects.smallest_kind * size:.0f} pixels"
+
+
+def fit_batch(config: RunConfig) -> tuple[RunConfig, str]:
+    """Choose how many pictures make a step: few, for many steps, but enough to keep the machine busy."""
+    pixels = config.data.image_size**2 * 4 // 3
+    batch = next(size for size, at_most in ((8, 32_000), (4, 10**9)) if pixels <= at_most)
+    reason = f"{batch} pictures per step: more steps teach more, as long as a step keeps the machine busy"
+    return config.with_values({"train.batch_size": batch}, "the size"), reason
 
 
 def _sides(pixels: float, *, up: bool) -> int:
@@ -136,12 +160,12 @@ def _sides(pixels: float, *, up: bool) -> int:
 
 
 def _seconds_per_pixel(config: RunConfig, model: DETR, device: torch.device) -> float:
-    """What a training step takes per pixel of a picture, from the second of two small ones without an update."""
-    batch, (height, width) = config.train.batch_size, (160, 224)
+    """What learning from a pixel takes, by the fastest of three steps without an update."""
+    batch, (height, width) = config.train.batch_size or 4, (224, 288)
     labels, boxes = torch.zeros(batch, 10, dtype=torch.long), torch.full((batch, 10, 4), 0.5)
     targets = Targets(labels, boxes, torch.full((batch,), 10)).to(device)
     images = torch.zeros(batch, 3, height, width, device=device).to(memory_format=torch.channels_last)
-    taken, statistics = 0.0, {name: buffer.clone() for name, buffer in model.named_buffers()}
+    taken, statistics = [], {name: buffer.clone() for name, buffer in model.named_buffers()}
     for _ in range(3):
         begun = time.perf_counter()
         extra = config.loss.denoising_queries
@@ -151,9 +175,9 @@ def _seconds_per_pixel(config: RunConfig, model: DETR, device: torch.device) -> 
         total = output.logits.float().sum() + output.boxes_cxcywh.float().sum()
         total.backward()  # type: ignore[no-untyped-call]
         float(total.detach())
-        taken = time.perf_counter() - begun
+        taken.append(time.perf_counter() - begun)
     model.zero_grad(set_to_none=True)
     for name, buffer in model.named_buffers():  # batch norm shall not have learned from this
         buffer.copy_(statistics[name])
     beside = 1.25  # matching, losses, the optimiser and reading
-    return beside * taken / (height * width)
+    return beside * min(taken) / (batch * height * width)

@@ -18,6 +18,7 @@ from torch import Tensor
 from opendetr.checkpoints.native import Checkpoint
 from opendetr.data.datasets import DatasetIndex
 from opendetr.data.loader import DetectionDataset, epoch_order, training_loader
+from opendetr.data.transforms import training_transform
 from opendetr.devices import autocast
 from opendetr.evaluation.runner import StoppedError, detect_split, metrics_of
 from opendetr.loss.auxiliary import denoising_losses, proposal_losses
@@ -27,6 +28,7 @@ from opendetr.model.queries import make_denoising
 from opendetr.progress import console, progress_bar, track
 from opendetr.structures import Batch, Denoising, DetrOutput, Targets
 from opendetr.training.ema import AveragedModel
+from opendetr.training.flips import TRIALS, FlipTrial, open_flips, settle_flips, try_flips
 from opendetr.training.means import EpochMeans, combine
 from opendetr.training.optim import build_optimizer, set_learning_rates
 from opendetr.training.plan import Plan
@@ -149,15 +151,25 @@ class Trainer:
         """This process's micro-batches of an epoch, as keys of the data set."""
         train, accelerator = self.config.train, self.accelerator
         return epoch_order(
-            len(self.dataset), epoch, train.seed, train.batch_size, accelerator.process_index, accelerator.num_processes
-        )
+            len(self.dataset), epoch, train.seed, train.batch_size, accelerator.process_index,
+            accelerator.num_processes, self.shapes,
+        )  # fmt: skip
+
+    @cached_property
+    def shapes(self) -> list[tuple[int, int]] | None:
+        """The shape of every picture, where there are few different ones."""
+        preprocessing = self.checkpoint.preprocessing
+        if preprocessing.multiple_of == 1:
+            return None
+        return [preprocessing.shape(record.height, record.width) for record in self.dataset.index.records]
 
     def fit(self) -> None:
         """Train until the plan says stop; always makes one step and leaves a usable model."""
         with self.plan.listening():
-            batches = self.batches_from(self.state.epoch, self.state.step)
+            self.batches = self.batches_from(self.state.epoch, self.state.step)
+            self.progress = self.plan.progress(self.steps_done)
             while not self.finished():
-                self.train_epoch(batches)
+                self.train_epoch()
                 evaluate = self.evaluation_is_due()
                 if evaluate or self.finished() or self.plan.may_save():
                     self.save()
@@ -195,7 +207,7 @@ class Trainer:
         flag = torch.tensor(float(here), device=self.accelerator.device)
         return bool(self.accelerator.reduce(flag, "sum") > 0)
 
-    def train_epoch(self, batches: Iterator[tuple[Batch, Targets]]) -> None:
+    def train_epoch(self) -> None:
         """The steps of an epoch that are still to do, as far as the plan allows."""
         self.model.train()
         train, state, device = self.config.train, self.state, self.accelerator.device
@@ -204,12 +216,15 @@ class Trainer:
             total = self.steps_per_epoch
             task = bar.add_task(f"epoch {state.epoch + 1}", total=total, completed=state.step, rate="", parts="")
             while state.step < total:
+                self.try_flips(self.plan.progress(self.steps_done))
                 begun = time.time()
                 left = batches_per_epoch - state.step * train.accumulate
                 micro_batches = [
                     (batch.to(device), targets.to(device))
-                    for batch, targets in itertools.islice(batches, min(train.accumulate, left))
+                    for batch, targets in itertools.islice(self.batches, min(train.accumulate, left))
                 ]
+                if self.plan.progress(self.steps_done) < train.small_first:
+                    micro_batches = [(self.shrunk(batch), targets) for batch, targets in micro_batches]
                 set_learning_rates(self.optimizer, self.plan.progress(self.steps_done), train)
                 parts = self.step(micro_batches)
                 pictures = sum(len(batch.images) for batch, _ in micro_batches) * self.accelerator.num_processes
@@ -228,6 +243,32 @@ class Trainer:
                 if self.must_stop():
                     break
         self.log_epoch(means)
+
+    def try_flips(self, progress: float) -> None:
+        """Flip pictures from now on where the recipe leaves it open and the model understands them flipped as well."""
+        due = [mark for mark in TRIALS if self.progress < mark <= progress]
+        self.progress = progress
+        if not due or not open_flips(self.config.data):
+            return
+        upright = DetectionDataset(self.dataset.index, self.checkpoint.preprocessing.transform())
+        found = try_flips(
+            self.unwrapped().model.eval(), upright, self.costs, self.weights, self.accelerator.device,
+            self.config.train.precision,
+        )  # fmt: skip
+        self.model.train()
+        mean = self.accelerator.reduce(torch.tensor(found, device=self.accelerator.device), "mean")
+        self.config, reasons = settle_flips(self.config, FlipTrial(*mean.tolist()), is_last=due[-1] == TRIALS[-1])
+        for reason in reasons:
+            console.print(f"chosen: {reason}")
+        self.checkpoint = replace(self.checkpoint, config=self.config)
+        self.dataset.transform = training_transform(self.config.data, self.checkpoint.preprocessing)
+        self.batches = self.batches_from(self.state.epoch, self.state.step)  # what was read ahead is not flipped
+
+    def shrunk(self, batch: Batch) -> Batch:
+        """The batch at two thirds of its size: what is learned first does not need every pixel."""
+        multiple = self.config.data.multiple_of
+        height, width = (max(1, round(side * 2 / 3 / multiple)) * multiple for side in batch.images.shape[-2:])
+        return batch.resized(height, width)
 
     @property
     def steps_done(self) -> int:

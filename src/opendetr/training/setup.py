@@ -20,7 +20,7 @@ from opendetr.model.backbone import normalisation
 from opendetr.model.detr import DETR, build_pretrained_model
 from opendetr.model.precision import fit_precision
 from opendetr.progress import console
-from opendetr.training.choices import fit_to_data, fit_to_time
+from opendetr.training.choices import fit_batch, fit_to_data, fit_to_time
 from opendetr.training.loop import Trainer
 from opendetr.training.plan import Plan
 
@@ -136,8 +136,10 @@ def new_model(config: RunConfig, index: DatasetIndex, device: torch.device, plan
     model, weights_from = build_pretrained_model(config.model, config.loss, index.label_map.num_classes)
     console.print(f"backbone {config.model.backbone}: {weights_from}")
     model, config = on_device(model, config, device)
-    if config.data.image_size == 0:
-        config, choice = fit_to_time(config, index, model, device, plan.remaining() if plan.total_seconds else None)
+    config, more = fit_to_time(config, index, model, device, plan.remaining() if plan.total_seconds else None)
+    choices += more
+    if config.train.batch_size == 0:
+        config, choice = fit_batch(config)
         choices.append(choice)
     for choice in choices:
         console.print(f"chosen: {choice}")
