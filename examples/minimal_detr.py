@@ -11,7 +11,7 @@ from pathlib import Path
 
 import timm
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from safetensors.torch import load_file
 from torch import nn
 from torchvision.transforms.v2 import functional as transforms
@@ -82,16 +82,16 @@ def detect(folder, picture):
     classes, prepare = (json.loads((folder / name).read_text()) for name in ("labels.json", "preprocessing.json"))
     model = DETR(tomllib.loads((folder / "config.toml").read_text())["model"], len(classes)).eval()
     model.load_state_dict(load_file(folder / "model.safetensors"))
-    image = transforms.to_image(Image.open(picture).convert("RGB"))
-    shorter, longer = sorted(image.shape[-2:])
+    image = transforms.to_image(ImageOps.exif_transpose(Image.open(picture)).convert("RGB"))
+    (shorter, longer), (height, width) = sorted(image.shape[-2:]), image.shape[-2:]
     scale = min(prepare["image_size"], round(prepare["max_size"] * shorter / longer)) / shorter
-    image = transforms.resize(image, [int(side * scale + 1e-6) for side in image.shape[-2:]], antialias=True)
+    image = transforms.resize(image, [int(side * scale + 1e-6) for side in (height, width)], antialias=True)
     image = transforms.normalize(image / 255, prepare["mean"], prepare["std"])
     with torch.inference_mode():
         logits, boxes = model(image[None])
     scores, labels = logits[0].softmax(-1)[:, :-1].max(-1)
     corners = torch.cat([boxes[0, :, :2] - boxes[0, :, 2:] / 2, boxes[0, :, :2] + boxes[0, :, 2:] / 2], -1)
-    return scores, [classes[label]["name"] for label in labels], corners * torch.tensor(Image.open(picture).size * 2)
+    return scores, [classes[label]["name"] for label in labels], corners * torch.tensor([width, height] * 2)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from PIL import Image
 
 from opendetr.checkpoints.native import Checkpoint, load_checkpoint, resumable_folder
 from opendetr.config import load_recipe, resolve_config
-from opendetr.data.check import check_pictures
+from opendetr.data.check import check_pictures, warnings
 from opendetr.data.datasets import known_images, load_index
 from opendetr.data.images import read_image
 from opendetr.devices import place, resolve_device
@@ -22,6 +22,7 @@ from opendetr.inference.detector import Detector
 from opendetr.inference.drawing import draw
 from opendetr.inference.sources import expand_sources
 from opendetr.model.complexity import count_gflops, count_parameters
+from opendetr.model.precision import fit_precision
 from opendetr.progress import console, track
 from opendetr.training.doctor import Finding, examine, learn_by_heart, verdict
 from opendetr.training.setup import prepare
@@ -138,8 +139,10 @@ def val(
     checkpoint.label_map.require_same_categories(index.label_map, str(index.source))
     check_pictures(index, seconds=5.0)
     target = resolve_device(device)
+    detr = place(checkpoint.model, target)
+    fit_precision(detr, target, precision)
     return evaluate_split(
-        place(checkpoint.model, target), checkpoint.model.scoring, checkpoint.label_map, index,
+        detr, checkpoint.model.scoring, checkpoint.label_map, index,
         checkpoint.preprocessing, device=target, precision=precision, batch_size=batch_size,
     )  # fmt: skip
 
@@ -279,8 +282,13 @@ def doctor(
     found = list(examine(Path(data), train_split))
     if not any(finding.is_problem for finding in found):
         index = load_index(Path(data), train_split)
-        metrics, config = learn_by_heart(config, seconds)
-        found += verdict(metrics, config, index)
+        found += [Finding(False, warning) for warning in warnings(index, config.model.num_queries)]
+        try:
+            metrics, config = learn_by_heart(config, seconds)
+        except UserError as error:  # what was found so far is worth saying
+            found.append(Finding(True, f"eight pictures could not be learned by heart: {error}"))
+        else:
+            found += verdict(metrics, config, index)
     return sorted(found, key=lambda finding: not finding.is_problem)
 
 

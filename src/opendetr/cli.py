@@ -92,7 +92,7 @@ def train(
     backbone: Annotated[str | None, typer.Option(help="Any timm network.")] = None,
     backbone_weights: Annotated[str | None, typer.Option(help="auto, none, or a file.")] = None,
     workers: Annotated[int | None, typer.Option(help="Loader processes.")] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32 or bf16.")] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value; wins over everything.")] = None,
 ) -> None:

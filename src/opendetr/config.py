@@ -221,8 +221,8 @@ class RunConfig:
         for name in ("proposal_repeats", "denoising_queries"):
             if getattr(self.loss, name) and self.model.query_source != "selected":
                 raise UserError(
-                    f"loss.{name} = {getattr(self.loss, name)} needs model.query_source = selected: a preset replaces "
-                    f"a recipe's model, so leave out --preset or add --set loss.{name}=0"
+                    f"loss.{name} = {getattr(self.loss, name)} needs model.query_source = selected; "
+                    f"give that, or --set loss.{name}=0"
                 )
 
     @classmethod
@@ -379,7 +379,10 @@ def resolve_config(
     """
     config = load_recipe(recipe or ("fast" if preset is None else "paper"))
     if preset is not None:
-        config = replace(config, model=preset_named(preset))
+        model, loss = preset_named(preset), config.loss
+        if model.query_source == "learned":  # a recipe's helpers of selected queries go with them
+            loss = replace(loss, proposal_repeats=0, denoising_queries=0)
+        config = replace(config, model=model, loss=loss)
     if image_size is not None:
         config = replace(config, data=config.data.resized(image_size))
     return config.with_values(options or {}, "the command line").with_overrides(overrides)

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -34,6 +34,10 @@ class Scoring(Protocol):
     def matching_cost(self, logits: Float[Tensor, "L B Q K"], labels: Int[Tensor, "B T"]) -> Float[Tensor, "L B T Q"]:
         """The cost of giving each target to each query, low where they agree."""
 
+    smallest_normaliser: ClassVar[
+        float
+    ]  # of the sum over micro-batches and processes: what is divided by where nothing matched
+
     def normaliser(self, num_matched: Float[Tensor, ""], num_predictions: Float[Tensor, ""]) -> Float[Tensor, ""]:
         """What the sum of `loss` is divided by, from the numbers of matched and of all predictions of one layer."""
 
@@ -63,6 +67,7 @@ class SoftmaxScoring:
     """The paper's: softmax over C classes and no-object, the latter down-weighted in the loss (section 3.1)."""
 
     no_object_weight: float = 0.1
+    smallest_normaliser: ClassVar[float] = 1e-6
 
     def num_logits(self, num_classes: int) -> int:
         """C + 1: the last logit is no-object."""
@@ -119,6 +124,7 @@ class FocalScoring:
     iou_power: float = 1.0  # the target is IoU to this power; 0 is the plain focal loss
     focus: float = 2.0  # how strongly well-classified negatives fade
     negative_weight: float = 0.75
+    smallest_normaliser: ClassVar[float] = 1.0
 
     def num_logits(self, num_classes: int) -> int:
         """C: no-object is the absence of every class."""

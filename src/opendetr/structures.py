@@ -1,7 +1,7 @@
 """The vocabulary between stages. Images, labels -> Batch, Targets -> DetrOutput -> Matches -> losses; -> Detections.
 
-B batch, Q queries, T targets per image, L decoder layers, C classes. What crosses the model's border is a NamedTuple,
-so that DataLoader, DDP and `torch.export` carry it.
+B batch, Q queries, T targets per image, L decoder layers, C classes. What crosses the model's border is a NamedTuple or
+a pytree, so that DataLoader, DDP and `torch.export` carry it.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,6 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils._pytree import register_pytree_node
 
 from opendetr.labels import LabelMap
@@ -71,14 +70,6 @@ class Batch(NamedTuple):
         )
         return Batch(images, mask, sizes, ids)
 
-    def resized(self, height: int, width: int) -> "Batch":
-        """The same at another size; boxes, being fractions, stay as they are."""
-        images = F.interpolate(self.images, (height, width), mode="bilinear", antialias=True)
-        mask = self.padding_mask
-        if mask is not None:
-            mask = F.interpolate(mask[:, None].float(), (height, width)).to(torch.bool)[:, 0]
-        return self._replace(images=images, padding_mask=mask)
-
 
 class Denoising(NamedTuple):
     """True objects with noise on them, as extra queries that must find the truth again; N per picture (training only).
@@ -131,7 +122,7 @@ class Matches(NamedTuple):
 
 @dataclass(frozen=True)
 class Detections:
-    """The detections of one picture, in the order of the queries; tensors live on the CPU."""
+    """The detections of one picture, as the scoring orders them; tensors live on the CPU."""
 
     boxes_xyxy: Float[Tensor, "N 4"]  # pixels of the original picture, not clipped
     scores: Float[Tensor, " N"]  # 0..1

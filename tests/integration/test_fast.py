@@ -36,7 +36,7 @@ def test_the_average_is_kept_and_the_last_weights_are_there_to_resume(fast_run):
     assert any(name.startswith("transformer") for name in changed)
 
 
-def test_it_resumes_to_the_last_bit(digits, tmp_path):
+def test_two_runs_are_equal_to_the_last_bit(digits, tmp_path):
     whole = api.train(digits, **TINY_FAST, epochs=3, output=tmp_path / "whole")
     part = api.train(digits, **TINY_FAST, epochs=3, output=tmp_path / "part")
     assert (whole / "last" / "config.toml").exists()
@@ -48,10 +48,6 @@ def test_a_run_interrupted_and_resumed_ends_as_the_whole_one(digits, tmp_path, m
     whole = api.train(digits, **TINY_FAST, epochs=3, output=tmp_path / "whole")
     from opendetr.training.plan import Plan
 
-    stopping = Plan.must_stop
-    monkeypatch.setattr(
-        Plan, "must_stop", lambda self: self.stop_after() if hasattr(self, "stop_after") else stopping(self)
-    )
     calls = []
 
     def interrupt(self):
@@ -109,17 +105,35 @@ def test_the_proposal_loss_changes_no_output(fast_run, digits):
         assert torch.equal(bare(images).logits, with_proposals.logits)
 
 
-def test_denoising_needs_selected_queries():
+def test_a_preset_of_learned_queries_leaves_the_helpers_out():
     from opendetr.config import resolve_config
     from opendetr.errors import UserError
 
-    with pytest.raises(UserError, match=r"proposal_repeats.*selected"):
-        resolve_config("fast", "detr-r50")
+    config = resolve_config("fast", "detr-r50")
+    assert (config.loss.proposal_repeats, config.loss.denoising_queries) == (0, 0)
+    with pytest.raises(UserError, match=r"denoising_queries = 5 needs model.query_source = selected"):
+        resolve_config("fast", "detr-r50", overrides=["loss.denoising_queries=5"])
+
+
+def test_minutes_leave_at_least_one_step(digits, tmp_path):
+    run = api.train(digits, **TINY_FAST, minutes=0.0001, output=tmp_path / "run")
+    assert json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 1
+    free = TINY_FAST | {"image_size": None}
+    run = api.train(digits, **free, minutes=0.0001, output=tmp_path / "free")
+    assert load_checkpoint(run).config.data.image_size == 128
+
+
+def test_flips_are_settled_and_pictures_grow(digits, tmp_path):
+    run = api.train(digits, **TINY_FAST, epochs=2, output=tmp_path / "run")
+    for path in (run / "config.toml", run / "last" / "config.toml"):
+        config = load_recipe(str(path))
+        assert {config.data.horizontal_flip, config.data.vertical_flip} <= {0.0, 0.5}
 
 
 def test_doctor_finds_good_data_good(digits, monkeypatch):
     found = api.doctor(digits, recipe=str(_tiny_recipe(digits)), image_size=64, seconds=2, device="cpu")
-    assert any("pictures were learned" in finding.sentence for finding in found)
+    assert any("8 pictures were learned" in finding.sentence for finding in found)
+    assert found == sorted(found, key=lambda finding: not finding.is_problem)
 
 
 def _tiny_recipe(folder):

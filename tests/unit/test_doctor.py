@@ -99,3 +99,15 @@ def test_no_boxes_at_all(data):
     edit(data, lambda coco: coco["annotations"].clear())
     found = sentences(data)
     assert found[only(found, "no boxes at all")]
+
+
+def test_other_categories_in_val(data):
+    edit(data, lambda coco: coco["categories"].append({"id": 4, "name": "moon"}), "val")
+    found = sentences(data)
+    assert found[only(found, "give both the same list")]
+
+
+def test_nothing_but_boxes_that_cannot_be_learned(data):
+    edit(data, lambda coco: [a.update(bbox=[1, 1, 0, 0]) for a in coco["annotations"]])
+    found = sentences(data)
+    assert found[only(found, "no box that can be learned from")]

@@ -27,7 +27,7 @@ def test_boxes_follow_what_they_are_around(flip):
 
 
 def test_what_costs_the_model_more_is_never_shown():
-    config, reasons = settle_flips(load_recipe("fast"), FlipTrial(0.9, 1.05, 2.4), is_last=False)
+    config, reasons = settle_flips(load_recipe("fast"), FlipTrial(0.9, 0.8, 1.05, 2.4), is_last=False)
     assert (config.data.horizontal_flip, config.data.vertical_flip) == (0.5, 0.0)
     assert "mirrored" in reasons[0]
     assert "never shown upside down" in reasons[1]
@@ -35,8 +35,8 @@ def test_what_costs_the_model_more_is_never_shown():
 
 
 def test_a_model_that_knows_too_little_decides_last():
-    ignorant = FlipTrial(0.5, 1.0, 1.0)
-    config, reasons = settle_flips(load_recipe("fast"), ignorant, is_last=False)
+    for ignorant in (FlipTrial(1.0, 0.3, 1.0, 1.0), FlipTrial(0.5, 0.8, 1.0, 1.0)):
+        config, reasons = settle_flips(load_recipe("fast"), ignorant, is_last=False)
     assert open_flips(config.data) == ["horizontal_flip", "vertical_flip"]
     assert reasons == []
     config, reasons = settle_flips(config, ignorant, is_last=True)
@@ -47,7 +47,7 @@ def test_a_model_that_knows_too_little_decides_last():
 def test_what_is_given_is_not_tried():
     config = resolve_config("fast", overrides=["data.vertical_flip=0.0"])
     assert open_flips(config.data) == ["horizontal_flip"]
-    assert settle_flips(config, FlipTrial(1.0, 3.0, 1.0), is_last=False)[0].data.vertical_flip == 0
+    assert settle_flips(config, FlipTrial(1.0, 0.8, 3.0, 1.0), is_last=False)[0].data.vertical_flip == 0
     assert open_flips(load_recipe("paper").data) == []
 
 

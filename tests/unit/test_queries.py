@@ -211,3 +211,12 @@ def test_gradients_reach_every_trainable_weight(model, images, targets):
     ]
     model.zero_grad()
     assert not without
+
+
+def test_there_are_no_more_queries_than_cells_of_the_smallest_picture(model):
+    mask = torch.zeros(2, 64, 96, dtype=torch.bool)
+    mask[1, 32:], mask[1, :, 32:] = True, True
+    crowded = build_model(replace(FAST, num_queries=100), LossConfig(), CLASSES).eval()
+    with torch.no_grad():
+        output = crowded(torch.randn(2, 3, 64, 96), mask)
+    assert output.logits.shape[2] == 4 * 4 + 2 * 2 + 1

@@ -306,3 +306,10 @@ def test_colour_changes_the_picture_and_not_the_boxes():
         images.append(image)
         assert target.boxes_cxcywh[0].tolist() == pytest.approx([0.25, 0.5, 0.25, 0.5])
     assert len({float(image.sum()) for image in images}) > 2
+
+
+def test_a_share_of_the_size_keeps_the_aspect():
+    config = replace(AS_IT_IS, image_size=288, max_size=480, train_sizes=(), multiple_of=32)
+    image, target = training_transform(config, PLAIN, 2 / 3)(*picture_of(240, 320, [(80, 60, 160, 120)]))
+    assert image.shape[1:] == (192, 256)
+    assert to_target(image, target).boxes_cxcywh[0].tolist() == pytest.approx([0.375, 0.375, 0.25, 0.25])

@@ -52,9 +52,16 @@ class Preprocessing:
         return cls(values["image_size"], values["max_size"], mean, std, values.get("multiple_of", 1))
 
 
-def training_transform(config: DataConfig, preprocessing: Preprocessing) -> v2.Transform:
-    """The paper's flip, crop and random scale (section A.4), and zoom and colour where a recipe has them."""
-    resize = ResizeShorterSide(config.train_sizes or (config.image_size,), config.max_size, config.multiple_of)
+def training_transform(config: DataConfig, preprocessing: Preprocessing, share: float = 1.0) -> v2.Transform:
+    """The paper's flip, crop and random scale (section A.4), and zoom and colour where a recipe has them.
+
+    Args:
+        config: what to do.
+        preprocessing: of the model.
+        share: pictures are that much of their size at the end.
+    """
+    sizes = [max(1, round(size * share)) for size in config.train_sizes or (config.image_size,)]
+    resize = ResizeShorterSide(sizes, max(1, round(config.max_size * share)), config.multiple_of)
     crop = v2.Compose([ResizeShorterSide(config.crop_resize, None), RandomSizeCrop(config.crop_min, config.crop_max)])
     horizontal, vertical = (max(0.0, flip) for flip in (config.horizontal_flip, config.vertical_flip))  # -1: not yet
     colour = v2.ColorJitter(config.colour, config.colour, config.colour)
@@ -84,7 +91,10 @@ def to_target(image: Tensor, objects: dict[str, Tensor]) -> Target:
 
 
 class ResizeShorterSide(v2.Transform):  # type: ignore[misc]
-    """Resize so that the shorter side has one of `sizes` (drawn at random) and the longer at most `max_size`."""
+    """Resize so that the shorter side has one of `sizes` (drawn at random) and the longer at most `max_size`.
+
+    Both then become the nearest multiples of `multiple_of`.
+    """
 
     def __init__(self, sizes: Sequence[int], max_size: int | None, multiple_of: int = 1) -> None:
         super().__init__()

@@ -105,7 +105,7 @@ def _section(run: RunReport) -> str:
         f"<h3>Learning curves</h3>{_curves(run.history)}<h3>Average precision on held-out pictures</h3>"
         f"<div class=side><table>{rows}</table>"
         f"<table><tr><th>class</th><th>AP</th><th>AP50</th></tr>{classes}</table></div>"
-        f"<h3>Held-out pictures, detections with a score of at least 0.5</h2><div class=grid>{figures}</div>"
+        f"<h3>Held-out pictures, detections with a score of at least 0.5</h3><div class=grid>{figures}</div>"
     )
 
 

@@ -17,6 +17,7 @@ from opendetr.data.loader import group_equal_shapes
 from opendetr.devices import autocast, place, resolve_device
 from opendetr.inference.sources import expand_source
 from opendetr.model.postprocess import postprocess
+from opendetr.model.precision import fit_precision
 from opendetr.structures import Batch, Detections
 
 Waiting = tuple[int, Tensor, tuple[int, int]]  # position, transformed image, original height and width
@@ -37,6 +38,7 @@ class Detector:
         self.checkpoint, self.precision = checkpoint, precision
         self.device = resolve_device(device)
         self.model = place(checkpoint.model.eval(), self.device)
+        fit_precision(self.model, self.device, precision)  # bf16 stops at a backbone that would be slower in it
         self.transform = checkpoint.preprocessing.transform()
 
     @classmethod

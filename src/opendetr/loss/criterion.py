@@ -71,7 +71,8 @@ def set_loss(
         num_boxes = normalisers.num_boxes.clamp(min=1)
         per_layer = boxes.new_zeros(len(boxes))
         return {
-            "class": scoring.loss(logits, classes, ious) / normalisers.class_weight.clamp(min=1e-6),
+            "class": scoring.loss(logits, classes, ious)
+            / normalisers.class_weight.clamp(min=scoring.smallest_normaliser),
             "l1": per_layer.index_add(0, matches.layers, l1) / num_boxes,
             "giou": per_layer.index_add(0, matches.layers, giou) / num_boxes,
         }

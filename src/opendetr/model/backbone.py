@@ -118,7 +118,8 @@ def _stages_of_strides(name: str, options: dict[str, Any], strides: tuple[int, .
         if stride not in reductions[:-1]:
             raise UserError(
                 f"model.backbone: timm's '{name}' has no feature map of stride {stride} before its last; it has "
-                f"{', '.join(map(str, reductions))}"
+                f"{', '.join(map(str, reductions))}; choose with --set model.encoder_strides=[...] and "
+                f"--set model.proposal_strides=[...], [] for none"
             )
     last_of = {reduction: index for index, reduction in enumerate(reductions)}
     return (*sorted(last_of[stride] for stride in strides), len(reductions) - 1)

@@ -28,12 +28,14 @@ def fit_precision(model: DETR, device: torch.device, precision: str) -> tuple[st
     model.backbone.in_full_precision = False
     if precision == "fp32" or (precision == "auto" and device.type == "mps"):
         return "fp32", "precision fp32"
-    products, maps = _gain_of_products(device), 1.0
+    if device.type == "cuda":
+        supported = torch.cuda.is_bf16_supported(including_emulation=False)
+        return ("bf16", "precision bf16") if supported or precision == "bf16" else ("fp32", "precision fp32")
+    products = _gain_of_products(device)
     if precision == "auto" and products < 1.2:
         return "fp32", f"precision fp32: matrix products in bf16 run at {products:.2f} times the speed of fp32 here"
-    if device.type == "cpu":
-        maps = _gain_of_backbone(model, device)
-        model.backbone.in_full_precision = maps < 1
+    maps = _gain_of_backbone(model, device)
+    model.backbone.in_full_precision = maps < 1
     said = f"precision bf16: matrix products run at {products:.2f} times the speed of fp32 here"
     if model.backbone.in_full_precision:
         said += f"; the backbone, at {maps:.2f} times, stays in fp32"

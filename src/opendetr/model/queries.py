@@ -73,7 +73,8 @@ class SelectedQueries(nn.Module):
             logits = logits.masked_fill(memory.padding_mask[..., None], -1e4)  # says nothing, and costs nothing
         centres, sizes = memory.cells.chunk(2, dim=-1)
         boxes = self.bbox_embed(cells, torch.cat([centres, sizes * self.ANCHOR_CELLS], -1))
-        best = logits.detach().amax(-1).topk(min(self.num_queries, logits.shape[1]), dim=1).indices[..., None]
+        cells_left = logits.shape[1] if memory.padding_mask is None else int((~memory.padding_mask).sum(1).min())
+        best = logits.detach().amax(-1).topk(min(self.num_queries, cells_left), dim=1).indices[..., None]
         content = cells.detach().gather(1, best.expand(-1, -1, cells.shape[-1])) + self.content.weight[: best.shape[1]]
         reference_boxes = boxes.detach().gather(1, best.expand(-1, -1, 4))
         return Queries(content, None, reference_boxes, None, DetrOutput(logits[None], boxes[None]))

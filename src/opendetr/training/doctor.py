@@ -3,6 +3,7 @@
 import hashlib
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,8 @@ from opendetr.data.images import check_image
 from opendetr.errors import UserError
 from opendetr.evaluation.coco import CocoMetrics
 from opendetr.evaluation.runner import evaluate_split
-from opendetr.training.choices import SMALLEST_PIXELS, fit_to_data, measure_objects
+from opendetr.labels import whole_number
+from opendetr.training.choices import SMALLEST_PIXELS, choose_size, fit_to_data, measure_objects
 from opendetr.training.setup import assemble
 
 PICTURES = 8
@@ -41,13 +43,22 @@ def examine(root: Path, split: str) -> Iterator[Finding]:
     """
     index = load_index(root, split)
     yield from _boxes(index)
+    if not any(len(record.labels) for record in index.records):
+        yield Finding(True, f"{index.source} has no box that can be learned from")
+        return
     yield from _classes(index)
     yield from _pictures(index)
     yield from _duplicates(index)
     if split != "val" and has_split(root, "val"):
         val_index = load_index(root, "val")
         unseen = _seen(val_index) - _seen(index)
-        if unseen:
+        if val_index.label_map != index.label_map:
+            yield Finding(
+                True,
+                f"val has the categories {val_index.label_map.describe()}, {split} has {index.label_map.describe()}: "
+                f"give both the same list",
+            )
+        elif unseen:
             names = ", ".join(sorted(index.label_map.names[label] for label in unseen))
             yield Finding(
                 True, f"val has objects of classes that {split} never shows: {names}; move some pictures over"
@@ -68,9 +79,12 @@ def learn_by_heart(config: RunConfig, seconds: float) -> tuple[CocoMetrics, RunC
     """
     index = load_index(Path(config.data.root), config.data.train_split)
     config, _ = fit_to_data(config, index)  # sizes and queries are those of the whole split
+    if config.data.image_size == 0:
+        config = replace(config, data=config.data.resized(choose_size(measure_objects(index), None)[0]))
     few = _subset(index, _most_telling(index.records))
     still = {
-        "data.horizontal_flip": 0.0, "data.zoom_probability": 0.0, "data.colour": 0.0, "train.minutes": seconds / 60,
+        "data.horizontal_flip": 0.0, "data.vertical_flip": 0.0, "data.crop_probability": 0.0,
+        "data.zoom_probability": 0.0, "data.colour": 0.0, "train.minutes": seconds / 60, "train.small_first": 0.0,
         "train.warmup": 0.05, "train.batch_size": min(4, len(few)),
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
@@ -95,13 +109,14 @@ def verdict(metrics: CocoMetrics, config: RunConfig, index: DatasetIndex) -> Ite
             f"pixels large; train with a larger --image-size, or cut the pictures into parts",
         )
     ap50 = metrics.summary["AP50"]
+    pictures = min(PICTURES, sum(len(record.labels) > 0 for record in index.records))
     if ap50 >= BY_HEART:
-        yield Finding(False, f"{PICTURES} pictures were learned by heart (AP50 {ap50:.2f}): the data can be learned")
+        yield Finding(False, f"{pictures} pictures were learned by heart (AP50 {ap50:.2f}): the data can be learned")
         return
     worst = min(metrics.per_class, key=lambda name: _defined(metrics.per_class[name]["AP50"]))
     yield Finding(
         ap50 < BY_HEART / 2,
-        f"{PICTURES} pictures were learned with an AP50 of {ap50:.2f} only, worst in '{worst}': look whether its boxes "
+        f"{pictures} pictures were learned with an AP50 of {ap50:.2f} only, worst in '{worst}': look whether its boxes "
         f"fit the pictures; if they do, more time or a larger --image-size will help",
     )
 
@@ -137,8 +152,8 @@ def _boxes(index: DatasetIndex) -> Iterator[Finding]:
 
 def _classes(index: DatasetIndex) -> Iterator[Finding]:
     """Whether every listed category is used."""
-    used = {a["category_id"] for a in index.coco["annotations"]}
-    unused = [c for c in index.coco["categories"] if c["id"] not in used]
+    used = {whole_number(a["category_id"]) for a in index.coco["annotations"]}
+    unused = [c for c in index.coco["categories"] if whole_number(c["id"]) not in used]
     if unused and used:
         names = ", ".join(f"{c['id']} '{c['name']}'" for c in unused[:5])
         edge = {min(c["id"] for c in index.coco["categories"]), max(c["id"] for c in index.coco["categories"])}
@@ -173,7 +188,10 @@ def _duplicates(index: DatasetIndex) -> Iterator[Finding]:
     """Pictures and boxes that are there twice."""
     seen: dict[bytes, Path] = {}
     twice = []
+    sizes = Counter(record.path.stat().st_size for record in index.records)
     for record in index.records:
+        if sizes[record.path.stat().st_size] == 1:  # no other file can be the same
+            continue
         first = seen.setdefault(hashlib.blake2b(record.path.read_bytes()).digest(), record.path)
         if first != record.path:
             twice.append(f"{record.path.name} is {first.name}")

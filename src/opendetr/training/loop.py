@@ -166,8 +166,7 @@ class Trainer:
     def fit(self) -> None:
         """Train until the plan says stop; always makes one step and leaves a usable model."""
         with self.plan.listening():
-            self.batches = self.batches_from(self.state.epoch, self.state.step)
-            self.progress = self.plan.progress(self.steps_done)
+            self.show_pictures(small=self.progress() < self.config.train.small_first)
             while not self.finished():
                 self.train_epoch()
                 evaluate = self.evaluation_is_due()
@@ -216,23 +215,24 @@ class Trainer:
             total = self.steps_per_epoch
             task = bar.add_task(f"epoch {state.epoch + 1}", total=total, completed=state.step, rate="", parts="")
             while state.step < total:
-                self.try_flips(self.plan.progress(self.steps_done))
+                progress = self.progress()
+                self.try_flips(progress)
+                if self.small != (progress < train.small_first):
+                    self.show_pictures(small=not self.small)
+                state.progress = progress
                 begun = time.time()
                 left = batches_per_epoch - state.step * train.accumulate
                 micro_batches = [
                     (batch.to(device), targets.to(device))
                     for batch, targets in itertools.islice(self.batches, min(train.accumulate, left))
                 ]
-                if self.plan.progress(self.steps_done) < train.small_first:
-                    micro_batches = [(self.shrunk(batch), targets) for batch, targets in micro_batches]
-                set_learning_rates(self.optimizer, self.plan.progress(self.steps_done), train)
+                set_learning_rates(self.optimizer, progress, train)
                 parts = self.step(micro_batches)
                 pictures = sum(len(batch.images) for batch, _ in micro_batches) * self.accelerator.num_processes
                 means.add(parts, pictures)
                 state.step += 1
                 if self.averaged is not None:
-                    progress = self.plan.progress(self.steps_done)
-                    self.averaged.update(self.steps_done, progress)
+                    self.averaged.update(self.steps_done, max(progress, self.plan.progress(self.steps_done)))
                 self.plan.record_step(time.time() - begun)
                 if self.plan.evaluating == 0 and self.val_index is not None:  # until one is measured, a forward pass
                     self.plan.evaluation_seconds = 0.7 * self.plan.step_seconds / pictures * len(self.val_index)
@@ -246,29 +246,43 @@ class Trainer:
 
     def try_flips(self, progress: float) -> None:
         """Flip pictures from now on where the recipe leaves it open and the model understands them flipped as well."""
-        due = [mark for mark in TRIALS if self.progress < mark <= progress]
-        self.progress = progress
+        due = [mark for mark in TRIALS if self.state.progress < mark <= progress]
         if not due or not open_flips(self.config.data):
             return
         upright = DetectionDataset(self.dataset.index, self.checkpoint.preprocessing.transform())
         found = try_flips(
             self.unwrapped().model.eval(), upright, self.costs, self.weights, self.accelerator.device,
-            self.config.train.precision,
+            self.config.train.precision, self.may_stop_alone,
         )  # fmt: skip
         self.model.train()
+        if found is None:
+            return
         mean = self.accelerator.reduce(torch.tensor(found, device=self.accelerator.device), "mean")
         self.config, reasons = settle_flips(self.config, FlipTrial(*mean.tolist()), is_last=due[-1] == TRIALS[-1])
         for reason in reasons:
             console.print(f"chosen: {reason}")
         self.checkpoint = replace(self.checkpoint, config=self.config)
-        self.dataset.transform = training_transform(self.config.data, self.checkpoint.preprocessing)
-        self.batches = self.batches_from(self.state.epoch, self.state.step)  # what was read ahead is not flipped
+        if self.accelerator.is_main_process:
+            self.folder.write_config(self.config)
+        self.show_pictures(small=self.small)
 
-    def shrunk(self, batch: Batch) -> Batch:
-        """The batch at two thirds of its size: what is learned first does not need every pixel."""
-        multiple = self.config.data.multiple_of
-        height, width = (max(1, round(side * 2 / 3 / multiple)) * multiple for side in batch.images.shape[-2:])
-        return batch.resized(height, width)
+    def may_stop_alone(self) -> bool:
+        """Whether a single process must stop; several would wait for each other."""
+        return self.accelerator.num_processes == 1 and self.plan.must_stop()
+
+    def show_pictures(self, *, small: bool) -> None:
+        """From the next step on: with the config's augmentation, at two thirds of the size where `small`."""
+        self.small = small
+        share = 2 / 3 if small else 1.0
+        self.dataset.transform = training_transform(self.config.data, self.checkpoint.preprocessing, share)
+        self.batches = self.batches_from(self.state.epoch, self.state.step)  # what was read ahead is dropped
+
+    def progress(self) -> float:
+        """How far the run is, 0..1; all processes agree on it, for it decides what they do together."""
+        here = self.plan.progress(self.steps_done)
+        if self.accelerator.num_processes == 1:
+            return here
+        return float(self.accelerator.reduce(torch.tensor(here, device=self.accelerator.device), "mean"))
 
     @property
     def steps_done(self) -> int:

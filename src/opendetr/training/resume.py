@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from opendetr.checkpoints.native import Checkpoint, copy_checkpoint, save_checkpoint
+from opendetr.config import RunConfig
 from opendetr.evaluation.coco import CocoMetrics
 from opendetr.files import write_json, write_text
 
@@ -21,6 +22,7 @@ class RunState:
     epoch: int = 0  # finished epochs
     step: int = 0  # finished steps of the unfinished epoch
     skipped: int = 0  # steps left out because their gradient was not finite
+    progress: float = 0.0  # how far the run was before its last step, 0..1
 
 
 @dataclass
@@ -38,6 +40,10 @@ class RunFolder:
         """Add a line; numbers that are not finite become null, as JSON has no word for them."""
         self.history.append({k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()})
         self.write_history()
+
+    def write_config(self, config: RunConfig) -> None:
+        """Write config.toml."""
+        write_text(self.path / "config.toml", config.to_toml())
 
     def write_history(self) -> None:
         """Write metrics.jsonl."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 
 from opendetr.checkpoints.native import Checkpoint, copy_checkpoint, load_checkpoint, load_training_state
 from opendetr.config import RunConfig
@@ -143,6 +144,7 @@ def new_model(config: RunConfig, index: DatasetIndex, device: torch.device, plan
         choices.append(choice)
     for choice in choices:
         console.print(f"chosen: {choice}")
+    (config,) = broadcast_object_list([config])  # processes measure differently: the first one decides
     mean, std = normalisation(model.backbone.body)
     data = config.data
     preprocessing = Preprocessing(data.image_size, data.max_size, mean, std, data.multiple_of)
