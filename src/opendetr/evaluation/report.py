@@ -130,8 +130,11 @@ def _curves(history: Sequence[dict[str, Any]]) -> str:
         ("Matched queries", {"IoU": "matched_iou", "accuracy / 100": "matched_accuracy"}),
         ("Average precision on val", {"AP": "val_AP", "AP50": "val_AP50"}),
     ]
+    panels = [
+        (title, curves) for title, curves in panels if any(key in line for line in history for key in curves.values())
+    ]
     with mpl.rc_context({"svg.fonttype": "none", "font.size": 9, "font.family": "sans-serif"}):
-        figure = Figure(figsize=(11, 3.1), layout="constrained")
+        figure = Figure(figsize=(11 * len(panels) / 3, 3.1), layout="constrained")
         for axes, (title, curves) in zip(figure.subplots(1, len(panels)), panels):
             for label, key in curves.items():
                 points = [(line["epoch"], line[key]) for line in history if line.get(key) is not None]
