@@ -280,11 +280,11 @@ def doctor(
     given = {name: value for name, value in options.items() if value is not None}
     config = resolve_config(recipe, None, given, image_size)
     found = list(examine(Path(data), train_split))
+    index = load_index(Path(data), train_split)
+    found += [Finding(False, warning.removesuffix(".")) for warning in warnings(index, config.model.num_queries)]
     if not any(finding.is_problem for finding in found):
-        index = load_index(Path(data), train_split)
-        found += [Finding(False, warning) for warning in warnings(index, config.model.num_queries)]
         try:
-            metrics, config = learn_by_heart(config, seconds)
+            metrics, config = learn_by_heart(config, index, seconds)
         except UserError as error:  # what was found so far is worth saying
             found.append(Finding(True, f"eight pictures could not be learned by heart: {error}"))
         else:

@@ -69,10 +69,10 @@ def set_loss(
         l1 = (predicted - true).abs().sum(-1)
         giou = 1 - generalized_box_iou(predicted_xyxy, true_xyxy)
         num_boxes = normalisers.num_boxes.clamp(min=1)
+        class_weight = normalisers.class_weight.clamp(min=scoring.smallest_normaliser)
         per_layer = boxes.new_zeros(len(boxes))
         return {
-            "class": scoring.loss(logits, classes, ious)
-            / normalisers.class_weight.clamp(min=scoring.smallest_normaliser),
+            "class": scoring.loss(logits, classes, ious) / class_weight,
             "l1": per_layer.index_add(0, matches.layers, l1) / num_boxes,
             "giou": per_layer.index_add(0, matches.layers, giou) / num_boxes,
         }

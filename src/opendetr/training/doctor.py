@@ -71,13 +71,12 @@ def examine(root: Path, split: str) -> Iterator[Finding]:
             )
 
 
-def learn_by_heart(config: RunConfig, seconds: float) -> tuple[CocoMetrics, RunConfig]:
-    """Train on eight pictures of the training split for some seconds and measure on the same eight.
+def learn_by_heart(config: RunConfig, index: DatasetIndex, seconds: float) -> tuple[CocoMetrics, RunConfig]:
+    """Train on eight pictures of the split for some seconds and measure on the same eight.
 
     Returns:
         The metrics, and the config with everything chosen.
     """
-    index = load_index(Path(config.data.root), config.data.train_split)
     config, _ = fit_to_data(config, index)  # sizes and queries are those of the whole split
     if config.data.image_size == 0:
         config = replace(config, data=config.data.resized(choose_size(measure_objects(index), None)[0]))
@@ -144,10 +143,6 @@ def _boxes(index: DatasetIndex) -> Iterator[Finding]:
         other = "x1, y1, x2, y2" if as_corners > 0.98 else "centre x, centre y, width, height"
         hint = f"read as {other} they all fit: convert them" if max(as_corners, as_centres) > 0.98 else "look at them"
         yield Finding(True, f"{outside:.0%} of the boxes reach out of their pictures; {expected}; {hint}")
-    if index.dropped_boxes:
-        yield Finding(
-            False, f"{len(index.dropped_boxes)} boxes cannot be learned from and are left out: {index.dropped_boxes[0]}"
-        )
 
 
 def _classes(index: DatasetIndex) -> Iterator[Finding]:
