@@ -61,6 +61,7 @@ class ModelConfig:
     query_source: Annotated[
         Literal["learned", "selected"], "learned vectors, or the most promising cells with boxes that layers refine"
     ] = "learned"
+    precedence: Annotated[bool, "selected queries: each is told how far more promising ones cover its box"] = False
     scoring: Annotated[Literal["softmax", "focal"], "softmax with no-object, or a sigmoid that also says the fit"] = (
         "softmax"
     )
@@ -80,6 +81,8 @@ class ModelConfig:
         _require(self, "encoder_strides", halves, f"together with the others halves of {self.output_stride}: 8, 16, 32")
         fits = self.query_source == "learned" or self.scoring == "focal"
         _require(self, "query_source", fits, "'learned' with softmax scoring: cells are selected by focal scores")
+        ranked = self.query_source == "selected" or not self.precedence
+        _require(self, "precedence", ranked, "false with learned queries: none of them is more promising than another")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,15 +1,18 @@
 """The recipe fast: what it chooses, learns, keeps and says."""
 
 import json
+import re
+import time
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from tiny import TINY_FAST
 
-from opendetr import Detector, api
+from opendetr import Detector, api, demonstration
 from opendetr.checkpoints.native import load_checkpoint, load_training_state
-from opendetr.config import load_recipe
+from opendetr.config import LossConfig, load_recipe
+from opendetr.model.detr import build_pretrained_model
 
 
 @pytest.fixture(scope="module")
@@ -89,22 +92,6 @@ def test_portrait_and_landscape_train_together(coco_folder, tmp_path):
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 2
 
 
-def test_the_proposal_loss_changes_no_output(fast_run, digits):
-    model = load_checkpoint(fast_run).model
-    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        with_proposals = model(images)
-    assert with_proposals.proposals is not None
-    from opendetr.model.detr import build_model
-
-    config = load_checkpoint(fast_run).config
-    config = config.with_values({"loss.proposal_repeats": 0, "loss.denoising_queries": 0}, "test")
-    bare = build_model(config.model, config.loss, model.num_classes).eval()
-    bare.load_state_dict(model.state_dict())
-    with torch.no_grad():
-        assert torch.equal(bare(images).logits, with_proposals.logits)
-
-
 def test_a_preset_of_learned_queries_leaves_the_helpers_out():
     from opendetr.config import resolve_config
     from opendetr.errors import UserError
@@ -144,3 +131,32 @@ def _tiny_recipe(folder):
     path = folder.parent / "tiny.toml"
     path.write_text(config.to_toml())
     return path
+
+
+def test_what_is_frozen_stays_and_what_learns_moves(digits, tmp_path):
+    """The real backbone: its batch norm, its first stages and its wide depthwise kernels stay as pretrained."""
+    real = TINY_FAST | {"backbone": "tf_efficientnet_lite0", "backbone_weights": "auto"}
+    run = api.train(digits, **real, epochs=1, output=tmp_path / "run")
+    learned = load_checkpoint(run).model.backbone
+    pretrained = build_pretrained_model(load_checkpoint(run).config.model, LossConfig(), 10)[0].backbone
+    before, after = pretrained.state_dict(), learned.state_dict()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    frozen = {name for name, parameter in pretrained.named_parameters() if not parameter.requires_grad}
+    kernels = {name for name, parameter in pretrained.named_parameters() if parameter.shape[2:] == (5, 5)}
+    assert kernels
+    assert kernels | {"body.conv_stem.weight"} <= frozen
+    assert not moved & frozen
+    assert not {name for name in moved if "running_" in name}
+    assert moved == set(dict(pretrained.named_parameters())) - frozen
+
+
+@pytest.mark.parametrize("compare", [False, True])
+def test_the_demo_reports_what_it_learned(tmp_path, monkeypatch, compare):
+    monkeypatch.setattr(demonstration, "MINUTES", 0.02)
+    monkeypatch.setattr(demonstration, "TRAINING_SCENES", 16)
+    report = demonstration.run_demo(tmp_path / "demo", time.time(), compare=compare)
+    page = report.read_text()
+    assert page.count("held-out scenes") == 1 + compare
+    assert page.count("data:image/") >= 4 * (1 + compare)  # of 4 test scenes
+    assert "http" not in re.sub(r"http://www.w3.org/\S+", "", page)  # it works from disk, offline
+    assert [run.name for run in sorted((tmp_path / "demo").glob("run-*"))] == ["run-1", "run-2"][: 1 + compare]

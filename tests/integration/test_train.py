@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import TINY
+from tiny import TINY, TINY_FAST
 
 from opendetr import api
 from opendetr.checkpoints.native import load_checkpoint
@@ -203,13 +203,12 @@ def test_ctrl_c_ends_cleanly_and_the_run_can_be_continued(digits, tmp_path):
     assert lines(tmp_path / "run")[-1]["epoch"] == epochs
 
 
-def test_two_processes_agree_and_survive_a_rank_without_objects(coco_folder, tmp_path):
+@pytest.mark.parametrize("options", [TINY, TINY_FAST], ids=["paper", "fast"])
+def test_two_processes_agree_and_survive_a_rank_without_objects(coco_folder, tmp_path, options):
     """gloo on two CPU processes; every second picture is empty, so one process may see no object at all."""
+    options = options | {"batch_size": 1, "epochs": 2, "output": str(tmp_path / "run")}
     folder = coco_folder(boxes_per_picture=[2, 0, 1, 0, 3, 0, 1, 0])
-    code = (
-        f"from opendetr import api; api.train({str(folder)!r}, preset='detr-tiny', image_size=64, batch_size=1,"
-        f" workers=0, device='cpu', epochs=2, output={str(tmp_path / 'run')!r})"
-    )
+    code = f"from opendetr import api; api.train({str(folder)!r}, **{options!r})"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])

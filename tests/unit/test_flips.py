@@ -78,3 +78,16 @@ def test_the_cost_is_that_of_the_flipped_pictures(coco_folder, monkeypatch):
     assert found.accuracy == 1
     assert found.mirrored == pytest.approx(1.0)
     assert found.upside_down > 3
+
+
+def test_without_any_object_there_is_nothing_to_ask(coco_folder):
+    transform = Preprocessing(48, 64, (0.0,) * 3, (1.0,) * 3).transform()
+    model = build_model(PRESETS["detr-tiny"], LossConfig(), 3).eval()
+    asked = (CostWeights(), LossWeights(), torch.device("cpu"), "fp32")
+    empty = DetectionDataset(load_index(coco_folder((0, 0)), "train"), transform)
+    assert try_flips(model, empty, *asked) is None
+    mostly_empty = DetectionDataset(load_index(coco_folder((0, 2, 0), names=("only",)), "train"), transform)
+    found = try_flips(model, mostly_empty, *asked)
+    assert 0 <= found.iou < 0.5  # an untrained model: with one class its accuracy says nothing, its boxes do
+    assert open_flips(settle_flips(load_recipe("fast"), found, is_last=False)[0].data)
+    assert try_flips(model, mostly_empty, *asked, lambda: True) is None

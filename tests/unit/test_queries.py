@@ -6,15 +6,19 @@ from torch.nn import functional as F
 
 from opendetr.boxes import box_iou, cxcywh_to_xyxy
 from opendetr.config import PRESETS, LossConfig
+from opendetr.errors import UserError
+from opendetr.loss.auxiliary import proposal_losses
+from opendetr.loss.criterion import LossWeights, Normalisers, set_loss
+from opendetr.loss.matcher import CostWeights, match
 from opendetr.model.detr import build_model
 from opendetr.model.pyramid import PyramidEncoder
-from opendetr.model.queries import blocked_attention, make_denoising
+from opendetr.model.queries import Precedence, blocked_attention, make_denoising
 from opendetr.structures import Denoising, Targets
 
 CLASSES, QUERIES = 3, 12
 FAST = replace(
     PRESETS["detr-tiny"], query_source="selected", scoring="focal", output_stride=32, encoder_strides=(16,),
-    proposal_strides=(8,), position_encoding="cell", num_queries=QUERIES, dropout=0.0,
+    proposal_strides=(8,), position_encoding="cell", num_queries=QUERIES, dropout=0.0, precedence=True,
 )  # fmt: skip
 EXACT = 1e-5  # float32; what is compared differs by a hundred times as much where it should differ
 
@@ -220,3 +224,83 @@ def test_there_are_no_more_queries_than_cells_of_the_smallest_picture(model):
     with torch.no_grad():
         output = crowded(torch.randn(2, 3, 64, 96), mask)
     assert output.logits.shape[2] == 4 * 4 + 2 * 2 + 1
+
+
+def test_the_proposal_loss_reaches_neither_the_answers_nor_what_gives_them(model, images, targets):
+    """It is about the cells alone: decoder and heads get the same gradients with it and without it."""
+
+    def gradients(repeats: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        output = model(images)
+        normalisers, costs, weights = (
+            Normalisers.of_batch(targets, QUERIES, model.scoring),
+            CostWeights(),
+            LossWeights(),
+        )
+        total = weights.total(
+            set_loss(output, targets, match(output, targets, model.scoring, costs), model.scoring, normalisers)
+        )
+        if repeats:
+            total = total + weights.total(
+                proposal_losses(output.proposals, targets, repeats, model.scoring, costs, normalisers)
+            )
+        total.backward()
+        found = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+        model.zero_grad()
+        return output.logits.detach(), found
+
+    (logits, without), (same, with_it) = gradients(0), gradients(4)
+    assert torch.equal(logits, same)
+    answering = ("transformer.decoder", "class_embed", "bbox_embed", "query_embed.content")
+    for name, gradient in with_it.items():
+        if name.startswith(answering):
+            assert torch.equal(gradient, without[name]), name
+    assert with_it["query_embed.class_embed.weight"].any()
+    assert "query_embed.class_embed.weight" not in without
+
+
+def test_in_bf16_everything_learns_and_padding_proposes_nothing(model, images, targets):
+    """Under autocast, with padding and denoising: boxes in float32, answers near, gradients everywhere and finite."""
+    mask = torch.zeros(3, 64, 96, dtype=torch.bool)
+    mask[1, 48:], mask[2, :, 64:] = True, True
+    torch.manual_seed(0)
+    denoising = make_denoising(targets, CLASSES, 40)
+    expected = model(images, mask, denoising)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model(images, mask, denoising)
+    assert found.boxes_cxcywh.dtype == torch.float32
+    assert torch.equal(found.proposals.logits < -1000, expected.proposals.logits < -1000)  # padding proposes nothing
+    assert (found.proposals.logits < -1000).any()
+    for part in ("proposals", "denoising"):  # bf16 keeps 8 bits; a few layers of it are off by some hundredths
+        close, exact = getattr(found, part), getattr(expected, part)
+        assert (close.boxes_cxcywh - exact.boxes_cxcywh).abs().mean() < 0.02
+    parts = [found, found.proposals, found.denoising]
+    sum(part.logits.float().square().mean() + part.boxes_cxcywh.square().mean() for part in parts).backward()
+    learning = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert [name for name, p in learning.items() if p.grad is None or not torch.isfinite(p.grad).all()] == []
+    model.zero_grad()
+
+
+def test_precedence_is_the_overlap_with_those_before():
+    """Same input, same answer: so a query's answer is compared with that of one whose overlap is known."""
+    precedence = Precedence(8)
+    torch.nn.init.normal_(precedence.mlp[-1].weight)
+    box, half, elsewhere = [0.5, 0.5, 0.2, 0.2], [0.5, 0.45, 0.2, 0.1], [0.1, 0.1, 0.1, 0.1]
+    with torch.no_grad():
+        told = precedence(torch.tensor([[box, elsewhere, half, box, half, box]]), num_ranked=4)[0]
+        uncovered, by_half, wholly = precedence.mlp(torch.tensor([[0.0], [0.5], [1.0]]))
+    expected = [uncovered, uncovered, by_half, wholly, uncovered, uncovered]  # the last two are not ranked
+    torch.testing.assert_close(told, torch.stack(expected))
+
+
+def test_a_new_model_makes_nothing_of_precedence(images):
+    torch.manual_seed(5)
+    told = build_model(FAST, LossConfig(), CLASSES).eval()
+    untold = build_model(replace(FAST, precedence=False), LossConfig(), CLASSES).eval()
+    untold.load_state_dict({n: v for n, v in told.state_dict().items() if not n.startswith("transformer.decoder.prec")})
+    with torch.no_grad():
+        assert torch.equal(told(images).logits, untold(images).logits)
+
+
+def test_precedence_needs_an_order():
+    with pytest.raises(UserError, match=r"model\.precedence must be false with learned queries"):
+        replace(FAST, query_source="learned")

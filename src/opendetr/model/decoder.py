@@ -51,7 +51,13 @@ class DecoderLayer(nn.Module):
 class Decoder(nn.Module):
     """A stack of decoder layers whose every output is read by the same heads (section 3.2, auxiliary losses)."""
 
-    def __init__(self, layers: list[DecoderLayer], norm: nn.Module, reference_position: nn.Module | None) -> None:
+    def __init__(
+        self,
+        layers: list[DecoderLayer],
+        norm: nn.Module,
+        reference_position: nn.Module | None = None,
+        precedence: nn.Module | None = None,
+    ) -> None:
         """Compose.
 
         Args:
@@ -59,22 +65,26 @@ class Decoder(nn.Module):
             norm: applied to the output of every layer.
             reference_position: the position of a query from its reference box, which every layer refines; None where
                 queries have a position of their own.
+            precedence: tells queries how far more promising ones cover their boxes; None tells them nothing.
         """
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.norm = norm
         self.reference_position = reference_position
+        self.precedence = precedence
 
     def forward(
         self, queries: Queries, memory: Tokens, box_head: nn.Module
     ) -> tuple[Float[Tensor, "L B Q D"], Float[Tensor, "L B Q 4"]]:
         """The normalised queries after each layer, and their boxes."""
-        x, position, reference_boxes, blocked, _ = queries
+        x, position, reference_boxes, blocked, _, num_ranked = queries
         located_memory = add_position(memory.content, memory.position)  # the keys of every layer
         hidden, boxes = [], []
         for layer in self.layers:
             if self.reference_position is not None:
                 position = self.reference_position(reference_boxes).to(x.dtype)
+            if self.precedence is not None:
+                x = x + self.precedence(reference_boxes, num_ranked).to(x.dtype)
             x = layer(x, position, memory.content, located_memory, memory.padding_mask, blocked)
             hidden.append(self.norm(x))
             boxes.append(box_head(hidden[-1], reference_boxes))

@@ -14,7 +14,7 @@ from opendetr.model.encoder import Encoder, EncoderLayer
 from opendetr.model.heads import BoxHead
 from opendetr.model.position import BoxPosition, build_position_encoding
 from opendetr.model.pyramid import InputProjection, Merge, PyramidEncoder, PyramidProjection
-from opendetr.model.queries import LearnedQueries, SelectedQueries
+from opendetr.model.queries import LearnedQueries, Precedence, SelectedQueries
 from opendetr.model.tokens import Tokens, cell_boxes
 from opendetr.scoring import FocalScoring, Scoring, SoftmaxScoring
 from opendetr.structures import Denoising, DetrOutput
@@ -161,6 +161,7 @@ def build_model(model: ModelConfig, loss: LossConfig, num_classes: int) -> DETR:
         [DecoderLayer(*width) for _ in range(model.num_decoder_layers)],
         nn.LayerNorm(model.embed_dim),
         BoxPosition(model.embed_dim) if selects else None,
+        Precedence(model.embed_dim) if model.precedence else None,
     )
     return DETR(
         backbone,

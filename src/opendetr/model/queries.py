@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from opendetr.boxes import box_iou, cxcywh_to_xyxy
 from opendetr.model.heads import BoxHead
 from opendetr.model.tokens import Tokens
 from opendetr.scoring import Scoring
@@ -23,6 +24,7 @@ class Queries(NamedTuple):
     reference_boxes: Float[Tensor, "B Q 4"] | None = None  # cxcywh: where the queries look, refined by every layer
     blocked: Bool[Tensor, "B Q Q"] | None = None  # True where a query (row) must not see another (column)
     proposals: DetrOutput | None = None  # what the queries were selected from
+    num_ranked: int = 0  # that many come first, the most promising before the others
 
 
 class LearnedQueries(nn.Embedding):
@@ -77,7 +79,7 @@ class SelectedQueries(nn.Module):
         best = logits.detach().amax(-1).topk(min(self.num_queries, cells_left), dim=1).indices[..., None]
         content = cells.detach().gather(1, best.expand(-1, -1, cells.shape[-1])) + self.content.weight[: best.shape[1]]
         reference_boxes = boxes.detach().gather(1, best.expand(-1, -1, 4))
-        return Queries(content, None, reference_boxes, None, DetrOutput(logits[None], boxes[None]))
+        return Queries(content, None, reference_boxes, None, DetrOutput(logits[None], boxes[None]), best.shape[1])
 
     def with_denoising(self, queries: Queries, denoising: Denoising) -> Queries:
         """The queries, which notice nothing, followed by the denoising ones."""
@@ -88,6 +90,36 @@ class SelectedQueries(nn.Module):
             reference_boxes=torch.cat([queries.reference_boxes, denoising.boxes_cxcywh], 1),
             blocked=blocked_attention(queries.content.shape[1], denoising.groups),
         )
+
+
+class Precedence(nn.Module):
+    """Tells every query how far its box is covered by that of a more promising one.
+
+    Cells that see the same object propose almost the same box, and queries that start alike answer alike: attention
+    alone learns slowly which of them is to stay silent. The overlap with those before it breaks the tie. It is the rank
+    of learned duplicate removal (Hu et al. 2018, section 4.3) as an input of the decoder: nothing is removed, and the
+    set loss teaches what to make of it.
+    """
+
+    def __init__(self, embed_dim: int) -> None:
+        super().__init__()
+        last = nn.Linear(32, embed_dim)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.mlp = nn.Sequential(nn.Linear(1, 32), nn.ReLU(), last)
+
+    def forward(self, boxes: Float[Tensor, "B Q 4"], num_ranked: int) -> Float[Tensor, "B Q D"]:
+        """What is added to the queries; for those after the first `num_ranked` as for one whom nobody covers.
+
+        Args:
+            boxes: cxcywh.
+            num_ranked: that many come best first.
+        """
+        ranked = cxcywh_to_xyxy(boxes[:, :num_ranked].detach().float())
+        overlaps = box_iou(ranked[:, :, None], ranked[:, None]).tril(-1)  # with those before it
+        covered = F.pad(overlaps.amax(-1), (0, boxes.shape[1] - num_ranked))
+        told: Tensor = self.mlp(covered[..., None])
+        return told
 
 
 def blocked_attention(num_queries: int, groups: Tensor) -> Bool[Tensor, "B M M"]:
