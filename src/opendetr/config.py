@@ -107,6 +107,7 @@ class DataConfig:
     zoom_in: Annotated[float, "zoom: the smallest share of a side; 0 chooses by the data"] = 0.5
     zoom_out: Annotated[float, "zoom: the largest; above 1 the picture gets a frame; 0 chooses by the data"] = 1.0
     colour: Annotated[float, "how far brightness, contrast and saturation vary, half of the time"] = 0.0
+    keep: Annotated[bool, "pictures stay in memory, not larger than training looks at them"] = False
     multiple_of: Annotated[int, "both sides are multiples of this, so that shapes repeat and nothing is padded"] = 1
 
     def __post_init__(self) -> None:

@@ -5,8 +5,9 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import torch
+from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
@@ -15,6 +16,8 @@ from opendetr.data.datasets import DatasetIndex, Record
 from opendetr.data.images import read_image
 from opendetr.data.transforms import to_target
 from opendetr.structures import Batch, Target, Targets
+
+KEPT_BYTES = 2**31  # of pictures in memory, over all loader processes; what finds no room is read again and again
 
 Sample = tuple[Tensor, Target, Record]
 T = TypeVar("T")
@@ -27,8 +30,19 @@ class DetectionDataset(Dataset[Sample]):
     depend on the worker that reads it or on where a run was interrupted.
     """
 
-    def __init__(self, index: DatasetIndex, transform: v2.Transform, seed: int = 0) -> None:
-        self.index, self.transform, self.seed = index, transform, seed
+    def __init__(self, index: DatasetIndex, transform: v2.Transform, seed: int = 0, keep_side: int = 0) -> None:
+        """Lay out.
+
+        Args:
+            index: the pictures and their objects.
+            transform: of picture and objects.
+            seed: of everything that is random.
+            keep_side: above 0, pictures stay in memory once they were read, their shorter side shrunk to that many
+                pixels where it is longer: decoding a photograph can take as long as learning from it.
+        """
+        self.index, self.transform, self.seed, self.keep_side = index, transform, seed, keep_side
+        self._kept: dict[int, Tensor] = {}
+        self._kept_bytes = 0
 
     def __len__(self) -> int:
         return len(self.index)
@@ -40,17 +54,38 @@ class DetectionDataset(Dataset[Sample]):
             UserError: the picture cannot be read or has not the size its annotation states.
         """
         record = self.index.records[key % len(self)]
-        picture = read_image(record.path)
-        require_size(record, picture.size, self.index)
-        canvas = (record.height, record.width)
+        picture = self.picture(key % len(self))
+        height, width = picture.shape[1:]
+        boxes = torch.from_numpy(record.boxes_xyxy)
+        if (height, width) != (record.height, record.width):
+            boxes = boxes * torch.tensor([width / record.width, height / record.height] * 2)
         objects = {
-            "boxes": tv_tensors.BoundingBoxes(torch.from_numpy(record.boxes_xyxy), format="XYXY", canvas_size=canvas),
+            "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width)),
             "labels": torch.from_numpy(record.labels),
         }
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(hash((self.seed, key)))
-            image, objects = self.transform(tv_tensors.Image(v2.functional.pil_to_tensor(picture)), objects)
+            image, objects = self.transform(tv_tensors.Image(picture), objects)
         return image.as_subclass(Tensor), to_target(image, objects), record
+
+    def picture(self, position: int) -> Tensor:
+        """The picture [3, H, W] before the transform, from the file or from memory; the same either way."""
+        if position in self._kept:
+            return self._kept[position]
+        record = self.index.records[position]
+        picture = read_image(record.path)
+        require_size(record, picture.size, self.index)
+        shorter = min(picture.size)
+        if 0 < self.keep_side < shorter:
+            width, height = (max(1, round(side * self.keep_side / shorter)) for side in picture.size)
+            picture = picture.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=2.0)
+        tensor: Tensor = v2.functional.pil_to_tensor(picture)
+        worker = get_worker_info()
+        room = KEPT_BYTES // (1 if worker is None else worker.num_workers)
+        if self.keep_side and self._kept_bytes + tensor.nbytes <= room:
+            self._kept[position] = tensor
+            self._kept_bytes += tensor.nbytes
+        return tensor
 
 
 def collate(samples: list[Sample]) -> tuple[Batch, Targets]:

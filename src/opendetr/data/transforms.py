@@ -78,6 +78,14 @@ def training_transform(config: DataConfig, preprocessing: Preprocessing, share: 
     return v2.Compose([*used, *_normalise(preprocessing.mean, preprocessing.std)])
 
 
+def largest_look(config: DataConfig) -> int:
+    """The shorter side beyond which training sees no more of a picture; 0 where pictures are not to be kept."""
+    if not config.keep:
+        return 0
+    size = max((*config.train_sizes, config.image_size, *(config.crop_resize if config.crop_probability else ())))
+    return round(size / min(1.0, config.zoom_in)) if config.zoom_probability else size
+
+
 def _normalise(mean: Sequence[float], std: Sequence[float]) -> list[v2.Transform]:
     return [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))]
 

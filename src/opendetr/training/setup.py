@@ -14,7 +14,7 @@ from opendetr.config import RunConfig
 from opendetr.data.check import check_pictures, describe, warnings
 from opendetr.data.datasets import DatasetIndex, has_split, load_index, shared_pictures
 from opendetr.data.loader import DetectionDataset
-from opendetr.data.transforms import Preprocessing, training_transform
+from opendetr.data.transforms import Preprocessing, largest_look, training_transform
 from opendetr.devices import default_workers, keep_freed_memory, place, resolve_device
 from opendetr.errors import UserError
 from opendetr.model.backbone import normalisation
@@ -85,7 +85,7 @@ def assemble(
         checkpoint, state = resumed_model(config, resume, train_index, accelerator.device)
     checkpoint, config = replace(checkpoint, source=output), checkpoint.config
     transform = training_transform(config.data, checkpoint.preprocessing)
-    dataset = DetectionDataset(train_index, transform, config.train.seed)
+    dataset = DetectionDataset(train_index, transform, config.train.seed, largest_look(config.data))
     trainer = Trainer(checkpoint, dataset, val_index, plan, accelerator, output)
     plan.total_steps = config.train.epochs * trainer.steps_per_epoch
     torch.manual_seed(config.train.seed + accelerator.process_index)  # processes shall not drop out alike
