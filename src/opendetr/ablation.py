@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from opendetr.boxes import box_iou
-from opendetr.config import RunConfig, resolve_config
+from opendetr.checkpoints.native import resumable_folder
+from opendetr.config import RunConfig, load_recipe, resolve_config
 from opendetr.data.datasets import load_index
 from opendetr.data.digits import SIDE, crowd_scenes, write_digits
 from opendetr.errors import UserError, nearest
@@ -196,8 +197,10 @@ def _require_same_study(study: Study, settings: Settings, output: Path) -> None:
 
 
 def _train(config: RunConfig, run: Path) -> None:
-    """Train a row, or finish it."""
+    """Train a row, or finish it, with what was chosen at its start."""
     resume = run if (run / "last").is_dir() else None
+    if resume is not None:
+        config = load_recipe(str(resumable_folder(run) / "config.toml"))
     trainer = prepare(config, run, time.time(), resume)
     write_text(run / "config.toml", trainer.config.to_toml())
     trainer.fit()

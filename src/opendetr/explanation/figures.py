@@ -44,12 +44,12 @@ def encoder_figure(seen: Look, points: Sequence[tuple[float, float]], maps: Tens
 def decoder_figure(seen: Look, explained: Explained, maps: Tensor, what: str) -> Figure:
     """All detections in one picture, each with its attention in its colour (figure 6), then each by itself."""
     figure, axes = _panels(seen, len(explained) + 1)
-    grey = np.asarray(seen.image.convert("L"), dtype=float)[..., None].repeat(3, -1) / 255
-    axes[0].imshow(0.45 * grey, extent=(0, seen.image.width, seen.image.height, 0))
-    for number, attention in enumerate(maps):
-        strength = (attention / attention.max().clamp(min=1e-12)).numpy() ** 0.7
-        layer = np.concatenate([np.broadcast_to(colour_of(number), (*strength.shape, 3)), strength[..., None]], -1)
-        axes[0].imshow(layer, extent=_extent(seen), interpolation="bilinear")
+    _heat_background(axes[0], seen)
+    strengths = np.stack([(attention / attention.max().clamp(min=1e-12)).numpy() for attention in maps])
+    colours = np.array([colour_of(number) for number in range(len(maps))])
+    strongest = strengths.argmax(0)  # every cell has the colour of the detection that looks at it most
+    overlay = np.concatenate([colours[strongest], 0.9 * strengths.max(0)[..., None]], -1)
+    axes[0].imshow(overlay, extent=_extent(seen), interpolation="nearest")
     axes[0].set_title("all, in their colours", fontsize=8)
     boxes = seen.boxes_xyxy()[explained.queries]
     for number, (panel, title, attention, box) in enumerate(zip(axes[1:], explained.titles, maps, boxes)):
@@ -177,7 +177,7 @@ def starts_figure(survey: Survey) -> Figure:
     left.scatter(*starts[sure][:, :2].T, s=2, c="tab:red", linewidths=0, label="detects")
     left.set(xlim=(0, 1), ylim=(1, 0), aspect="equal", title="where queries start")
     left.legend(fontsize=7, markerscale=4, loc="upper right")
-    bins = np.linspace(0, max(0.05, float(np.quantile(survey.moves, 0.99))), 40).tolist()
+    bins = np.linspace(0, max(1e-3, float(np.quantile(survey.moves, 0.98))), 40).tolist()
     for chosen, name, colour in ((~sure, "silent", "0.6"), (sure, "detects", "tab:red")):
         right.hist(survey.moves[chosen], bins=bins, density=True, color=colour, alpha=0.6, label=name)
     right.set(title="how far their boxes move", xlabel="shares of the diagonal", yticks=[])
@@ -240,11 +240,16 @@ def _show(panel: Any, seen: Look, title: str) -> None:
 
 def _heat(panel: Any, seen: Look, attention: Tensor, title: str, colour: tuple[float, float, float]) -> None:
     """A map over the dimmed picture."""
-    grey = np.asarray(seen.image.convert("L"))
-    panel.imshow(grey, cmap="gray", vmax=330, extent=(0, seen.image.width, seen.image.height, 0))
+    _heat_background(panel, seen)
     panel.imshow(attention.numpy(), cmap=HEAT, alpha=0.65, extent=_extent(seen), interpolation="bilinear")
     panel.set_title(title, fontsize=8, color=colour)
     _frame(panel, seen)
+
+
+def _heat_background(panel: Any, seen: Look) -> None:
+    """The picture in dimmed grey."""
+    grey = np.asarray(seen.image.convert("L"))
+    panel.imshow(grey, cmap="gray", vmin=0, vmax=330, extent=(0, seen.image.width, seen.image.height, 0))
 
 
 def _box(panel: Any, box: Tensor, colour: Any, label: str = "", linestyle: str = "-", linewidth: float = 1.5) -> None:
