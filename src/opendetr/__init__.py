@@ -20,9 +20,11 @@ _HOME = {
     "Target": "structures",
     "Targets": "structures",
     "UserError": "errors",
+    "ablate": "api",
     "build_model": "model.detr",
     "demo": "api",
     "doctor": "api",
+    "explain": "api",
     "info": "api",
     "load_model": "checkpoints.native",
     "load_recipe": "config",
@@ -37,8 +39,10 @@ _HOME = {
 __all__ = sorted([*_HOME, "__version__"])
 
 if TYPE_CHECKING:  # what editors and type checkers see; tests/contracts hold it equal to _HOME
+    from opendetr.api import ablate as ablate
     from opendetr.api import demo as demo
     from opendetr.api import doctor as doctor
+    from opendetr.api import explain as explain
     from opendetr.api import info as info
     from opendetr.api import predict as predict
     from opendetr.api import train as train

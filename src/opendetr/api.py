@@ -213,6 +213,80 @@ def predict(
     return entries
 
 
+def explain(
+    model: str | Path,
+    pictures: Sequence[str] = (),
+    output: str | Path = "explained",
+    *,
+    data: str | Path | None = None,
+    split: str = "val",
+    slots: bool = False,
+    image: int | None = None,
+    matching: bool = False,
+    points: Sequence[tuple[float, float]] = (),
+    layer: int = 0,
+    head: int = 0,
+    threshold: float = 0.5,
+    device: str = "auto",
+) -> Path:
+    """Show what a model attends to in pictures, what its queries do over a data set, or why objects were missed.
+
+    Args:
+        model: a run or model folder.
+        pictures: files, folders and globs: attention of encoder, decoder and between queries, layer by layer.
+        output: the folder for figures (PNG), raw arrays (npz) and the page `explain.html`.
+        data: instead of pictures: a data set's folder, with `slots`, or with `image` and `matching`.
+        split: of the data set.
+        slots: what every query does over the split, and AP by decoder layer.
+        image: the raw id of one of its pictures.
+        matching: for that picture, which query took which true object at what cost, and why objects were missed.
+        points: x, y in pixels of the picture, whose self-attention the encoder shows; chosen on detections where empty.
+        layer: counts from 1; 0 is the last.
+        head: counts from 1; 0 is the mean of all.
+        threshold: detections with at least this score are explained; the best three where there are none.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+
+    Returns:
+        The page, one HTML file that needs no network.
+
+    Raises:
+        UserError: no such model, picture, split, id, layer or head; a point outside the picture; a mixture of requests.
+    """
+    from opendetr.explanation import report
+
+    if not 0 <= threshold <= 1:
+        raise UserError(f"--threshold must be between 0 and 1, got {threshold}")
+    asked_for = (bool(pictures), data is not None, slots, matching, image is not None)
+    if asked_for not in {  # pictures; or data with slots; or data with a picture's matching
+        (True, False, False, False, False), (False, True, True, False, False), (False, True, False, True, True),
+    }:  # fmt: skip
+        raise UserError("explain needs pictures, or --data DIR with --slots, or --data DIR with --image ID --matching")
+    folder, asked = Path(output), report.Asked(threshold, points, layer, head)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--output {folder} is a file; expected a folder, or a name that is not taken")
+    detector = Detector.load(model, device)
+    asked.check(detector)
+    if data is None:
+        paths = expand_sources(list(pictures), folder)
+        for path in paths if points else ():  # a wrong point is said before anything is written
+            report.require_inside(points, str(path), read_image(path))
+        written = report.Folder(folder, f"What {model} attends to")
+        for path, name in track(zip(paths, _distinct_names(paths)), "explaining", len(paths)):
+            report.explain_picture(written, detector, Path(name).stem, read_image(path), asked)
+    else:
+        index = load_index(Path(data), split).under(detector.checkpoint.label_map)
+        record = None if image is None else report.record_of(index, image)
+        written = report.Folder(folder, f"What the queries of {model} do")
+        if record is None:
+            report.explain_slots(written, detector, index, threshold)
+        else:
+            for sentence in report.missed_in_words(report.explain_image_matching(written, detector, record, threshold)):
+                console.print(sentence)
+    page = written.finish()
+    console.print(f"The explanation is {page.resolve()}")
+    return page
+
+
 def info(model: str | Path, size: tuple[int, int] | None = None) -> dict[str, Any]:
     """What a model is: classes, parameters, cost, preprocessing, and where it came from.
 
@@ -249,6 +323,71 @@ def demo(output: str | Path = "runs/demo", *, compare: bool = False, started: fl
     from opendetr.demonstration import run_demo
 
     return run_demo(Path(output), started or time.time(), compare=compare)
+
+
+def ablate(
+    study: str | None = None,
+    data: str | Path | None = None,
+    output: str | Path | None = None,
+    *,
+    recipe: str = "fast",
+    split: str = "val",
+    seeds: int = 2,
+    epochs: int | None = None,
+    minutes: float | None = None,
+    overrides: Sequence[str] = (),
+    device: str = "auto",
+) -> Path:
+    """Run one of the paper's studies, or one's own, as small trainings, and compare the rows in a table.
+
+    Interrupted and called again it goes on: a row that is finished is never run twice.
+
+    Args:
+        study: a shipped study; None makes one's own of `overrides`.
+        data: the data set's folder; digit scenes are made where None.
+        output: the study's folder; by default `runs/ablate-STUDY`.
+        recipe: what the rows change.
+        split: to measure on.
+        seeds: runs per row.
+        epochs: of each run; 3 on digit scenes, 20 on other data, unless `minutes` are given.
+        minutes: of each run instead.
+        overrides: `section.key=value` for all rows; without a study, `section.key=VALUE,VALUE` are its rows.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+
+    Returns:
+        The table as Markdown; CSV and a plot lie beside it.
+
+    Raises:
+        UserError: no such study, data or key, or a folder with another study.
+    """
+    from opendetr import ablation
+
+    if epochs is not None and minutes is not None:
+        raise UserError("--epochs and --minutes exclude each other: give the one that ends each run")
+    if seeds < 1 or (epochs is not None and epochs < 1) or (minutes is not None and not minutes > 0):
+        raise UserError("--seeds, --epochs and --minutes must be above 0")
+    axes = ablation.parse_axes(overrides)
+    several = {name: values for name, values in axes.items() if len(values) > 1}
+    if study is None and not several:
+        raise UserError(
+            f"ablate needs a study or --set section.key=VALUE,VALUE; studies are: {', '.join(ablation.study_names())}"
+        )
+    if study is not None and several:
+        raise UserError(f"--set {next(iter(several))}: several values make a study of their own; leave out '{study}'")
+    chosen = ablation.own_study(several) if study is None else ablation.load_study(study)
+    folder = Path(output or Path("runs") / f"ablate-{chosen.name}")
+    if data is None and chosen.measure != "instances" and split not in ("val", "test"):
+        raise UserError(f"--split {split}: digit scenes are measured on val or test")
+    fixed = {name: values[0] for name, values in axes.items() if len(values) == 1}
+    if epochs is None and minutes is None:
+        epochs = 3 if data is None else 20
+    root = ablation.digits_for_studies(folder / "digits") if data is None else Path(data)
+    settings = ablation.Settings(str(root.resolve()), recipe, split, epochs, minutes, fixed)
+    table = ablation.run_study(chosen, settings, folder, seeds, device)
+    console.print(
+        f"\n{table.read_text(encoding='utf-8')}\nThe table is {table}; study.csv and study.png lie beside it."
+    )
+    return table
 
 
 def doctor(

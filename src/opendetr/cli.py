@@ -162,6 +162,31 @@ def predict(
 
 
 @app.command()
+def explain(
+    model: Model,
+    pictures: Annotated[list[str] | None, typer.Argument(help="Pictures, folders, globs.", show_default=False)] = None,
+    output: Annotated[Path, typer.Option(help="Folder for figures, arrays and explain.html.")] = Path("explained"),
+    data: Annotated[Path | None, typer.Option(help="Instead of pictures: a data set's folder.")] = None,
+    split: Annotated[str, typer.Option(help="With --data: the split.")] = "val",
+    slots: Annotated[bool, typer.Option("--slots", help="With --data: what each query does over the split.")] = False,
+    image: Annotated[int | None, typer.Option(help="With --data and --matching: the id of a picture.")] = None,
+    matching: Annotated[bool, typer.Option("--matching", help="Which query took which object; why missed.")] = False,
+    point: Annotated[list[str] | None, typer.Option(help="x,y in pixels: show what the encoder sees there.")] = None,
+    layer: Annotated[int, typer.Option(help="Layer, from 1; 0 is the last.")] = 0,
+    head: Annotated[int, typer.Option(help="Attention head, from 1; 0 is the mean.")] = 0,
+    threshold: Annotated[float, typer.Option(help="The lowest score that is explained.")] = 0.5,
+    device: Device = "auto",
+) -> None:
+    """Show what a model attends to, what its queries do, and why an object was missed."""
+    from opendetr import api
+
+    api.explain(
+        model, pictures or (), output, data=data, split=split, slots=slots, image=image, matching=matching,
+        points=[_parse_point(text) for text in point or ()], layer=layer, head=head, threshold=threshold, device=device,
+    )  # fmt: skip
+
+
+@app.command()
 def info(
     model: Model,
     size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH for the cost.  [default: the evaluation size]")] = None,
@@ -177,6 +202,30 @@ def info(
     print_info(facts)
     if json is not None:
         write_json(json, facts)
+
+
+@app.command()
+def ablate(
+    study: Annotated[str | None, typer.Argument(help="A study by name; none with --set.", show_default=False)] = None,
+    data: Annotated[Path | None, typer.Option(help="The data set's folder.  [default: digit scenes]")] = None,
+    output: Annotated[Path | None, typer.Option(help="The study's folder.  [default: runs/ablate-STUDY]")] = None,
+    recipe: Annotated[str, typer.Option(help="What the rows change.")] = "fast",
+    split: Annotated[str, typer.Option(help="The split to measure on.")] = "val",
+    seeds: Annotated[int, typer.Option(help="Runs per row.")] = 2,
+    epochs: Annotated[int | None, typer.Option(help="Of each run.  [default: 3 on digits, else 20]")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Of each run instead.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="section.key=VALUE for all rows, or VALUE,VALUE for a study.")
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Run one of the paper's studies as small trainings; called again, it goes on where it was stopped."""
+    from opendetr import api
+
+    api.ablate(
+        study, data, output, recipe=recipe, split=split, seeds=seeds, epochs=epochs, minutes=minutes,
+        overrides=set_ or (), device=device,
+    )  # fmt: skip
 
 
 @app.command()
@@ -214,6 +263,14 @@ def _one_of_precisions(name: str) -> Any:
     if name not in ("fp32", "bf16"):
         raise UserError(f"--precision {name}: expected fp32 or bf16")
     return name
+
+
+def _parse_point(text: str) -> tuple[float, float]:
+    try:
+        x, y = map(float, text.split(","))
+    except ValueError:
+        raise UserError(f"--point {text}: expected x,y in pixels of the picture, e.g. 320,240") from None
+    return x, y
 
 
 def _parse_size(text: str) -> tuple[int, int]:

@@ -11,12 +11,17 @@ from typing import Any
 from opendetr.errors import UserError
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` atomically (a temporary file beside it, then a rename)."""
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` to `path` atomically (a temporary file beside it, then a rename)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_bytes(content)
     temporary.replace(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8 to `path` atomically."""
+    write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -13,8 +13,9 @@ PACKAGE = Path(opendetr.__file__).parent
 
 # From top to bottom, as docs/architecture.md lists them. `__init__` is exempt: it only names where things live.
 ROOMS = [
-    "errors", "files", "devices", "config", "labels", "_supervision", "structures", "boxes", "scoring", "progress",
-    "data", "model", "loss", "checkpoints", "evaluation", "training", "inference", "demonstration", "api", "cli",
+    "errors", "files", "devices", "config", "labels", "_supervision", "_matplotlib", "structures", "boxes", "scoring",
+    "progress", "data", "model", "loss", "checkpoints", "evaluation", "training", "inference", "explanation", "studies",
+    "ablation", "demonstration", "api", "cli",
 ]  # fmt: skip
 
 

@@ -15,8 +15,8 @@ from opendetr.model.detr import build_model
 
 PUBLIC_NAMES = {
     "Batch", "DETR", "Detections", "Detector", "DetrOutput", "LabelMap", "Matches", "RunConfig", "Target", "Targets",
-    "UserError", "__version__", "build_model", "demo", "doctor", "info", "load_model", "load_recipe", "match",
-    "predict", "set_loss", "train", "val", "write_digits",
+    "UserError", "__version__", "ablate", "build_model", "demo", "doctor", "explain", "info", "load_model",
+    "load_recipe", "match", "predict", "set_loss", "train", "val", "write_digits",
 }  # fmt: skip
 
 COMMANDS = {
@@ -30,6 +30,13 @@ COMMANDS = {
     },
     "val": {"--data", "--split", "--detections", "--annotations", "--json", "--batch-size", "--precision", "--device"},
     "predict": {"--output", "--threshold", "--batch-size", "--precision", "--device"},
+    "explain": {
+        "--output", "--data", "--split", "--slots", "--image", "--matching", "--point", "--layer", "--head",
+        "--threshold", "--device",
+    },
+    "ablate": {
+        "--data", "--output", "--recipe", "--split", "--seeds", "--epochs", "--minutes", "--set", "--device",
+    },
     "info": {"--size", "--json"},
     "data digits": {"--scenes", "--seed"},
 }  # fmt: skip
@@ -57,7 +64,7 @@ def test_an_unknown_name_is_an_attribute_error():
 
 
 def test_rooms_do_not_hide_verbs():
-    for verb in ("train", "val", "predict", "info", "demo", "doctor"):
+    for verb in ("train", "val", "predict", "info", "demo", "doctor", "explain", "ablate"):
         with pytest.raises(ModuleNotFoundError):
             importlib.import_module(f"opendetr.{verb}")
 

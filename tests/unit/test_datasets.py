@@ -9,6 +9,7 @@ from PIL import Image
 from opendetr.data.check import check_pictures, describe, warnings
 from opendetr.data.datasets import count_objects, has_split, known_images, load_index, shared_pictures
 from opendetr.errors import UserError
+from opendetr.labels import LabelMap
 
 TRAIN = Path("annotations/train.json")
 
@@ -291,3 +292,16 @@ def test_a_picture_of_another_size_than_annotated_is_named(coco_folder):
     Image.new("RGB", (48, 64)).save(index.records[1].path)
     with pytest.raises(UserError, match=r"train_1\.png is 48x64 pixels, but .*train\.json says 64x48"):
         check_pictures(index, seconds=60.0)
+
+
+def test_a_model_that_knows_more_classes_gives_its_own_indices(coco_folder):
+    index = load_index(coco_folder((2, 3)), "train")  # circle 1, square 2, star 3
+    larger = LabelMap((None, 1, 7, 2, 3), ("N/A", "circle", "other", "square", "star"))
+    under = index.under(larger)
+    for record, own in zip(under.records, index.records):
+        assert [larger.names[label] for label in record.labels] == [
+            index.label_map.names[label] for label in own.labels
+        ]
+    assert index.under(index.label_map) is index
+    with pytest.raises(UserError, match="category 3 'star' is unknown"):
+        index.under(LabelMap((1, 2), ("circle", "square")))

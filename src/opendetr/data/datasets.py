@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,20 @@ class DatasetIndex:
 
     def __len__(self) -> int:
         return len(self.records)
+
+    def under(self, label_map: LabelMap) -> "DatasetIndex":
+        """The same split with the class indices of a model that knows its categories, and maybe others.
+
+        Raises:
+            UserError: the model does not know one of them.
+        """
+        if label_map == self.label_map:
+            return self
+        label_map.require_same_categories(self.label_map, str(self.source))
+        ids = [category_id for category_id in self.label_map.category_ids if category_id is not None]
+        indices = np.array([label_map.index_of[category_id] for category_id in ids], dtype=np.int64)
+        records = [replace(record, labels=indices[record.labels]) for record in self.records]
+        return replace(self, label_map=label_map, records=records)
 
 
 def load_index(root: Path, split: str) -> DatasetIndex:

@@ -105,6 +105,30 @@ def write_digits(root: Path, scenes: int = 500, seed: int = 0) -> dict[str, int]
     return counts
 
 
+def crowd_scenes(
+    instances: int, side: int, seed: int = 0
+) -> Iterator[tuple[int, Image.Image, list[tuple[int, int, int, int]]]]:
+    """For every class a scene with that many digits of it, of the test split's: class, RGB picture, boxes (xyxy).
+
+    Digits that find no place are left out, so the boxes tell how many there are.
+
+    Args:
+        instances: digits per scene.
+        side: pixels, of the canvas; digits are as large as in ordinary scenes.
+        seed: of everything that is random.
+    """
+    material, split = _load_material(), SPLITS[-1]
+    of_split = material.of_split[split.name]
+    for digit in range(10):
+        rng = np.random.default_rng((seed, split.number, digit, instances))
+        of_class = of_split[material.classes[of_split] == digit]
+        background = _background(material.photos, split.columns, rng, side)
+        scene = _Scene(background, background.copy(), [], [])
+        for _ in range(instances):
+            _add_digit(scene, material, int(rng.choice(of_class)), rng)
+        yield digit, scene.picture, scene.boxes
+
+
 def _require_own(root: Path) -> None:
     """Check that nothing but earlier digit scenes would be overwritten."""
     for path in _in_the_way(root):
@@ -179,25 +203,31 @@ def _scene(material: _Material, split: _Split, i: int, seed: int) -> _Scene:
     background = _background(material.photos, split.columns, rng)
     scene = _Scene(background, background.copy(), [], [])
     for _ in range(rng.integers(1, 5)):
-        digit = int(rng.choice(material.of_split[split.name]))
-        turn, longest = rng.uniform(-MAX_TURN, MAX_TURN), int(rng.integers(LONGEST_SIDE[0], LONGEST_SIDE[1] + 1))
-        opacity = _render_digit(material.digits[digit], turn, longest)
-        box = _place(opacity.size, scene.boxes, rng)
-        if box is not None:
-            red, green, blue = rng.integers(190, 256, 3).tolist()
-            scene.picture.paste((red, green, blue), box, opacity)
-            scene.digits.append(digit)
-            scene.boxes.append(box)
+        _add_digit(scene, material, int(rng.choice(material.of_split[split.name])), rng)
     return scene
 
 
-def _background(photos: tuple[Image.Image, ...], columns: tuple[int, int], rng: np.random.Generator) -> Image.Image:
+def _add_digit(scene: _Scene, material: _Material, digit: int, rng: np.random.Generator) -> None:
+    """Draw one of the 1797 digits where it hardly overlaps the others; leave it out where there is no room."""
+    turn, longest = rng.uniform(-MAX_TURN, MAX_TURN), int(rng.integers(LONGEST_SIDE[0], LONGEST_SIDE[1] + 1))
+    opacity = _render_digit(material.digits[digit], turn, longest)
+    box = _place(opacity.size, scene.boxes, rng, scene.picture.width)
+    if box is not None:
+        red, green, blue = rng.integers(190, 256, 3).tolist()
+        scene.picture.paste((red, green, blue), box, opacity)
+        scene.digits.append(digit)
+        scene.boxes.append(box)
+
+
+def _background(
+    photos: tuple[Image.Image, ...], columns: tuple[int, int], rng: np.random.Generator, canvas: int = SIDE
+) -> Image.Image:
     """A darkened square from the given columns of a photograph, mirrored half of the time, RGB of at most 115."""
     photo = photos[rng.integers(len(photos))]
     side = int(rng.integers(80, 129))
     left = int(rng.integers(columns[0], columns[1] - side + 1))
     top = int(rng.integers(0, photo.height - side + 1))
-    crop = photo.crop((left, top, left + side, top + side)).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+    crop = photo.crop((left, top, left + side, top + side)).resize((canvas, canvas), Image.Resampling.BILINEAR)
     if rng.random() < 0.5:
         crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return ImageEnhance.Brightness(crop).enhance(rng.uniform(0.2, 0.45))
@@ -223,11 +253,11 @@ def _opacity(grey: Image.Image) -> Image.Image:
 
 
 def _place(
-    size: tuple[int, int], taken: list[tuple[int, int, int, int]], rng: np.random.Generator
+    size: tuple[int, int], taken: list[tuple[int, int, int, int]], rng: np.random.Generator, canvas: int = SIDE
 ) -> tuple[int, int, int, int] | None:
     """A box of the size (width, height) that hardly overlaps the taken ones; None where none was found."""
     for _ in range(PLACEMENTS):
-        x, y = (int(rng.integers(0, SIDE - side + 1)) for side in size)
+        x, y = (int(rng.integers(0, canvas - side + 1)) for side in size)
         box = (x, y, x + size[0], y + size[1])
         if all(_overlap(box, other) <= MAX_OVERLAP for other in taken):
             return box

@@ -1,6 +1,5 @@
 """Results for people: tables in the terminal, and a report as one HTML file that needs no network."""
 
-import base64
 import html
 import io
 from collections.abc import Sequence
@@ -11,8 +10,8 @@ from typing import Any
 from PIL import Image
 from rich.table import Table
 
-from opendetr.errors import UserError
 from opendetr.evaluation.coco import CocoMetrics
+from opendetr.evaluation.page import as_png, figure, page
 from opendetr.files import write_text
 from opendetr.progress import console
 
@@ -79,11 +78,7 @@ class RunReport:
 
 def write_report(path: Path, title: str, runs: Sequence[RunReport]) -> None:
     """Write learning curves, AP tables and pictures of one run or more as one self-contained HTML file."""
-    body = f"<h1>{html.escape(title)}</h1>" + "".join(_section(run) for run in runs)
-    head = (
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title><style>{_STYLE}</style>"
-    )
-    write_text(path, f"{head}{body}</html>\n")
+    write_text(path, page(title, "".join(_section(run) for run in runs)))
 
 
 def _section(run: RunReport) -> str:
@@ -96,10 +91,7 @@ def _section(run: RunReport) -> str:
         f"<tr><td>{html.escape(name)}</td><td>{_number(v['AP'])}</td><td>{_number(v['AP50'])}</td></tr>"
         for name, v in metrics.per_class.items()
     )
-    figures = "".join(
-        f'<figure><img src="{_as_data_url(image)}" alt=""><figcaption>{html.escape(caption)}</figcaption></figure>'
-        for caption, image in run.pictures
-    )
+    figures = "".join(figure(as_png(image), caption) for caption, image in run.pictures)
     return (
         f"<h2>{html.escape(run.title)}</h2><p>{html.escape(run.summary)}</p>"
         f"<h3>Learning curves</h3>{_curves(run.history)}<h3>Average precision on held-out pictures</h3>"
@@ -109,22 +101,10 @@ def _section(run: RunReport) -> str:
     )
 
 
-_STYLE = """
-body{font:16px/1.5 system-ui,sans-serif;max-width:1100px;margin:2rem auto;padding:0 1rem;color:#222}
-h1,h2,h3{line-height:1.2}svg{max-width:100%;height:auto}td,th{padding:.1rem .8rem;text-align:left}
-td:nth-child(2),td:nth-child(3){font-variant-numeric:tabular-nums}.side{display:flex;gap:3rem;flex-wrap:wrap}
-.grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(230px,1fr));gap:1rem}
-figure{margin:0}figure img{width:100%;display:block}figcaption{font-size:.85rem;color:#555}
-"""
-
-
 def _curves(history: Sequence[dict[str, Any]]) -> str:
     """Loss, matching and AP over the epochs, as SVG."""
-    try:
-        import matplotlib as mpl
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UserError("the report's curves need matplotlib; install it with pip install 'opendetr[plot]'") from None
+    from opendetr._matplotlib import Figure, matplotlib
+
     panels = [
         ("Loss of the last decoder layer", {"class": "loss_class", "L1": "loss_l1", "GIoU": "loss_giou"}),
         ("Matched queries", {"IoU": "matched_iou", "accuracy / 100": "matched_accuracy"}),
@@ -133,9 +113,9 @@ def _curves(history: Sequence[dict[str, Any]]) -> str:
     panels = [
         (title, curves) for title, curves in panels if any(key in line for line in history for key in curves.values())
     ]
-    with mpl.rc_context({"svg.fonttype": "none", "font.size": 9, "font.family": "sans-serif"}):
-        figure = Figure(figsize=(11 * len(panels) / 3, 3.1), layout="constrained")
-        for axes, (title, curves) in zip(figure.subplots(1, len(panels)), panels):
+    with matplotlib.rc_context({"svg.fonttype": "none", "font.size": 9, "font.family": "sans-serif"}):
+        drawn = Figure(figsize=(11 * len(panels) / 3, 3.1), layout="constrained")
+        for axes, (title, curves) in zip(drawn.subplots(1, len(panels)), panels):
             for label, key in curves.items():
                 points = [(line["epoch"], line[key]) for line in history if line.get(key) is not None]
                 scale = 0.01 if key == "matched_accuracy" else 1
@@ -144,15 +124,9 @@ def _curves(history: Sequence[dict[str, Any]]) -> str:
             axes.legend(frameon=False)
             axes.spines[["top", "right"]].set_visible(False)
         buffer = io.StringIO()
-        figure.savefig(buffer, format="svg")
+        drawn.savefig(buffer, format="svg")
     svg = buffer.getvalue()
     return svg[svg.index("<svg") :]
-
-
-def _as_data_url(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _number(value: float) -> str:

@@ -20,8 +20,6 @@ from opendetr.model.postprocess import postprocess
 from opendetr.model.precision import fit_precision
 from opendetr.structures import Batch, Detections
 
-Waiting = tuple[int, Tensor, tuple[int, int]]  # position, transformed image, original height and width
-
 
 class Detector:
     """A model ready to look at pictures.
@@ -87,7 +85,7 @@ class Detector:
 
         The number returns with its detections, as their `image_id`.
         """
-        waiting = (self._prepare(number, image) for number, image in images)
+        waiting = ((number, self.prepare(image), (image.height, image.width)) for number, image in images)
         for group in group_equal_shapes(waiting, lambda item: tuple(item[1].shape), batch_size):
             numbers, tensors, sizes = zip(*group)
             batch = Batch(torch.stack(tensors), None, torch.tensor(sizes), torch.tensor(numbers))
@@ -97,6 +95,7 @@ class Detector:
             for number, detections in zip(numbers, found):
                 yield number, detections.above(threshold)
 
-    def _prepare(self, number: int, image: Image.Image) -> Waiting:
-        tensor = self.transform(tv_tensors.Image(v2.functional.pil_to_tensor(image)))
-        return number, tensor.as_subclass(Tensor), (image.height, image.width)
+    def prepare(self, image: Image.Image) -> Tensor:
+        """The model's input [3, h, w] from an RGB picture, on the CPU."""
+        tensor: Tensor = self.transform(tv_tensors.Image(v2.functional.pil_to_tensor(image)))
+        return tensor.as_subclass(Tensor)

@@ -32,16 +32,26 @@ class MultiheadAttention(nn.Module):
         blocked: Bool[Tensor, "B M"] | Bool[Tensor, "B N M"] | None = None,
     ) -> Float[Tensor, "B N D"]:
         """Each query's mixture of values; keys where `blocked` is True (such as padding) are never attended to."""
-        weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
-        q, k, v = (  # [B, heads, N or M, D / heads]
-            F.linear(x, weight, bias).view(*x.shape[:2], self.num_heads, -1).transpose(1, 2)
-            for x, weight, bias in zip((query, key, value), weights, biases)
-        )
-        attend_to = None if blocked is None else ~blocked[:, None] if blocked.ndim == 3 else ~blocked[:, None, None]
+        q, k, v = self.project(query, key, value)
         dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=attend_to, dropout_p=dropout)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=attend_to(blocked), dropout_p=dropout)
         out: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
         return out
+
+    def project(self, *inputs: Float[Tensor, "B _ D"]) -> list[Float[Tensor, "B heads _ d"]]:
+        """Queries, keys and values of every head, d = D / heads wide; as many of them as there are inputs."""
+        weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
+        return [
+            F.linear(x, weight, bias).view(*x.shape[:2], self.num_heads, -1).transpose(1, 2)
+            for x, weight, bias in zip(inputs, weights, biases)
+        ]
+
+
+def attend_to(blocked: Bool[Tensor, "B M"] | Bool[Tensor, "B N M"] | None) -> Tensor | None:
+    """The other way round, and for every head [B, 1, 1 or N, M]: True where attention may look."""
+    if blocked is None:
+        return None
+    return ~blocked[:, None] if blocked.ndim == 3 else ~blocked[:, None, None]
 
 
 class FeedForward(nn.Module):

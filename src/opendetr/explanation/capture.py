@@ -1,0 +1,113 @@
+"""Attention seen from outside: hooks note what goes in and out, and the weights are computed again where asked for.
+
+So the model itself never pays for being looked at: its attention stays fused, captured or not, and says the same.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from opendetr.model.attention import MultiheadAttention, attend_to
+from opendetr.model.detr import DETR
+from opendetr.model.queries import Queries
+from opendetr.model.tokens import Tokens
+
+
+@dataclass(frozen=True)
+class AttentionLayer:
+    """What went through one attention module: N queries looked at M keys."""
+
+    attention: MultiheadAttention
+    query: Float[Tensor, "B N D"]
+    key: Float[Tensor, "B M D"]
+    value: Float[Tensor, "B M D"]
+    blocked: Tensor | None  # [B, M] or [B, N, M]
+    output: Float[Tensor, "B N D"]
+
+    def weights(self) -> Float[Tensor, "B heads N M"]:
+        """The attention weights (section A.1, equation 8); every row sums to 1."""
+        q, k = self.attention.project(self.query, self.key)
+        similarity = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
+        allowed = attend_to(self.blocked)
+        if allowed is not None:
+            similarity = similarity.masked_fill(~allowed, float("-inf"))
+        weights: Tensor = similarity.softmax(-1)
+        return weights
+
+    def gradient(self, of_output: Float[Tensor, "B N D"]) -> Float[Tensor, "B heads N M"]:
+        """The gradient of the attention weights, from that of the module's output."""
+        batch, queries, _ = of_output.shape
+        value = self.attention.project(self.query, self.key, self.value)[2]
+        of_mixed = (of_output @ self.attention.out_proj.weight).view(batch, queries, self.attention.num_heads, -1)
+        return of_mixed.transpose(1, 2) @ value.transpose(-2, -1)
+
+
+@dataclass
+class Captured:
+    """The attention of one forward pass, layer by layer."""
+
+    encoder: list[AttentionLayer] = field(default_factory=list)
+    decoder_self: list[AttentionLayer] = field(default_factory=list)
+    decoder_cross: list[AttentionLayer] = field(default_factory=list)
+    memory: Tokens | None = None  # the cells that encoder and decoder attend to
+    queries: Queries | None = None  # what the decoder started from
+
+    def layers(self) -> list[AttentionLayer]:
+        """All of them, in the order in which they ran."""
+        pairs = zip(self.decoder_self, self.decoder_cross)
+        return [*self.encoder, *(layer for pair in pairs for layer in pair)]
+
+
+@contextmanager
+def capture_attention(model: DETR) -> Iterator[Captured]:
+    """Within the context every forward pass of the model leaves its attention in what is yielded.
+
+    Example:
+        >>> with torch.no_grad(), capture_attention(model) as captured:
+        ...     output = model(images)
+        >>> captured.decoder_cross[-1].weights()  # [B, heads, Q, S]
+    """
+    captured = Captured()
+
+    def begin(module: nn.Module, args: Any) -> None:
+        for layers in (captured.encoder, captured.decoder_self, captured.decoder_cross):
+            layers.clear()
+
+    def note_inputs(module: nn.Module, args: Any) -> None:
+        captured.queries, captured.memory = args[0], args[1]
+
+    def note_into(layers: list[AttentionLayer]) -> Any:
+        def note(module: MultiheadAttention, args: Any, output: Tensor) -> None:
+            query, key, value, *blocked = args
+            layers.append(AttentionLayer(module, query, key, value, blocked[0] if blocked else None, output))
+
+        return note
+
+    transformer = model.transformer
+    handles = [
+        model.register_forward_pre_hook(begin),
+        transformer.decoder.register_forward_pre_hook(note_inputs),
+    ]
+    for layers, stack, name in (
+        (captured.encoder, transformer.encoder.layers, "self_attn"),
+        (captured.decoder_self, transformer.decoder.layers, "self_attn"),
+        (captured.decoder_cross, transformer.decoder.layers, "multihead_attn"),
+    ):
+        handles += [layer.get_submodule(name).register_forward_hook(note_into(layers)) for layer in stack]
+    try:
+        yield captured
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def output_gradients(captured: Captured, score: Float[Tensor, ""]) -> list[Tensor]:
+    """The gradient of a score with respect to the output of every layer, in their order; zeros where it has none."""
+    outputs = [layer.output for layer in captured.layers()]
+    gradients = torch.autograd.grad(score, outputs, retain_graph=True, allow_unused=True)
+    return [torch.zeros_like(output) if gradient is None else gradient for output, gradient in zip(outputs, gradients)]

@@ -1,0 +1,143 @@
+"""One picture through a model, with everything that can be seen while it passes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from opendetr.boxes import cxcywh_to_xyxy
+from opendetr.errors import UserError
+from opendetr.explanation.capture import Captured, capture_attention
+from opendetr.explanation.maps import cell_at, gradient_relevance, on_picture, rollout
+from opendetr.inference.detector import Detector
+from opendetr.labels import LabelMap
+from opendetr.scoring import Scoring
+from opendetr.structures import DetrOutput
+
+AT_LEAST = 3  # that many answers are explained where none reaches the threshold
+
+
+@dataclass(frozen=True)
+class Explained:
+    """The detections of a picture that are explained; K of them, best first."""
+
+    queries: list[int]
+    labels: list[int]
+    names: list[str]
+    scores: list[float]
+    above_threshold: bool  # False: none reached it, these are the best of the others
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+    @property
+    def titles(self) -> list[str]:
+        """Name and score of each."""
+        return [f"{name} {score:.2f}" for name, score in zip(self.names, self.scores)]
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a model said about one picture, and what it attended to while it did."""
+
+    image: Image.Image
+    output: DetrOutput  # of this picture alone, B = 1
+    captured: Captured
+    scoring: Scoring
+    label_map: LabelMap
+    extent: tuple[float, float]  # width and height in pixels of the picture that the maps cover
+
+    def boxes_xyxy(self, layer: int = -1) -> Float[Tensor, "Q 4"]:
+        """The boxes of a decoder layer in pixels of the picture."""
+        return self.in_pixels(self.output.boxes_cxcywh[layer, 0])
+
+    def in_pixels(self, boxes_cxcywh: Tensor) -> Tensor:
+        """Boxes in fractions of the picture as xyxy in its pixels."""
+        width, height = self.image.size
+        return cxcywh_to_xyxy(boxes_cxcywh.detach().float().cpu()) * torch.tensor([width, height, width, height])
+
+    def scores(self, layer: int = -1) -> Float[Tensor, "Q C"]:
+        """The score of every query and class in a decoder layer."""
+        return self.scoring.probabilities(self.output.logits[layer, 0].detach().float()).cpu()
+
+    def explained(self, threshold: float, at_most: int = 12) -> Explained:
+        """The detections with at least that score, one per query; the best few where there are none."""
+        scores, labels = self.scores().max(-1)
+        order = scores.argsort(descending=True, stable=True)
+        chosen = order[scores[order] >= threshold]
+        some = len(chosen) > 0
+        queries = (chosen[:at_most] if some else order[:AT_LEAST]).tolist()
+        classes = labels[queries].tolist()
+        names = [self.label_map.names[label] for label in classes]
+        return Explained(queries, classes, names, scores[queries].tolist(), some)
+
+    @property
+    def starts_cxcywh(self) -> Tensor | None:
+        """Where queries started [Q, 4]; None where they have no place of their own."""
+        queries = self.captured.queries
+        return None if queries is None or queries.reference_boxes is None else queries.reference_boxes[0].detach()
+
+    def encoder_maps(self, points: Sequence[tuple[float, float]]) -> Float[Tensor, "L heads P h w"]:
+        """What the cells at some points (pixels of the picture) attend to in every encoder layer.
+
+        Raises:
+            UserError: the model has no encoder.
+        """
+        memory = self.captured.memory
+        assert memory is not None
+        if not self.captured.encoder:
+            raise UserError(
+                "this model has no encoder (model.num_encoder_layers = 0), so there is no self-attention of the "
+                "picture to show; leave out --point, or explain a model with an encoder"
+            )
+        width, height = self.image.size
+        cells = [cell_at(x / width, y / height, memory) for x, y in points]
+        rows = torch.stack([layer.weights().detach()[0, :, cells] for layer in self.captured.encoder])
+        return on_picture(rows, memory).float().cpu()
+
+    def cross_maps(self, queries: Sequence[int]) -> Float[Tensor, "L heads K h w"]:
+        """What some queries attend to in every decoder layer."""
+        assert self.captured.memory is not None
+        rows = torch.stack([layer.weights().detach()[0, :, list(queries)] for layer in self.captured.decoder_cross])
+        return on_picture(rows, self.captured.memory).float().cpu()
+
+    def rollout_maps(self, queries: Sequence[int]) -> Float[Tensor, "K h w"]:
+        """What reached some queries through all layers."""
+        assert self.captured.memory is not None
+        with torch.no_grad():
+            return on_picture(rollout(self.captured)[list(queries)], self.captured.memory).float().cpu()
+
+    def gradient_maps(self, queries: Sequence[int], labels: Sequence[int]) -> Float[Tensor, "K h w"]:
+        """Where the class logits of some queries come from; needs a look with gradients."""
+        assert self.captured.memory is not None
+        logits = self.output.logits[-1, 0]
+        found = [gradient_relevance(self.captured, logits[q, label], q) for q, label in zip(queries, labels)]
+        return on_picture(torch.stack(found), self.captured.memory).float().cpu()
+
+    def self_attention(self) -> Float[Tensor, "L heads Q Q"]:
+        """What queries (rows) take from each other (columns) in every decoder layer."""
+        return torch.stack([layer.weights().detach()[0] for layer in self.captured.decoder_self]).float().cpu()
+
+
+def look(detector: Detector, image: Image.Image, *, gradients: bool = False) -> Look:
+    """Pass an RGB picture through a model and keep what can be seen.
+
+    Args:
+        detector: the model with its preprocessing.
+        image: the picture.
+        gradients: keep what `Look.gradient_maps` needs.
+    """
+    tensor = detector.prepare(image)
+    model, config = detector.model, detector.checkpoint.config.model
+    with torch.set_grad_enabled(gradients), capture_attention(model) as captured:
+        output = model(tensor[None].to(detector.device), None)
+    assert captured.memory is not None
+    # The last cells of a map may reach beyond the picture: the backbone rounds up.
+    stride = min((*config.encoder_strides, config.output_stride))
+    rows, columns = captured.memory.shapes[0]
+    height, width = tensor.shape[1:]
+    extent = (columns * stride * image.width / width, rows * stride * image.height / height)
+    return Look(image, output, captured, model.scoring, detector.checkpoint.label_map, extent)

@@ -1,0 +1,201 @@
+"""Which query took which object at what cost, and why an object was missed. Pure functions of a model's output."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from opendetr.boxes import box_iou, cxcywh_to_xyxy
+from opendetr.loss.matcher import CostWeights, match, matching_cost
+from opendetr.scoring import Scoring
+from opendetr.structures import DetrOutput, Target, Targets
+
+NEAR = 0.5  # IoU from which a box is the object's, as in AP50
+
+
+class Reason(StrEnum):
+    """Why an object was missed."""
+
+    LOST = "lost at a later layer"
+    NOT_NEAR = "no query near it"
+    WRONG_CLASS = "right box, wrong class"
+    LOW_SCORE = "right answer, score below the threshold"
+    TAKEN = "query taken by a neighbour"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A query as a candidate for an object, in the last decoder layer."""
+
+    query: int
+    class_cost: float  # the weighted terms of the matching cost (equation 1); lower fits better
+    l1_cost: float
+    giou_cost: float
+    iou: float
+    answer: str  # its best class
+    score: float  # of that class
+
+    @property
+    def cost(self) -> float:
+        """What the matcher minimises."""
+        return self.class_cost + self.l1_cost + self.giou_cost
+
+
+@dataclass(frozen=True)
+class ObjectMatch:
+    """What became of one true object."""
+
+    name: str
+    box_cxcywh: tuple[float, float, float, float]  # 0..1 of the picture
+    taken_by: Candidate | None  # by Hungarian matching; None where there are more objects than queries
+    runners_up: list[Candidate]  # the queries that would have been cheapest otherwise
+    found_by: int | None  # the query that detects it at the threshold
+    reason: Reason | None  # why it was missed; None where it was found
+    sentence: str  # the same in words
+
+
+def explain_matching(
+    output: DetrOutput,
+    target: Target,
+    scoring: Scoring,
+    costs: CostWeights,
+    names: Sequence[str],
+    threshold: float,
+    runners_up: int = 3,
+) -> list[ObjectMatch]:
+    """Say for every true object of one picture which query took it, and if it was missed, why.
+
+    An object is found where a query says its class with at least the threshold and a box of IoU 0.5 or more, and no
+    better detection of another object uses that query.
+
+    Args:
+        output: of this picture alone, B = 1.
+        target: its true objects.
+        scoring: of the model.
+        costs: of the matching.
+        names: of the classes.
+        threshold: of the detections.
+        runners_up: how many other candidates to name.
+    """
+    targets = Targets.stack([target])
+    last = DetrOutput(output.logits[-1:], output.boxes_cxcywh[-1:])
+    pairs = match(last, targets, scoring, costs)
+    taken = dict(zip(pairs.targets.tolist(), pairs.queries.tolist()))
+    parts = [CostWeights(costs.class_, 0, 0), CostWeights(0, costs.l1, 0), CostWeights(0, 0, costs.giou)]
+    terms = torch.stack([matching_cost(last, targets, scoring, part)[0, 0] for part in parts], -1)  # [T, Q, 3]
+    history = _History.of(output, target, scoring)
+    found = history.found(threshold)
+    matches = []
+    for number, label in enumerate(target.labels.tolist()):
+        cheapest_first = terms[number].sum(-1).argsort().tolist()
+        candidates = [_candidate(query, terms[number], history, number, names) for query in cheapest_first]
+        own = taken.get(number)
+        reason, sentence = None, ""
+        if number not in found:
+            reason, sentence = _why_missed(history, number, names, threshold, {q: o for o, q in found.items()})
+        else:
+            query = found[number]
+            score, iou = float(history.scores[-1, query, label]), float(history.ious[-1, query, number])
+            sentence = f"found by query {query}: '{names[label]}' with score {score:.2f}, IoU {iou:.2f}"
+        matches.append(
+            ObjectMatch(
+                names[label],
+                tuple(target.boxes_cxcywh[number].tolist()),
+                next((c for c in candidates if c.query == own), None),
+                [c for c in candidates if c.query != own][:runners_up],
+                found.get(number),
+                reason,
+                sentence,
+            )
+        )
+    return matches
+
+
+@dataclass(frozen=True)
+class _History:
+    """Scores and overlaps of all decoder layers."""
+
+    labels: Tensor  # [T]
+    scores: Float[Tensor, "L Q C"]
+    ious: Float[Tensor, "L Q T"]
+
+    @classmethod
+    def of(cls, output: DetrOutput, target: Target, scoring: Scoring) -> "_History":
+        boxes = cxcywh_to_xyxy(output.boxes_cxcywh[:, 0].detach().float())
+        true = cxcywh_to_xyxy(target.boxes_cxcywh.float())
+        scores = scoring.probabilities(output.logits[:, 0].detach().float())
+        return cls(target.labels, scores, box_iou(boxes[:, :, None], true[None, None]))
+
+    def right(self, threshold: float) -> Tensor:
+        """Where a query in a layer says an object's class with enough score, and where the object is: [L, Q, T]."""
+        return (self.scores[:, :, self.labels] >= threshold) & (self.ious >= NEAR)
+
+    def found(self, threshold: float) -> dict[int, int]:
+        """Object -> query that detects it; the best scores choose first, each the object it fits best."""
+        right, found = self.right(threshold)[-1], dict[int, int]()
+        for query in self.scores[-1].amax(-1).argsort(descending=True).tolist():
+            free = [number for number in torch.where(right[query])[0].tolist() if number not in found]
+            if free:
+                found[max(free, key=lambda number: float(self.ious[-1, query, number]))] = query
+        return found
+
+
+def _candidate(query: int, terms: Tensor, history: _History, number: int, names: Sequence[str]) -> Candidate:
+    score, label = history.scores[-1, query].max(-1)
+    iou = float(history.ious[-1, query, number])
+    class_cost, l1_cost, giou_cost = terms[query].tolist()
+    return Candidate(query, class_cost, l1_cost, giou_cost, iou, names[int(label)], float(score))
+
+
+def _why_missed(
+    history: _History, number: int, names: Sequence[str], threshold: float, owner: dict[int, int]
+) -> tuple[Reason, str]:
+    """The reason and the sentence; `owner` is the object that a query already detects."""
+    label = int(history.labels[number])
+    name, scores, ious = names[label], history.scores[-1], history.ious[-1, :, number]
+    best_scores, best_labels = scores.max(-1)
+
+    def says(query: int) -> str:
+        return f"'{names[int(best_labels[query])]}' with score {float(best_scores[query]):.2f}"
+
+    lost = _lost(history, number, threshold, owner)
+    if lost is not None:
+        layer, query = lost
+        score, iou = float(history.scores[layer, query, label]), float(history.ious[layer, query, number])
+        return Reason.LOST, (
+            f"query {query} had it after layer {layer + 1} (score {score:.2f}, IoU {iou:.2f}) and lost it at layer "
+            f"{layer + 2}: it ends as {says(query)}, IoU {float(ious[query]):.2f}"
+        )
+    near = torch.where(ious >= NEAR)[0].tolist()
+    if not near:
+        query, iou = int(ious.argmax()), float(ious.max())
+        return Reason.NOT_NEAR, f"no query near it: the nearest, query {query}, overlaps it with IoU {iou:.2f}"
+    free = sorted((query for query in near if query not in owner), key=lambda query: -float(best_scores[query]))
+    if not free:
+        query = max(near, key=lambda query: float(ious[query]))
+        return Reason.TAKEN, (
+            f"query taken by a neighbour: query {query} overlaps it with IoU {float(ious[query]):.2f} but answers "
+            f"'{names[int(history.labels[owner[query]])]}' number {owner[query] + 1}"
+        )
+    same_class = [query for query in free if int(best_labels[query]) == label]
+    if int(best_labels[free[0]]) != label and (float(best_scores[free[0]]) >= threshold or not same_class):
+        query, iou = free[0], float(ious[free[0]])
+        return Reason.WRONG_CLASS, f"right box, wrong class: query {query} (IoU {iou:.2f}) says {says(query)}"
+    query = same_class[0]
+    return Reason.LOW_SCORE, (
+        f"right answer, low score: query {query} (IoU {float(ious[query]):.2f}) says '{name}' with score "
+        f"{float(scores[query, label]):.2f}, below the threshold of {threshold:g}"
+    )
+
+
+def _lost(history: _History, number: int, threshold: float, owner: dict[int, int]) -> tuple[int, int] | None:
+    """The last layer but one, and the query, that had the right answer; None where none had."""
+    right = history.right(threshold)[:-1, :, number]
+    for layer in reversed(range(len(right))):
+        for query in torch.where(right[layer])[0].tolist():
+            if query not in owner:
+                return layer, query
+    return None

@@ -1,0 +1,315 @@
+"""What `opendetr explain` writes: a PNG per figure, the raw arrays as .npz, and everything on one page."""
+
+import html
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from opendetr._matplotlib import Figure
+from opendetr.boxes import box_iou, xyxy_to_cxcywh
+from opendetr.data.datasets import DatasetIndex, Record
+from opendetr.data.images import read_image
+from opendetr.errors import UserError
+from opendetr.evaluation import page
+from opendetr.explanation import figures
+from opendetr.explanation.look import Explained, Look, look
+from opendetr.explanation.matching import ObjectMatch, Reason, explain_matching
+from opendetr.explanation.slots import survey
+from opendetr.files import write_bytes, write_text
+from opendetr.inference.detector import Detector
+from opendetr.loss.matcher import CostWeights
+from opendetr.structures import DetrOutput, Target
+
+MOST_POINTS = 4  # chosen on detected objects where none are given
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the user asked to see; layers and heads count from 1, 0 is the last layer and the mean of the heads."""
+
+    threshold: float
+    points: Sequence[tuple[float, float]] = ()  # pixels of the picture
+    layer: int = 0
+    head: int = 0
+
+    def of(self, maps: Tensor) -> tuple[Tensor, str]:
+        """The asked layer and head of maps [L, heads, ...], and which those are in words."""
+        layers, heads = maps.shape[:2]
+        layer = min(self.layer or layers, layers)
+        chosen, head = maps[layer - 1], f"head {self.head}"
+        if self.head == 0:
+            chosen, head = chosen.mean(0), f"mean of {heads} heads"
+        else:
+            chosen = chosen[self.head - 1]
+        return chosen, f"layer {layer} of {layers}, {head}"
+
+    def check(self, detector: Detector) -> None:
+        """Check layer and head against the model.
+
+        Raises:
+            UserError: it has no such layer or head.
+        """
+        model = detector.checkpoint.config.model
+        layers = max(model.num_encoder_layers, model.num_decoder_layers)
+        if not 0 <= self.layer <= layers:
+            raise UserError(f"--layer {self.layer}: this model's layers count from 1 to {layers}")
+        if not 0 <= self.head <= model.num_heads:
+            raise UserError(f"--head {self.head}: this model's heads count from 1 to {model.num_heads}")
+        if self.points and model.num_encoder_layers == 0:
+            raise UserError(
+                "--point asks for the encoder's self-attention and this model has no encoder "
+                "(model.num_encoder_layers = 0); leave it out"
+            )
+
+
+class Folder:
+    """Collects figures: each becomes a PNG in the folder and a part of the page."""
+
+    def __init__(self, path: Path, title: str) -> None:
+        self.path, self.title, self.body = path, title, ""
+        path.mkdir(parents=True, exist_ok=True)
+
+    def heading(self, text: str) -> None:
+        """Begin a section."""
+        self.body += f"<h2>{html.escape(text)}</h2>"
+
+    def words(self, text: str) -> None:
+        """A paragraph."""
+        self.body += f"<p>{html.escape(text)}</p>"
+
+    def table(self, header: list[str], rows: list[list[str]]) -> None:
+        """A table of texts."""
+        self.body += page.table(header, rows)
+
+    def figure(self, name: str, figure: Figure, caption: str) -> None:
+        """A figure, as `name`.png and on the page."""
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=100)
+        write_bytes(self.path / f"{name}.png", buffer.getvalue())
+        self.body += page.figure(buffer.getvalue(), caption, wide=True)
+
+    def arrays(self, name: str, values: dict[str, Any]) -> None:
+        """Raw arrays, as `name`.npz."""
+        buffer = io.BytesIO()
+        kept = {key: np.asarray(value) for key, value in values.items() if value is not None}
+        np.savez_compressed(buffer, **kept)  # type: ignore[arg-type]
+        write_bytes(self.path / f"{name}.npz", buffer.getvalue())
+
+    def finish(self) -> Path:
+        """Write the page."""
+        write_text(self.path / "explain.html", page.page(self.title, self.body))
+        return self.path / "explain.html"
+
+
+def explain_picture(folder: Folder, detector: Detector, name: str, image: Image.Image, asked: Asked) -> None:
+    """Encoder maps, decoder maps in three readings, attention between queries, and the decoder layer by layer.
+
+    Raises:
+        UserError: a point lies outside the picture.
+    """
+    points = require_inside(asked.points, name, image)
+    seen = look(detector, image, gradients=True)
+    explained = seen.explained(asked.threshold)
+    folder.heading(name)
+    folder.words(_summary(explained, asked.threshold))
+    arrays: dict[str, Any] = {
+        "queries": explained.queries, "labels": explained.labels, "scores": explained.scores,
+        "boxes_xyxy_by_layer": torch.stack([seen.boxes_xyxy(n) for n in range(len(seen.output.logits))]),
+        "scores_by_layer": torch.stack([seen.scores(n) for n in range(len(seen.output.logits))]),
+        "starts_xyxy": None if seen.starts_cxcywh is None else seen.in_pixels(seen.starts_cxcywh),
+        "map_extent": seen.extent,
+    }  # fmt: skip
+    if seen.captured.encoder:
+        points = points or _points_on(seen, explained)
+        maps = seen.encoder_maps(points)
+        arrays |= {"points": points, "encoder_attention": maps}
+        shown, what = asked.of(maps)
+        caption = "Self-attention of the encoder: the cell at each point gathers from the bright cells."
+        folder.figure(f"{name}-encoder", figures.encoder_figure(seen, points, shown, what), caption)
+    else:
+        folder.words("The model has no encoder: there is no self-attention of the picture.")
+    cross = seen.cross_maps(explained.queries)
+    shown, what = asked.of(cross)
+    caption = "Cross-attention of the decoder: each detection reads the cells that shine in its colour."
+    folder.figure(f"{name}-decoder", figures.decoder_figure(seen, explained, shown, what), caption)
+    variants = {
+        f"attention, {what}": shown,
+        "rollout": seen.rollout_maps(explained.queries),
+        "by gradient": seen.gradient_maps(explained.queries, explained.labels),
+    }
+    caption = (
+        "Attention of one layer; rollout through all layers (Abnar and Zuidema 2020); attention weighted by the "
+        "gradient of the detection's class score, through all layers (Chefer et al. 2021)."
+    )
+    folder.figure(f"{name}-variants", figures.variants_figure(seen, explained, variants), caption)
+    between = seen.self_attention()
+    shown, what = asked.of(between)
+    caption = "Self-attention between queries: a silent query with the same box has given way to the detection."
+    drawn = figures.queries_figure(seen, explained, shown, _rivals(seen, explained), what)
+    folder.figure(f"{name}-queries", drawn, caption)
+    caption = "The box and the score of every detection after each decoder layer."
+    folder.figure(f"{name}-layers", figures.layers_figure(seen, explained), caption)
+    arrays |= {"cross_attention": cross, "self_attention": between}
+    arrays |= {"rollout": variants["rollout"], "gradient": variants["by gradient"]}
+    folder.arrays(name, arrays)
+
+
+def explain_image_matching(folder: Folder, detector: Detector, record: Record, threshold: float) -> list[ObjectMatch]:
+    """Which query took which true object of a picture, and why objects were missed."""
+    image = read_image(record.path)
+    seen = look(detector, image)
+    target = _target_of(record)
+    loss = detector.checkpoint.config.loss
+    costs = CostWeights(loss.class_cost, loss.l1_cost, loss.giou_cost)
+    names = detector.checkpoint.label_map.names
+    matches = explain_matching(_on_cpu(seen.output), target, seen.scoring, costs, names, threshold)
+    missed = sum(found.reason is not None for found in matches)
+    name = f"{record.path.stem}-matching"
+    folder.heading(f"{record.path.name} (image {record.image_id})")
+    folder.words(f"{len(matches)} true objects, {missed} missed at the threshold of {threshold:g}.")
+    folder.figure(name, figures.matching_figure(seen, matches), "True objects and the queries that took them.")
+    rows = []
+    for number, found in enumerate(matches, start=1):
+        own = found.taken_by
+        terms = (
+            "-" if own is None else f"{own.class_cost:.2f} + {own.l1_cost:.2f} + {own.giou_cost:.2f} = {own.cost:.2f}"
+        )
+        others = ", ".join(f"{other.query} ({other.cost:.2f})" for other in found.runners_up)
+        taken_by = "none" if own is None else str(own.query)
+        rows.append([f"{number} {found.name}", taken_by, terms, others, found.sentence])
+    folder.table(["object", "query", "class + L1 + GIoU cost", "runners-up (cost)", "what became of it"], rows)
+    folder.arrays(
+        name,
+        {
+            "names": [found.name for found in matches],
+            "boxes_cxcywh": [found.box_cxcywh for found in matches],
+            "queries": [-1 if found.taken_by is None else found.taken_by.query for found in matches],
+            "costs": [
+                [np.nan] * 3
+                if found.taken_by is None
+                else [found.taken_by.class_cost, found.taken_by.l1_cost, found.taken_by.giou_cost]
+                for found in matches
+            ],
+            "reasons": ["" if found.reason is None else found.reason.name for found in matches],
+        },
+    )
+    return matches
+
+
+def explain_slots(folder: Folder, detector: Detector, index: DatasetIndex, threshold: float) -> None:
+    """What every query does over a split: slots, usage, layers, and how well attention knows the boxes."""
+    found = survey(detector, index, threshold)
+    folder.heading(f"{len(index)} pictures of {index.source}")
+    if found.starts_cxcywh is None:
+        caption = "Every query's boxes over the data set: the paper's figure 7. A specialist's points keep together."
+        folder.figure("slots", figures.slots_figure(found), caption)
+        caption = "1: two queries put their boxes in the same places; 0: nowhere in common."
+        folder.figure("slots-overlap", figures.overlap_figure(found), caption)
+    else:
+        folder.words(
+            "The queries of this model have no identity of their own: each picture's most promising cells become its "
+            "queries. So there are no slots; shown is where they start and how far they move."
+        )
+        caption = "Selected queries: the proposals they start from, and the way of their boxes through the decoder."
+        folder.figure("starts", figures.starts_figure(found), caption)
+    caption = "Were the decoder cut after a layer. NMS (here only, to compare) helps where queries do not talk yet."
+    folder.figure("decoder-layers", figures.layers_ap_figure(found), caption)
+    rows = [
+        [str(layer), *(f"{metrics.summary[key]:.3f}" for key in ("AP", "AP50") for metrics in both)]
+        for layer, both in enumerate(found.layers, start=1)
+    ]
+    folder.table(["decoder layer", "AP", "AP with NMS", "AP50", "AP50 with NMS"], rows)
+    if found.concentrations:
+        median = float(np.median(found.concentrations))
+        folder.words(
+            f"Attention of the last decoder layer is {median:.1f} times as dense within a detection's box (one cell "
+            f"added around it) as over the picture: the median of {len(found.concentrations)} detections with a score "
+            f"of at least {threshold:g}."
+        )
+    folder.arrays(
+        "slots",
+        {
+            "boxes_cxcywh": found.boxes_cxcywh, "scores": found.scores, "starts_cxcywh": found.starts_cxcywh,
+            "usage": found.usage, "overlap": found.specialisation, "concentrations": found.concentrations,
+        },
+    )  # fmt: skip
+
+
+def record_of(index: DatasetIndex, image_id: int) -> Record:
+    """The picture with that id.
+
+    Raises:
+        UserError: there is none; names some that are there.
+    """
+    for record in index.records:
+        if record.image_id == image_id:
+            return record
+    known = ", ".join(str(record.image_id) for record in index.records[:5])
+    raise UserError(f"--image {image_id} is not in {index.source}; its {len(index)} ids begin with {known}")
+
+
+def require_inside(
+    points: Sequence[tuple[float, float]], name: str, image: Image.Image
+) -> Sequence[tuple[float, float]]:
+    """The points, which all lie in the picture.
+
+    Raises:
+        UserError: one does not.
+    """
+    for x, y in points:
+        if not (0 <= x < image.width and 0 <= y < image.height):
+            raise UserError(
+                f"--point {x:g},{y:g} lies outside {name}, which is {image.width}x{image.height} pixels; expected "
+                f"x from 0 to {image.width - 1} and y from 0 to {image.height - 1}"
+            )
+    return points
+
+
+def missed_in_words(matches: Sequence[ObjectMatch]) -> list[str]:
+    """A sentence for every missed object."""
+    return [
+        f"object {number} ({found.name}) was missed: {found.sentence}"
+        for number, found in enumerate(matches, start=1)
+        if isinstance(found.reason, Reason)
+    ]
+
+
+def _summary(explained: Explained, threshold: float) -> str:
+    if explained.above_threshold:
+        return f"Explained: {', '.join(explained.titles)}."
+    return (
+        f"No answer reaches the threshold of {threshold:g}; explained are the {len(explained)} best: "
+        f"{', '.join(explained.titles)}."
+    )
+
+
+def _points_on(seen: Look, explained: Explained) -> list[tuple[float, float]]:
+    """The centres of the first detections, within the picture."""
+    boxes = seen.boxes_xyxy()[explained.queries[:MOST_POINTS]]
+    width, height = seen.image.size
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    return [(min(max(x, 0.0), width - 1.0), min(max(y, 0.0), height - 1.0)) for x, y in centres.tolist()]
+
+
+def _rivals(seen: Look, explained: Explained) -> list[int]:
+    """For each detection the other query, detecting nothing, whose box overlaps its own most."""
+    boxes = seen.boxes_xyxy()
+    overlaps = box_iou(boxes[explained.queries][:, None], boxes[None])
+    overlaps[:, explained.queries] = -1
+    return [int(query) for row, query in zip(overlaps, overlaps.argmax(1)) if float(row[query]) > 0]
+
+
+def _target_of(record: Record) -> Target:
+    size = torch.tensor([record.width, record.height, record.width, record.height], dtype=torch.float32)
+    return Target(torch.from_numpy(record.labels), xyxy_to_cxcywh(torch.from_numpy(record.boxes_xyxy).float() / size))
+
+
+def _on_cpu(output: DetrOutput) -> DetrOutput:
+    return DetrOutput(output.logits.detach().cpu(), output.boxes_cxcywh.detach().cpu())

@@ -1,0 +1,113 @@
+"""What queries do over a whole data set: slots (figure 7), layers (figure 4), and whether attention knows the boxes."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torchvision.ops import batched_nms
+
+from opendetr.data.datasets import DatasetIndex
+from opendetr.data.images import read_image
+from opendetr.evaluation.coco import CocoMetrics
+from opendetr.evaluation.runner import metrics_of
+from opendetr.explanation.look import Look, look
+from opendetr.explanation.maps import concentration
+from opendetr.inference.detector import Detector
+from opendetr.model.postprocess import postprocess
+from opendetr.progress import track
+from opendetr.structures import Batch, Detections, DetrOutput
+
+NMS_IOU = 0.7  # of the comparison only, as in the paper's figure 4: detections are never suppressed
+GRID = 16  # cells along a side when the overlap of two slots is measured
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What every query said about every picture; N pictures."""
+
+    boxes_cxcywh: Float[np.ndarray, "N Q 4"]  # 0..1 of the picture
+    scores: Float[np.ndarray, "N Q"]  # of the best class
+    starts_cxcywh: Float[np.ndarray, "N Q 4"] | None  # of selected queries, which have no place of their own
+    concentrations: list[float]  # of the attention of every detection above the threshold
+    layers: list[tuple[CocoMetrics, CocoMetrics]]  # per decoder layer: without and with NMS
+    threshold: float
+
+    @property
+    def specialisation(self) -> Float[np.ndarray, "Q Q"]:
+        """The overlap of every two slots, 0..1: of the histograms of their boxes' centres over the unit square."""
+        cells = np.clip((self.boxes_cxcywh[..., :2] * GRID).astype(int), 0, GRID - 1)
+        flat = cells[..., 1] * GRID + cells[..., 0]
+        shares = np.stack([np.bincount(slot, minlength=GRID * GRID) for slot in flat.T]) / len(flat)
+        overlap: np.ndarray = np.minimum(shares[:, None], shares[None]).sum(-1)
+        return overlap
+
+    @property
+    def usage(self) -> Float[np.ndarray, " Q"]:
+        """The share of pictures in which each query detects something."""
+        usage: np.ndarray = (self.scores >= self.threshold).mean(0)
+        return usage
+
+    @property
+    def moves(self) -> Float[np.ndarray, "N Q"] | None:
+        """How far each box's centre came from where its query started, in shares of the picture's diagonal."""
+        if self.starts_cxcywh is None:
+            return None
+        way = self.boxes_cxcywh[..., :2] - self.starts_cxcywh[..., :2]
+        moves: np.ndarray = np.sqrt((way**2).sum(-1) / 2)
+        return moves
+
+
+def survey(detector: Detector, index: DatasetIndex, threshold: float) -> Survey:
+    """Look at every picture of a split.
+
+    Raises:
+        UserError: a picture cannot be read.
+    """
+    boxes, scores, starts, concentrations = [], [], [], list[float]()
+    detections: list[list[tuple[int, Detections]]] = []
+    for number, seen in track(_looks(detector, index), "looking", len(index)):
+        boxes.append(seen.output.boxes_cxcywh[-1, 0].float().cpu().numpy())
+        scores.append(seen.scores().amax(-1).numpy())
+        if seen.starts_cxcywh is not None:
+            starts.append(seen.starts_cxcywh.float().cpu().numpy())
+        found = seen.explained(threshold, at_most=len(boxes[-1]))
+        if found.above_threshold:
+            maps = seen.cross_maps(found.queries)[-1].mean(0)
+            own = seen.output.boxes_cxcywh[-1, 0, found.queries].cpu()
+            concentrations += [concentration(attention, box) for attention, box in zip(maps, own)]
+        for layer, of_layer in enumerate(_by_layer(seen, index.records[number].image_id)):
+            if layer == len(detections):
+                detections.append([])
+            detections[layer].append((number, of_layer))
+    fewest = min(len(picture) for picture in boxes)  # tiny pictures have fewer cells to select queries from
+    return Survey(
+        np.stack([picture[:fewest] for picture in boxes]),
+        np.stack([picture[:fewest] for picture in scores]),
+        np.stack([picture[:fewest] for picture in starts]) if starts else None,
+        concentrations,
+        [(metrics_of(index, layer), metrics_of(index, [(n, suppressed(d)) for n, d in layer])) for layer in detections],
+        threshold,
+    )
+
+
+def suppressed(detections: Detections) -> Detections:
+    """What classic non-maximum suppression would leave, class by class: to measure how little it changes."""
+    keep = batched_nms(detections.boxes_xyxy.float(), detections.scores, detections.labels, NMS_IOU)
+    boxes, scores, labels = (x[keep] for x in (detections.boxes_xyxy, detections.scores, detections.labels))
+    return replace(detections, boxes_xyxy=boxes, scores=scores, labels=labels)
+
+
+def _looks(detector: Detector, index: DatasetIndex) -> Iterator[tuple[int, Look]]:
+    for number, record in enumerate(index.records):
+        yield number, look(detector, read_image(record.path))
+
+
+def _by_layer(seen: Look, image_id: int) -> Iterator[Detections]:
+    """What each decoder layer would answer, were it the last."""
+    sizes = torch.tensor([[seen.image.height, seen.image.width]])
+    batch = Batch(torch.zeros(1, 3, 1, 1), None, sizes, torch.tensor([image_id]))
+    for layer in range(len(seen.output.logits)):
+        output = DetrOutput(seen.output.logits[layer : layer + 1], seen.output.boxes_cxcywh[layer : layer + 1])
+        yield from postprocess(output, batch, seen.scoring, seen.label_map)

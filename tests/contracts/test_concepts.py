@@ -1,0 +1,77 @@
+"""The concept pages keep their word: their code runs, their links lead where they say, in both languages."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).parents[2] / "docs"
+ENGLISH, CHINESE = DOCS / "concepts", DOCS / "zh" / "concepts"
+PAGES = sorted(path.name for path in ENGLISH.glob("*.md"))
+INDEX = "README.md"
+BOTH = [pytest.param(docs / page, id=f"{docs.parent.name}/{page}") for docs in (ENGLISH, CHINESE) for page in PAGES]
+
+SOURCE_LINK = re.compile(r"\[`([^`]+)`\]\(([^)#]+\.py)#L(\d+)\)")
+FIGURE = re.compile(r"!\[[^\]]+\]\(([^)]+)\)")
+PAGE_LINK = re.compile(r"\]\(([^)#:]+\.md)\)")
+
+
+def python_blocks(page: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+
+
+def test_the_index_and_eight_pages_exist_in_both_languages():
+    steps = ["backbone", "positions", "encoder", "decoder", "matching", "losses", "auxiliary-losses", "postprocessing"]
+    assert sorted([INDEX, *(f"{step}.md" for step in steps)]) == PAGES
+    assert sorted(path.name for path in CHINESE.glob("*.md")) == PAGES
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_code_of_a_page_runs_and_its_claims_hold(page):
+    blocks, namespace = python_blocks(ENGLISH / page), {"__name__": "concepts"}
+    assert any("assert " in block for block in blocks)
+    for number, block in enumerate(blocks, start=1):
+        exec(compile(block, f"{page}, block {number}", "exec"), namespace)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_both_languages_show_the_same_code(page):
+    english, chinese = ([ast.dump(ast.parse(block)) for block in python_blocks(d / page)] for d in (ENGLISH, CHINESE))
+    assert chinese == english  # comments aside
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_both_languages_show_the_same_commands_figures_and_equations(page):
+    def shown(folder: Path) -> tuple[list[str], ...]:
+        text = (folder / page).read_text(encoding="utf-8")
+        commands = re.findall(r"^```bash\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
+        equations = re.findall(r"\$\$(.+?)\$\$", text, flags=re.DOTALL)
+        return commands, [Path(figure).name for figure in FIGURE.findall(text)], equations
+
+    assert shown(CHINESE) == shown(ENGLISH)
+
+
+@pytest.mark.parametrize("page", BOTH)
+def test_links_to_source_lead_to_the_line_that_defines_the_name(page):
+    links = SOURCE_LINK.findall(page.read_text(encoding="utf-8"))
+    assert links
+    for name, path, number in links:
+        line = (page.parent / path).resolve().read_text(encoding="utf-8").splitlines()[int(number) - 1]
+        defined = re.match(r"\s*(?:def|class) (\w+)", line)
+        assert defined is not None, f"`{name}`: {path}#L{number} is no definition but {line!r}"
+        assert defined[1] == name.rsplit(".", 1)[-1], f"`{name}`: {path}#L{number} is {line!r}"
+
+
+@pytest.mark.parametrize("page", BOTH)
+def test_every_figure_and_every_page_that_is_linked_to_exists(page):
+    text = page.read_text(encoding="utf-8")
+    assert FIGURE.findall(text) or page.name == INDEX
+    for link in [*FIGURE.findall(text), *PAGE_LINK.findall(text)]:
+        assert (page.parent / link).is_file(), link
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_each_language_links_to_the_other(page):
+    assert f"[中文](../zh/concepts/{page})" in (ENGLISH / page).read_text(encoding="utf-8")
+    assert f"[English](../../concepts/{page})" in (CHINESE / page).read_text(encoding="utf-8")

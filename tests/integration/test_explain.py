@@ -1,0 +1,119 @@
+"""`opendetr explain`: figures, arrays and one page; bad requests are one sentence."""
+
+import re
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import TINY, TINY_FAST
+
+from opendetr import api, cli
+from opendetr.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def fast_run(digits, tmp_path_factory):
+    return api.train(digits, **TINY_FAST, epochs=1, output=tmp_path_factory.mktemp("runs") / "fast")
+
+
+@pytest.fixture(scope="module", params=["paper", "fast"])
+def run(request, tiny_run, fast_run):
+    return tiny_run if request.param == "paper" else fast_run
+
+
+def self_contained(page) -> str:
+    text = page.read_text()
+    assert not re.search(r"""(src|href)=.?https?:|url\(.?http""", text)
+    return text
+
+
+def test_a_picture_is_explained(run, digits, tmp_path):
+    picture = sorted((digits / "images").glob("test_*.png"))[0]
+    page = api.explain(run, [str(picture)], tmp_path / "out", points=[(10, 20), (100, 90)])
+    name = picture.stem
+    text = self_contained(page)
+    assert "No answer reaches the threshold of 0.5; explained are the 3 best" in text
+    for figure in ("encoder", "decoder", "variants", "queries", "layers"):
+        with Image.open(tmp_path / "out" / f"{name}-{figure}.png") as image:
+            assert min(image.size) > 100
+    assert text.count("data:image/png") == 5
+    arrays = np.load(tmp_path / "out" / f"{name}.npz")
+    assert arrays["encoder_attention"].shape[2] == 2  # points
+    assert arrays["cross_attention"].shape[2] == 3  # explained queries
+    for key in ("encoder_attention", "cross_attention", "rollout"):
+        np.testing.assert_allclose(arrays[key].sum((-2, -1)), 1, atol=1e-5)
+    np.testing.assert_allclose(arrays["self_attention"].sum(-1), 1, atol=1e-5)
+
+
+def test_layer_and_head_are_chosen(run, digits, tmp_path):
+    picture = str(sorted((digits / "images").glob("test_*.png"))[0])
+    api.explain(run, [picture], tmp_path / "out", layer=1, head=2, threshold=0.0)
+    with pytest.raises(UserError, match=r"--head 9: this model's heads count from 1 to 4"):
+        api.explain(run, [picture], tmp_path / "other", head=9)
+    with pytest.raises(UserError, match=r"--layer 7: this model's layers count from 1 to"):
+        api.explain(run, [picture], tmp_path / "other", layer=7)
+    assert not (tmp_path / "other").exists()
+
+
+def test_slots_of_learned_queries(tiny_run, digits, tmp_path):
+    page = api.explain(tiny_run, output=tmp_path / "out", data=digits, split="val", slots=True, threshold=0.05)
+    text = self_contained(page)
+    assert "decoder layer" in text
+    arrays = np.load(tmp_path / "out" / "slots.npz")
+    assert arrays["boxes_cxcywh"].shape == (4, 10, 4)
+    np.testing.assert_allclose(np.diag(arrays["overlap"]), 1)
+    assert {path.name for path in (tmp_path / "out").glob("*.png")} == {
+        "slots.png", "slots-overlap.png", "decoder-layers.png",
+    }  # fmt: skip
+
+
+def test_selected_queries_have_starts_instead_of_slots(fast_run, digits, tmp_path):
+    page = api.explain(fast_run, output=tmp_path / "out", data=digits, split="val", slots=True)
+    assert "have no identity of their own" in self_contained(page)
+    assert (tmp_path / "out" / "starts.png").exists()
+    assert not (tmp_path / "out" / "slots.png").exists()
+
+
+def test_matching_says_why_objects_were_missed(run, digits, tmp_path, capsys):
+    image = api.load_index(digits, "val").records[0]
+    page = api.explain(run, output=tmp_path / "out", data=digits, split="val", image=image.image_id, matching=True)
+    text = self_contained(page)
+    assert f"{len(image.labels)} true objects" in text
+    assert capsys.readouterr().out.count("was missed") == len(image.labels)
+    assert len(np.load(next((tmp_path / "out").glob("*.npz")))["queries"]) == len(image.labels)
+
+
+def test_a_model_without_encoder(digits, tmp_path):
+    bare = api.train(
+        digits, **TINY, epochs=1, overrides=["model.num_encoder_layers=0"], output=tmp_path / "run"
+    )  # fmt: skip
+    picture = str(sorted((digits / "images").glob("test_*.png"))[0])
+    with pytest.raises(UserError, match=r"this model has no encoder"):
+        api.explain(bare, [picture], tmp_path / "out", points=[(1, 1)])
+    assert "no encoder" in api.explain(bare, [picture], tmp_path / "out").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["PICTURE", "--point", "500,3"], "--point 500,3 lies outside .*, which is 128x128 pixels"),
+        (["PICTURE", "--point", "here"], "--point here: expected x,y in pixels of the picture"),
+        (["--data", "DATA", "--image", "99999", "--matching"], "--image 99999 is not in .*val.json; its 4 ids begin"),
+        (["--data", "DATA"], "explain needs pictures, or --data DIR with --slots"),
+        (["PICTURE", "--data", "DATA", "--slots"], "explain needs pictures, or"),
+        (["--data", "DATA", "--slots", "--image", "1", "--matching"], "explain needs pictures, or"),
+        (["--data", "DATA", "--matching"], "explain needs pictures, or"),
+    ],
+)
+def test_bad_requests(tiny_run, digits, tmp_path, monkeypatch, capsys, arguments, sentence):
+    picture = str(sorted((digits / "images").glob("test_*.png"))[0])
+    words = [{"PICTURE": picture, "DATA": str(digits)}.get(word, word) for word in arguments]
+    monkeypatch.setattr(sys, "argv", ["opendetr", "explain", str(tiny_run), *words, "--output", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert re.search(sentence, said)
+    assert said.count("\n") == 1
+    assert not (tmp_path / "out").exists()

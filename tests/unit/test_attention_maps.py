@@ -1,0 +1,227 @@
+"""Attention captured from outside, and the maps that are made of it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from opendetr.checkpoints.native import Checkpoint
+from opendetr.config import PRESETS, LossConfig, RunConfig
+from opendetr.data.transforms import Preprocessing
+from opendetr.explanation.capture import capture_attention, output_gradients
+from opendetr.explanation.look import look
+from opendetr.explanation.maps import cell_at, concentration, gradient_relevance, on_picture, rollout
+from opendetr.inference.detector import Detector
+from opendetr.labels import LabelMap
+from opendetr.model.backbone import Features
+from opendetr.model.detr import build_model
+from opendetr.model.tokens import Tokens, cell_boxes
+
+TINY = PRESETS["detr-tiny"]
+KINDS = {
+    "paper": replace(TINY, output_stride=32, num_encoder_layers=2),
+    "dc5": TINY,
+    "pre-norm": replace(TINY, pre_norm=True),
+    "fast": replace(
+        TINY, query_source="selected", scoring="focal", output_stride=32, encoder_strides=(16,), proposal_strides=(8,),
+        position_encoding="cell", dropout=0.0, precedence=True,
+    ),
+}  # fmt: skip
+
+
+def build(config, spread=0.2):
+    torch.manual_seed(0)
+    model = build_model(config, LossConfig(), 3)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if not name.startswith("backbone"):
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * spread)
+    return model.eval()
+
+
+@pytest.fixture(params=KINDS)
+def model(request):
+    return build(KINDS[request.param])
+
+
+@pytest.fixture
+def images():
+    return torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def padding_mask():
+    mask = torch.zeros(2, 64, 96, dtype=torch.bool)
+    mask[1, 32:], mask[1, :, 64:] = True, True
+    return mask
+
+
+def test_looking_changes_nothing(model, images, padding_mask):
+    with torch.no_grad():
+        before = model(images, padding_mask)
+        with capture_attention(model) as captured:
+            during = model(images, padding_mask)
+        after = model(images, padding_mask)
+    for output in (during, after):
+        assert torch.equal(output.logits, before.logits)
+        assert torch.equal(output.boxes_cxcywh, before.boxes_cxcywh)
+    assert captured.layers()
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_the_weights_are_those_that_were_used(model, images, padding_mask):
+    with torch.no_grad(), capture_attention(model) as captured:
+        model(images, padding_mask)
+        for layer in captured.layers():
+            weights = layer.weights()
+            torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
+            value = layer.attention.project(layer.query, layer.key, layer.value)[2]
+            mixed = (weights @ value).transpose(1, 2).flatten(2)
+            torch.testing.assert_close(layer.attention.out_proj(mixed), layer.output)
+    assert captured.memory is not None
+    assert len(captured.encoder) == len(model.transformer.encoder.layers)
+    assert len(captured.decoder_cross) == len(model.transformer.decoder.layers)
+
+
+def test_a_second_picture_replaces_the_first(model, images):
+    with torch.no_grad(), capture_attention(model) as captured:
+        model(images)
+        layers = len(captured.layers())
+        model(images[:1])
+    assert len(captured.layers()) == layers
+    assert len(captured.layers()[-1].output) == 1
+
+
+def test_padding_is_neither_attended_to_nor_shown(model, images, padding_mask):
+    with torch.no_grad(), capture_attention(model) as captured:
+        model(images, padding_mask)
+    cross = captured.decoder_cross[-1].weights()
+    assert not cross[1][..., captured.memory.padding_mask[1]].any()
+    whole, small = (on_picture(cross[picture].mean(0), captured.memory, picture) for picture in range(2))
+    rows, columns = captured.memory.shapes[0]
+    assert whole.shape[-2:] == (rows, columns)
+    assert small.shape[-2:] == (rows // 2, columns * 2 // 3)
+    for shown in (whole, small):
+        torch.testing.assert_close(shown.sum((-2, -1)), torch.ones(len(shown)))
+
+
+def test_the_gradient_is_that_of_the_weights(model, images):
+    """Against autograd through attention written out: the same layer with its weights as a leaf."""
+    with capture_attention(model) as captured:
+        score = model(images[:1]).logits[-1, 0, 0, 0]
+    gradients = output_gradients(captured, score)
+    some = False
+    for layer, gradient in zip(captured.layers(), gradients):
+        weights = layer.weights().detach().requires_grad_()
+        value = layer.attention.project(layer.query, layer.key, layer.value)[2].detach()
+        out = layer.attention.out_proj((weights @ value).transpose(1, 2).flatten(2))
+        (expected,) = torch.autograd.grad(out, weights, gradient)
+        torch.testing.assert_close(layer.gradient(gradient), expected)
+        some |= bool(expected.any())
+    assert some
+
+
+def test_rollout_and_relevance_are_shares(model, images):
+    with capture_attention(model) as captured:
+        logits = model(images[:1]).logits[-1, 0]
+    with torch.no_grad():
+        rolled = rollout(captured)
+    torch.testing.assert_close(rolled.sum(-1), torch.ones(len(rolled)))
+    relevant = gradient_relevance(captured, logits[2, 1], 2)
+    assert relevant.min() >= 0
+    assert float(relevant.sum()) == pytest.approx(1.0, abs=1e-5)
+
+
+def tokens_of(*shapes):
+    cells = torch.cat([cell_boxes(torch.zeros(1, *shape, dtype=torch.bool)).flatten(1, 2) for shape in shapes], 1)
+    return Tokens(torch.zeros(1, cells.shape[1], 4), None, None, cells, shapes)
+
+
+def test_coarse_cells_are_spread_over_the_fine_ones():
+    memory = tokens_of((4, 6), (2, 3))
+    attention = torch.zeros(30)
+    attention[24 + 4] = 1.0  # the cell in the second row, second column of the coarse map
+    found = on_picture(attention, memory)
+    assert torch.equal(found.nonzero(), torch.tensor([[2, 2], [2, 3], [3, 2], [3, 3]]))
+    assert float(found.sum()) == 1
+    odd = on_picture(torch.full((15 + 6,), 1 / 21), tokens_of((3, 5), (2, 3)))  # the last coarse cells are cut
+    assert float(odd.sum()) == pytest.approx(1.0)
+
+
+def test_a_point_lies_in_its_cell():
+    memory = tokens_of((4, 6), (2, 3))
+    for row in range(4):
+        for column in range(6):
+            assert cell_at((column + 0.1) / 6, (row + 0.9) / 4, memory) == row * 6 + column
+
+
+def test_concentration_compares_with_chance():
+    even = torch.full((10, 10), 0.01)
+    box = torch.tensor([0.5, 0.5, 0.2, 0.2])  # 4 cells, 16 with one more on every side
+    assert concentration(even, box) == pytest.approx(4.0)
+    inside = torch.zeros(10, 10)
+    inside[4:6, 4:6] = 0.25
+    assert concentration(inside, box) == pytest.approx(25.0)
+    assert concentration(inside.roll(4, 0), box) == 0
+
+
+class Brightness(nn.Module):
+    """A backbone whose only feature is how bright the pixels of a cell are."""
+
+    def __init__(self, backbone, stride):
+        super().__init__()
+        self.backbone, self.stride = backbone, stride
+
+    def forward(self, images, padding_mask):
+        level = self.backbone(images, padding_mask)[-1]
+        bright = nn.functional.avg_pool2d(images.mean(1, keepdim=True), self.stride, ceil_mode=True)
+        features = torch.zeros_like(level.map)
+        features[:, :1] = bright
+        return [Features(features, level.padding_mask)]
+
+
+@pytest.mark.parametrize("stride", [16, 32])
+@pytest.mark.parametrize(
+    ("size", "centre"), [((300, 200), (50, 150)), ((200, 330), (170, 40)), ((257, 257), (200, 210))]
+)
+def test_maps_lie_where_the_picture_is(stride, size, centre):
+    """Attention that goes to what is bright must be drawn on the bright square, within a cell."""
+    config = replace(TINY, output_stride=stride, position_encoding="none")
+    model = build(config)
+    model.backbone = Brightness(model.backbone, stride)
+    with torch.no_grad():
+        model.input_proj.weight.zero_()
+        model.input_proj.bias.zero_()
+        model.input_proj.weight[0, 0] = 1
+        for attention in (
+            model.transformer.encoder.layers[0].self_attn,
+            model.transformer.decoder.layers[0].multihead_attn,
+        ):
+            query, key, _ = attention.in_proj_weight.chunk(3)
+            query.zero_()
+            key.zero_()
+            attention.in_proj_bias.zero_()
+            attention.in_proj_bias[: len(query)] = 10.0
+            key[:, 0] = 10.0
+        memory = model.transformer.encoder  # as it came in: the decoder shall see brightness too
+        memory.layers[0].forward = lambda x, position, mask: (memory.layers[0].self_attn(x, x, x, mask), x)[1]
+    pixels = np.zeros((size[1], size[0], 3), dtype=np.uint8)
+    x, y = centre
+    pixels[y - 12 : y + 12, x - 12 : x + 12] = 255
+    preprocessing = Preprocessing(240, 400, (0.0,) * 3, (1.0,) * 3)
+    labels = LabelMap.from_categories([{"id": n, "name": str(n)} for n in range(3)], "here")
+    checkpoint = Checkpoint(model, replace(RunConfig(), model=config), labels, preprocessing, {}, Path())
+    seen = look(Detector(checkpoint, "cpu"), Image.fromarray(pixels))
+    for shown in (seen.encoder_maps([(5.0, 5.0)])[-1].mean(0)[0], seen.cross_maps([0])[0].mean(0)[0]):
+        rows, columns = shown.shape
+        cell = (seen.extent[0] / columns, seen.extent[1] / rows)
+        found_x = float((shown.sum(0) * (torch.arange(columns) + 0.5)).sum()) * cell[0]
+        found_y = float((shown.sum(1) * (torch.arange(rows) + 0.5)).sum()) * cell[1]
+        assert shown.max() > 0.2
+        assert abs(found_x - x) <= cell[0]
+        assert abs(found_y - y) <= cell[1]
