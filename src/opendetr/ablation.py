@@ -4,6 +4,7 @@ import csv
 import io
 import itertools
 import json
+import shutil
 import time
 import tomllib
 from collections.abc import Iterator, Sequence
@@ -24,7 +25,7 @@ from opendetr.data.digits import SIDE, crowd_scenes, write_digits
 from opendetr.errors import UserError, nearest
 from opendetr.evaluation.runner import evaluate_split
 from opendetr.explanation.slots import survey
-from opendetr.files import read_json, write_bytes, write_json, write_text
+from opendetr.files import current_folder, read_json, write_bytes, write_json, write_text
 from opendetr.inference.detector import Detector
 from opendetr.progress import console
 from opendetr.training.setup import prepare
@@ -60,6 +61,7 @@ class Study:
     baseline: str
     rows: list[Row]
     measure: str = "split"  # what is measured: AP on the split; by decoder layer; of crowds of digits
+    needs_selected: bool = False  # whether it is about queries that are selected
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class Settings:
     epochs: int | None = None
     minutes: float | None = None
     fixed: dict[str, Any] = field(default_factory=dict)  # config values of all rows
+    digits: bool = False  # the data are digit scenes, made where they are missing
 
 
 def study_names() -> list[str]:
@@ -91,7 +94,10 @@ def load_study(name: str) -> Study:
     text = resources.files("opendetr.studies").joinpath(f"{name}.toml").read_text(encoding="utf-8")
     content = tomllib.loads(text)
     rows = [Row(row["name"], row.get("set", {}), row.get("paper", {})) for row in content["rows"]]
-    return Study(name, content["title"], content["about"], content["baseline"], rows, content.get("measure", "split"))
+    return Study(
+        name, content["title"], content["about"], content["baseline"], rows, content.get("measure", "split"),
+        content.get("needs_selected", False),
+    )  # fmt: skip
 
 
 def own_study(axes: dict[str, list[Any]]) -> Study:
@@ -145,8 +151,19 @@ def run_study(study: Study, settings: Settings, output: Path, seeds: int, device
         UserError: the folder holds another study, or a row's values do not fit the recipe.
         KeyboardInterrupt: the user stopped it; everything is kept.
     """
+    from opendetr import _matplotlib  # noqa: F401  said now rather than after the first training
+
     configs = {row.name: _config(row, settings, device) for row in study.rows}  # a wrong value is said at once
+    if study.needs_selected and resolve_config(settings.recipe).model.query_source != "selected":
+        raise UserError(
+            f"the study '{study.name}' is about selected queries; the recipe '{settings.recipe}' has learned ones"
+        )
     _require_same_study(study, settings, output)
+    if settings.digits:
+        digits_for_studies(Path(settings.data))
+    train_split = configs[study.baseline].data.train_split
+    learned, measured = (load_index(Path(settings.data), split) for split in (train_split, settings.split))
+    learned.label_map.require_same_categories(measured.label_map, str(measured.source))
     runs = [(row, seed) for seed in range(seeds) for row in study.rows]
     results: Results = {}
     trained: list[float] = []
@@ -157,7 +174,11 @@ def run_study(study: Study, settings: Settings, output: Path, seeds: int, device
             left = f", {_minutes(trained, len(runs) - number + 1)} left of the study" if trained else ""
             console.print(f"\n{study.name}: run {number} of {len(runs)}, '{row.name}', seed {seed}{left}")
             begun = time.time()
-            _train(configs[row.name].with_values({"train.seed": seed}, "the study"), folder / "run")
+            try:
+                _train(configs[row.name].with_values({"train.seed": seed}, "the study"), folder / "run")
+            except UserError as error:  # such as a table of positions that is too small: the other rows go on
+                console.print(f"Row '{row.name}' cannot be trained: {error}", style="yellow")
+                continue
             write_json(result, _measure(study, settings, folder / "run", device) | {"row": row.name, "seed": seed})
             trained.append(time.time() - begun)
         results[row.name, seed] = read_json(result, "the result of a row")
@@ -176,7 +197,7 @@ def digits_for_studies(folder: Path) -> Path:
 def _config(row: Row, settings: Settings, device: str) -> RunConfig:
     options = {
         "data.root": settings.data, "data.val_split": "none", "train.device": device,
-        "train.epochs": settings.epochs, "train.minutes": settings.minutes,
+        "train.epochs": settings.epochs, "train.minutes": settings.minutes or 0.0,
     }  # fmt: skip
     config = resolve_config(settings.recipe, None, {name: v for name, v in options.items() if v is not None})
     return config.with_values({**settings.fixed, **row.values}, f"row '{row.name}'")
@@ -198,9 +219,12 @@ def _require_same_study(study: Study, settings: Settings, output: Path) -> None:
 
 def _train(config: RunConfig, run: Path) -> None:
     """Train a row, or finish it, with what was chosen at its start."""
-    resume = run if (run / "last").is_dir() else None
-    if resume is not None:
-        config = load_recipe(str(resumable_folder(run) / "config.toml"))
+    resume = run if (current_folder(run / "last") / "training.pt").is_file() else None
+    if resume is None:  # whatever is there was killed before its first save
+        shutil.rmtree(run, ignore_errors=True)
+    else:
+        chosen = load_recipe(str(resumable_folder(run) / "config.toml"))
+        config = chosen.with_values({"train.device": config.train.device}, "the study")
     trainer = prepare(config, run, time.time(), resume)
     write_text(run / "config.toml", trainer.config.to_toml())
     trainer.fit()
@@ -244,6 +268,7 @@ def _found_share(detector: Detector, count: int) -> float:
     for digit, picture, boxes in crowd_scenes(count, CANVAS):
         ((_, detections),) = larger.stream([(digit, picture)])
         named = torch.tensor([name == str(digit) for name in detections.names], dtype=torch.bool)
+        named = torch.where(named)[0][detections.scores[named].argsort(descending=True)]
         taken: set[int] = set()
         overlaps = box_iou(detections.boxes_xyxy[named][:, None], torch.tensor(boxes, dtype=torch.float32)[None])
         for row in overlaps:  # best first, each takes the free digit it fits best
@@ -272,6 +297,9 @@ def _markdown(study: Study, settings: Settings, results: Results) -> Iterator[st
     learned = bool(base) and float(np.mean([result["AP50"] for result in base])) >= LEARNED
     yield f"# {study.title}\n"
     length = f"{settings.epochs} epochs" if settings.minutes is None else f"{settings.minutes:g} minutes"
+    set_here = {name for row in study.rows for name in {**settings.fixed, **row.values}}
+    if set_here & {"train.epochs", "train.minutes"}:
+        length = "as many epochs or minutes as each row says"
     yield f"{study.about} Recipe `{settings.recipe}`, {length} a run, on {settings.split} of {settings.data}.\n"
     if base and not learned:
         yield (
@@ -296,7 +324,9 @@ def _markdown(study: Study, settings: Settings, results: Results) -> Iterator[st
         yield "| " + " | ".join(cells) + " |"
     yield "\nAP in points (0 to 100): mean of the seeds, and how far the farthest seed is from it."
     if learned:
-        yield "A difference in brackets is smaller than the spread of the seeds: it says nothing."
+        yield "A difference in brackets is within the spread of the seeds, or of one seed only: it says nothing."
+    if settings.minutes is not None:
+        yield "Runs of equal minutes may differ in picture size and passes too: config.toml of each run tells."
     for row in study.rows:
         for result in by_row[row.name]:
             yield from _extra(result)
@@ -327,9 +357,10 @@ def _mean_and_spread(values: list[float]) -> str:
 def _difference(values: list[float], base: list[float]) -> str:
     """The difference of the means; in brackets where it is within the spread of either."""
     difference = float(np.mean(values) - np.mean(base))
-    spread = max(np.ptp(values), np.ptp(base)) / 2
+    spread = max(float(np.abs(np.array(found) - np.mean(found)).max()) for found in (values, base))
     words = f"{difference:+.1f}"
-    return f"({words})" if abs(difference) <= spread else words
+    certain = abs(difference) > spread and min(len(values), len(base)) > 1
+    return words if certain else f"({words})"
 
 
 def _plot(study: Study, results: Results) -> bytes:

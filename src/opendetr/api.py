@@ -261,18 +261,28 @@ def explain(
         (True, False, False, False, False), (False, True, True, False, False), (False, True, False, True, True),
     }:  # fmt: skip
         raise UserError("explain needs pictures, or --data DIR with --slots, or --data DIR with --image ID --matching")
+    if data is not None and (points or layer or head):
+        raise UserError("--point, --layer and --head belong to pictures: leave them out with --data")
     folder, asked = Path(output), report.Asked(threshold, points, layer, head)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output {folder} is a file; expected a folder, or a name that is not taken")
     detector = Detector.load(model, device)
     asked.check(detector)
+    broken: list[str] = []
     if data is None:
         paths = expand_sources(list(pictures), folder)
+        if not paths:
+            raise UserError(f"nothing to explain: every source lies in --output {folder}; choose another folder")
         for path in paths if points else ():  # a wrong point is said before anything is written
             report.require_inside(points, str(path), read_image(path))
         written = report.Folder(folder, f"What {model} attends to")
-        for path, name in track(zip(paths, _distinct_names(paths)), "explaining", len(paths)):
-            report.explain_picture(written, detector, Path(name).stem, read_image(path), asked)
+        for path, name in track(zip(paths, _distinct_stems(paths)), "explaining", len(paths)):
+            try:
+                image = read_image(path)
+            except UserError as error:
+                broken.append(str(error))
+            else:
+                report.explain_picture(written, detector, name, image, asked)
     else:
         index = load_index(Path(data), split).under(detector.checkpoint.label_map)
         record = None if image is None else report.record_of(index, image)
@@ -280,10 +290,13 @@ def explain(
         if record is None:
             report.explain_slots(written, detector, index, threshold)
         else:
-            for sentence in report.missed_in_words(report.explain_image_matching(written, detector, record, threshold)):
+            matches = report.explain_image_matching(written, detector, index, record, threshold)
+            for sentence in report.missed_in_words(matches):
                 console.print(sentence)
     page = written.finish()
     console.print(f"The explanation is {page.resolve()}")
+    if broken:
+        raise UserError(broken[0] if len(broken) == 1 else f"{len(broken)} pictures were left out: {'; '.join(broken)}")
     return page
 
 
@@ -376,13 +389,15 @@ def ablate(
         raise UserError(f"--set {next(iter(several))}: several values make a study of their own; leave out '{study}'")
     chosen = ablation.own_study(several) if study is None else ablation.load_study(study)
     folder = Path(output or Path("runs") / f"ablate-{chosen.name}")
-    if data is None and chosen.measure != "instances" and split not in ("val", "test"):
+    if data is None and split not in ("val", "test"):
         raise UserError(f"--split {split}: digit scenes are measured on val or test")
+    if data is not None and chosen.measure == "instances":
+        raise UserError("the study 'instances' counts digits on a canvas of its own making: leave out --data")
     fixed = {name: values[0] for name, values in axes.items() if len(values) == 1}
     if epochs is None and minutes is None:
         epochs = 3 if data is None else 20
-    root = ablation.digits_for_studies(folder / "digits") if data is None else Path(data)
-    settings = ablation.Settings(str(root.resolve()), recipe, split, epochs, minutes, fixed)
+    root = folder / "digits" if data is None else Path(data)
+    settings = ablation.Settings(str(root.resolve()), recipe, split, epochs, minutes, fixed, digits=data is None)
     table = ablation.run_study(chosen, settings, folder, seeds, device)
     console.print(
         f"\n{table.read_text(encoding='utf-8')}\nThe table is {table}; study.csv and study.png lie beside it."
@@ -467,6 +482,18 @@ def require_positive_batch(batch_size: int) -> None:
     """
     if batch_size < 1:
         raise UserError(f"--batch-size must be at least 1, got {batch_size}")
+
+
+def _distinct_stems(paths: list[Path]) -> list[str]:
+    """A name without suffix for each picture; equal ones get a number."""
+    used, names = set[str](), list[str]()
+    for path in paths:
+        name, number = path.stem, 2
+        while name in used:
+            name, number = f"{path.stem}-{number}", number + 1
+        used.add(name)
+        names.append(name)
+    return names
 
 
 def _distinct_names(paths: list[Path]) -> list[str]:

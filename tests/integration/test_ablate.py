@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import pytest
 from tiny import TINY_FAST
@@ -91,9 +92,33 @@ def test_ones_own_study(digits, tmp_path):
     assert "Study of model.num_queries" in table.read_text()
 
 
-@pytest.mark.parametrize(("study", "found"), [("decoder-layers", "By decoder layer"), ("instances", "| 30 | 0% |")])
-def test_studies_of_one_model(digits, tmp_path, study, found):
-    assert found in ablate(study, digits, tmp_path / "out", seeds=1).read_text()
+def test_decoder_layers_are_measured_one_by_one(digits, tmp_path):
+    assert "By decoder layer" in ablate("decoder-layers", digits, tmp_path / "out", seeds=1).read_text()
+
+
+def test_crowds_of_digits_are_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(ablation, "SCENES", 16)
+    assert "| 30 | 0% |" in ablate("instances", None, tmp_path / "out", seeds=1).read_text()
+    assert (tmp_path / "out" / "digits" / "annotations" / "val.json").is_file()
+
+
+def test_what_was_killed_before_its_first_save_is_begun_anew(digits, tmp_path):
+    ablate("decoder-layers", digits, tmp_path / "out", seeds=1)
+    row = tmp_path / "out" / "as-it-is" / "seed-0"
+    (row / "result.json").unlink()
+    shutil.rmtree(row / "run" / "last")
+    ablate("decoder-layers", digits, tmp_path / "out", seeds=1)
+    assert (row / "result.json").is_file()
+
+
+def test_a_row_that_cannot_be_trained_does_not_stop_the_others(digits, tmp_path, capsys):
+    axis = "model.backbone_weights=nowhere.safetensors,none"
+    plain = [override for override in SMALL if "backbone_weights" not in override]
+    table = api.ablate(
+        None, digits, tmp_path / "out", epochs=1, device="cpu", overrides=[*plain, axis], seeds=1
+    )  # fmt: skip
+    assert "| model.backbone_weights=none | 1 |" in table.read_text()
+    assert "cannot be trained" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ablation.study_names())
@@ -108,6 +133,7 @@ def test_every_study_fits_the_recipe(name):
 
 def test_differences_are_compared_with_the_spread():
     assert ablation._difference([50.0, 52.0], [48.0, 52.0]) == "(+1.0)"
+    assert ablation._difference([40.0], [48.0]) == "(-8.0)"
     assert ablation._difference([40.0, 41.0], [48.0, 52.0]) == "-9.5"
     assert ablation._mean_and_spread([40.0, 41.0]) == "40.5 ± 0.5"
 
@@ -128,6 +154,8 @@ def test_values_of_axes():
         ({"study": "losses", "overrides": ["model.num_queries"]}, "expected section.key=VALUE"),
         ({"study": "losses", "epochs": 1, "minutes": 1.0}, "--epochs and --minutes exclude each other"),
         ({"study": "losses", "seeds": 0}, "must be above 0"),
+        ({"study": "instances"}, "of its own making: leave out --data"),
+        ({"study": "queries", "recipe": "paper"}, "is about selected queries"),
     ],
 )
 def test_bad_requests(digits, tmp_path, options, sentence):

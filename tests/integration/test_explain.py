@@ -56,6 +56,18 @@ def test_layer_and_head_are_chosen(run, digits, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+def test_pictures_of_one_name_stay_apart_and_broken_ones_are_left_out(fast_run, digits, tmp_path):
+    picture = Image.open(sorted((digits / "images").glob("test_*.png"))[0])
+    (tmp_path / "pictures").mkdir()
+    for name in ("a.png", "a.bmp"):
+        picture.save(tmp_path / "pictures" / name)
+    (tmp_path / "pictures" / "b.png").write_text("no picture")
+    with pytest.raises(UserError, match=r"b\.png cannot be read"):
+        api.explain(fast_run, [str(tmp_path / "pictures")], tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").glob("*.npz")} == {"a.npz", "a-2.npz"}
+    assert self_contained(tmp_path / "out" / "explain.html").count("<h2>") == 2
+
+
 def test_slots_of_learned_queries(tiny_run, digits, tmp_path):
     page = api.explain(tiny_run, output=tmp_path / "out", data=digits, split="val", slots=True, threshold=0.05)
     text = self_contained(page)
@@ -104,6 +116,7 @@ def test_a_model_without_encoder(digits, tmp_path):
         (["PICTURE", "--data", "DATA", "--slots"], "explain needs pictures, or"),
         (["--data", "DATA", "--slots", "--image", "1", "--matching"], "explain needs pictures, or"),
         (["--data", "DATA", "--matching"], "explain needs pictures, or"),
+        (["--data", "DATA", "--slots", "--layer", "1"], "--point, --layer and --head belong to pictures"),
     ],
 )
 def test_bad_requests(tiny_run, digits, tmp_path, monkeypatch, capsys, arguments, sentence):

@@ -217,6 +217,9 @@ def test_maps_lie_where_the_picture_is(stride, size, centre):
     labels = LabelMap.from_categories([{"id": n, "name": str(n)} for n in range(3)], "here")
     checkpoint = Checkpoint(model, replace(RunConfig(), model=config), labels, preprocessing, {}, Path())
     seen = look(Detector(checkpoint, "cpu"), Image.fromarray(pixels))
+    cells = seen.captured.memory.shapes[0]
+    corner = cell_at((size[0] - 1) / seen.extent[0], (size[1] - 1) / seen.extent[1], seen.captured.memory)
+    assert corner == cells[0] * cells[1] - 1  # the last pixel lies in the last cell, which may reach beyond it
     for shown in (seen.encoder_maps([(5.0, 5.0)])[-1].mean(0)[0], seen.cross_maps([0])[0].mean(0)[0]):
         rows, columns = shown.shape
         cell = (seen.extent[0] / columns, seen.extent[1] / rows)

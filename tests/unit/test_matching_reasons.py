@@ -87,6 +87,14 @@ def test_costs_are_the_matchers(random_output, random_targets, scoring):
         assert len(one.runners_up) == 3
 
 
+def test_a_softmax_model_answers_with_its_best_class_only():
+    logits = torch.tensor([0.35, 0.45, 0.2]).log()[None, None, None]  # cat, dog, nothing
+    output = DetrOutput(logits, torch.tensor(HERE)[None, None, None])
+    target = Target(torch.tensor([0]), torch.tensor([HERE]))
+    (missed,) = explain_matching(output, target, SoftmaxScoring(), CostWeights(), NAMES, 0.3)
+    assert missed.reason == Reason.WRONG_CLASS
+
+
 def test_more_objects_than_queries():
     found = explain(answers([(CAT, HERE)]), (0, HERE), (0, FAR))
     assert [one.taken_by is None for one in found] == [False, True]

@@ -13,7 +13,7 @@ from opendetr.explanation.slots import Survey
 
 HEAT = "inferno"
 INCHES = 3.2  # the width of one picture
-COLOURS = [matplotlib.colormaps["tab10"](number)[:3] for number in range(10)]
+COLOURS = [matplotlib.colormaps["tab20"](2 * (number % 10) + number // 10)[:3] for number in range(20)]
 MOST_SLOTS = 20  # shown, as in figure 7 of the paper
 
 
@@ -92,8 +92,8 @@ def queries_figure(seen: Look, explained: Explained, attention: Tensor, rivals: 
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     axes = figure.subplots()
     drawn = axes.imshow(part, cmap="viridis", vmin=0)
-    axes.set_xticks(range(len(shown)), names, rotation=60, ha="right", fontsize=7)
-    axes.set_yticks(range(len(shown)), names, fontsize=7)
+    axes.set_xticks(range(len(shown)), names, rotation=60, ha="right", fontsize=7, parse_math=False)
+    axes.set_yticks(range(len(shown)), names, fontsize=7, parse_math=False)
     for number in range(len(explained)):
         axes.get_xticklabels()[number].set_color(colour_of(number))
         axes.get_yticklabels()[number].set_color(colour_of(number))
@@ -179,7 +179,8 @@ def starts_figure(survey: Survey) -> Figure:
     left.legend(fontsize=7, markerscale=4, loc="upper right")
     bins = np.linspace(0, max(1e-3, float(np.quantile(survey.moves, 0.98))), 40).tolist()
     for chosen, name, colour in ((~sure, "silent", "0.6"), (sure, "detects", "tab:red")):
-        right.hist(survey.moves[chosen], bins=bins, density=True, color=colour, alpha=0.6, label=name)
+        if chosen.any():
+            right.hist(survey.moves[chosen], bins=bins, density=True, color=colour, alpha=0.6, label=name)
     right.set(title="how far their boxes move", xlabel="shares of the diagonal", yticks=[])
     right.legend(fontsize=7)
     return figure
@@ -216,7 +217,7 @@ def _panels(seen: Look, number: int, columns: int = 5, scale: float = 1.0) -> tu
     """A figure with that many pictures, in rows."""
     columns = min(columns, number)
     rows = -(-number // columns)
-    height = INCHES * scale * seen.image.height / seen.image.width + 0.3
+    height = INCHES * scale * min(4.0, seen.image.height / seen.image.width) + 0.3
     figure = Figure(figsize=(INCHES * scale * columns, height * rows + 0.3), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for panel in axes:
@@ -234,7 +235,7 @@ def _frame(panel: Any, seen: Look) -> None:
 
 def _show(panel: Any, seen: Look, title: str) -> None:
     panel.imshow(np.asarray(seen.image), extent=(0, seen.image.width, seen.image.height, 0))
-    panel.set_title(title, fontsize=8)
+    panel.set_title(title, fontsize=8, parse_math=False)
     _frame(panel, seen)
 
 
@@ -242,7 +243,7 @@ def _heat(panel: Any, seen: Look, attention: Tensor, title: str, colour: tuple[f
     """A map over the dimmed picture."""
     _heat_background(panel, seen)
     panel.imshow(attention.numpy(), cmap=HEAT, alpha=0.65, extent=_extent(seen), interpolation="bilinear")
-    panel.set_title(title, fontsize=8, color=colour)
+    panel.set_title(title, fontsize=8, color=colour, parse_math=False)
     _frame(panel, seen)
 
 

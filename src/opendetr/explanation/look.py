@@ -28,7 +28,7 @@ class Explained:
     labels: list[int]
     names: list[str]
     scores: list[float]
-    above_threshold: bool  # False: none reached it, these are the best of the others
+    found: int  # queries that reach the threshold, explained or not; 0: these are the best of those that do not
 
     def __len__(self) -> int:
         return len(self.queries)
@@ -68,11 +68,10 @@ class Look:
         scores, labels = self.scores().max(-1)
         order = scores.argsort(descending=True, stable=True)
         chosen = order[scores[order] >= threshold]
-        some = len(chosen) > 0
-        queries = (chosen[:at_most] if some else order[:AT_LEAST]).tolist()
+        queries = (chosen[:at_most] if len(chosen) else order[:AT_LEAST]).tolist()
         classes = labels[queries].tolist()
         names = [self.label_map.names[label] for label in classes]
-        return Explained(queries, classes, names, scores[queries].tolist(), some)
+        return Explained(queries, classes, names, scores[queries].tolist(), len(chosen))
 
     @property
     def starts_cxcywh(self) -> Tensor | None:
@@ -93,8 +92,7 @@ class Look:
                 "this model has no encoder (model.num_encoder_layers = 0), so there is no self-attention of the "
                 "picture to show; leave out --point, or explain a model with an encoder"
             )
-        width, height = self.image.size
-        cells = [cell_at(x / width, y / height, memory) for x, y in points]
+        cells = [cell_at(x / self.extent[0], y / self.extent[1], memory) for x, y in points]
         rows = torch.stack([layer.weights().detach()[0, :, cells] for layer in self.captured.encoder])
         return on_picture(rows, memory).float().cpu()
 

@@ -12,7 +12,7 @@ from opendetr.model.tokens import Tokens
 
 
 def on_picture(attention: Float[Tensor, "*rows S"], memory: Tokens, picture: int = 0) -> Float[Tensor, "*rows h w"]:
-    """Attention over the cells of one picture as a map of the finest cells, without padding; the sum is kept.
+    """Attention over the cells of one picture as a map of the finest cells, without padding; whole cells keep the sum.
 
     Where the transformer reads several feature maps, a coarse cell's weight is spread evenly over the fine cells in it.
 
@@ -39,7 +39,7 @@ def _parents(fine: int, coarse: int, device: torch.device) -> Tensor:
 
 
 def cell_at(x: float, y: float, memory: Tokens, picture: int = 0) -> int:
-    """The index among the cells of `memory` of the finest cell at a point (fractions of the unpadded picture)."""
+    """The index among the cells of `memory` of the finest cell at a point, in fractions of what the maps cover."""
     finest = memory.shapes[0][0] * memory.shapes[0][1]
     distance = (memory.cells[picture, :finest, :2] - torch.tensor([x, y], device=memory.cells.device)).abs()
     if memory.padding_mask is not None:
@@ -50,7 +50,8 @@ def cell_at(x: float, y: float, memory: Tokens, picture: int = 0) -> int:
 def rollout(captured: Captured, picture: int = 0) -> Float[Tensor, "Q S"]:
     """How much of every cell reached every query through all layers (attention rollout, Abnar and Zuidema 2020).
 
-    Every layer passes on half of what it had and half of what it attended to, averaged over heads.
+    Every layer passes on half of what it had and half of what it attended to, averaged over heads. Queries begin with
+    nothing: what a selected query has from its own cell is not counted.
     """
 
     def mixing(layer: AttentionLayer) -> Tensor:
@@ -110,12 +111,13 @@ def _normalised(relevance: Tensor) -> Tensor:
 def concentration(attention_map: Float[Tensor, "h w"], box_cxcywh: Float[Tensor, "4"]) -> float:
     """How much denser attention is inside a box than by chance.
 
-    The share of attention inside the box widened by one cell on every side, over the share of the picture that the box
-    itself covers; 1 or so where attention does not know the box.
+    The share of attention inside the box widened by one cell on every side, over the share of the map that the box
+    itself covers. Attention spread evenly gives the widened box's area over the box's: more than 1, and the more the
+    smaller the box; compare with that.
 
     Args:
-        attention_map: of sum 1, over the whole picture.
-        box_cxcywh: fractions of the picture.
+        attention_map: of sum 1.
+        box_cxcywh: fractions of what the map covers.
     """
     height, width = attention_map.shape
     x, y, w, h = box_cxcywh.clamp(0, 1).tolist()

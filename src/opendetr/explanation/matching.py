@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from opendetr.boxes import box_iou, cxcywh_to_xyxy
@@ -120,6 +120,7 @@ class _History:
 
     labels: Tensor  # [T]
     scores: Float[Tensor, "L Q C"]
+    given: Bool[Tensor, "L Q C"]  # whether the query answers with that class: softmax models answer with the best only
     ious: Float[Tensor, "L Q T"]
 
     @classmethod
@@ -127,11 +128,16 @@ class _History:
         boxes = cxcywh_to_xyxy(output.boxes_cxcywh[:, 0].detach().float())
         true = cxcywh_to_xyxy(target.boxes_cxcywh.float())
         scores = scoring.probabilities(output.logits[:, 0].detach().float())
-        return cls(target.labels, scores, box_iou(boxes[:, :, None], true[None, None]))
+        given = torch.zeros_like(scores, dtype=torch.bool)
+        for layer, logits in enumerate(output.logits.detach().float()):
+            answers = scoring.answers(logits)
+            given[layer, answers.queries[0], answers.labels[0]] = True
+        return cls(target.labels, scores, given, box_iou(boxes[:, :, None], true[None, None]))
 
     def right(self, threshold: float) -> Tensor:
         """Where a query in a layer says an object's class with enough score, and where the object is: [L, Q, T]."""
-        return (self.scores[:, :, self.labels] >= threshold) & (self.ious >= NEAR)
+        says_it = (self.scores >= threshold) & self.given
+        return says_it[:, :, self.labels] & (self.ious >= NEAR)
 
     def found(self, threshold: float) -> dict[int, int]:
         """Object -> query that detects it; the best scores choose first, each the object it fits best."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from opendetr._matplotlib import Figure
 from opendetr.boxes import box_iou, xyxy_to_cxcywh
+from opendetr.data.check import require_size
 from opendetr.data.datasets import DatasetIndex, Record
 from opendetr.data.images import read_image
 from opendetr.errors import UserError
@@ -152,7 +153,7 @@ def explain_picture(folder: Folder, detector: Detector, name: str, image: Image.
     between = seen.self_attention()
     shown, what = asked.of(between)
     caption = "Self-attention between queries: a silent query with the same box has given way to the detection."
-    drawn = figures.queries_figure(seen, explained, shown, _rivals(seen, explained), what)
+    drawn = figures.queries_figure(seen, explained, shown, _rivals(seen, explained, asked.threshold), what)
     folder.figure(f"{name}-queries", drawn, caption)
     caption = "The box and the score of every detection after each decoder layer."
     folder.figure(f"{name}-layers", figures.layers_figure(seen, explained), caption)
@@ -161,9 +162,12 @@ def explain_picture(folder: Folder, detector: Detector, name: str, image: Image.
     folder.arrays(name, arrays)
 
 
-def explain_image_matching(folder: Folder, detector: Detector, record: Record, threshold: float) -> list[ObjectMatch]:
+def explain_image_matching(
+    folder: Folder, detector: Detector, index: DatasetIndex, record: Record, threshold: float
+) -> list[ObjectMatch]:
     """Which query took which true object of a picture, and why objects were missed."""
     image = read_image(record.path)
+    require_size(record, image.size, index)
     seen = look(detector, image)
     target = _target_of(record)
     loss = detector.checkpoint.config.loss
@@ -212,6 +216,12 @@ def explain_slots(folder: Folder, detector: Detector, index: DatasetIndex, thres
         folder.figure("slots", figures.slots_figure(found), caption)
         caption = "1: two queries put their boxes in the same places; 0: nowhere in common."
         folder.figure("slots-overlap", figures.overlap_figure(found), caption)
+        overlaps = found.specialisation - np.eye(len(found.usage))
+        rows = [
+            [str(query), f"{usage:.0%} of the pictures", f"{others.max():.2f} (query {others.argmax()})"]
+            for query, (usage, others) in enumerate(zip(found.usage, overlaps))
+        ]
+        folder.table(["query", "detects something in", "overlap with the nearest other slot"], rows)
     else:
         folder.words(
             "The queries of this model have no identity of their own: each picture's most promising cells become its "
@@ -222,22 +232,24 @@ def explain_slots(folder: Folder, detector: Detector, index: DatasetIndex, thres
     caption = "Were the decoder cut after a layer. NMS (here only, to compare) helps where queries do not talk yet."
     folder.figure("decoder-layers", figures.layers_ap_figure(found), caption)
     rows = [
-        [str(layer), *(f"{metrics.summary[key]:.3f}" for key in ("AP", "AP50") for metrics in both)]
+        [str(layer), *(_number(metrics.summary[key]) for key in ("AP", "AP50") for metrics in both)]
         for layer, both in enumerate(found.layers, start=1)
     ]
     folder.table(["decoder layer", "AP", "AP with NMS", "AP50", "AP50 with NMS"], rows)
     if found.concentrations:
-        median = float(np.median(found.concentrations))
+        median, even = (float(np.median(v)) for v in (found.concentrations, found.even_concentrations))
         folder.words(
-            f"Attention of the last decoder layer is {median:.1f} times as dense within a detection's box (one cell "
-            f"added around it) as over the picture: the median of {len(found.concentrations)} detections with a score "
-            f"of at least {threshold:g}."
+            f"The share of the last decoder layer's attention in a detection's box with one cell added around it is "
+            f"{median:.1f} times the share of the picture that the box covers; evenly spread attention would give "
+            f"{even:.1f} (medians over {len(found.concentrations)} detections with a score of at least {threshold:g})."
         )
+    learned = found.starts_cxcywh is None  # only those are the same query in every picture
     folder.arrays(
         "slots",
         {
             "boxes_cxcywh": found.boxes_cxcywh, "scores": found.scores, "starts_cxcywh": found.starts_cxcywh,
-            "usage": found.usage, "overlap": found.specialisation, "concentrations": found.concentrations,
+            "usage": found.usage if learned else None, "overlap": found.specialisation if learned else None,
+            "concentrations": found.concentrations, "even_concentrations": found.even_concentrations,
         },
     )  # fmt: skip
 
@@ -282,12 +294,19 @@ def missed_in_words(matches: Sequence[ObjectMatch]) -> list[str]:
 
 
 def _summary(explained: Explained, threshold: float) -> str:
-    if explained.above_threshold:
+    if explained.found > len(explained):
+        names = ", ".join(explained.titles)
+        return f"Explained are the {len(explained)} best of {explained.found} detections: {names}."
+    if explained.found:
         return f"Explained: {', '.join(explained.titles)}."
     return (
         f"No answer reaches the threshold of {threshold:g}; explained are the {len(explained)} best: "
         f"{', '.join(explained.titles)}."
     )
+
+
+def _number(value: float) -> str:
+    return "-" if value < 0 else f"{value:.3f}"
 
 
 def _points_on(seen: Look, explained: Explained) -> list[tuple[float, float]]:
@@ -298,11 +317,12 @@ def _points_on(seen: Look, explained: Explained) -> list[tuple[float, float]]:
     return [(min(max(x, 0.0), width - 1.0), min(max(y, 0.0), height - 1.0)) for x, y in centres.tolist()]
 
 
-def _rivals(seen: Look, explained: Explained) -> list[int]:
+def _rivals(seen: Look, explained: Explained, threshold: float) -> list[int]:
     """For each detection the other query, detecting nothing, whose box overlaps its own most."""
     boxes = seen.boxes_xyxy()
     overlaps = box_iou(boxes[explained.queries][:, None], boxes[None])
     overlaps[:, explained.queries] = -1
+    overlaps[:, seen.scores().amax(-1) >= threshold] = -1
     return [int(query) for row, query in zip(overlaps, overlaps.argmax(1)) if float(row[query]) > 0]
 
 

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torchvision.ops import batched_nms
 
+from opendetr.data.check import require_size
 from opendetr.data.datasets import DatasetIndex
 from opendetr.data.images import read_image
 from opendetr.evaluation.coco import CocoMetrics
@@ -31,6 +32,7 @@ class Survey:
     scores: Float[np.ndarray, "N Q"]  # of the best class
     starts_cxcywh: Float[np.ndarray, "N Q 4"] | None  # of selected queries, which have no place of their own
     concentrations: list[float]  # of the attention of every detection above the threshold
+    even_concentrations: list[float]  # what evenly spread attention would give for the same boxes
     layers: list[tuple[CocoMetrics, CocoMetrics]]  # per decoder layer: without and with NMS
     threshold: float
 
@@ -65,7 +67,8 @@ def survey(detector: Detector, index: DatasetIndex, threshold: float) -> Survey:
     Raises:
         UserError: a picture cannot be read.
     """
-    boxes, scores, starts, concentrations = [], [], [], list[float]()
+    boxes, scores, starts = [], [], []
+    concentrations, even_concentrations = list[float](), list[float]()
     detections: list[list[tuple[int, Detections]]] = []
     for number, seen in track(_looks(detector, index), "looking", len(index)):
         boxes.append(seen.output.boxes_cxcywh[-1, 0].float().cpu().numpy())
@@ -73,10 +76,13 @@ def survey(detector: Detector, index: DatasetIndex, threshold: float) -> Survey:
         if seen.starts_cxcywh is not None:
             starts.append(seen.starts_cxcywh.float().cpu().numpy())
         found = seen.explained(threshold, at_most=len(boxes[-1]))
-        if found.above_threshold:
+        if found.found:
             maps = seen.cross_maps(found.queries)[-1].mean(0)
-            own = seen.output.boxes_cxcywh[-1, 0, found.queries].cpu()
+            covered = torch.tensor([side / whole for side, whole in zip(seen.image.size, seen.extent)] * 2)
+            own = seen.output.boxes_cxcywh[-1, 0, found.queries].cpu() * covered
+            even = torch.full_like(maps[0], 1 / maps[0].numel())
             concentrations += [concentration(attention, box) for attention, box in zip(maps, own)]
+            even_concentrations += [concentration(even, box) for box in own]
         for layer, of_layer in enumerate(_by_layer(seen, index.records[number].image_id)):
             if layer == len(detections):
                 detections.append([])
@@ -87,6 +93,7 @@ def survey(detector: Detector, index: DatasetIndex, threshold: float) -> Survey:
         np.stack([picture[:fewest] for picture in scores]),
         np.stack([picture[:fewest] for picture in starts]) if starts else None,
         concentrations,
+        even_concentrations,
         [(metrics_of(index, layer), metrics_of(index, [(n, suppressed(d)) for n, d in layer])) for layer in detections],
         threshold,
     )
@@ -101,7 +108,9 @@ def suppressed(detections: Detections) -> Detections:
 
 def _looks(detector: Detector, index: DatasetIndex) -> Iterator[tuple[int, Look]]:
     for number, record in enumerate(index.records):
-        yield number, look(detector, read_image(record.path))
+        image = read_image(record.path)
+        require_size(record, image.size, index)
+        yield number, look(detector, image)
 
 
 def _by_layer(seen: Look, image_id: int) -> Iterator[Detections]:
