@@ -278,11 +278,11 @@ def explain(
         written = report.Folder(folder, f"What {model} attends to")
         for path, name in track(zip(paths, _distinct_stems(paths)), "explaining", len(paths)):
             try:
-                image = read_image(path)
+                picture = read_image(path)
             except UserError as error:
                 broken.append(str(error))
             else:
-                report.explain_picture(written, detector, name, image, asked)
+                report.explain_picture(written, detector, name, picture, asked)
     else:
         index = load_index(Path(data), split).under(detector.checkpoint.label_map)
         record = None if image is None else report.record_of(index, image)
