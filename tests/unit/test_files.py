@@ -51,12 +51,12 @@ def test_an_interrupted_write_leaves_the_old_text(tmp_path, monkeypatch):
     path = tmp_path / "a.txt"
     write_text(path, "old")
 
-    def half(self, text, **options):
-        with open(self, "w") as file:
-            file.write(text[:2])
+    def half(self, content):
+        with open(self, "wb") as file:
+            file.write(content[:2])
         raise OSError("the disk is full")
 
-    monkeypatch.setattr(Path, "write_text", half)
+    monkeypatch.setattr(Path, "write_bytes", half)
     with pytest.raises(OSError, match="full"):
         write_text(path, "new text")
     assert path.read_text() == "old"
