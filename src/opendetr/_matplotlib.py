@@ -1,5 +1,7 @@
 """Imports matplotlib, or says in a sentence how to get it: figures are an extra."""
 
+import io
+
 from opendetr.errors import UserError
 
 try:
@@ -9,4 +11,11 @@ try:
 except ImportError:
     raise UserError("figures need matplotlib; install it with pip install 'opendetr[plot]'") from None
 
-__all__ = ["Figure", "matplotlib"]
+__all__ = ["Figure", "matplotlib", "png_of"]
+
+
+def png_of(figure: Figure) -> bytes:
+    """The figure as the content of a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100)
+    return buffer.getvalue()

@@ -25,7 +25,7 @@ from opendetr.data.digits import SIDE, crowd_scenes, write_digits
 from opendetr.errors import UserError, nearest
 from opendetr.evaluation.runner import evaluate_split
 from opendetr.explanation.slots import survey
-from opendetr.files import current_folder, read_json, write_bytes, write_json, write_text
+from opendetr.files import current_folder, read_json, require_folder, write_bytes, write_json, write_text
 from opendetr.inference.detector import Detector
 from opendetr.progress import console
 from opendetr.training.setup import prepare
@@ -160,7 +160,7 @@ def run_study(study: Study, settings: Settings, output: Path, seeds: int, device
         )
     _require_same_study(study, settings, output)
     if settings.digits:
-        digits_for_studies(Path(settings.data))
+        _make_digits(Path(settings.data))
     train_split = configs[study.baseline].data.train_split
     learned, measured = (load_index(Path(settings.data), split) for split in (train_split, settings.split))
     learned.label_map.require_same_categories(measured.label_map, str(measured.source))
@@ -186,12 +186,11 @@ def run_study(study: Study, settings: Settings, output: Path, seeds: int, device
     return output / "study.md"
 
 
-def digits_for_studies(folder: Path) -> Path:
-    """The data set of studies without --data, made where it is missing."""
+def _make_digits(folder: Path) -> None:
+    """Make the data set of studies without --data, where it is missing."""
     if not (folder / "annotations" / "test.json").is_file():
         console.print(f"Making {SCENES} digit scenes in {folder}")
         write_digits(folder, SCENES)
-    return folder
 
 
 def _config(row: Row, settings: Settings, device: str) -> RunConfig:
@@ -207,8 +206,7 @@ def _require_same_study(study: Study, settings: Settings, output: Path) -> None:
     """Write down what the folder's study is; refuse to mix it with another."""
     path = output / "study.json"
     content = json.loads(json.dumps({"study": asdict(study), "settings": asdict(settings)}))
-    if output.exists() and not output.is_dir():
-        raise UserError(f"--output {output} is a file; expected a folder, or a name that is not taken")
+    require_folder(output)
     if path.is_file() and read_json(path, "the description of a study") != content:
         raise UserError(
             f"--output {output} holds a study with other rows or settings ({path} has them); give the same ones to "
@@ -365,7 +363,7 @@ def _difference(values: list[float], base: list[float]) -> str:
 
 def _plot(study: Study, results: Results) -> bytes:
     """A bar per row with a dot per seed; or the curve that the study is about."""
-    from opendetr._matplotlib import Figure
+    from opendetr._matplotlib import Figure, png_of
 
     figure = Figure(figsize=(7, 0.45 * max(len(study.rows), 5) + 1), layout="constrained")
     axes = figure.subplots()
@@ -392,9 +390,7 @@ def _plot(study: Study, results: Results) -> bytes:
         axes.legend(fontsize=7)
     axes.set_title(study.title, fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
+    return png_of(figure)
 
 
 def _minutes(seconds: list[float], runs: int) -> str:

@@ -17,7 +17,7 @@ from opendetr.devices import place, resolve_device
 from opendetr.errors import UserError
 from opendetr.evaluation.coco import CocoMetrics, evaluate_files
 from opendetr.evaluation.runner import evaluate_split
-from opendetr.files import write_json, write_text
+from opendetr.files import require_folder, write_json, write_text
 from opendetr.inference.detector import Detector
 from opendetr.inference.drawing import draw
 from opendetr.inference.sources import expand_sources
@@ -173,16 +173,14 @@ def predict(
     Raises:
         UserError: no such model or source; or pictures that could not be read, after the others were written.
     """
-    if not 0 <= threshold <= 1:
-        raise UserError(f"--threshold must be between 0 and 1, got {threshold}")
+    _require_threshold(threshold)
     folder = Path(output)
     paths = expand_sources(list(sources), folder)
     if not paths:
         raise UserError(
             f"nothing to detect in: every source lies in --output {folder}; choose another folder for results"
         )
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--output {folder} is a file; expected a folder, or a name that is not taken")
+    require_folder(folder)
     require_positive_batch(batch_size)
     detector = Detector.load(model, device, precision)
     known, names = _known_images(paths), _distinct_names(paths)
@@ -208,8 +206,7 @@ def predict(
     entries = [entry for position in sorted(found) for entry in found[position]]
     write_json(folder / "detections.json", entries)
     console.print(f"{len(entries)} detections in {len(found)} pictures are in {folder}")
-    if broken:
-        raise UserError(broken[0] if len(broken) == 1 else f"{len(broken)} pictures were left out: {'; '.join(broken)}")
+    _report_left_out(broken)
     return entries
 
 
@@ -254,8 +251,7 @@ def explain(
     """
     from opendetr.explanation import report
 
-    if not 0 <= threshold <= 1:
-        raise UserError(f"--threshold must be between 0 and 1, got {threshold}")
+    _require_threshold(threshold)
     asked_for = (bool(pictures), data is not None, slots, matching, image is not None)
     if asked_for not in {  # pictures; or data with slots; or data with a picture's matching
         (True, False, False, False, False), (False, True, True, False, False), (False, True, False, True, True),
@@ -264,8 +260,7 @@ def explain(
     if data is not None and (points or layer or head):
         raise UserError("--point, --layer and --head belong to pictures: leave them out with --data")
     folder, asked = Path(output), report.Asked(threshold, points, layer, head)
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--output {folder} is a file; expected a folder, or a name that is not taken")
+    require_folder(folder)
     detector = Detector.load(model, device)
     asked.check(detector)
     broken: list[str] = []
@@ -295,8 +290,7 @@ def explain(
                 console.print(sentence)
     page = written.finish()
     console.print(f"The explanation is {page.resolve()}")
-    if broken:
-        raise UserError(broken[0] if len(broken) == 1 else f"{len(broken)} pictures were left out: {'; '.join(broken)}")
+    _report_left_out(broken)
     return page
 
 
@@ -484,27 +478,35 @@ def require_positive_batch(batch_size: int) -> None:
         raise UserError(f"--batch-size must be at least 1, got {batch_size}")
 
 
+def _require_threshold(threshold: float) -> None:
+    if not 0 <= threshold <= 1:
+        raise UserError(f"--threshold must be between 0 and 1, got {threshold}")
+
+
+def _report_left_out(broken: list[str]) -> None:
+    """Say, after everything else was written, which pictures could not be read."""
+    if broken:
+        raise UserError(broken[0] if len(broken) == 1 else f"{len(broken)} pictures were left out: {'; '.join(broken)}")
+
+
 def _distinct_stems(paths: list[Path]) -> list[str]:
     """A name without suffix for each picture; equal ones get a number."""
-    used, names = set[str](), list[str]()
-    for path in paths:
-        name, number = path.stem, 2
-        while name in used:
-            name, number = f"{path.stem}-{number}", number + 1
-        used.add(name)
-        names.append(name)
-    return names
+    return [stem for stem, _ in _distinct([(path.stem, "") for path in paths])]
 
 
 def _distinct_names(paths: list[Path]) -> list[str]:
     """A file name for each drawn picture; pictures of one name from several folders get a number."""
-    used: set[str] = set()
-    names = []
-    for path in paths:
-        suffix = path.suffix.lower() if path.suffix.lower() in (".jpg", ".jpeg", ".png") else ".png"
-        name, number = f"{path.stem}{suffix}", 2
+    kept = (".jpg", ".jpeg", ".png")
+    named = [(path.stem, path.suffix.lower() if path.suffix.lower() in kept else ".png") for path in paths]
+    return [f"{stem}{suffix}" for stem, suffix in _distinct(named)]
+
+
+def _distinct(named: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Stems and suffixes, of which no two are equal: stems that come again get a number."""
+    used: dict[tuple[str, str], None] = {}
+    for stem, suffix in named:
+        name, number = (stem, suffix), 2
         while name in used:
-            name, number = f"{path.stem}-{number}{suffix}", number + 1
-        used.add(name)
-        names.append(name)
-    return names
+            name, number = (f"{stem}-{number}", suffix), number + 1
+        used[name] = None
+    return list(used)

@@ -39,6 +39,16 @@ def require_writable(path: Path | None) -> None:
         raise UserError(f"{path} cannot be written: a file name in a folder is needed")
 
 
+def require_folder(path: Path) -> None:
+    """Check before long work that `--output` can be a folder.
+
+    Raises:
+        UserError: it is a file.
+    """
+    if path.exists() and not path.is_dir():
+        raise UserError(f"--output {path} is a file; expected a folder, or a name that is not taken")
+
+
 def read_json(path: Path, expected: str) -> Any:
     """The content of a JSON file. `expected` says what the file should have been, for the error's sentence.
 

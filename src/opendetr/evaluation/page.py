@@ -32,10 +32,11 @@ def figure(png: bytes, caption: str, *, wide: bool = False) -> str:
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
-    """A table of texts."""
+    """A table of texts; the header may be empty."""
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
+    head = f"<tr>{head}</tr>" if header else ""
     body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><tr>{head}</tr>{body}</table>"
+    return f"<table>{head}{body}</table>"
 
 
 def as_png(image: Image.Image) -> bytes:

@@ -11,7 +11,7 @@ from PIL import Image
 from rich.table import Table
 
 from opendetr.evaluation.coco import CocoMetrics
-from opendetr.evaluation.page import as_png, figure, page
+from opendetr.evaluation.page import as_png, figure, page, table
 from opendetr.files import write_text
 from opendetr.progress import console
 
@@ -27,10 +27,10 @@ def print_metrics(metrics: CocoMetrics) -> None:
     """The 12 COCO numbers, then AP per class."""
     summary = Table("", "", "", title="COCO box metrics: all scores, at most 100 detections per picture and class")
     for name, value in metrics.summary.items():
-        summary.add_row(name, _number(value), MEANING[name])
+        summary.add_row(name, metric_in_words(value), MEANING[name])
     per_class = Table("class", "id", "AP", "AP50")
     for name, values in metrics.per_class.items():
-        per_class.add_row(name, f"{values['id']:g}", _number(values["AP"]), _number(values["AP50"]))
+        per_class.add_row(name, f"{values['id']:g}", metric_in_words(values["AP"]), metric_in_words(values["AP50"]))
     console.print(summary, per_class)
 
 
@@ -61,7 +61,7 @@ def print_info(facts: dict[str, Any]) -> None:
     table.add_row("backbone weights", str(origin.get("backbone_weights", "?")))
     if val:
         names = ("AP", "AP50", "AP75", "APs", "APm", "APl")  # table 1's columns
-        table.add_row("on val", ", ".join(f"{name} {_number(val[name])}" for name in names))
+        table.add_row("on val", ", ".join(f"{name} {metric_in_words(val[name])}" for name in names))
     console.print(table)
 
 
@@ -83,20 +83,13 @@ def write_report(path: Path, title: str, runs: Sequence[RunReport]) -> None:
 
 def _section(run: RunReport) -> str:
     metrics = run.metrics
-    rows = "".join(
-        f"<tr><td>{name}</td><td>{_number(value)}</td><td>{MEANING[name]}</td></tr>"
-        for name, value in metrics.summary.items()
-    )
-    classes = "".join(
-        f"<tr><td>{html.escape(name)}</td><td>{_number(v['AP'])}</td><td>{_number(v['AP50'])}</td></tr>"
-        for name, v in metrics.per_class.items()
-    )
+    summary = [[name, metric_in_words(value), MEANING[name]] for name, value in metrics.summary.items()]
+    classes = [[name, metric_in_words(v["AP"]), metric_in_words(v["AP50"])] for name, v in metrics.per_class.items()]
     figures = "".join(figure(as_png(image), caption) for caption, image in run.pictures)
     return (
         f"<h2>{html.escape(run.title)}</h2><p>{html.escape(run.summary)}</p>"
         f"<h3>Learning curves</h3>{_curves(run.history)}<h3>Average precision on held-out pictures</h3>"
-        f"<div class=side><table>{rows}</table>"
-        f"<table><tr><th>class</th><th>AP</th><th>AP50</th></tr>{classes}</table></div>"
+        f"<div class=side>{table([], summary)}{table(['class', 'AP', 'AP50'], classes)}</div>"
         f"<h3>Held-out pictures, detections with a score of at least 0.5</h3><div class=grid>{figures}</div>"
     )
 
@@ -129,5 +122,6 @@ def _curves(history: Sequence[dict[str, Any]]) -> str:
     return svg[svg.index("<svg") :]
 
 
-def _number(value: float) -> str:
+def metric_in_words(value: float) -> str:
+    """An AP or AR to three digits; a dash where it is undefined."""
     return "-" if value < 0 else f"{value:.3f}"

@@ -12,16 +12,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from opendetr._matplotlib import Figure
+from opendetr._matplotlib import Figure, png_of
 from opendetr.boxes import box_iou, xyxy_to_cxcywh
 from opendetr.data.check import require_size
 from opendetr.data.datasets import DatasetIndex, Record
 from opendetr.data.images import read_image
 from opendetr.errors import UserError
 from opendetr.evaluation import page
+from opendetr.evaluation.report import metric_in_words
 from opendetr.explanation import figures
 from opendetr.explanation.look import Explained, Look, look
-from opendetr.explanation.matching import ObjectMatch, Reason, explain_matching
+from opendetr.explanation.matching import ObjectMatch, explain_matching
 from opendetr.explanation.slots import survey
 from opendetr.files import write_bytes, write_text
 from opendetr.inference.detector import Detector
@@ -91,10 +92,9 @@ class Folder:
 
     def figure(self, name: str, figure: Figure, caption: str) -> None:
         """A figure, as `name`.png and on the page."""
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=100)
-        write_bytes(self.path / f"{name}.png", buffer.getvalue())
-        self.body += page.figure(buffer.getvalue(), caption, wide=True)
+        png = png_of(figure)
+        write_bytes(self.path / f"{name}.png", png)
+        self.body += page.figure(png, caption, wide=True)
 
     def arrays(self, name: str, values: dict[str, Any]) -> None:
         """Raw arrays, as `name`.npz."""
@@ -232,7 +232,7 @@ def explain_slots(folder: Folder, detector: Detector, index: DatasetIndex, thres
     caption = "Were the decoder cut after a layer. NMS (here only, to compare) helps where queries do not talk yet."
     folder.figure("decoder-layers", figures.layers_ap_figure(found), caption)
     rows = [
-        [str(layer), *(_number(metrics.summary[key]) for key in ("AP", "AP50") for metrics in both)]
+        [str(layer), *(metric_in_words(metrics.summary[key]) for key in ("AP", "AP50") for metrics in both)]
         for layer, both in enumerate(found.layers, start=1)
     ]
     folder.table(["decoder layer", "AP", "AP with NMS", "AP50", "AP50 with NMS"], rows)
@@ -289,7 +289,7 @@ def missed_in_words(matches: Sequence[ObjectMatch]) -> list[str]:
     return [
         f"object {number} ({found.name}) was missed: {found.sentence}"
         for number, found in enumerate(matches, start=1)
-        if isinstance(found.reason, Reason)
+        if found.reason is not None
     ]
 
 
@@ -303,10 +303,6 @@ def _summary(explained: Explained, threshold: float) -> str:
         f"No answer reaches the threshold of {threshold:g}; explained are the {len(explained)} best: "
         f"{', '.join(explained.titles)}."
     )
-
-
-def _number(value: float) -> str:
-    return "-" if value < 0 else f"{value:.3f}"
 
 
 def _points_on(seen: Look, explained: Explained) -> list[tuple[float, float]]:

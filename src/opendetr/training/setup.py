@@ -17,6 +17,7 @@ from opendetr.data.loader import DetectionDataset
 from opendetr.data.transforms import Preprocessing, largest_look, training_transform
 from opendetr.devices import default_workers, keep_freed_memory, place, resolve_device
 from opendetr.errors import UserError
+from opendetr.files import require_folder
 from opendetr.model.backbone import normalisation
 from opendetr.model.detr import DETR, build_pretrained_model
 from opendetr.model.precision import fit_precision
@@ -53,8 +54,7 @@ def require_free(output: Path, resume: Path | None) -> None:
     Raises:
         UserError: it is a file, or holds a run that is not the one to be resumed.
     """
-    if output.exists() and not output.is_dir():
-        raise UserError(f"--output {output} is a file; expected a folder, or a name that is not taken")
+    require_folder(output)
     if resume != output and any((output / name).exists() for name in ("last", "best", "metrics.jsonl")):
         raise UserError(
             f"--output {output} holds a run already; give another folder, or continue it with --resume {output}"
