@@ -427,16 +427,16 @@ def doctor(
     options = {"data.root": str(Path(data).resolve()), "data.train_split": train_split, "train.device": device}
     given = {name: value for name, value in options.items() if value is not None}
     config = resolve_config(recipe, None, given, image_size)
-    found = list(examine(Path(data), train_split))
     index = load_index(Path(data), train_split)
+    found = list(examine(Path(data), train_split, index))
     found += [Finding(False, warning.removesuffix(".")) for warning in warnings(index, config.model.num_queries)]
     if not any(finding.is_problem for finding in found):
         try:
-            metrics, config = learn_by_heart(config, index, seconds)
+            lesson = learn_by_heart(config, index, seconds)
         except UserError as error:  # what was found so far is worth saying
             found.append(Finding(True, f"eight pictures could not be learned by heart: {error}"))
         else:
-            found += verdict(metrics, config, index)
+            found += verdict(lesson, index)
     return sorted(found, key=lambda finding: not finding.is_problem)
 
 

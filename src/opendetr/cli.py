@@ -234,13 +234,16 @@ def doctor(
     train_split: Annotated[str, typer.Option(help="The split to look at.")] = "train",
     recipe: Annotated[str | None, typer.Option(help="A shipped recipe or a TOML file.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Shorter side.  [default: chosen]")] = None,
+    seconds: Annotated[float, typer.Option(help="For learning eight pictures by heart.")] = 45.0,
     device: Device = "auto",
 ) -> None:
     """Can this data be learned? Checks the files and learns eight pictures by heart, in about a minute."""
     from opendetr import api
     from opendetr.evaluation.report import print_findings
 
-    found = api.doctor(data, train_split=train_split, recipe=recipe, image_size=image_size, device=device)
+    found = api.doctor(
+        data, train_split=train_split, recipe=recipe, image_size=image_size, seconds=seconds, device=device
+    )
     print_findings([(finding.is_problem, finding.sentence) for finding in found])
     if any(finding.is_problem for finding in found):
         raise typer.Exit(1)

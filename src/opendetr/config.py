@@ -93,7 +93,7 @@ class DataConfig:
     train_split: Annotated[str, "the split to learn from"] = "train"
     val_split: Annotated[str, "the split that chooses the best weights"] = "val"
     image_size: Annotated[int, "the shorter side at evaluation and prediction; 0 chooses by data and time"] = 800
-    max_size: Annotated[int, "the longer side is not above this, but for rounding"] = 1333
+    max_size: Annotated[int, "the longer side is not above this, but for rounding; 0 chooses by the data"] = 1333
     train_sizes: Annotated[tuple[int, ...], "the shorter side in training, one drawn per picture; [] is image_size"] = (
         480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800,
     )  # fmt: skip
@@ -111,13 +111,15 @@ class DataConfig:
     multiple_of: Annotated[int, "both sides are multiples of this, so that shapes repeat and nothing is padded"] = 1
 
     def __post_init__(self) -> None:
-        for name in ("max_size", "crop_min", "crop_max", "multiple_of"):
+        for name in ("crop_min", "crop_max", "multiple_of"):
             _require(self, name, getattr(self, name) >= 1, "at least 1")
-        _require(self, "image_size", self.image_size >= 0, "at least 0")
+        for name in ("image_size", "max_size"):
+            _require(self, name, getattr(self, name) >= 0, "at least 0")
         _require(self, "train_sizes", min(self.train_sizes, default=1) >= 1, "a list of positive sizes")
         crop_sizes = self.crop_resize
         _require(self, "crop_resize", min(crop_sizes, default=0) >= 1, "a list of at least one positive size")
-        _require(self, "max_size", self.max_size >= self.image_size, f"at least image_size = {self.image_size}")
+        room = self.max_size == 0 or self.max_size >= self.image_size
+        _require(self, "max_size", room, f"0 or at least image_size = {self.image_size}")
         _require(self, "crop_max", self.crop_max >= self.crop_min, f"at least crop_min = {self.crop_min}")
         for name in ("zoom_in", "zoom_out", "colour"):
             _require(self, name, getattr(self, name) >= 0, "at least 0")
@@ -131,7 +133,7 @@ class DataConfig:
         if image_size < 1:
             raise UserError(f"--image-size must be at least 1, got {image_size}")
         if self.image_size == 0:  # nothing to scale: sizes were to be chosen
-            return replace(self, image_size=image_size, max_size=round(image_size * LONGEST_ASPECT), train_sizes=())
+            return replace(self, image_size=image_size)
         factor = image_size / self.image_size
 
         def scale(size: int) -> int:
@@ -228,6 +230,11 @@ class RunConfig:
                     f"loss.{name} = {getattr(self.loss, name)} needs model.query_source = selected; "
                     f"give that, or --set loss.{name}=0"
                 )
+        if self.model.query_source == "selected" and not self.loss.proposal_repeats:
+            raise UserError(
+                "loss.proposal_repeats = 0 would never teach the model which cells to select queries from; with "
+                "model.query_source = selected give --set loss.proposal_repeats=1 or more"
+            )
 
     @classmethod
     def from_dict(cls, sections: Mapping[str, Any], source: str) -> "RunConfig":

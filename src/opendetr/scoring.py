@@ -113,6 +113,11 @@ class SoftmaxScoring:
         return logits.argmax(-1) != logits.shape[-1] - 1
 
 
+# Of the focal loss: how strongly well-classified classes fade, and the weight of those that are not there (Lin et al.
+# 2017, table 1b; those that are have 1 minus it in the matching, and their full weight in the loss, as in MAL).
+FOCUS, NEGATIVE_WEIGHT = 2, 0.75
+
+
 @dataclass(frozen=True)
 class FocalScoring:
     """A sigmoid per class whose target is how well the box fits: the score says class and fit at once.
@@ -122,8 +127,6 @@ class FocalScoring:
     """
 
     iou_power: float = 1.0  # the target is IoU to this power; 0 is the plain focal loss
-    focus: float = 2.0  # how strongly well-classified negatives fade
-    negative_weight: float = 0.75
     smallest_normaliser: ClassVar[float] = 1.0
 
     def num_logits(self, num_classes: int) -> int:
@@ -141,8 +144,8 @@ class FocalScoring:
     def matching_cost(self, logits: Float[Tensor, "L B Q K"], labels: Int[Tensor, "B T"]) -> Float[Tensor, "L B T Q"]:
         """What the focal loss would change if the query were given the target (Zhu et al. 2021, section A.3)."""
         p = logits.sigmoid()
-        positive = 0.25 * (1 - p) ** 2 * F.softplus(-logits)
-        negative = 0.75 * p**2 * F.softplus(logits)
+        positive = (1 - NEGATIVE_WEIGHT) * (1 - p) ** FOCUS * F.softplus(-logits)
+        negative = NEGATIVE_WEIGHT * p**FOCUS * F.softplus(logits)
         cost = (positive - negative).transpose(-1, -2)  # [L, B, K, Q]
         return cost.gather(2, labels[None, :, :, None].expand(len(logits), -1, -1, logits.shape[2]))
 
@@ -156,7 +159,7 @@ class FocalScoring:
         """Binary cross-entropy per class, of full weight for the matched class, focal for all others."""
         is_true = F.one_hot(classes, logits.shape[-1] + 1)[..., :-1].bool()
         target = is_true * (ious**self.iou_power)[..., None]
-        fading = self.negative_weight * logits.detach().sigmoid() ** self.focus
+        fading = NEGATIVE_WEIGHT * logits.detach().sigmoid() ** FOCUS
         weight = torch.where(is_true, torch.ones_like(fading), fading)
         loss = F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), weight, reduction="none")
         return loss.flatten(1).sum(1)

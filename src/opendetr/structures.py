@@ -103,6 +103,11 @@ class DetrOutput:
     def __iter__(self) -> Iterator[Tensor]:
         return (getattr(self, name) for name in self._fields)
 
+    def last_layer(self) -> "DetrOutput":
+        """The last decoder layer alone, L = 1, of the denoising queries too; proposals are no decoder layer."""
+        denoising = None if self.denoising is None else self.denoising.last_layer()
+        return DetrOutput(self.logits[-1:], self.boxes_cxcywh[-1:], self.proposals, denoising)
+
 
 register_pytree_node(
     DetrOutput,

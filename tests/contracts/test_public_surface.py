@@ -21,7 +21,7 @@ PUBLIC_NAMES = {
 
 COMMANDS = {
     "demo": {"--output", "--compare"},
-    "doctor": {"--data", "--train-split", "--recipe", "--image-size", "--device"},
+    "doctor": {"--data", "--train-split", "--recipe", "--image-size", "--seconds", "--device"},
     "train": {
         "--data", "--recipe", "--preset", "--train-split", "--val-split", "--output", "--resume", "--epochs",
         "--minutes",

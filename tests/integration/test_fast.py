@@ -120,6 +120,7 @@ def test_flips_are_settled_and_pictures_grow(digits, tmp_path):
 def test_doctor_finds_good_data_good(digits, monkeypatch):
     found = api.doctor(digits, recipe=str(_tiny_recipe(digits)), image_size=64, seconds=2, device="cpu")
     assert any("8 pictures were learned" in finding.sentence for finding in found)
+    assert not any(finding.is_problem for finding in found)
     assert found == sorted(found, key=lambda finding: not finding.is_problem)
 
 

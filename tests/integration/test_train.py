@@ -203,7 +203,10 @@ def test_ctrl_c_ends_cleanly_and_the_run_can_be_continued(digits, tmp_path):
     assert lines(tmp_path / "run")[-1]["epoch"] == epochs
 
 
-@pytest.mark.parametrize("options", [TINY, TINY_FAST], ids=["paper", "fast"])
+WITHOUT_DENOISING = TINY_FAST | {"overrides": (*TINY_FAST["overrides"], "loss.denoising_queries=0")}
+
+
+@pytest.mark.parametrize("options", [TINY, TINY_FAST, WITHOUT_DENOISING], ids=["paper", "fast", "no denoising"])
 def test_two_processes_agree_and_survive_a_rank_without_objects(coco_folder, tmp_path, options):
     """gloo on two CPU processes; every second picture is empty, so one process may see no object at all."""
     options = options | {"batch_size": 1, "epochs": 2, "output": str(tmp_path / "run")}

@@ -1,4 +1,3 @@
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -98,10 +97,11 @@ def test_objects_stay_visible_however_short_the_time(monkeypatch):
 
 def test_a_picture_seen_a_few_times_needs_no_zoom(monkeypatch):
     assert fitted(None, monkeypatch)[0].data.zoom_probability == 0.6  # 50 epochs
-    assert fitted(20, monkeypatch, pixel_seconds=1e-4)[0].data.zoom_probability == 0
+    assert fitted(20, monkeypatch, pixel_seconds=2e-4)[0].data.zoom_probability == 0
     given = resolve_config("fast", image_size=320, overrides=["data.zoom_probability=0.3"])
     model = build_model(PRESETS["detr-tiny"], LossConfig(), 2)
-    assert fit_to_time(given, index_of([(0, 9)]), model, torch.device("cpu"), 1.0) == (given, [])
+    config, said = fit_to_time(given, index_of([(0, 9)]), model, torch.device("cpu"), 1.0)
+    assert (config.data.image_size, config.data.zoom_probability, said) == (320, 0.3, [])
 
 
 def test_small_pictures_are_not_enlarged(monkeypatch):
@@ -120,6 +120,25 @@ def test_the_look_at_the_machine_leaves_the_model_as_it_was():
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
-def test_a_given_size_has_room_for_long_pictures():
-    data = replace(load_recipe("fast").data).resized(320)
-    assert (data.image_size, data.max_size, data.train_sizes) == (320, 533, ())
+@pytest.mark.parametrize(("size", "max_size"), [((640, 480), 533), ((1200, 400), 960)])
+@pytest.mark.parametrize("image_size", [None, 320])
+def test_long_pictures_have_room_whether_their_size_is_given_or_chosen(monkeypatch, image_size, size, max_size):
+    monkeypatch.setattr(choices, "_seconds_per_pixel", lambda *_: 1e-5)
+    index, model = index_of([(0, 96)], size=size), build_model(PRESETS["detr-tiny"], LossConfig(), 2)
+    config, _ = fit_to_time(resolve_config("fast", image_size=image_size), index, model, torch.device("cpu"), None)
+    assert (config.data.image_size, config.data.max_size) == (320, max_size)
+
+
+def test_a_given_length_is_kept_where_the_size_is_chosen(monkeypatch):
+    given = resolve_config("fast", overrides=["data.max_size=400", "data.train_sizes=[256, 288]"])
+    index, model = index_of([(0, 96)]), build_model(PRESETS["detr-tiny"], LossConfig(), 2)
+    config, _ = fit_to_time(given, index, model, torch.device("cpu"), None)
+    assert (config.data.max_size, config.data.train_sizes) == (400, (256, 288))
+
+
+def test_the_number_of_pictures_said_is_that_of_the_size_chosen(monkeypatch):
+    seconds, per_pixel = 600, 1e-5
+    config, (said, _) = fitted(seconds, monkeypatch, pixel_seconds=per_pixel)
+    pixels = 0.9 * seconds / per_pixel * (1 / 2 + 9 / 4 / 2)  # half of the time at two thirds of the size
+    pictures = pixels / (config.data.image_size**2 * 4 / 3)
+    assert f"about {pictures:,.0f} can be learned from" in said

@@ -3,11 +3,14 @@ import shutil
 
 import pytest
 
-from opendetr.training.doctor import examine
+from opendetr.data.datasets import load_index
+from opendetr.errors import UserError
+from opendetr.evaluation.coco import CocoMetrics
+from opendetr.training.doctor import Lesson, examine, verdict
 
 
 def sentences(root, split="train"):
-    return {finding.sentence: finding.is_problem for finding in examine(root, split)}
+    return {finding.sentence: finding.is_problem for finding in examine(root, split, load_index(root, split))}
 
 
 def only(found, words):
@@ -111,3 +114,43 @@ def test_nothing_but_boxes_that_cannot_be_learned(data):
     edit(data, lambda coco: [a.update(bbox=[1, 1, 0, 0]) for a in coco["annotations"]])
     found = sentences(data)
     assert found[only(found, "no box that can be learned from")]
+
+
+@pytest.mark.parametrize("shift", [-1, 1])
+def test_shifted_ids_are_named(data, shift):
+    edit(data, lambda coco: [a.update(category_id=a["category_id"] + shift) for a in coco["annotations"]])
+    with pytest.raises(
+        UserError, match="one too low: add 1 to each" if shift < 0 else "one too high: take 1 from each"
+    ):
+        load_index(data, "train")
+
+
+def test_a_category_from_nowhere_is_no_shift(data):
+    edit(data, lambda coco: coco["annotations"][0].update(category_id=40))
+    with pytest.raises(UserError, match="category 40, which is not listed") as error:
+        load_index(data, "train")
+    assert "one too" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("ap50", "passes", "is_problem", "words"),
+    [
+        (0.95, 20, False, "by heart (AP50 0.95): the data can be learned"),
+        (0.3, 20, False, "20 passes over them are too few to judge; raise --seconds"),
+        (0.3, 300, True, "worst in 'star', in 300 passes at 48 pixels: look whether its boxes fit"),
+        (0.6, 300, False, "a larger --image-size will help"),
+    ],
+)
+def test_what_learning_by_heart_says(data, ap50, passes, is_problem, words):
+    per_class = {"disc": {"id": 1, "AP": 0.5, "AP50": 0.5}, "star": {"id": 3, "AP": 0.1, "AP50": 0.1}}
+    lesson = Lesson(CocoMetrics({"AP50": ap50}, per_class), 48, passes)
+    (finding,) = verdict(lesson, load_index(data, "train"))
+    assert words in finding.sentence
+    assert finding.is_problem == is_problem
+
+
+def test_objects_too_small_for_the_size_are_a_problem(data):
+    lesson = Lesson(CocoMetrics({"AP50": 0.95}, {}), 4, 300)
+    small, _ = verdict(lesson, load_index(data, "train"))
+    assert small.is_problem
+    assert "train with a larger --image-size" in small.sentence

@@ -85,7 +85,9 @@ def test_without_any_object_there_is_nothing_to_ask(coco_folder):
     model = build_model(PRESETS["detr-tiny"], LossConfig(), 3).eval()
     asked = (CostWeights(), LossWeights(), torch.device("cpu"), "fp32")
     empty = DetectionDataset(load_index(coco_folder((0, 0)), "train"), transform)
-    assert try_flips(model, empty, *asked) is None
+    nothing_known = try_flips(model, empty, *asked)
+    assert nothing_known.accuracy == 0
+    assert settle_flips(load_recipe("fast"), nothing_known, is_last=True)[0].data.horizontal_flip == 0
     mostly_empty = DetectionDataset(load_index(coco_folder((0, 2, 0), names=("only",)), "train"), transform)
     found = try_flips(model, mostly_empty, *asked)
     assert 0 <= found.iou < 0.5  # an untrained model: with one class its accuracy says nothing, its boxes do

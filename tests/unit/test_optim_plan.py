@@ -103,6 +103,29 @@ def test_progress_counts_seconds_where_minutes_are_given(clock):
     assert (plan.progress(0), plan.remaining()) == (1, -25)
 
 
+def test_the_schedule_begins_with_the_first_step_however_late_it_comes(clock):
+    plan = minutes_plan(100.0)
+    clock.now += 20
+    plan.begin()
+    assert plan.progress(0) == 0
+    assert learning_rate_factor(plan.progress(0), TrainConfig(schedule="cosine", warmup=0.03)) < 0.01
+    clock.now += 40
+    assert (plan.progress(0), plan.remaining()) == (0.5, 40)
+    plan.begin()  # nor does resuming begin anew
+    assert plan.progress(0) == 0.5
+    clock.now += 40
+    assert plan.progress(0) == 1
+
+
+def test_a_budget_that_is_over_before_the_first_step_is_no_error(clock):
+    plan = minutes_plan(1.0)
+    clock.now += 20
+    plan.begin()
+    assert plan.progress(0) == 0
+    clock.now += 1
+    assert plan.progress(1) == 1
+
+
 def test_earlier_sessions_count(clock):
     plan = minutes_plan(100.0, spent=60.0)
     clock.now += 10

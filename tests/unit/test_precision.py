@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -43,6 +45,16 @@ def test_the_measurement_itself(model):
     found, said = fit_precision(model, torch.device("cpu"), "auto")
     assert found in ("fp32", "bf16")
     assert "times the speed of fp32" in said
+
+
+def test_the_look_at_the_backbone_teaches_its_batch_norm_nothing(monkeypatch):
+    monkeypatch.setattr(precision, "_gain_of_products", lambda device: 4.0)
+    fresh = build_model(replace(PRESETS["detr-tiny"], backbone_weights="none"), LossConfig(), 3).train()
+    before = {name: buffer.clone() for name, buffer in fresh.named_buffers()}
+    assert any("running_mean" in name for name in before)
+    fit_precision(fresh, torch.device("cpu"), "bf16")
+    assert all(torch.equal(before[name], buffer) for name, buffer in fresh.named_buffers())
+    assert fresh.backbone.training
 
 
 def test_autocast_stops_at_a_backbone_in_full_precision(model):

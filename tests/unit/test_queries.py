@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from opendetr.boxes import box_iou, cxcywh_to_xyxy
-from opendetr.config import PRESETS, LossConfig
+from opendetr.config import PRESETS, LossConfig, RunConfig
 from opendetr.errors import UserError
 from opendetr.loss.auxiliary import proposal_losses
 from opendetr.loss.criterion import LossWeights, Normalisers, set_loss
@@ -16,6 +16,7 @@ from opendetr.model.queries import Precedence, blocked_attention, make_denoising
 from opendetr.structures import Denoising, Targets
 
 CLASSES, QUERIES = 3, 12
+LOSS = LossConfig(proposal_repeats=4, denoising_queries=40)
 FAST = replace(
     PRESETS["detr-tiny"], query_source="selected", scoring="focal", output_stride=32, encoder_strides=(16,),
     proposal_strides=(8,), position_encoding="cell", num_queries=QUERIES, dropout=0.0, precedence=True,
@@ -27,7 +28,7 @@ EXACT = 1e-5  # float32; what is compared differs by a hundred times as much whe
 def model():
     """A model of the fast recipe's kind, its weights far from their initial values."""
     torch.manual_seed(0)
-    model = build_model(FAST, LossConfig(), CLASSES)
+    model = build_model(FAST, LOSS, CLASSES)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -143,13 +144,13 @@ def test_the_queries_are_the_most_promising_cells(model, images):
 
 def test_a_picture_with_few_cells_gives_fewer_queries(model):
     with torch.no_grad():
-        output = build_model(replace(FAST, num_queries=100), LossConfig(), CLASSES).eval()(torch.zeros(1, 3, 32, 64))
+        output = build_model(replace(FAST, num_queries=100), LOSS, CLASSES).eval()(torch.zeros(1, 3, 32, 64))
     assert output.logits.shape[2] == 4 * 8 + 2 * 4 + 1 * 2
 
 
 def test_the_first_boxes_are_the_anchors():
     torch.manual_seed(0)
-    model = build_model(FAST, LossConfig(), CLASSES).eval()
+    model = build_model(FAST, LOSS, CLASSES).eval()
     with torch.no_grad():
         proposals = model(torch.randn(1, 3, 64, 96)).proposals.boxes_cxcywh[0, 0]
     stride8 = proposals[: 8 * 12].view(8, 12, 4)
@@ -220,7 +221,7 @@ def test_gradients_reach_every_trainable_weight(model, images, targets):
 def test_there_are_no_more_queries_than_cells_of_the_smallest_picture(model):
     mask = torch.zeros(2, 64, 96, dtype=torch.bool)
     mask[1, 32:], mask[1, :, 32:] = True, True
-    crowded = build_model(replace(FAST, num_queries=100), LossConfig(), CLASSES).eval()
+    crowded = build_model(replace(FAST, num_queries=100), LOSS, CLASSES).eval()
     with torch.no_grad():
         output = crowded(torch.randn(2, 3, 64, 96), mask)
     assert output.logits.shape[2] == 4 * 4 + 2 * 2 + 1
@@ -294,8 +295,8 @@ def test_precedence_is_the_overlap_with_those_before():
 
 def test_a_new_model_makes_nothing_of_precedence(images):
     torch.manual_seed(5)
-    told = build_model(FAST, LossConfig(), CLASSES).eval()
-    untold = build_model(replace(FAST, precedence=False), LossConfig(), CLASSES).eval()
+    told = build_model(FAST, LOSS, CLASSES).eval()
+    untold = build_model(replace(FAST, precedence=False), LOSS, CLASSES).eval()
     untold.load_state_dict({n: v for n, v in told.state_dict().items() if not n.startswith("transformer.decoder.prec")})
     with torch.no_grad():
         assert torch.equal(told(images).logits, untold(images).logits)
@@ -304,3 +305,18 @@ def test_a_new_model_makes_nothing_of_precedence(images):
 def test_precedence_needs_an_order():
     with pytest.raises(UserError, match=r"model\.precedence must be false with learned queries"):
         replace(FAST, query_source="learned")
+
+
+def test_without_auxiliary_losses_only_the_last_layer_is_supervised(model, images, targets):
+    with torch.no_grad():
+        everything = model(images, None, make_denoising(targets, CLASSES, 40))
+    last = everything.last_layer()
+    assert len(last.logits) == len(last.boxes_cxcywh) == len(last.denoising.logits) == 1
+    assert last.proposals is everything.proposals
+    assert torch.equal(last.logits[0], everything.logits[-1])
+    assert torch.equal(last.denoising.boxes_cxcywh[0], everything.denoising.boxes_cxcywh[-1])
+
+
+def test_selected_queries_that_nobody_teaches_are_refused():
+    with pytest.raises(UserError, match=r"proposal_repeats = 0 would never teach"):
+        RunConfig(model=FAST, loss=LossConfig())

@@ -187,8 +187,20 @@ def _require_listed_categories(coco: dict[str, Any], source: Path) -> None:
         if not known:
             raise UserError(
                 f"{source}: annotation {annotation.get('id')} has category {annotation.get('category_id')}, "
-                f"which is not listed; the categories are {label_map.describe()}"
+                f"which is not listed; the categories are {label_map.describe()}{_shift_in_words(coco, label_map)}"
             )
+
+
+def _shift_in_words(coco: dict[str, Any], label_map: LabelMap) -> str:
+    """A hint, where all categories of the annotations are listed once 1 is added to them, or taken away."""
+    try:
+        used = {whole_number(annotation["category_id"]) for annotation in coco["annotations"]}
+    except (KeyError, TypeError, ValueError):
+        return ""
+    for shift, said in ((1, "one too low: add 1 to each"), (-1, "one too high: take 1 from each")):
+        if all(category_id + shift in label_map.index_of for category_id in used):
+            return f"; every category_id of the annotations seems {said}"
+    return ""
 
 
 def _clip(bbox: Sequence[float | int], width: int, height: int) -> tuple[list[float], str]:

@@ -173,7 +173,7 @@ def build_model(model: ModelConfig, loss: LossConfig, num_classes: int) -> DETR:
             position_at_input=model.position_placement == "input",
             encoder_position=model.encoder_position,
         ),
-        SelectedQueries(model.num_queries, model.embed_dim, num_classes, scoring)
+        SelectedQueries(model.num_queries, model.embed_dim, num_classes, scoring, denoises=loss.denoising_queries > 0)
         if selects
         else LearnedQueries(model.num_queries, model.embed_dim, model.query_placement),
         scoring,

@@ -49,8 +49,12 @@ def _gain_of_products(device: torch.device) -> float:
 
 def _gain_of_backbone(model: DETR, device: torch.device) -> float:
     image = torch.zeros(1, 3, 96, 96, device=device).to(memory_format=torch.channels_last)
+    was_training = model.backbone.training
+    model.backbone.eval()  # batch norm shall not learn from this
     with torch.no_grad():
-        return _gain(device, lambda: model.backbone(image, None)[-1].map)
+        gain = _gain(device, lambda: model.backbone(image, None)[-1].map)
+    model.backbone.train(was_training)
+    return gain
 
 
 def _gain(device: torch.device, work: Callable[[], Tensor]) -> float:

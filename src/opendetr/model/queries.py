@@ -57,14 +57,14 @@ class SelectedQueries(nn.Module):
 
     ANCHOR_CELLS = 4.0  # a cell's first guess of a box is that many cells wide and high
 
-    def __init__(self, num_queries: int, embed_dim: int, num_classes: int, scoring: Scoring) -> None:
+    def __init__(self, num_queries: int, embed_dim: int, num_classes: int, scoring: Scoring, *, denoises: bool) -> None:
         super().__init__()
         self.num_queries, self.embedding_dim = num_queries, embed_dim
         self.cell_proj = nn.Sequential(nn.Linear(embed_dim, embed_dim), nn.LayerNorm(embed_dim))
         self.class_embed = nn.Linear(embed_dim, scoring.num_logits(num_classes))
         self.bbox_embed = BoxHead(embed_dim, refines=True)
         self.content = nn.Embedding(num_queries, embed_dim)
-        self.label_embed = nn.Embedding(num_classes, embed_dim)
+        self.label_embed = nn.Embedding(num_classes, embed_dim) if denoises else None
         scoring.initialise(self.class_embed)
 
     def forward(self, memory: Tokens) -> Queries:
@@ -84,6 +84,7 @@ class SelectedQueries(nn.Module):
     def with_denoising(self, queries: Queries, denoising: Denoising) -> Queries:
         """The queries, which notice nothing, followed by the denoising ones."""
         assert queries.reference_boxes is not None
+        assert self.label_embed is not None
         content = self.label_embed(denoising.labels).to(queries.content.dtype)
         return queries._replace(
             content=torch.cat([queries.content, content], 1),

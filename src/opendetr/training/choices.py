@@ -1,5 +1,6 @@
 """What a recipe leaves open is chosen by a look at the data set and at the machine, and said with the reason."""
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -18,7 +19,9 @@ FINE_ENOUGH = 0.2  # of a picture's shorter side: objects from this size on need
 SMALLEST_PIXELS, COMFORTABLE_PIXELS = 12, 64  # sides of the smallest kind of object: what can be found, what is ample
 # Of the pixels a budget can train on, how many should be in one picture: area = BALANCE * sqrt(all pixels), so that
 # twice the time gives 1.4 times as large pictures 1.4 times as often. Five minutes of BCCD get 224 or 256 pixels.
-BALANCE = 5.1
+BALANCE = 4.4
+BESIDE = 1.1  # matching, losses, the optimiser and reading, as a factor of a step without them
+FEWEST_QUERIES, MOST_QUERIES, QUERIES_PER_OBJECT = 30, 300, 2.5
 SIDE_STEP = 32
 MANY_PASSES = 8  # a picture that is seen less often needs no variation
 
@@ -65,7 +68,8 @@ def _choices(config: RunConfig, index: DatasetIndex, objects: ObjectSizes) -> It
     """Dotted name, value and reason of everything that is open."""
     if config.model.num_queries == 0:
         most = max(len(record.labels) for record in index.records)
-        queries = max(30, most, min(300, -(-5 * most // 20) * 10))
+        in_tens = math.ceil(QUERIES_PER_OBJECT * most / 10) * 10
+        queries = max(FEWEST_QUERIES, most, min(MOST_QUERIES, in_tens))
         yield "model.num_queries", queries, f"{queries} queries: the fullest picture has {most} objects"
     if config.model.proposal_strides == (0,):
         coarsest = min((*config.model.encoder_strides, config.model.output_stride))
@@ -101,27 +105,24 @@ def fit_to_time(
         index: the training split.
         model: on the device, its precision chosen.
         device: where training will run.
-        seconds: left for training; None where epochs are counted.
+        seconds: left for training, those of all processes together; None where epochs are counted.
 
     Returns:
         The config, and a sentence for each choice.
     """
-    data = config.data
-    said: list[str] = []
-    if data.image_size > 0 and data.zoom_probability >= 0:
-        return config, said
+    data, said = config.data, list[str]()
+    open_size, open_zoom = data.image_size == 0, data.zoom_probability < 0
     objects, pixels = measure_objects(index), None
-    if seconds is not None:
+    if seconds is not None and (open_size or open_zoom):
         for_steps = 0.9 * max(seconds, 1.0)  # a tenth goes to starting and ending
         pixels = for_steps / _seconds_per_pixel(config, model, device)
-        pixels /= 1 - (1 - 4 / 9) * config.train.small_first  # the first ones are shrunk to two thirds
-    if data.image_size == 0:
-        size, reason = choose_size(objects, pixels)
-        data = replace(
-            data, image_size=size, max_size=round(size * max(LONGEST_ASPECT, objects.aspect)), train_sizes=()
-        )
+        pixels *= 1 + 1.25 * config.train.small_first  # at two thirds of the size, 9/4 times as many in the time
+    size, reason = choose_size(objects, pixels) if open_size else (data.image_size, "")
+    if open_size:
         said.append(f"pictures of {size} pixels (shorter side): {reason}")
-    if data.zoom_probability < 0:
+    max_size = data.max_size or round(size * max(LONGEST_ASPECT, objects.aspect))
+    data = replace(data, image_size=size, max_size=max_size)
+    if open_zoom:
         area = data.image_size**2 * objects.aspect
         passes = config.train.epochs if pixels is None else pixels / area / len(index)
         zoom = 0.6 if passes >= MANY_PASSES else 0.0
@@ -136,12 +137,12 @@ def choose_size(objects: ObjectSizes, pixels: float | None) -> tuple[int, str]:
     most = _sides(min(640, objects.pixels, max(320, COMFORTABLE_PIXELS / objects.smallest_kind)), up=False)
     size, reason = most, "the smallest kind of object gets"
     if pixels is not None:
-        area = BALANCE * pixels**0.5
-        affordable = _sides((area / objects.aspect) ** 0.5 + SIDE_STEP / 2, up=False)
-        if affordable < most:
-            seen = f"{pixels / area:,.0f}"
-            size, reason = affordable, f"in the time about {seen} can be learned from, and the smallest kind gets"
+        affordable = _sides((BALANCE * pixels**0.5 / objects.aspect) ** 0.5 + SIDE_STEP / 2, up=False)
+        size = min(most, affordable)
     size = max(size, min(least, most), 4 * SIDE_STEP)
+    if pixels is not None and size < most:
+        seen = pixels / (size**2 * objects.aspect)
+        reason = f"in the time about {seen:,.0f} can be learned from, and the smallest kind gets"
     return size, f"{reason} {objects.smallest_kind * size:.0f} pixels"
 
 
@@ -178,5 +179,4 @@ def _seconds_per_pixel(config: RunConfig, model: DETR, device: torch.device) -> 
     model.zero_grad(set_to_none=True)
     for name, buffer in model.named_buffers():  # batch norm shall not have learned from this
         buffer.copy_(statistics[name])
-    beside = 1.25  # matching, losses, the optimiser and reading
-    return beside * min(taken) / (batch * height * width)
+    return BESIDE * min(taken) / (batch * height * width)

@@ -20,11 +20,12 @@ from opendetr.errors import UserError
 from opendetr.evaluation.coco import CocoMetrics
 from opendetr.evaluation.runner import evaluate_split
 from opendetr.labels import whole_number
-from opendetr.training.choices import SMALLEST_PIXELS, choose_size, fit_to_data, measure_objects
+from opendetr.training.choices import SMALLEST_PIXELS, fit_to_data, measure_objects
 from opendetr.training.setup import assemble
 
 PICTURES = 8
 BY_HEART = 0.9  # AP50 on the pictures themselves from which on learning works
+ENOUGH_PASSES = 100  # over the pictures: who has not learned them by then has a reason
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,12 @@ class Finding:
     sentence: str
 
 
-def examine(root: Path, split: str) -> Iterator[Finding]:
-    """What is wrong or remarkable about the files of a split, in words.
+def examine(root: Path, split: str, index: DatasetIndex) -> Iterator[Finding]:
+    """What is wrong or remarkable about the files of a split, whose index was read, in words.
 
     Raises:
-        UserError: there is no such split, or its annotation file cannot be read at all.
+        UserError: the annotation file of val cannot be read at all.
     """
-    index = load_index(root, split)
     yield from _boxes(index)
     if not any(len(record.labels) for record in index.records):
         yield Finding(True, f"{index.source} has no box that can be learned from")
@@ -67,19 +67,22 @@ def examine(root: Path, split: str) -> Iterator[Finding]:
             yield Finding(
                 False,
                 f"{len(shared)} pictures of val are in {split} too, first {shared[0]}: val cannot measure what was "
-                f"learned; remove them from one of the two",
+                f"learned; remove them from one of the two, or train with --val-split none and measure on test",
             )
 
 
-def learn_by_heart(config: RunConfig, index: DatasetIndex, seconds: float) -> tuple[CocoMetrics, RunConfig]:
-    """Train on eight pictures of the split for some seconds and measure on the same eight.
+@dataclass(frozen=True)
+class Lesson:
+    """What came of learning a few pictures by heart."""
 
-    Returns:
-        The metrics, and the config with everything chosen.
-    """
-    config, _ = fit_to_data(config, index)  # sizes and queries are those of the whole split
-    if config.data.image_size == 0:
-        config = replace(config, data=config.data.resized(choose_size(measure_objects(index), None)[0]))
+    metrics: CocoMetrics  # on the same pictures
+    image_size: int
+    passes: float  # over the pictures
+
+
+def learn_by_heart(config: RunConfig, index: DatasetIndex, seconds: float) -> Lesson:
+    """Train on eight pictures of the split for some seconds, at a size for that time, and measure on the same eight."""
+    config, _ = fit_to_data(config, index)  # queries are those of the whole split
     few = _subset(index, _most_telling(index.records))
     still = {
         "data.horizontal_flip": 0.0, "data.vertical_flip": 0.0, "data.crop_probability": 0.0,
@@ -95,12 +98,14 @@ def learn_by_heart(config: RunConfig, index: DatasetIndex, seconds: float) -> tu
         learned.model.eval(), learned.model.scoring, learned.label_map, few, learned.preprocessing,
         device=trainer.accelerator.device, precision=trainer.config.train.precision,
     )  # fmt: skip
-    return metrics, trainer.config
+    return Lesson(
+        metrics, trainer.config.data.image_size, trainer.state.epoch + trainer.state.step / trainer.steps_per_epoch
+    )
 
 
-def verdict(metrics: CocoMetrics, config: RunConfig, index: DatasetIndex) -> Iterator[Finding]:
+def verdict(lesson: Lesson, index: DatasetIndex) -> Iterator[Finding]:
     """What learning by heart says about the data."""
-    size, objects = config.data.image_size, measure_objects(index)
+    metrics, size, objects = lesson.metrics, lesson.image_size, measure_objects(index)
     if objects.smallest_kind * size < SMALLEST_PIXELS:
         yield Finding(
             True,
@@ -113,10 +118,14 @@ def verdict(metrics: CocoMetrics, config: RunConfig, index: DatasetIndex) -> Ite
         yield Finding(False, f"{pictures} pictures were learned by heart (AP50 {ap50:.2f}): the data can be learned")
         return
     worst = min(metrics.per_class, key=lambda name: _defined(metrics.per_class[name]["AP50"]))
+    found = f"{pictures} pictures were learned with an AP50 of {ap50:.2f} only, worst in '{worst}'"
+    if lesson.passes < ENOUGH_PASSES:
+        yield Finding(False, f"{found}: {lesson.passes:.0f} passes over them are too few to judge; raise --seconds")
+        return
     yield Finding(
         ap50 < BY_HEART / 2,
-        f"{pictures} pictures were learned with an AP50 of {ap50:.2f} only, worst in '{worst}': look whether its boxes "
-        f"fit the pictures; if they do, more time or a larger --image-size will help",
+        f"{found}, in {lesson.passes:.0f} passes at {size} pixels: look whether its boxes fit the pictures; if they "
+        f"do, a larger --image-size will help",
     )
 
 

@@ -105,6 +105,6 @@ def try_flips(
                 fit += float(figures["matched_iou"]) * len(matches.targets)
                 objects += len(matches.targets)
     if not objects:
-        return None
+        return FlipTrial(0.0, 0.0, 1.0, 1.0)
     upright, *others = losses.tolist()
     return FlipTrial(right / objects, fit / objects, others[0] / upright, others[1] / upright)

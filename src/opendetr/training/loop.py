@@ -18,7 +18,7 @@ from torch import Tensor
 from opendetr.checkpoints.native import Checkpoint
 from opendetr.data.datasets import DatasetIndex
 from opendetr.data.loader import DetectionDataset, epoch_order, training_loader
-from opendetr.data.transforms import training_transform
+from opendetr.data.transforms import largest_look, training_transform
 from opendetr.devices import autocast
 from opendetr.evaluation.runner import StoppedError, detect_split, metrics_of
 from opendetr.loss.auxiliary import denoising_losses, proposal_losses
@@ -88,7 +88,7 @@ class Trainer:
                 with autocast(self.accelerator.device, self.config.train.precision):
                     output: DetrOutput = self.model(batch.images, batch.padding_mask, denoising)
                 if not self.config.loss.auxiliary:
-                    output = replace(output, logits=output.logits[-1:], boxes_cxcywh=output.boxes_cxcywh[-1:])
+                    output = output.last_layer()
                 matches = match(output, targets, self.scoring, self.costs)
                 losses = set_loss(output, targets, matches, self.scoring, normalisers)
                 total = self.weights.total(losses) + self.helping_loss(output, denoising, targets, normalisers)
@@ -166,6 +166,7 @@ class Trainer:
     def fit(self) -> None:
         """Train until the plan says stop; always makes one step and leaves a usable model."""
         with self.plan.listening():
+            self.plan.begin()
             self.show_pictures(small=self.progress() < self.config.train.small_first)
             while not self.finished():
                 self.train_epoch()
@@ -216,10 +217,10 @@ class Trainer:
             task = bar.add_task(f"epoch {state.epoch + 1}", total=total, completed=state.step, rate="", parts="")
             while state.step < total:
                 progress = self.progress()
-                self.try_flips(progress)
+                if self.try_flips(progress):
+                    state.progress = progress
                 if self.small != (progress < train.small_first):
                     self.show_pictures(small=not self.small)
-                state.progress = progress
                 begun = time.time()
                 left = batches_per_epoch - state.step * train.accumulate
                 micro_batches = [
@@ -232,7 +233,7 @@ class Trainer:
                 means.add(parts, pictures)
                 state.step += 1
                 if self.averaged is not None:
-                    self.averaged.update(self.steps_done, max(progress, self.plan.progress(self.steps_done)))
+                    self.averaged.update(self.steps_done, self.progress())
                 self.plan.record_step(time.time() - begun)
                 if self.plan.evaluating == 0 and self.val_index is not None:  # until one is measured, a forward pass
                     self.plan.evaluation_seconds = 0.7 * self.plan.step_seconds / pictures * len(self.val_index)
@@ -244,19 +245,28 @@ class Trainer:
                     break
         self.log_epoch(means)
 
-    def try_flips(self, progress: float) -> None:
-        """Flip pictures from now on where the recipe leaves it open and the model understands them flipped as well."""
+    @cached_property
+    def upright(self) -> DetectionDataset:
+        """The pictures as evaluation sees them."""
+        transform, keep_side = self.checkpoint.preprocessing.transform(), largest_look(self.config.data)
+        return DetectionDataset(self.dataset.index, transform, keep_side=keep_side)
+
+    def try_flips(self, progress: float) -> bool:
+        """Flip pictures from now on where the recipe leaves it open and the model understands them flipped as well.
+
+        Returns:
+            Whether nothing was left undone: a trial that is interrupted has to be made after resuming.
+        """
         due = [mark for mark in TRIALS if self.state.progress < mark <= progress]
         if not due or not open_flips(self.config.data):
-            return
-        upright = DetectionDataset(self.dataset.index, self.checkpoint.preprocessing.transform())
+            return True
         found = try_flips(
-            self.unwrapped().model.eval(), upright, self.costs, self.weights, self.accelerator.device,
+            self.unwrapped().model.eval(), self.upright, self.costs, self.weights, self.accelerator.device,
             self.config.train.precision, self.may_stop_alone,
         )  # fmt: skip
         self.model.train()
         if found is None:
-            return
+            return False
         mean = self.accelerator.reduce(torch.tensor(found, device=self.accelerator.device), "mean")
         self.config, reasons = settle_flips(self.config, FlipTrial(*mean.tolist()), is_last=due[-1] == TRIALS[-1])
         for reason in reasons:
@@ -265,6 +275,7 @@ class Trainer:
         if self.accelerator.is_main_process:
             self.folder.write_config(self.config)
         self.show_pictures(small=self.small)
+        return True
 
     def may_stop_alone(self) -> bool:
         """Whether a single process must stop; several would wait for each other."""
@@ -374,6 +385,7 @@ class Trainer:
             "state": vars(self.state),
             "steps_per_epoch": self.steps_per_epoch,
             "spent": self.plan.elapsed(),
+            "began": self.plan.began,
             "total_seconds": self.plan.total_seconds,
             "optimizer": self.optimizer.state_dict(),
             "weights": None if self.averaged is None else self.accelerator.unwrap_model(self.model).state_dict(),

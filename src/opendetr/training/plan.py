@@ -20,6 +20,7 @@ class Plan:
         total_seconds: the budget of all sessions of the run together, or None.
         started: when this session began, as of `time.time()`; for the command line the start of the process.
         spent: seconds used by the run's earlier sessions.
+        began: seconds of the run before its first step: importing, reading, looking at the machine.
         step_seconds: how long a step takes (a running mean, 0 before the first).
         evaluation_seconds: how long an evaluation will take (0: none is planned).
         saving_seconds: how long writing the model takes.
@@ -31,6 +32,7 @@ class Plan:
     total_seconds: float | None
     started: float
     spent: float = 0.0
+    began: float = 0.0
     step_seconds: float = 0.0
     evaluation_seconds: float = 0.0
     saving_seconds: float = 2.0
@@ -46,10 +48,15 @@ class Plan:
         """Seconds left of the budget; infinite where epochs are counted."""
         return float("inf") if self.total_seconds is None else self.total_seconds - self.elapsed()
 
+    def begin(self) -> None:
+        """The first step comes next: what has passed until now is no part of the schedule."""
+        self.began = self.began or self.elapsed()
+
     def progress(self, step: int) -> float:
-        """How far the run is, 0..1; the learning-rate schedule is laid out over it."""
-        done = step / self.total_steps if self.total_seconds is None else self.elapsed() / self.total_seconds
-        return min(1.0, done)
+        """How far training is, 0..1; the learning-rate schedule is laid out over it."""
+        if self.total_seconds is None:
+            return min(1.0, step / self.total_steps)
+        return min(1.0, (self.elapsed() - self.began) / max(1e-3, self.total_seconds - self.began))
 
     def interrupted(self) -> bool:
         """Whether the user asked to stop."""

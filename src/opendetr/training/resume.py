@@ -22,7 +22,7 @@ class RunState:
     epoch: int = 0  # finished epochs
     step: int = 0  # finished steps of the unfinished epoch
     skipped: int = 0  # steps left out because their gradient was not finite
-    progress: float = 0.0  # how far the run was before its last step, 0..1
+    progress: float = 0.0  # up to here, 0..1, flips have been tried as far as they were due
 
 
 @dataclass

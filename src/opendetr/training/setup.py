@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list
 
 from opendetr.checkpoints.native import Checkpoint, copy_checkpoint, load_checkpoint, load_training_state
@@ -90,7 +90,7 @@ def assemble(
     plan.total_steps = config.train.epochs * trainer.steps_per_epoch
     torch.manual_seed(config.train.seed + accelerator.process_index)  # processes shall not drop out alike
     if state is not None and resume is not None:
-        plan.spent = state["spent"]
+        plan.spent, plan.began = state["spent"], state["began"]
         if budget:
             plan.total_seconds = plan.spent + budget if fresh_minutes else state["total_seconds"] or budget
         trainer.restore(state, resume)
@@ -137,7 +137,8 @@ def new_model(config: RunConfig, index: DatasetIndex, device: torch.device, plan
     model, weights_from = build_pretrained_model(config.model, config.loss, index.label_map.num_classes)
     console.print(f"backbone {config.model.backbone}: {weights_from}")
     model, config = on_device(model, config, device)
-    config, more = fit_to_time(config, index, model, device, plan.remaining() if plan.total_seconds else None)
+    seconds = plan.remaining() * PartialState().num_processes if plan.total_seconds else None
+    config, more = fit_to_time(config, index, model, device, seconds)
     choices += more
     if config.train.batch_size == 0:
         config, choice = fit_batch(config)
@@ -168,6 +169,8 @@ def on_device(model: DETR, config: RunConfig, device: torch.device) -> tuple[DET
     precision, reason = fit_precision(model, device, asked)
     if asked != "fp32":
         console.print(f"chosen: {reason}")
+    measured = [precision, model.backbone.in_full_precision]  # by each process for itself: the first one decides
+    precision, model.backbone.in_full_precision = broadcast_object_list(measured)
     workers = config.train.workers if config.train.workers >= 0 else default_workers(device)
     return model, config.with_values({"train.precision": precision, "train.workers": workers}, "this machine")
 
