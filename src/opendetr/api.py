@@ -47,7 +47,7 @@ def train(
     backbone: str | None = None,
     backbone_weights: str | None = None,
     workers: int | None = None,
-    precision: Precision | None = None,
+    precision: Literal["auto", "fp32", "bf16"] | None = None,
     device: str | None = None,
     overrides: Sequence[str] = (),
     started: float | None = None,
@@ -72,7 +72,7 @@ def train(
         backbone: a timm network.
         backbone_weights: `auto`, `none` or a file.
         workers: loader processes.
-        precision: `fp32` or `bf16`.
+        precision: `auto`, `fp32` or `bf16`.
         device: `auto`, `cpu`, `cuda` or `mps`.
         overrides: `section.key=value` strings; they win over everything.
         started: when the budget of `minutes` began, as of `time.time()`; now by default.
@@ -269,7 +269,11 @@ def explain(
         if not paths:
             raise UserError(f"nothing to explain: every source lies in --output {folder}; choose another folder")
         for path in paths if points else ():  # a wrong point is said before anything is written
-            report.require_inside(points, str(path), read_image(path))
+            try:
+                picture = read_image(path)
+            except UserError:  # said at the end
+                continue
+            report.require_inside(points, str(path), picture)
         written = report.Folder(folder, f"What {model} attends to")
         for path, name in track(zip(paths, _distinct_stems(paths)), "explaining", len(paths)):
             try:
@@ -367,21 +371,22 @@ def ablate(
     Raises:
         UserError: no such study, data or key, or a folder with another study.
     """
-    from opendetr import ablation
+    from opendetr.ablation import study as studies
+    from opendetr.ablation.run import run_study
 
     if epochs is not None and minutes is not None:
         raise UserError("--epochs and --minutes exclude each other: give the one that ends each run")
     if seeds < 1 or (epochs is not None and epochs < 1) or (minutes is not None and not minutes > 0):
         raise UserError("--seeds, --epochs and --minutes must be above 0")
-    axes = ablation.parse_axes(overrides)
+    axes = studies.parse_axes(overrides)
     several = {name: values for name, values in axes.items() if len(values) > 1}
     if study is None and not several:
         raise UserError(
-            f"ablate needs a study or --set section.key=VALUE,VALUE; studies are: {', '.join(ablation.study_names())}"
+            f"ablate needs a study or --set section.key=VALUE,VALUE; studies are: {', '.join(studies.study_names())}"
         )
     if study is not None and several:
         raise UserError(f"--set {next(iter(several))}: several values make a study of their own; leave out '{study}'")
-    chosen = ablation.own_study(several) if study is None else ablation.load_study(study)
+    chosen = studies.own_study(several) if study is None else studies.load_study(study)
     folder = Path(output or Path("runs") / f"ablate-{chosen.name}")
     if data is None and split not in ("val", "test"):
         raise UserError(f"--split {split}: digit scenes are measured on val or test")
@@ -391,8 +396,8 @@ def ablate(
     if epochs is None and minutes is None:
         epochs = 3 if data is None else 20
     root = folder / "digits" if data is None else Path(data)
-    settings = ablation.Settings(str(root.resolve()), recipe, split, epochs, minutes, fixed, digits=data is None)
-    table = ablation.run_study(chosen, settings, folder, seeds, device)
+    settings = studies.Settings(str(root.resolve()), recipe, split, epochs, minutes, fixed, digits=data is None)
+    table = run_study(chosen, settings, folder, seeds, device)
     console.print(
         f"\n{table.read_text(encoding='utf-8')}\nThe table is {table}; study.csv and study.png lie beside it."
     )

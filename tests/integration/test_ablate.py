@@ -4,12 +4,19 @@ import csv
 import json
 import shutil
 
+import numpy as np
 import pytest
+import torch
 from tiny import TINY_FAST
 
-from opendetr import ablation, api
+from opendetr import api
+from opendetr.ablation import run, study, tables
 from opendetr.config import resolve_config
+from opendetr.data.digits import crowd_scenes
 from opendetr.errors import UserError
+from opendetr.inference.detector import Detector
+from opendetr.labels import LabelMap
+from opendetr.structures import Detections
 
 SMALL = (
     "model.backbone=test_resnet", "model.backbone_weights=none", "data.image_size=64", "train.workers=0",
@@ -17,8 +24,8 @@ SMALL = (
 )  # fmt: skip
 
 
-def ablate(study, digits, output, *extra, **options):
-    return api.ablate(study, digits, output, epochs=1, device="cpu", overrides=(*SMALL, *extra), **options)
+def ablate(name, digits, output, *extra, **options):
+    return api.ablate(name, digits, output, epochs=1, device="cpu", overrides=(*SMALL, *extra), **options)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +64,7 @@ def test_a_finished_row_is_never_run_again(losses, digits, monkeypatch):
     def never(*_):
         raise AssertionError("a row was trained again")
 
-    monkeypatch.setattr(ablation, "_train", never)
+    monkeypatch.setattr(run, "_train", never)
     before = (losses / "study.csv").read_text()
     ablate("losses", digits, losses, seeds=2)
     assert (losses / "study.csv").read_text() == before
@@ -71,18 +78,18 @@ def test_an_interrupted_study_goes_on(digits, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         ablate("auxiliary-losses", digits, tmp_path / "out", seeds=1)
     monkeypatch.undo()
-    run = tmp_path / "out" / "every-layer" / "seed-0" / "run"
-    stopped = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    kept = tmp_path / "out" / "every-layer" / "seed-0" / "run"
+    stopped = json.loads((kept / "metrics.jsonl").read_text().splitlines()[-1])
     assert 0 < stopped["epoch"] < 1
     ablate("auxiliary-losses", digits, tmp_path / "out", seeds=1)
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert lines[-1]["epoch"] == 1
-    assert lines[0]["epoch"] == stopped["epoch"]  # continued, not begun anew
+    logged = [json.loads(line) for line in (kept / "metrics.jsonl").read_text().splitlines()]
+    assert logged[-1]["epoch"] == 1
+    assert logged[0]["epoch"] == stopped["epoch"]  # continued, not begun anew
     assert len(list(csv.DictReader((tmp_path / "out" / "study.csv").open()))) == 2
 
 
 def test_another_study_does_not_mix_in(losses, digits):
-    with pytest.raises(UserError, match=r"holds a study with other rows or settings"):
+    with pytest.raises(UserError, match=r"holds a study with other rows, settings or another recipe"):
         ablate("losses", digits, losses, "train.lr=1e-2")
 
 
@@ -97,7 +104,8 @@ def test_decoder_layers_are_measured_one_by_one(digits, tmp_path):
 
 
 def test_crowds_of_digits_are_counted(tmp_path, monkeypatch):
-    monkeypatch.setattr(ablation, "SCENES", 16)
+    monkeypatch.setattr(run, "SCENES", 16)
+    monkeypatch.setattr(run, "DIGITS_COUNTED", 1)
     assert "| 30 | 0% |" in ablate("instances", None, tmp_path / "out", seeds=1).read_text()
     assert (tmp_path / "out" / "digits" / "annotations" / "val.json").is_file()
 
@@ -121,25 +129,111 @@ def test_a_row_that_cannot_be_trained_does_not_stop_the_others(digits, tmp_path,
     assert "cannot be trained" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ablation.study_names())
+@pytest.mark.parametrize("name", study.study_names())
 def test_every_study_fits_the_recipe(name):
-    study = ablation.load_study(name)
-    assert study.baseline in [row.name for row in study.rows]
-    assert len({row.folder for row in study.rows}) == len(study.rows)
-    assert study.measure in ("split", "layers", "instances")
-    for row in study.rows:
+    shipped = study.load_study(name)
+    assert shipped.baseline in [row.name for row in shipped.rows]
+    assert len({row.folder for row in shipped.rows}) == len(shipped.rows)
+    assert shipped.measure in ("split", "layers", "instances")
+    for row in shipped.rows:
         resolve_config("fast").with_values(row.values, "test")
 
 
-def test_differences_are_compared_with_the_spread():
-    assert ablation._difference([50.0, 52.0], [48.0, 52.0]) == "(+1.0)"
-    assert ablation._difference([40.0], [48.0]) == "(-8.0)"
-    assert ablation._difference([40.0, 41.0], [48.0, 52.0]) == "-9.5"
-    assert ablation._mean_and_spread([40.0, 41.0]) == "40.5 ± 0.5"
+def result(row, seed, ap, ap50=0.9, **more):
+    return {
+        (row, seed): {"row": row, "seed": seed, "AP": ap, "AP50": ap50, "AP75": 0.0, "epochs": 1, "seconds": 1, **more}
+    }
+
+
+TWO_ROWS = study.Study("own", "Two", "For the test.", "base", [study.Row("base"), study.Row("other")])
+SETTINGS = study.Settings("data", "fast", epochs=1)
+
+
+def lines(*results, of=TWO_ROWS, failed=None):
+    together = {key: value for one in results for key, value in one.items()}
+    return list(tables.markdown(of, SETTINGS, together, failed or {}))
+
+
+def test_a_difference_that_may_be_chance_is_in_brackets():
+    small = lines(result("base", 0, 0.48), result("base", 1, 0.52), result("other", 0, 0.50), result("other", 1, 0.54))
+    assert any(line.startswith("| other | 2 | 52.0 ± 2.0 | (+2.0) |") for line in small)
+    large = lines(result("base", 0, 0.50), result("base", 1, 0.51), result("other", 0, 0.40), result("other", 1, 0.41))
+    assert any(line.startswith("| other | 2 | 40.5 ± 0.5 | -10.0 |") for line in large)
+    single = lines(result("base", 0, 0.50), result("other", 0, 0.10))
+    assert any(line.startswith("| other | 1 | 10.0 | (-40.0) |") for line in single)
+
+
+def test_chance_alone_is_taken_for_a_result_once_in_twenty_times():
+    rng, wrong = np.random.default_rng(0), 0
+    for _ in range(1000):
+        rows = [list(pair) for pair in rng.normal(50, 1, (3, 2))]
+        wrong += not tables._difference(rows[1], rows[0], tables._chance(rows)).startswith("(")
+    assert 25 <= wrong <= 80  # 50 expected, standard deviation 7
+
+
+def test_a_baseline_that_has_not_learned_has_no_differences():
+    text = lines(
+        result("base", 0, 0.1, 0.4), result("base", 1, 0.1, 0.4), result("other", 0, 0.9), result("other", 1, 0.9)
+    )
+    assert any("has not learned (AP50 0.400" in line for line in text)
+    assert any(line.startswith("| other | 2 | 90.0 ± 0.0 | - |") for line in text)
+
+
+def test_rows_that_could_not_be_trained_are_in_the_table():
+    text = "\n".join(lines(result("other", 0, 0.5), failed={("base", 0): "no weights"}))
+    assert "The baseline 'base' could not be trained" in text
+    assert "Not trained: 'base', seed 0: no weights" in text
+
+
+def test_everything_that_is_measured_is_in_the_csv():
+    flat = tables._flat(result("a", 0, 0.5, layers=[{"AP": 0.1}, {"AP": 0.2}], instances={"4": 0.75})["a", 0])
+    assert (flat["AP, layer 1"], flat["AP, layer 2"], flat["found of 4"]) == (0.1, 0.2, 0.75)
+
+
+def test_digits_are_found_by_class_place_and_once_each(monkeypatch, tiny_run):
+    """A detector that names the class of every scene, puts two boxes on the first digit and one on the second."""
+    truth = {}
+
+    def crowds(count, side, seed):
+        for digit, picture, boxes in crowd_scenes(count, side, seed):
+            truth[digit] = boxes
+            yield digit, picture, boxes
+
+    def stream(self, images, threshold=0.5):
+        ((digit, image),) = images
+        boxes = torch.tensor([truth[digit][0], truth[digit][0], truth[digit][1]], dtype=torch.float32)
+        labels = LabelMap(tuple(range(10)), tuple("0123456789"))
+        said = digit if digit else 5  # wrong about the zeros
+        found = Detections(boxes, torch.tensor([0.9, 0.8, 0.7]), torch.full((3,), said), labels, image.size[::-1])
+        yield digit, found
+
+    monkeypatch.setattr(run, "crowd_scenes", crowds)
+    monkeypatch.setattr(run, "DIGITS_COUNTED", 4)
+    monkeypatch.setattr(run.Detector, "stream", stream)
+    assert run._found_share(Detector.load(tiny_run, "cpu"), 4) == pytest.approx(9 * 2 / 40)
+
+
+def test_a_study_of_another_recipe_does_not_mix_in(digits, tmp_path):
+    config = resolve_config("fast", overrides=["train.lr=1e-3"])
+    (tmp_path / "mine.toml").write_text(config.to_toml())
+    options = {"epochs": 1, "device": "cpu", "seeds": 1, "recipe": str(tmp_path / "mine.toml"), "data": digits}
+    plain = [override for override in SMALL if "train.lr" not in override]
+    api.ablate("decoder-layers", output=tmp_path / "out", overrides=plain, **options)
+    (tmp_path / "mine.toml").write_text(config.with_values({"train.lr": 2e-3}, "test").to_toml())
+    with pytest.raises(UserError, match="settings or another recipe"):
+        api.ablate("decoder-layers", output=tmp_path / "out", overrides=plain, **options)
+
+
+def test_where_no_row_can_be_trained_the_reason_is_the_error(digits, tmp_path):
+    options = {"epochs": 1, "device": "cpu", "seeds": 1}
+    plain = [override for override in SMALL if "backbone_weights" not in override]
+    nowhere = (*plain, "model.backbone_weights=nowhere.safetensors")
+    with pytest.raises(UserError, match=r"no row of the study could be trained: .*nowhere\.safetensors"):
+        api.ablate("decoder-layers", digits, tmp_path / "out", overrides=nowhere, **options)
 
 
 def test_values_of_axes():
-    assert ablation.parse_axes(["a.b=1,2,3", "c.d=[8],[]", "e.f=sine,none"]) == {
+    assert study.parse_axes(["a.b=1,2,3", "c.d=[8],[]", "e.f=sine,none"]) == {
         "a.b": [1, 2, 3], "c.d": [[8], []], "e.f": ["sine", "none"],
     }  # fmt: skip
 
@@ -154,6 +248,8 @@ def test_values_of_axes():
         ({"study": "losses", "overrides": ["model.num_queries"]}, "expected section.key=VALUE"),
         ({"study": "losses", "epochs": 1, "minutes": 1.0}, "--epochs and --minutes exclude each other"),
         ({"study": "losses", "seeds": 0}, "must be above 0"),
+        ({"study": "losses", "overrides": ["train.seed=7"]}, "--set train.seed: a study takes it from --seeds"),
+        ({"study": "encoder-layers", "overrides": ["model.num_encoder_layers=2"]}, "every row of the study"),
         ({"study": "instances"}, "of its own making: leave out --data"),
         ({"study": "queries", "recipe": "paper"}, "is about selected queries"),
     ],

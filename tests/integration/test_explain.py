@@ -2,14 +2,21 @@
 
 import re
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from tiny import TINY, TINY_FAST
 
 from opendetr import api, cli
+from opendetr.data.datasets import load_index
 from opendetr.errors import UserError
+from opendetr.explanation.look import look
+from opendetr.explanation.report import Asked
+from opendetr.explanation.slots import Survey, survey
+from opendetr.inference.detector import Detector
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +56,13 @@ def test_a_picture_is_explained(run, digits, tmp_path):
 def test_layer_and_head_are_chosen(run, digits, tmp_path):
     picture = str(sorted((digits / "images").glob("test_*.png"))[0])
     api.explain(run, [picture], tmp_path / "out", layer=1, head=2, threshold=0.0)
+    seen = look(Detector.load(run, "cpu"), Image.open(picture).convert("RGB"))
+    maps = seen.cross_maps([0, 1])
+    chosen, words = Asked(0.0, layer=1, head=2).of(maps)
+    assert torch.equal(chosen, maps[0, 1])
+    assert words == f"layer 1 of {len(maps)}, head 2"
+    last, _ = Asked(0.0).of(maps)
+    assert torch.equal(last, maps[-1].mean(0))
     with pytest.raises(UserError, match=r"--head 9: this model's heads count from 1 to 4"):
         api.explain(run, [picture], tmp_path / "other", head=9)
     with pytest.raises(UserError, match=r"--layer 7: this model's layers count from 1 to"):
@@ -66,6 +80,33 @@ def test_pictures_of_one_name_stay_apart_and_broken_ones_are_left_out(fast_run, 
         api.explain(fast_run, [str(tmp_path / "pictures")], tmp_path / "out")
     assert {path.name for path in (tmp_path / "out").glob("*.npz")} == {"a.npz", "a-2.npz"}
     assert self_contained(tmp_path / "out" / "explain.html").count("<h2>") == 2
+
+
+def test_a_survey_measures_the_last_layer_as_val_does(run, digits):
+    detector, index = Detector.load(run, "cpu"), load_index(digits, "val")
+    found = survey(detector, index, 0.05)
+    expected = api.val(run, digits, "val", device="cpu")
+    assert found.layers[-1][0].summary == pytest.approx(expected.summary)
+    detected = int((found.scores >= 0.05).sum())
+    assert found.concentrations.shape[:2] == (detected, len(found.layers))
+    assert (found.concentrations >= 0).all()
+
+
+def test_two_equal_slots_overlap_as_chance_says_and_specialists_do_not():
+    rng = np.random.default_rng(0)
+    boxes = np.full((72, 3, 4), 0.1)
+    boxes[:, :2, :2] = rng.uniform(0, 1, (72, 2, 2))
+    boxes[:, 2, :2] = 0.05
+    scores = np.zeros((72, 3))
+    scores[:18, 0] = 1
+    starts = boxes - np.array([0.1, 0.0, 0.0, 0.0])
+    found = Survey(boxes, scores, starts, np.full((72, 2), (300.0, 400.0)), np.zeros((0, 2, 4)), [], 0.5)
+    assert found.specialisation[0, 1] == pytest.approx(0.75, abs=0.1)
+    assert found.specialisation[0, 2] < 0.2
+    assert found.usage.tolist() == [0.25, 0, 0]
+    np.testing.assert_allclose(found.moves, 0.1 * 300 / 500)
+    alike = replace(found, boxes_cxcywh=boxes[:, :2], scores=scores[:, :2], starts_cxcywh=starts[:, :2])
+    assert alike.chance_overlap == pytest.approx(alike.specialisation[0, 1], abs=0.1)
 
 
 def test_slots_of_learned_queries(tiny_run, digits, tmp_path):

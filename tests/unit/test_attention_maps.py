@@ -1,6 +1,6 @@
 """Attention captured from outside, and the maps that are made of it."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +12,13 @@ from torch import nn
 from opendetr.checkpoints.native import Checkpoint
 from opendetr.config import PRESETS, LossConfig, RunConfig
 from opendetr.data.transforms import Preprocessing
-from opendetr.explanation.capture import capture_attention, output_gradients
+from opendetr.explanation import maps
+from opendetr.explanation.capture import AttentionLayer, Captured, capture_attention, output_gradients
 from opendetr.explanation.look import look
 from opendetr.explanation.maps import cell_at, concentration, gradient_relevance, on_picture, rollout
 from opendetr.inference.detector import Detector
 from opendetr.labels import LabelMap
+from opendetr.model.attention import MultiheadAttention
 from opendetr.model.backbone import Features
 from opendetr.model.detr import build_model
 from opendetr.model.tokens import Tokens, cell_boxes
@@ -132,9 +134,54 @@ def test_rollout_and_relevance_are_shares(model, images):
     with torch.no_grad():
         rolled = rollout(captured)
     torch.testing.assert_close(rolled.sum(-1), torch.ones(len(rolled)))
-    relevant = gradient_relevance(captured, logits[2, 1], 2)
+    relevant = gradient_relevance(captured, [logits[2, 1], logits[0, 0]], [2, 0])
     assert relevant.min() >= 0
-    assert float(relevant.sum()) == pytest.approx(1.0, abs=1e-5)
+    torch.testing.assert_close(relevant.sum(-1), torch.ones(2))
+    (alone,) = gradient_relevance(captured, [logits[0, 0]], [0])
+    torch.testing.assert_close(relevant[1], alone)
+
+
+@dataclass(frozen=True)
+class Given(AttentionLayer):
+    """An attention layer whose weights are given, and whose gradient is 1 everywhere."""
+
+    given: torch.Tensor
+
+    def weights(self):
+        return self.given
+
+    def gradient(self, of_output):
+        return torch.ones_like(self.given)
+
+
+def given(weights):
+    weights = torch.tensor(weights)[None, None]  # [B, heads, rows, columns]
+    rows, columns = (torch.zeros(1, count, 4) for count in weights.shape[2:])
+    return Given(MultiheadAttention(4, 1, 0.0), rows, columns, columns, None, rows, weights)
+
+
+def by_hand(monkeypatch):
+    """Three cells that one encoder layer mixes, two queries, one decoder layer."""
+    monkeypatch.setattr(maps, "output_gradients", lambda captured, score: [torch.zeros(1, 1, 4)] * 3)
+    encoder = given([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [0.0, 0.0, 1.0]])
+    among, at = given([[1.0, 0.0], [0.25, 0.75]]), given([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    return Captured([encoder], [among], [at])
+
+
+def test_rollout_by_hand(monkeypatch):
+    # cells after the encoder: half themselves, half mixed; query 0 looks at cell 1, query 1 at cell 2
+    expected = torch.tensor([[0.25, 0.75, 0.0], [0.0, 0.0, 1.0]])
+    torch.testing.assert_close(rollout(by_hand(monkeypatch)), expected)
+
+
+def test_relevance_by_hand(monkeypatch):
+    # cells: 1 + A normalised = rows (2,0,0), (.5, 1.5, 0), (0,0,2); queries the same: (2, 0), (.25, 1.75)
+    # query 1 gets 0.25 of what query 0 looks at in Chefer's R_qq^T A R_cc, which transposes: column 1 of R_qq
+    relevant = gradient_relevance(by_hand(monkeypatch), [torch.tensor(0.0)] * 2, [0, 1])
+    queries, looked = torch.tensor([[2.0, 0.0], [0.25, 1.75]]), torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    cells = torch.tensor([[2.0, 0.0, 0.0], [0.5, 1.5, 0.0], [0.0, 0.0, 2.0]])
+    expected = queries.T @ looked @ cells
+    torch.testing.assert_close(relevant, expected / expected.sum(-1, keepdim=True))
 
 
 def tokens_of(*shapes):
@@ -163,11 +210,13 @@ def test_a_point_lies_in_its_cell():
 def test_concentration_compares_with_chance():
     even = torch.full((10, 10), 0.01)
     box = torch.tensor([0.5, 0.5, 0.2, 0.2])  # 4 cells, 16 with one more on every side
-    assert concentration(even, box) == pytest.approx(4.0)
+    assert concentration(even, box) == pytest.approx(1.0)
     inside = torch.zeros(10, 10)
     inside[4:6, 4:6] = 0.25
-    assert concentration(inside, box) == pytest.approx(25.0)
+    assert concentration(inside, box) == pytest.approx(100 / 16)
     assert concentration(inside.roll(4, 0), box) == 0
+    corner = torch.tensor([0.05, 0.05, 0.1, 0.1])  # what lies beyond the map is not counted
+    assert concentration(even, corner) == pytest.approx(1.0)
 
 
 class Brightness(nn.Module):

@@ -62,6 +62,24 @@ def test_the_query_is_taken_by_a_neighbour():
     assert "query 0 overlaps it with IoU 0.74 but answers 'cat' number 1" in second.sentence
 
 
+def test_a_silent_query_beside_the_taken_one_is_no_answer():
+    _, second = explain(answers([(CAT, HERE), (NOTHING, NEARBY)]), (0, HERE), (0, NEARBY))
+    assert second.reason == Reason.TAKEN
+    _, second = explain(answers([(CAT, HERE), ((0.3, 0.1), NEARBY)]), (0, HERE), (0, NEARBY))
+    assert second.reason == Reason.LOW_SCORE
+    assert "query 1 (IoU 1.00) says 'cat' with score 0.30" in second.sentence
+    _, second = explain(answers([(CAT, HERE), (DOG, NEARBY)]), (0, HERE), (0, NEARBY))
+    assert second.reason == Reason.WRONG_CLASS
+
+
+def test_a_class_that_is_hardly_meant_is_no_wrong_class():
+    (missed,) = explain(answers([((0.01, 0.02), HERE)]), (0, HERE))
+    assert missed.reason == Reason.LOW_SCORE
+    assert "says 'cat' with score 0.01" in missed.sentence
+    (missed,) = explain(answers([((0.01, 0.4), HERE)]), (0, HERE))
+    assert missed.reason == Reason.WRONG_CLASS
+
+
 @pytest.mark.parametrize("end", [(NOTHING, HERE), (CAT, FAR), (DOG, HERE)])
 def test_lost_at_a_later_layer(end):
     (missed,) = explain(answers([(CAT, FAR)], [(CAT, HERE)], [end]), (0, HERE))

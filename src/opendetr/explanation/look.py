@@ -112,8 +112,8 @@ class Look:
         """Where the class logits of some queries come from; needs a look with gradients."""
         assert self.captured.memory is not None
         logits = self.output.logits[-1, 0]
-        found = [gradient_relevance(self.captured, logits[q, label], q) for q, label in zip(queries, labels)]
-        return on_picture(torch.stack(found), self.captured.memory).float().cpu()
+        scores = [logits[query, label] for query, label in zip(queries, labels)]
+        return on_picture(gradient_relevance(self.captured, scores, queries), self.captured.memory).float().cpu()
 
     def self_attention(self) -> Float[Tensor, "L heads Q Q"]:
         """What queries (rows) take from each other (columns) in every decoder layer."""

@@ -1,6 +1,7 @@
 """From attention over cells to maps over the picture: where weights are, and what they add up to over the layers."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -67,35 +68,43 @@ def rollout(captured: Captured, picture: int = 0) -> Float[Tensor, "Q S"]:
     return reached / reached.sum(-1, keepdim=True)
 
 
-def gradient_relevance(captured: Captured, score: Float[Tensor, ""], query: int) -> Float[Tensor, " S"]:
-    """Which cells a score came from: attention weighted by its positive gradient (Chefer et al. 2021, section 3).
+def gradient_relevance(
+    captured: Captured, scores: Sequence[Float[Tensor, ""]], queries: Sequence[int]
+) -> Float[Tensor, "K S"]:
+    """Which cells scores came from: attention weighted by its positive gradient (Chefer et al. 2021, section 3).
 
     Args:
         captured: a forward pass of one picture with gradients.
-        score: a logit of that pass.
-        query: whose score it is.
+        scores: logits of that pass.
+        queries: whose score each is.
 
     Returns:
-        Relevance of the cells, of sum 1 (or all 0 where nothing speaks for the score).
+        For each score the relevance of the cells, of sum 1 (or all 0 where nothing speaks for it).
     """
-    layers = captured.layers()
+    gradients = [output_gradients(captured, score) for score in scores]  # per score and layer
+    layers = iter(enumerate(captured.layers()))
+
+    def relevant() -> list[Tensor]:
+        """Of the next layer, for every score; its weights are computed once."""
+        number, layer = next(layers)
+        weights = layer.weights()
+        return [(layer.gradient(of_score[number]) * weights)[0].clamp(min=0).mean(0) for of_score in gradients]
+
     with torch.no_grad():
-        relevant = iter(
-            [
-                (layer.gradient(gradient) * layer.weights())[0].clamp(min=0).mean(0)
-                for layer, gradient in zip(layers, output_gradients(captured, score))
-            ]
-        )
-        cells = _identity(captured.decoder_cross[0].key)
+        cells = [_identity(captured.decoder_cross[0].key) for _ in scores]
         for _ in captured.encoder:
-            cells = cells + next(relevant) @ cells
-        among = _identity(captured.decoder_self[0].query)
-        found = cells.new_zeros(len(among), len(cells))
+            cells = [own + passed @ own for own, passed in zip(cells, relevant())]
+        among = [_identity(captured.decoder_self[0].query) for _ in scores]
+        found = [own.new_zeros(len(own), len(of)) for own, of in zip(among, cells)]
         for _ in captured.decoder_self:
-            self_weights = next(relevant)
-            among, found = among + self_weights @ among, found + self_weights @ found
-            found = found + _normalised(among).T @ next(relevant) @ _normalised(cells)
-        return F.normalize(found[query], p=1, dim=0)
+            passed = relevant()
+            among = [own + between @ own for own, between in zip(among, passed)]
+            found = [own + between @ own for own, between in zip(found, passed)]
+            found = [
+                own + _normalised(queried).T @ looked @ _normalised(of)
+                for own, queried, looked, of in zip(found, among, relevant(), cells)
+            ]
+        return torch.stack([F.normalize(own[query], p=1, dim=0) for own, query in zip(found, queries)])
 
 
 def _identity(tokens: Tensor) -> Tensor:
@@ -109,11 +118,9 @@ def _normalised(relevance: Tensor) -> Tensor:
 
 
 def concentration(attention_map: Float[Tensor, "h w"], box_cxcywh: Float[Tensor, "4"]) -> float:
-    """How much denser attention is inside a box than by chance.
+    """How much denser attention is around a box than spread evenly: 1 is by chance.
 
-    The share of attention inside the box widened by one cell on every side, over the share of the map that the box
-    itself covers. Attention spread evenly gives the widened box's area over the box's: more than 1, and the more the
-    smaller the box; compare with that.
+    The share of attention inside the box widened by one cell on every side, over the share of the map's cells there.
 
     Args:
         attention_map: of sum 1.
@@ -124,6 +131,6 @@ def concentration(attention_map: Float[Tensor, "h w"], box_cxcywh: Float[Tensor,
     hair = 1e-4  # of a cell: a box that ends where a cell does shall not take the next one for rounding
     left, right = math.floor((x - w / 2) * width + hair) - 1, math.ceil((x + w / 2) * width - hair) + 1
     top, bottom = math.floor((y - h / 2) * height + hair) - 1, math.ceil((y + h / 2) * height - hair) + 1
-    inside = float(attention_map[max(0, top) : bottom, max(0, left) : right].sum())
-    share: float = inside / max(w * h, 1e-9)
+    inside = attention_map[max(0, top) : bottom, max(0, left) : right]
+    share: float = float(inside.mean()) * attention_map.numel()
     return share

@@ -14,6 +14,7 @@ from opendetr.scoring import Scoring
 from opendetr.structures import DetrOutput, Target, Targets
 
 NEAR = 0.5  # IoU from which a box is the object's, as in AP50
+MEANS = 0.1  # a score from which a query that stays below the threshold still means a class, rather than nothing
 
 
 class Reason(StrEnum):
@@ -180,20 +181,24 @@ def _why_missed(
         query, iou = int(ious.argmax()), float(ious.max())
         return Reason.NOT_NEAR, f"no query near it: the nearest, query {query}, overlaps it with IoU {iou:.2f}"
     free = sorted((query for query in near if query not in owner), key=lambda query: -float(best_scores[query]))
-    if not free:
-        query = max(near, key=lambda query: float(ious[query]))
+    owned = [query for query in near if query in owner]
+    own_class = max(free, key=lambda query: float(scores[query, label]), default=None)
+    shown_wrong = bool(free) and float(best_scores[free[0]]) >= threshold and int(best_labels[free[0]]) != label
+    means_it = own_class is not None and float(scores[own_class, label]) >= min(MEANS, threshold)
+    if owned and not shown_wrong and not means_it:
+        query = max(owned, key=lambda query: float(ious[query]))
         return Reason.TAKEN, (
             f"query taken by a neighbour: query {query} overlaps it with IoU {float(ious[query]):.2f} but answers "
             f"'{names[int(history.labels[owner[query]])]}' number {owner[query] + 1}"
         )
-    same_class = [query for query in free if int(best_labels[query]) == label]
-    if int(best_labels[free[0]]) != label and (float(best_scores[free[0]]) >= threshold or not same_class):
+    leans_wrong = float(best_scores[free[0]]) >= min(MEANS, threshold) and not means_it
+    if shown_wrong or (leans_wrong and int(best_labels[free[0]]) != label):
         query, iou = free[0], float(ious[free[0]])
         return Reason.WRONG_CLASS, f"right box, wrong class: query {query} (IoU {iou:.2f}) says {says(query)}"
-    query = same_class[0]
+    assert own_class is not None  # near queries are owned or free
     return Reason.LOW_SCORE, (
-        f"right answer, low score: query {query} (IoU {float(ious[query]):.2f}) says '{name}' with score "
-        f"{float(scores[query, label]):.2f}, below the threshold of {threshold:g}"
+        f"right answer, low score: query {own_class} (IoU {float(ious[own_class]):.2f}) says '{name}' with score "
+        f"{float(scores[own_class, label]):.2f}, below the threshold of {threshold:g}"
     )
 
 

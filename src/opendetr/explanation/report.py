@@ -27,6 +27,7 @@ from opendetr.explanation.slots import survey
 from opendetr.files import write_bytes, write_text
 from opendetr.inference.detector import Detector
 from opendetr.loss.matcher import CostWeights
+from opendetr.progress import console
 from opendetr.structures import DetrOutput, Target
 
 MOST_POINTS = 4  # chosen on detected objects where none are given
@@ -64,6 +65,9 @@ class Asked:
             raise UserError(f"--layer {self.layer}: this model's layers count from 1 to {layers}")
         if not 0 <= self.head <= model.num_heads:
             raise UserError(f"--head {self.head}: this model's heads count from 1 to {model.num_heads}")
+        for stack, count in (("encoder", model.num_encoder_layers), ("decoder", model.num_decoder_layers)):
+            if 0 < count < self.layer:
+                console.print(f"--layer {self.layer}: the {stack} has {count}; its last is shown")
         if self.points and model.num_encoder_layers == 0:
             raise UserError(
                 "--point asks for the encoder's self-attention and this model has no encoder "
@@ -212,9 +216,13 @@ def explain_slots(folder: Folder, detector: Detector, index: DatasetIndex, thres
     found = survey(detector, index, threshold)
     folder.heading(f"{len(index)} pictures of {index.source}")
     if found.starts_cxcywh is None:
-        caption = "Every query's boxes over the data set: the paper's figure 7. A specialist's points keep together."
+        shown = f"The {min(figures.MOST_SLOTS, len(found.usage))} busiest of {len(found.usage)} queries"
+        caption = f"{shown}, their boxes over the data set: the paper's figure 7. A specialist's points keep together."
         folder.figure("slots", figures.slots_figure(found), caption)
-        caption = "1: two queries put their boxes in the same places; 0: nowhere in common."
+        caption = (
+            f"How much the places of two queries' boxes have in common. Two queries of the same habits would show "
+            f"{found.chance_overlap:.2f} over so many pictures, specialists 0."
+        )
         folder.figure("slots-overlap", figures.overlap_figure(found), caption)
         overlaps = found.specialisation - np.eye(len(found.usage))
         rows = [
@@ -236,12 +244,20 @@ def explain_slots(folder: Folder, detector: Detector, index: DatasetIndex, thres
         for layer, both in enumerate(found.layers, start=1)
     ]
     folder.table(["decoder layer", "AP", "AP with NMS", "AP50", "AP50 with NMS"], rows)
-    if found.concentrations:
-        median, even = (float(np.median(v)) for v in (found.concentrations, found.even_concentrations))
+    if len(found.concentrations):
+        medians = np.median(found.concentrations, axis=0)
         folder.words(
-            f"The share of the last decoder layer's attention in a detection's box with one cell added around it is "
-            f"{median:.1f} times the share of the picture that the box covers; evenly spread attention would give "
-            f"{even:.1f} (medians over {len(found.concentrations)} detections with a score of at least {threshold:g})."
+            f"How dense attention is in a detection's box with one cell added around it, against evenly spread "
+            f"attention (1); medians over {len(found.concentrations)} detections with a score from {threshold:g} on."
+        )
+        folder.table(
+            ["decoder layer", *(f"head {head}" for head in range(1, medians.shape[1] + 1)), "mean of heads"],
+            [
+                [str(layer + 1), *(f"{value:.2f}" for value in heads), f"{median_of_means:.2f}"]
+                for layer, (heads, median_of_means) in enumerate(
+                    zip(medians, np.median(found.concentrations.mean(-1), axis=0))
+                )
+            ],
         )
     learned = found.starts_cxcywh is None  # only those are the same query in every picture
     folder.arrays(
@@ -249,7 +265,7 @@ def explain_slots(folder: Folder, detector: Detector, index: DatasetIndex, thres
         {
             "boxes_cxcywh": found.boxes_cxcywh, "scores": found.scores, "starts_cxcywh": found.starts_cxcywh,
             "usage": found.usage if learned else None, "overlap": found.specialisation if learned else None,
-            "concentrations": found.concentrations, "even_concentrations": found.even_concentrations,
+            "concentrations": found.concentrations,
         },
     )  # fmt: skip
 

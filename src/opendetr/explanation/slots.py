@@ -21,7 +21,8 @@ from opendetr.progress import track
 from opendetr.structures import Batch, Detections, DetrOutput
 
 NMS_IOU = 0.7  # of the comparison only, as in the paper's figure 4: detections are never suppressed
-GRID = 16  # cells along a side when the overlap of two slots is measured
+FINEST_GRID, BOXES_PER_CELL = 16, 4  # where the overlap of slots is measured: few boxes need large cells
+DRAWS = 20  # of equal slots, to see what overlap they show by chance
 
 
 @dataclass(frozen=True)
@@ -31,19 +32,29 @@ class Survey:
     boxes_cxcywh: Float[np.ndarray, "N Q 4"]  # 0..1 of the picture
     scores: Float[np.ndarray, "N Q"]  # of the best class
     starts_cxcywh: Float[np.ndarray, "N Q 4"] | None  # of selected queries, which have no place of their own
-    concentrations: list[float]  # of the attention of every detection above the threshold
-    even_concentrations: list[float]  # what evenly spread attention would give for the same boxes
+    sides: Float[np.ndarray, "N 2"]  # width and height of the pictures, pixels
+    concentrations: Float[np.ndarray, "K L heads"]  # of attention, for detections above the threshold; 1 is by chance
     layers: list[tuple[CocoMetrics, CocoMetrics]]  # per decoder layer: without and with NMS
     threshold: float
 
     @property
     def specialisation(self) -> Float[np.ndarray, "Q Q"]:
         """The overlap of every two slots, 0..1: of the histograms of their boxes' centres over the unit square."""
-        cells = np.clip((self.boxes_cxcywh[..., :2] * GRID).astype(int), 0, GRID - 1)
-        flat = cells[..., 1] * GRID + cells[..., 0]
-        shares = np.stack([np.bincount(slot, minlength=GRID * GRID) for slot in flat.T]) / len(flat)
-        overlap: np.ndarray = np.minimum(shares[:, None], shares[None]).sum(-1)
-        return overlap
+        return _overlaps(self._histograms())
+
+    @property
+    def chance_overlap(self) -> float:
+        """The overlap that two slots of the same habits would show: of draws from all boxes together."""
+        together, pictures = self._histograms().mean(0), len(self.boxes_cxcywh)
+        drawn = np.random.default_rng(0).multinomial(pictures, together / together.sum(), DRAWS) / pictures
+        return float(_overlaps(drawn)[~np.eye(DRAWS, dtype=bool)].mean())
+
+    def _histograms(self) -> Float[np.ndarray, "Q cells"]:
+        pictures = len(self.boxes_cxcywh)
+        grid = int(np.clip(np.sqrt(pictures / BOXES_PER_CELL), 2, FINEST_GRID))
+        cells = np.clip((self.boxes_cxcywh[..., :2] * grid).astype(int), 0, grid - 1)
+        flat = cells[..., 1] * grid + cells[..., 0]
+        return np.stack([np.bincount(slot, minlength=grid * grid) for slot in flat.T]) / pictures
 
     @property
     def usage(self) -> Float[np.ndarray, " Q"]:
@@ -56,9 +67,14 @@ class Survey:
         """How far each box's centre came from where its query started, in shares of the picture's diagonal."""
         if self.starts_cxcywh is None:
             return None
-        way = self.boxes_cxcywh[..., :2] - self.starts_cxcywh[..., :2]
-        moves: np.ndarray = np.sqrt((way**2).sum(-1) / 2)
+        way = (self.boxes_cxcywh - self.starts_cxcywh)[..., :2] * self.sides[:, None]
+        moves: np.ndarray = np.linalg.norm(way, axis=-1) / np.linalg.norm(self.sides, axis=-1)[:, None]
         return moves
+
+
+def _overlaps(shares: Float[np.ndarray, "K cells"]) -> Float[np.ndarray, "K K"]:
+    overlaps: np.ndarray = np.minimum(shares[:, None], shares[None]).sum(-1)
+    return overlaps
 
 
 def survey(detector: Detector, index: DatasetIndex, threshold: float) -> Survey:
@@ -67,33 +83,36 @@ def survey(detector: Detector, index: DatasetIndex, threshold: float) -> Survey:
     Raises:
         UserError: a picture cannot be read.
     """
-    boxes, scores, starts = [], [], []
-    concentrations, even_concentrations = list[float](), list[float]()
+    boxes, scores, starts, sides = [], [], [], []
+    concentrations = []
     detections: list[list[tuple[int, Detections]]] = []
     for number, seen in track(_looks(detector, index), "looking", len(index)):
         boxes.append(seen.output.boxes_cxcywh[-1, 0].float().cpu().numpy())
         scores.append(seen.scores().amax(-1).numpy())
+        sides.append(seen.image.size)
         if seen.starts_cxcywh is not None:
             starts.append(seen.starts_cxcywh.float().cpu().numpy())
         found = seen.explained(threshold, at_most=len(boxes[-1]))
         if found.found:
-            maps = seen.cross_maps(found.queries)[-1].mean(0)
+            maps = seen.cross_maps(found.queries)
             covered = torch.tensor([side / whole for side, whole in zip(seen.image.size, seen.extent)] * 2)
             own = seen.output.boxes_cxcywh[-1, 0, found.queries].cpu() * covered
-            even = torch.full_like(maps[0], 1 / maps[0].numel())
-            concentrations += [concentration(attention, box) for attention, box in zip(maps, own)]
-            even_concentrations += [concentration(even, box) for box in own]
+            concentrations += [
+                [[concentration(head, box) for head in layer] for layer in of_query]
+                for of_query, box in zip(maps.permute(2, 0, 1, 3, 4), own)
+            ]
         for layer, of_layer in enumerate(_by_layer(seen, index.records[number].image_id)):
             if layer == len(detections):
                 detections.append([])
             detections[layer].append((number, of_layer))
+    num_heads = detector.checkpoint.config.model.num_heads
     fewest = min(len(picture) for picture in boxes)  # tiny pictures have fewer cells to select queries from
     return Survey(
         np.stack([picture[:fewest] for picture in boxes]),
         np.stack([picture[:fewest] for picture in scores]),
         np.stack([picture[:fewest] for picture in starts]) if starts else None,
-        concentrations,
-        even_concentrations,
+        np.array(sides, dtype=float),
+        np.array(concentrations).reshape(len(concentrations), len(detections), num_heads),
         [(metrics_of(index, layer), metrics_of(index, [(n, suppressed(d)) for n, d in layer])) for layer in detections],
         threshold,
     )

@@ -1,0 +1,206 @@
+"""The paper's studies as small trainings on the user's own data."""
+
+import json
+import shutil
+import time
+from dataclasses import asdict, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from opendetr.ablation.study import Results, Row, Settings, Study
+from opendetr.ablation.tables import write_tables
+from opendetr.boxes import box_iou
+from opendetr.checkpoints.native import resumable_folder
+from opendetr.config import RunConfig, load_recipe, resolve_config
+from opendetr.data.datasets import load_index
+from opendetr.data.digits import SIDE, crowd_scenes, write_digits
+from opendetr.errors import UserError
+from opendetr.evaluation.runner import evaluate_split
+from opendetr.explanation.slots import survey
+from opendetr.files import current_folder, read_json, require_folder, write_json, write_text
+from opendetr.inference.detector import Detector
+from opendetr.progress import console
+from opendetr.training.setup import prepare
+
+SCENES = 2000  # of digits, where no data are given
+INSTANCES = (1, 2, 4, 6, 8, 10, 15, 20, 25, 30)
+DIGITS_COUNTED = 30  # of each class and number of instances at least, over several scenes where they hold few
+CANVAS = 3 * SIDE  # pixels, of the scenes with many digits
+
+
+def run_study(study: Study, settings: Settings, output: Path, seeds: int, device: str) -> Path:
+    """Train and measure every row with every seed, and write the tables.
+
+    A row that is finished is never run again, an unfinished one is continued: the same call goes on where the last one
+    was interrupted.
+
+    Args:
+        study: the rows.
+        settings: what they share.
+        output: the study's folder; each row keeps its run there.
+        seeds: 0, 1, ...: so many runs per row.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+
+    Returns:
+        `study.md`; `study.csv` and `study.png` lie beside it.
+
+    Raises:
+        UserError: the folder holds another study, a row's values do not fit the recipe, or no row can be trained.
+        KeyboardInterrupt: the user stopped it; everything is kept.
+    """
+    from opendetr import _matplotlib  # noqa: F401  said now rather than after the first training
+
+    _require_free_keys(study, settings)
+    configs = {row.name: _config(row, settings, device) for row in study.rows}  # a wrong value is said at once
+    if study.needs_selected and resolve_config(settings.recipe).model.query_source != "selected":
+        raise UserError(
+            f"the study '{study.name}' is about selected queries; the recipe '{settings.recipe}' has learned ones"
+        )
+    _require_same_study(study, settings, output)
+    if settings.digits:
+        _make_digits(Path(settings.data))
+    train_split = configs[study.baseline].data.train_split
+    learned, measured = (load_index(Path(settings.data), split) for split in (train_split, settings.split))
+    learned.label_map.require_same_categories(measured.label_map, str(measured.source))
+    runs = [(row, seed) for seed in range(seeds) for row in study.rows]
+    results: Results = {}
+    failed: dict[tuple[str, int], str] = {}
+    trained: list[float] = []
+    for number, (row, seed) in enumerate(runs, start=1):
+        folder = output / row.folder / f"seed-{seed}"
+        result = folder / "result.json"
+        if not result.is_file():
+            left = f", {_minutes(trained, len(runs) - number + 1)} left of the study" if trained else ""
+            console.print(f"\n{study.name}: run {number} of {len(runs)}, '{row.name}', seed {seed}{left}")
+            begun = time.time()
+            try:
+                _train(configs[row.name].with_values({"train.seed": seed}, "the study"), folder / "run")
+            except UserError as error:  # such as a table of positions that is too small: the other rows go on
+                console.print(f"Row '{row.name}' cannot be trained: {error}", style="yellow")
+                failed[row.name, seed] = str(error)
+                continue
+            write_json(result, _measure(study, settings, folder / "run", device) | {"row": row.name, "seed": seed})
+            trained.append(time.time() - begun)
+        results[row.name, seed] = read_json(result, "the result of a row")
+        write_tables(study, settings, results, failed, output)
+    if not results:
+        raise UserError(f"no row of the study could be trained: {next(iter(failed.values()))}")
+    write_tables(study, settings, results, failed, output)
+    return output / "study.md"
+
+
+def _require_free_keys(study: Study, settings: Settings) -> None:
+    """Check that `--set` does not ask for what the study decides."""
+    ours = {"train.seed": "--seeds", "data.root": "--data", "data.val_split": "--split", "train.device": "--device"}
+    for name in {**settings.fixed, **{name: None for row in study.rows for name in row.values}}:
+        if name in ours:
+            raise UserError(f"--set {name}: a study takes it from {ours[name]}")
+    for name in settings.fixed:
+        if all(name in row.values for row in study.rows):
+            raise UserError(f"--set {name}: every row of the study '{study.name}' sets it itself")
+
+
+def _make_digits(folder: Path) -> None:
+    """Make the data set of studies without --data, where it is missing."""
+    if not (folder / "annotations" / "test.json").is_file():
+        console.print(f"Making {SCENES} digit scenes in {folder}")
+        write_digits(folder, SCENES)
+
+
+def _config(row: Row, settings: Settings, device: str) -> RunConfig:
+    options = {
+        "data.root": settings.data, "data.val_split": "none", "train.device": device,
+        "train.epochs": settings.epochs, "train.minutes": settings.minutes or 0.0,
+    }  # fmt: skip
+    config = resolve_config(settings.recipe, None, {name: v for name, v in options.items() if v is not None})
+    return config.with_values({**settings.fixed, **row.values}, f"row '{row.name}'")
+
+
+def _require_same_study(study: Study, settings: Settings, output: Path) -> None:
+    """Write down what the folder's study is; refuse to mix it with another."""
+    path = output / "study.json"
+    description = {
+        "study": asdict(study), "settings": asdict(settings), "recipe": resolve_config(settings.recipe).to_dict(),
+    }  # fmt: skip
+    content = json.loads(json.dumps(description))
+    require_folder(output)
+    if path.is_file() and read_json(path, "the description of a study") != content:
+        raise UserError(
+            f"--output {output} holds a study with other rows, settings or another recipe ({path} has them); give the "
+            f"same ones to continue it, or another folder"
+        )
+    write_json(path, content)
+
+
+def _train(config: RunConfig, run: Path) -> None:
+    """Train a row, or finish it, with what was chosen at its start."""
+    resume = run if (current_folder(run / "last") / "training.pt").is_file() else None
+    if resume is None:  # whatever is there was killed before its first save
+        shutil.rmtree(run, ignore_errors=True)
+    else:
+        chosen = load_recipe(str(resumable_folder(run) / "config.toml"))
+        config = chosen.with_values({"train.device": config.train.device}, "the study")
+    trainer = prepare(config, run, time.time(), resume)
+    write_text(run / "config.toml", trainer.config.to_toml())
+    trainer.fit()
+    if trainer.plan.interrupted():
+        console.print("The study is kept; the same command continues it.")
+        raise KeyboardInterrupt
+
+
+def _measure(study: Study, settings: Settings, run: Path, device: str) -> dict[str, Any]:
+    """AP on the split, and what else the study measures."""
+    detector = Detector.load(run, device)
+    checkpoint = detector.checkpoint
+    index = load_index(Path(settings.data), settings.split)
+    metrics = evaluate_split(
+        detector.model, detector.model.scoring, checkpoint.label_map, index, checkpoint.preprocessing,
+        device=detector.device,
+    )  # fmt: skip
+    history = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    found: dict[str, Any] = {
+        "AP": metrics.summary["AP"], "AP50": metrics.summary["AP50"], "AP75": metrics.summary["AP75"],
+        "epochs": history[-1]["epoch"], "seconds": history[-1]["seconds"],
+    }  # fmt: skip
+    if study.measure == "layers":
+        layers = survey(detector, index, 0.5).layers
+        found["layers"] = [
+            {f"{key}{suffix}": m.summary[key] for m, suffix in zip(both, ("", " with NMS")) for key in ("AP", "AP50")}
+            for both in layers
+        ]
+    if study.measure == "instances":
+        found["instances"] = {str(count): _found_share(detector, count) for count in INSTANCES}
+    return found
+
+
+def _found_share(detector: Detector, count: int) -> float:
+    """Of `count` digits of one class on a large canvas, the share that is found, over the classes.
+
+    Found is a digit that a detection of its class meets, with a score and an IoU of 0.5 or more each, one for one.
+    """
+    checkpoint = detector.checkpoint
+    size = round(checkpoint.preprocessing.image_size * CANVAS / SIDE)  # digits as large as the model learned them
+    preprocessing = replace(checkpoint.preprocessing, image_size=size, max_size=size)
+    larger = Detector(replace(checkpoint, preprocessing=preprocessing), str(detector.device))
+    found = shown = 0
+    scenes = (scene for seed in range(-(-DIGITS_COUNTED // count)) for scene in crowd_scenes(count, CANVAS, seed))
+    for digit, picture, boxes in scenes:
+        ((_, detections),) = larger.stream([(digit, picture)])
+        named = torch.tensor([name == str(digit) for name in detections.names], dtype=torch.bool)
+        named = torch.where(named)[0][detections.scores[named].argsort(descending=True)]
+        taken: set[int] = set()
+        overlaps = box_iou(detections.boxes_xyxy[named][:, None], torch.tensor(boxes, dtype=torch.float32)[None])
+        for row in overlaps:  # best first, each takes the free digit it fits best
+            free = {number: float(iou) for number, iou in enumerate(row) if number not in taken and iou >= 0.5}
+            if free:
+                taken.add(max(free, key=free.__getitem__))
+        found, shown = found + len(taken), shown + len(boxes)
+    return found / shown
+
+
+def _minutes(seconds: list[float], runs: int) -> str:
+    """How long so many more runs will take, by what the others took."""
+    return str(timedelta(seconds=round(sum(seconds) / len(seconds) * runs)))

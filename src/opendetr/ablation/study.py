@@ -1,0 +1,106 @@
+"""A study is data: rows of config values, shipped as TOML or given with `--set`."""
+
+import itertools
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any
+
+from opendetr.errors import UserError, nearest
+
+Results = dict[tuple[str, int], dict[str, Any]]  # what was measured, by row and seed
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training of a study."""
+
+    name: str
+    values: dict[str, Any] = field(default_factory=dict)  # dotted names of the config
+    paper: dict[str, float] = field(default_factory=dict)  # the paper's difference to its baseline on COCO, in points
+
+    @property
+    def folder(self) -> str:
+        """The name of the row's folder."""
+        return "".join(letter if letter.isalnum() else "-" for letter in self.name).strip("-")
+
+
+@dataclass(frozen=True)
+class Study:
+    """Rows to be compared."""
+
+    name: str
+    title: str
+    about: str
+    baseline: str
+    rows: list[Row]
+    measure: str = "split"  # what is measured: AP on the split; by decoder layer; of crowds of digits
+    needs_selected: bool = False  # whether it is about queries that are selected
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all rows of a study share."""
+
+    data: str
+    recipe: str
+    split: str = "val"
+    epochs: int | None = None
+    minutes: float | None = None
+    fixed: dict[str, Any] = field(default_factory=dict)  # config values of all rows
+    digits: bool = False  # the data are digit scenes, made where they are missing
+
+
+def study_names() -> list[str]:
+    """The studies shipped with the package."""
+    files = resources.files("opendetr.studies").iterdir()
+    return sorted(path.name.removesuffix(".toml") for path in files if path.name.endswith(".toml"))
+
+
+def load_study(name: str) -> Study:
+    """A shipped study.
+
+    Raises:
+        UserError: there is none of that name; names the nearest.
+    """
+    if name not in study_names():
+        raise UserError(f"ablate {name}: unknown study; {nearest(name, study_names())}")
+    text = resources.files("opendetr.studies").joinpath(f"{name}.toml").read_text(encoding="utf-8")
+    content = tomllib.loads(text)
+    rows = [Row(row["name"], row.get("set", {}), row.get("paper", {})) for row in content["rows"]]
+    return Study(
+        name, content["title"], content["about"], content["baseline"], rows, content.get("measure", "split"),
+        content.get("needs_selected", False),
+    )  # fmt: skip
+
+
+def own_study(axes: dict[str, list[Any]]) -> Study:
+    """Every combination of the given values; the first is the baseline.
+
+    Args:
+        axes: dotted config name -> values.
+    """
+    rows = []
+    for values in itertools.product(*axes.values()):
+        chosen = dict(zip(axes, values))
+        rows.append(Row(", ".join(f"{name}={value}" for name, value in chosen.items()), chosen))
+    return Study("own", "Study of " + " and ".join(axes), "Values given with --set.", rows[0].name, rows)
+
+
+def parse_axes(texts: Sequence[str]) -> dict[str, list[Any]]:
+    """`section.key=1,2,3` as a name with its values; values are TOML, and anything that is not is a text.
+
+    Raises:
+        UserError: there is no `=`, or nothing behind it.
+    """
+    axes = {}
+    for text in texts:
+        name, separator, values = text.partition("=")
+        if not separator or not values.strip():
+            raise UserError(f"--set {text}: expected section.key=VALUE or section.key=VALUE,VALUE,...")
+        try:
+            axes[name.strip()] = list(tomllib.loads(f"values = [{values}]")["values"])
+        except tomllib.TOMLDecodeError:
+            axes[name.strip()] = [value.strip() for value in values.split(",")]
+    return axes
