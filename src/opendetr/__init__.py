@@ -22,11 +22,12 @@ _HOME = {
     "UserError": "errors",
     "ablate": "api",
     "build_model": "model.detr",
+    "convert": "api",
     "demo": "api",
     "doctor": "api",
     "explain": "api",
     "info": "api",
-    "load_model": "checkpoints.native",
+    "load_model": "checkpoints.loading",
     "load_recipe": "config",
     "match": "loss.matcher",
     "predict": "api",
@@ -40,6 +41,7 @@ __all__ = sorted([*_HOME, "__version__"])
 
 if TYPE_CHECKING:  # what editors and type checkers see; tests/contracts hold it equal to _HOME
     from opendetr.api import ablate as ablate
+    from opendetr.api import convert as convert
     from opendetr.api import demo as demo
     from opendetr.api import doctor as doctor
     from opendetr.api import explain as explain
@@ -47,7 +49,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; tests/contracts hold it
     from opendetr.api import predict as predict
     from opendetr.api import train as train
     from opendetr.api import val as val
-    from opendetr.checkpoints.native import load_model as load_model
+    from opendetr.checkpoints.loading import load_model as load_model
     from opendetr.config import RunConfig as RunConfig
     from opendetr.config import load_recipe as load_recipe
     from opendetr.data.digits import write_digits as write_digits

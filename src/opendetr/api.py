@@ -8,10 +8,15 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from opendetr.checkpoints.native import Checkpoint, load_checkpoint, resumable_folder
+from opendetr.checkpoints.adapt import require_same_architecture
+from opendetr.checkpoints.card import model_card, push_to_hub
+from opendetr.checkpoints.huggingface import save_huggingface
+from opendetr.checkpoints.loading import load_checkpoint
+from opendetr.checkpoints.native import Checkpoint, resumable_folder, save_checkpoint
+from opendetr.checkpoints.official import save_official
 from opendetr.config import load_recipe, resolve_config
 from opendetr.data.check import check_pictures, warnings
-from opendetr.data.datasets import known_images, load_index
+from opendetr.data.datasets import load_index
 from opendetr.data.images import read_image
 from opendetr.devices import place, resolve_device
 from opendetr.errors import UserError
@@ -20,7 +25,7 @@ from opendetr.evaluation.runner import evaluate_split
 from opendetr.files import require_folder, write_json, write_text
 from opendetr.inference.detector import Detector
 from opendetr.inference.drawing import draw
-from opendetr.inference.sources import expand_sources
+from opendetr.inference.sources import distinct_names, distinct_stems, expand_sources, image_ids
 from opendetr.model.complexity import count_gflops, count_parameters
 from opendetr.model.precision import fit_precision
 from opendetr.progress import console, track
@@ -39,6 +44,10 @@ def train(
     val_split: str | None = None,
     output: str | Path | None = None,
     resume: str | Path | None = None,
+    init: str | Path | None = None,
+    new_head: bool = False,
+    freeze: Sequence[str] = (),
+    dc5: bool | None = None,
     epochs: int | None = None,
     minutes: float | None = None,
     seed: int | None = None,
@@ -64,6 +73,10 @@ def train(
         val_split: the split that chooses the best weights.
         output: the run folder; by default `runs/NAME-OF-DATA`, numbered where it exists.
         resume: a run folder to continue from its last written state.
+        init: a model to begin with: a run folder, an official `.pth`, a released name, a Hugging Face folder or id.
+        new_head: with `init`, give it fresh class heads for the classes of the data.
+        freeze: parts that stay as they are: `backbone`, `input_proj`, `encoder`, `decoder`, `heads`.
+        dc5: with `init`, whether an official `.pth` has a dilated backbone.
         epochs: passes over the training split.
         minutes: a wall-clock budget instead of epochs; of this call when resuming.
         seed: of weights, order and augmentation.
@@ -96,21 +109,36 @@ def train(
         "train.epochs": epochs, "train.minutes": 0.0 if epochs is not None else minutes, "train.seed": seed,
         "train.batch_size": batch_size, "model.backbone": backbone, "model.backbone_weights": backbone_weights,
         "train.workers": workers, "train.precision": precision, "train.device": device,
+        "train.init": None if init is None else str(init), "train.new_head": new_head or None,
+        "train.freeze": tuple(freeze) or None,
     }  # fmt: skip
     given = {name: value for name, value in options.items() if value is not None}
+    trained = None
     if resume is not None:
-        if recipe is not None or preset is not None or image_size is not None:
+        if any(option is not None for option in (recipe, preset, image_size, init)):
             raise UserError(
-                "--resume continues a run with its own config: leave out --recipe, --preset and --image-size"
+                "--resume continues a run with its own config: leave out --recipe, --preset, --init and --image-size"
             )
         config = load_recipe(str(resumable_folder(Path(resume)) / "config.toml")).with_values(given, "the command line")
         config = config.with_overrides(overrides)
     else:
-        config = resolve_config(recipe, preset, given, image_size, overrides)
+        without_model = [override for override in overrides if not override.startswith("model.")]
+        begun_with = resolve_config(recipe, preset, given, image_size, without_model).train.init
+        if begun_with:
+            if any(option is not None for option in (preset, backbone, backbone_weights)):
+                raise UserError("--init brings its own architecture: leave out --preset, --backbone and its weights")
+            trained = load_checkpoint(begun_with, dc5=dc5)
+            config = resolve_config(recipe, None, given, image_size, overrides, trained.config.model)
+            require_same_architecture(trained.config.model, config.model)
+        else:
+            config = resolve_config(recipe, preset, given, image_size, overrides)
     if not config.data.root:
         raise UserError("--data is missing: give the folder of the data set to learn from")
     run = Path(output or resume or _free_folder(Path("runs") / Path(config.data.root).resolve().name))
-    trainer = prepare(config, run, started, None if resume is None else Path(resume), fresh_minutes=minutes is not None)
+    trainer = prepare(
+        config, run, started, None if resume is None else Path(resume), trained=trained,
+        fresh_minutes=minutes is not None,
+    )  # fmt: skip
     console.print(f"\n{trainer.config.to_toml()}")
     write_text(run / "config.toml", trainer.config.to_toml())
     trainer.fit()
@@ -127,6 +155,7 @@ def val(
     batch_size: int = 4,
     precision: Precision = "fp32",
     device: str = "auto",
+    dc5: bool | None = None,
 ) -> CocoMetrics:
     """COCO metrics of a model on any split of a data set whose categories it knows.
 
@@ -134,7 +163,7 @@ def val(
         UserError: no such model, data set or split; or a category the model has never heard of.
     """
     require_positive_batch(batch_size)
-    checkpoint = load_checkpoint(model)
+    checkpoint = load_checkpoint(model, dc5=dc5)
     index = load_index(Path(data), split)
     checkpoint.label_map.require_same_categories(index.label_map, str(index.source))
     check_pictures(index, seconds=5.0)
@@ -161,6 +190,7 @@ def predict(
     batch_size: int = 4,
     precision: Precision = "fp32",
     device: str = "auto",
+    dc5: bool | None = None,
 ) -> list[dict[str, Any]]:
     """Detect objects in files, folders and globs; write drawn pictures and `detections.json` to a folder.
 
@@ -182,8 +212,8 @@ def predict(
         )
     require_folder(folder)
     require_positive_batch(batch_size)
-    detector = Detector.load(model, device, precision)
-    known, names = _known_images(paths), _distinct_names(paths)
+    detector = Detector(load_checkpoint(model, dc5=dc5), device, precision)
+    known, names = image_ids(paths), distinct_names(paths)
     folder.mkdir(parents=True, exist_ok=True)
     broken: list[str] = []
     waiting: dict[int, Image.Image] = {}  # read and not yet drawn on
@@ -210,6 +240,54 @@ def predict(
     return entries
 
 
+def convert(
+    model: str | Path,
+    output: str | Path,
+    to: Literal["huggingface", "official", "opendetr"],
+    *,
+    push: str | None = None,
+    private: bool = False,
+    licence: str | None = None,
+    dc5: bool | None = None,
+) -> Path:
+    """Write a model in another form.
+
+    Args:
+        model: any model that can be loaded.
+        output: the folder to write; new or empty.
+        to: `huggingface`, a folder that `transformers` reads; `official`, a folder with `checkpoint.pth` for the
+            official code; `opendetr`, a model folder of ours.
+        push: also upload a `huggingface` folder to the hub, as ORGANISATION/NAME.
+        private: make that repository a private one, where it does not exist.
+        licence: of the model, as the hub calls it (`apache-2.0`), for its card.
+        dc5: whether an official `.pth` has a dilated backbone, which its weights do not tell.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: no such model or form, a folder that holds something, or a model that the other side cannot be told.
+    """
+    folder = Path(output).resolve()
+    if to not in ("huggingface", "official", "opendetr"):
+        raise UserError(f"--to {to}: expected huggingface, official or opendetr")
+    if push is not None and to != "huggingface":
+        raise UserError(f"--push {push} needs --to huggingface: the hub's libraries read no other form")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is there already and holds something; give the name of a new folder")
+    checkpoint = load_checkpoint(model, dc5=dc5)
+    if to == "huggingface":
+        save_huggingface(checkpoint, folder, model_card(checkpoint, (push or folder.name).split("/")[-1], licence))
+    elif to == "official":
+        save_official(checkpoint, folder)
+    else:
+        save_checkpoint(folder, checkpoint)
+    console.print(f"The model is in {folder}")
+    if push is not None:
+        console.print(f"It is also at {push_to_hub(folder, push, private=private)}")
+    return folder
+
+
 def explain(
     model: str | Path,
     pictures: Sequence[str] = (),
@@ -225,11 +303,12 @@ def explain(
     head: int = 0,
     threshold: float = 0.5,
     device: str = "auto",
+    dc5: bool | None = None,
 ) -> Path:
     """Show what a model attends to in pictures, what its queries do over a data set, or why objects were missed.
 
     Args:
-        model: a run or model folder.
+        model: any model (`docs/checkpoints.md`).
         pictures: files, folders and globs: attention of encoder, decoder and between queries, layer by layer.
         output: the folder for figures (PNG), raw arrays (npz) and the page `explain.html`.
         data: instead of pictures: a data set's folder, with `slots`, or with `image` and `matching`.
@@ -242,6 +321,7 @@ def explain(
         head: counts from 1; 0 is the mean of all.
         threshold: detections with at least this score are explained; the best three where there are none.
         device: `auto`, `cpu`, `cuda` or `mps`.
+        dc5: whether an official `.pth` has a dilated backbone.
 
     Returns:
         The page, one HTML file that needs no network.
@@ -261,7 +341,7 @@ def explain(
         raise UserError("--point, --layer and --head belong to pictures: leave them out with --data")
     folder, asked = Path(output), report.Asked(threshold, points, layer, head)
     require_folder(folder)
-    detector = Detector.load(model, device)
+    detector = Detector(load_checkpoint(model, dc5=dc5), device)
     asked.check(detector)
     broken: list[str] = []
     if data is None:
@@ -275,7 +355,7 @@ def explain(
                 continue
             report.require_inside(points, str(path), picture)
         written = report.Folder(folder, f"What {model} attends to")
-        for path, name in track(zip(paths, _distinct_stems(paths)), "explaining", len(paths)):
+        for path, name in track(zip(paths, distinct_stems(paths)), "explaining", len(paths)):
             try:
                 picture = read_image(path)
             except UserError as error:
@@ -298,14 +378,15 @@ def explain(
     return page
 
 
-def info(model: str | Path, size: tuple[int, int] | None = None) -> dict[str, Any]:
+def info(model: str | Path, size: tuple[int, int] | None = None, *, dc5: bool | None = None) -> dict[str, Any]:
     """What a model is: classes, parameters, cost, preprocessing, and where it came from.
 
     Args:
-        model: a run or model folder.
+        model: any model (`docs/checkpoints.md`).
         size: height and width for the cost; by default the evaluation size at an aspect of 3 to 4.
+        dc5: whether an official `.pth` has a dilated backbone.
     """
-    checkpoint = load_checkpoint(model)
+    checkpoint = load_checkpoint(model, dc5=dc5)
     height, width = size or _typical_size(checkpoint)
     return {
         "source": str(checkpoint.source),
@@ -456,23 +537,6 @@ def _free_folder(folder: Path) -> Path:
     return next(candidate for candidate in candidates if not candidate.exists())
 
 
-def _known_images(paths: list[Path]) -> list[tuple[str, int]]:
-    """File name and id of every picture: the data set's where each has its own, else its name and 1, 2, 3, ..."""
-    of_folder: dict[Path, dict[str, int]] = {}
-    found: list[tuple[str, int]] = []
-    for path in paths:
-        for folder in path.resolve().parents[:3]:  # a data set's file names may have folders in them
-            if folder not in of_folder:
-                of_folder[folder] = known_images(folder)
-            name = path.resolve().relative_to(folder).as_posix()
-            if name in of_folder[folder]:
-                found.append((name, of_folder[folder][name]))
-                break
-    if len({image_id for _, image_id in found}) < len(paths):
-        return [(path.name, number) for number, path in enumerate(paths, start=1)]
-    return found
-
-
 def require_positive_batch(batch_size: int) -> None:
     """Check a batch size.
 
@@ -492,26 +556,3 @@ def _report_left_out(broken: list[str]) -> None:
     """Say, after everything else was written, which pictures could not be read."""
     if broken:
         raise UserError(broken[0] if len(broken) == 1 else f"{len(broken)} pictures were left out: {'; '.join(broken)}")
-
-
-def _distinct_stems(paths: list[Path]) -> list[str]:
-    """A name without suffix for each picture; equal ones get a number."""
-    return [stem for stem, _ in _distinct([(path.stem, "") for path in paths])]
-
-
-def _distinct_names(paths: list[Path]) -> list[str]:
-    """A file name for each drawn picture; pictures of one name from several folders get a number."""
-    kept = (".jpg", ".jpeg", ".png")
-    named = [(path.stem, path.suffix.lower() if path.suffix.lower() in kept else ".png") for path in paths]
-    return [f"{stem}{suffix}" for stem, suffix in _distinct(named)]
-
-
-def _distinct(named: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Stems and suffixes, of which no two are equal: stems that come again get a number."""
-    used: dict[tuple[str, str], None] = {}
-    for stem, suffix in named:
-        name, number = (stem, suffix), 2
-        while name in used:
-            name, number = (f"{stem}-{number}", suffix), number + 1
-        used[name] = None
-    return list(used)

@@ -24,9 +24,9 @@ app = typer.Typer(
 data_app = typer.Typer(help="Data sets: make.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
-Model = Annotated[
-    str, typer.Argument(help="A run folder (its best, else its last) or a model folder.", show_default=False)
-]
+MODEL_HELP = "A run folder, an official .pth or released name, a Hugging Face folder or id."
+Model = Annotated[str, typer.Argument(help=MODEL_HELP, show_default=False)]
+Dc5 = Annotated[bool | None, typer.Option("--dc5/--no-dc5", help="Of a .pth that does not tell.", show_default=False)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Precision = Annotated[str, typer.Option(help="fp32 or bf16.")]
 
@@ -84,6 +84,14 @@ def train(
     val_split: Annotated[str | None, typer.Option(help="The split that chooses the best weights.")] = None,
     output: Annotated[Path | None, typer.Option(help="The run folder.  [default: runs/NAME-OF-DATA]")] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue this run.")] = None,
+    init: Annotated[
+        str | None, typer.Option(help="Begin with this model: a folder, .pth, released name, hub id.")
+    ] = None,
+    num_classes_from: Annotated[str | None, typer.Option(help="With --init: data gives it new class heads.")] = None,
+    freeze: Annotated[
+        list[str] | None, typer.Option(help="A part that stays as it is, e.g. backbone, encoder.")
+    ] = None,
+    dc5: Dc5 = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training split.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Wall-clock budget, from process start to exit.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, order and augmentation.")] = None,
@@ -99,17 +107,20 @@ def train(
     """Train on a folder of pictures and boxes. What is not given comes from the recipe."""
     from opendetr import api
 
+    if num_classes_from not in (None, "data", "model"):
+        raise UserError(f"--num-classes-from {num_classes_from}: expected data, or model")
     api.train(
-        data, recipe=recipe, preset=preset, train_split=train_split, val_split=val_split, output=output, resume=resume,
-        epochs=epochs, minutes=minutes, seed=seed, batch_size=batch_size, image_size=image_size, backbone=backbone,
-        backbone_weights=backbone_weights, workers=workers, precision=precision, device=device,  # type: ignore[arg-type]
-        overrides=set_ or (), started=STARTED,
+        data, init=init, new_head=num_classes_from == "data", freeze=freeze or (), recipe=recipe, preset=preset,
+        train_split=train_split, val_split=val_split, output=output, resume=resume, epochs=epochs, minutes=minutes,
+        seed=seed, batch_size=batch_size, image_size=image_size, backbone=backbone, backbone_weights=backbone_weights,
+        workers=workers, precision=precision, device=device,  # type: ignore[arg-type]
+        overrides=set_ or (), dc5=dc5, started=STARTED,
     )  # fmt: skip
 
 
 @app.command()
 def val(
-    model: Annotated[str | None, typer.Argument(help="A run folder or a model folder.", show_default=False)] = None,
+    model: Annotated[str | None, typer.Argument(help=MODEL_HELP, show_default=False)] = None,
     data: Annotated[Path | None, typer.Option(help="The data set's folder.")] = None,
     split: Annotated[str, typer.Option(help="The split to measure on.")] = "val",
     detections: Annotated[Path | None, typer.Option(help="Instead of a model: a COCO results file.")] = None,
@@ -118,6 +129,7 @@ def val(
     batch_size: Annotated[int, typer.Option(help="Pictures at once.")] = 4,
     precision: Precision = "fp32",
     device: Device = "auto",
+    dc5: Dc5 = None,
 ) -> None:
     """The 12 COCO numbers and AP per class, of a model on a split or of ready-made detections."""
     with_model, with_files = (model is not None, data is not None), (detections is not None, annotations is not None)
@@ -135,7 +147,7 @@ def val(
         assert model is not None
         assert data is not None
         metrics = api.val(
-            model, data, split, batch_size=batch_size, precision=_one_of_precisions(precision), device=device
+            model, data, split, batch_size=batch_size, precision=_one_of_precisions(precision), device=device, dc5=dc5
         )
     print_metrics(metrics)
     if json is not None:
@@ -151,13 +163,14 @@ def predict(
     batch_size: Annotated[int, typer.Option(help="Pictures at once.")] = 4,
     precision: Precision = "fp32",
     device: Device = "auto",
+    dc5: Dc5 = None,
 ) -> None:
     """Detect objects in pictures."""
     from opendetr import api
 
     api.predict(
         model, sources, output, threshold=threshold, batch_size=batch_size, precision=_one_of_precisions(precision),
-        device=device,
+        device=device, dc5=dc5,
     )  # fmt: skip
 
 
@@ -176,6 +189,7 @@ def explain(
     head: Annotated[int, typer.Option(help="Attention head, from 1; 0 is the mean.")] = 0,
     threshold: Annotated[float, typer.Option(help="The lowest score that is explained.")] = 0.5,
     device: Device = "auto",
+    dc5: Dc5 = None,
 ) -> None:
     """Show what a model attends to, what its queries do, and why an object was missed."""
     from opendetr import api
@@ -183,6 +197,7 @@ def explain(
     api.explain(
         model, pictures or (), output, data=data, split=split, slots=slots, image=image, matching=matching,
         points=[_parse_point(text) for text in point or ()], layer=layer, head=head, threshold=threshold, device=device,
+        dc5=dc5,
     )  # fmt: skip
 
 
@@ -191,6 +206,7 @@ def info(
     model: Model,
     size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH for the cost.  [default: the evaluation size]")] = None,
     json: Annotated[Path | None, typer.Option(help="Write everything to this file.")] = None,
+    dc5: Dc5 = None,
 ) -> None:
     """What a model is: classes, parameters, GFLOPs, preprocessing, origin."""
     from opendetr import api
@@ -198,10 +214,26 @@ def info(
     from opendetr.files import require_writable, write_json
 
     require_writable(json)
-    facts = api.info(model, None if size is None else _parse_size(size))
+    facts = api.info(model, None if size is None else _parse_size(size), dc5=dc5)
     print_info(facts)
     if json is not None:
         write_json(json, facts)
+
+
+@app.command()
+def convert(
+    model: Model,
+    output: Annotated[Path, typer.Argument(help="The folder to write.", show_default=False)],
+    to: Annotated[str, typer.Option(help="huggingface, official or opendetr.", show_default=False)],
+    push: Annotated[str | None, typer.Option(help="Also upload it to the Hugging Face hub: ORGANISATION/NAME.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="With --push: others cannot see it.")] = False,
+    licence: Annotated[str | None, typer.Option(help="Of the model, for its card, e.g. apache-2.0.")] = None,
+    dc5: Dc5 = None,
+) -> None:
+    """Write a model in the form of another library, or another library's in ours."""
+    from opendetr import api
+
+    api.convert(model, output, to, push=push, private=private, licence=licence, dc5=dc5)  # type: ignore[arg-type]
 
 
 @app.command()

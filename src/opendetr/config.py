@@ -195,6 +195,11 @@ class TrainConfig:
     ema: Annotated[float, "the weights kept are an average over this fraction of the run; 0 keeps the last"] = 0.0
     small_first: Annotated[float, "the fraction of the run whose pictures are shrunk to two thirds: more steps"] = 0.0
     clip_norm: Annotated[float, "the gradient's norm is clipped to this; 0 never clips"] = 0.1
+    init: Annotated[str, "a model to begin with instead of fresh weights: a folder, a file or a name"] = ""
+    new_head: Annotated[bool, "with init: fresh class heads for the classes of the data"] = False
+    freeze: Annotated[
+        tuple[str, ...], "parts that stay as they are: backbone, input_proj, encoder, decoder, heads"
+    ] = ()
     seed: Annotated[int, "of weights, order and augmentation"] = 0
     workers: Annotated[int, "loader processes; -1 chooses for the device"] = -1
     precision: Annotated[
@@ -210,6 +215,9 @@ class TrainConfig:
         _require(self, "lr_drop", 0 < self.lr_drop <= 1, "above 0 and at most 1 (a fraction of the run)")
         for name in ("warmup", "ema", "small_first"):
             _require(self, name, 0 <= getattr(self, name) < 1, "at least 0 and below 1 (a fraction of the run)")
+        known = all(part in PARTS for part in self.freeze)
+        _require(self, "freeze", known, f"a list of {', '.join(PARTS)}")
+        _require(self, "new_head", not self.new_head or self.init != "", "false without train.init: all heads are new")
         _require(self, "workers", self.workers >= -1, "at least -1")
         _require(self, "seed", 0 <= self.seed < 2**32, "a whole number from 0 to 2**32 - 1")
 
@@ -304,6 +312,8 @@ class RunConfig:
         return "\n".join(lines)
 
 
+PARTS = ("backbone", "input_proj", "encoder", "decoder", "heads")  # of a model, that can be frozen
+
 _SECTIONS = tuple(item.name for item in fields(RunConfig))
 
 LONGEST_ASPECT = 5 / 3  # of max_size to image_size where a size is chosen, as in the paper's 1333 to 800
@@ -373,6 +383,7 @@ def resolve_config(
     options: Mapping[str, Any] | None = None,
     image_size: int | None = None,
     overrides: Iterable[str] = (),
+    trained: ModelConfig | None = None,
 ) -> RunConfig:
     """Put a config together: the recipe, then the preset's model section, then options, then overrides.
 
@@ -384,13 +395,15 @@ def resolve_config(
         options: dotted names with their values, such as those of single command-line options.
         image_size: scales all sizes of the data section.
         overrides: `section.key=value` strings; they win.
+        trained: the model section of the model to begin with; in place of the recipe's.
 
     Raises:
         UserError: an unknown name or a value of the wrong kind.
     """
     config = load_recipe(recipe or ("fast" if preset is None else "paper"))
-    if preset is not None:
-        model, loss = preset_named(preset), config.loss
+    model = trained if preset is None else preset_named(preset)
+    if model is not None:
+        loss = config.loss
         if model.query_source == "learned":  # a recipe's helpers of selected queries go with them
             loss = replace(loss, proposal_repeats=0, denoising_queries=0)
         config = replace(config, model=model, loss=loss)
@@ -420,8 +433,9 @@ def _convert(value: Any, kind: Any) -> Any:
             raise _WrongKindError("one of " + ", ".join(map(str, arguments)))
         return value
     if origin is tuple:
-        if not isinstance(value, list | tuple) or any(not isinstance(v, int) or isinstance(v, bool) for v in value):
-            raise _WrongKindError("a list of whole numbers")
+        words = {int: "a list of whole numbers", str: "a list of texts"}[arguments[0]]
+        if not isinstance(value, list | tuple) or any(type(v) is not arguments[0] for v in value):
+            raise _WrongKindError(words)
         return tuple(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

@@ -151,8 +151,9 @@ class Detections:
         return [self.label_map.category_ids[label] for label in self.labels.tolist()]
 
     def above(self, threshold: float) -> "Detections":
-        """The detections whose score is at least `threshold`."""
-        keep = self.scores >= threshold
+        """The detections whose score is at least `threshold`; those of classes without a category are left out."""
+        used = torch.tensor([category_id is not None for category_id in self.label_map.category_ids])
+        keep = (self.scores >= threshold) & used[self.labels]
         return replace(self, boxes_xyxy=self.boxes_xyxy[keep], scores=self.scores[keep], labels=self.labels[keep])
 
     def to_coco(self) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from opendetr.model.detr import build_model
 
 PUBLIC_NAMES = {
     "Batch", "DETR", "Detections", "Detector", "DetrOutput", "LabelMap", "Matches", "RunConfig", "Target", "Targets",
-    "UserError", "__version__", "ablate", "build_model", "demo", "doctor", "explain", "info", "load_model",
+    "UserError", "__version__", "ablate", "build_model", "convert", "demo", "doctor", "explain", "info", "load_model",
     "load_recipe", "match", "predict", "set_loss", "train", "val", "write_digits",
 }  # fmt: skip
 
@@ -26,18 +26,22 @@ COMMANDS = {
         "--data", "--recipe", "--preset", "--train-split", "--val-split", "--output", "--resume", "--epochs",
         "--minutes",
         "--seed", "--batch-size", "--image-size", "--backbone", "--backbone-weights", "--workers", "--precision",
-        "--device", "--set",
+        "--device", "--set", "--init", "--num-classes-from", "--freeze", "--dc5",
     },
-    "val": {"--data", "--split", "--detections", "--annotations", "--json", "--batch-size", "--precision", "--device"},
-    "predict": {"--output", "--threshold", "--batch-size", "--precision", "--device"},
+    "convert": {"--to", "--push", "--private", "--licence", "--dc5"},
+    "val": {
+        "--data", "--split", "--detections", "--annotations", "--json", "--batch-size", "--precision", "--device",
+        "--dc5",
+    },
+    "predict": {"--output", "--threshold", "--batch-size", "--precision", "--device", "--dc5"},
     "explain": {
         "--output", "--data", "--split", "--slots", "--image", "--matching", "--point", "--layer", "--head",
-        "--threshold", "--device",
+        "--threshold", "--device", "--dc5",
     },
     "ablate": {
         "--data", "--output", "--recipe", "--split", "--seeds", "--epochs", "--minutes", "--set", "--device",
     },
-    "info": {"--size", "--json"},
+    "info": {"--size", "--json", "--dc5"},
     "data digits": {"--scenes", "--seed"},
 }  # fmt: skip
 
@@ -64,7 +68,7 @@ def test_an_unknown_name_is_an_attribute_error():
 
 
 def test_rooms_do_not_hide_verbs():
-    for verb in ("train", "val", "predict", "info", "demo", "doctor", "explain", "ablate"):
+    for verb in ("train", "val", "predict", "info", "demo", "doctor", "explain", "ablate", "convert"):
         with pytest.raises(ModuleNotFoundError):
             importlib.import_module(f"opendetr.{verb}")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import t as student  # type: ignore[import-untyped]
+from scipy.stats import t as student
 
 from opendetr.ablation.study import Results, Settings, Study
 from opendetr.files import write_bytes, write_text

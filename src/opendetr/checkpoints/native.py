@@ -78,11 +78,6 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     return Checkpoint(model.eval(), config, label_map, preprocessing, metrics, folder)
 
 
-def load_model(path: str | Path) -> DETR:
-    """The bare model of a run or model folder, in eval mode on the CPU."""
-    return load_checkpoint(path).model
-
-
 def model_folder(path: Path) -> Path:
     """The model folder that a path means.
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from opendetr.checkpoints.native import Checkpoint, load_checkpoint
+from opendetr.checkpoints.loading import load_checkpoint
+from opendetr.checkpoints.native import Checkpoint
 from opendetr.data.images import Picture, read_image
 from opendetr.data.loader import group_equal_shapes
 from opendetr.devices import autocast, place, resolve_device
@@ -40,13 +41,23 @@ class Detector:
         self.transform = checkpoint.preprocessing.transform()
 
     @classmethod
-    def load(cls, model: str | Path, device: str = "auto", precision: Literal["fp32", "bf16"] = "fp32") -> "Detector":
-        """Load a run folder (its `best` if there is one, else its `last`) or a model folder.
+    def load(
+        cls,
+        model: str | Path,
+        device: str = "auto",
+        precision: Literal["fp32", "bf16"] = "fp32",
+        *,
+        dc5: bool | None = None,
+    ) -> "Detector":
+        """Load any model: a run or model folder, an official `.pth` or released name, a Hugging Face folder or id.
+
+        An official `.pth` does not tell in its weights whether its backbone is dilated: `dc5` says it where its
+        arguments and its name do not.
 
         Raises:
-            UserError: there is no model at the path, or no such device.
+            UserError: there is no such model, or no such device.
         """
-        return cls(load_checkpoint(model), device, precision)
+        return cls(load_checkpoint(model, dc5=dc5), device, precision)
 
     def predict(
         self,

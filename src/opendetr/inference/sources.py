@@ -1,8 +1,9 @@
-"""What a source names: a picture, a folder, a glob."""
+"""What a source names (a picture, a folder, a glob), and what its pictures are called in results."""
 
 import glob
 from pathlib import Path
 
+from opendetr.data.datasets import known_images
 from opendetr.data.images import SUFFIXES, Picture
 from opendetr.errors import UserError
 
@@ -39,3 +40,43 @@ def expand_sources(sources: list[str], output: Path) -> list[Path]:
         for picture in found if isinstance(found, list) else [found]:
             pictures[Path(str(picture))] = None
     return [path for path in pictures if output.resolve() not in path.resolve().parents]
+
+
+def image_ids(paths: list[Path]) -> list[tuple[str, int]]:
+    """File name and id of every picture: the data set's where each has its own, else its name and 1, 2, 3, ..."""
+    of_folder: dict[Path, dict[str, int]] = {}
+    found: list[tuple[str, int]] = []
+    for path in paths:
+        for folder in path.resolve().parents[:3]:  # a data set's file names may have folders in them
+            if folder not in of_folder:
+                of_folder[folder] = known_images(folder)
+            name = path.resolve().relative_to(folder).as_posix()
+            if name in of_folder[folder]:
+                found.append((name, of_folder[folder][name]))
+                break
+    if len({image_id for _, image_id in found}) < len(paths):
+        return [(path.name, number) for number, path in enumerate(paths, start=1)]
+    return found
+
+
+def distinct_stems(paths: list[Path]) -> list[str]:
+    """A name without suffix for each picture; equal ones get a number."""
+    return [stem for stem, _ in _distinct([(path.stem, "") for path in paths])]
+
+
+def distinct_names(paths: list[Path]) -> list[str]:
+    """A file name for each drawn picture; pictures of one name from several folders get a number."""
+    kept = (".jpg", ".jpeg", ".png")
+    named = [(path.stem, path.suffix.lower() if path.suffix.lower() in kept else ".png") for path in paths]
+    return [f"{stem}{suffix}" for stem, suffix in _distinct(named)]
+
+
+def _distinct(named: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Stems and suffixes, of which no two are equal: stems that come again get a number."""
+    used: dict[tuple[str, str], None] = {}
+    for stem, suffix in named:
+        name, number = (stem, suffix), 2
+        while name in used:
+            name, number = (f"{stem}-{number}", suffix), number + 1
+        used[name] = None
+    return list(used)

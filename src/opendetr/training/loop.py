@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from rich.progress import TextColumn
 from torch import Tensor
 
+from opendetr.checkpoints.adapt import train_mode
 from opendetr.checkpoints.native import Checkpoint
 from opendetr.data.datasets import DatasetIndex
 from opendetr.data.loader import DetectionDataset, epoch_order, training_loader
@@ -209,7 +210,7 @@ class Trainer:
 
     def train_epoch(self) -> None:
         """The steps of an epoch that are still to do, as far as the plan allows."""
-        self.model.train()
+        train_mode(self.model)
         train, state, device = self.config.train, self.state, self.accelerator.device
         batches_per_epoch, means = len(self.epoch_batches(state.epoch)), EpochMeans()
         with progress_bar(TextColumn("{task.fields[parts]}")) as bar:
@@ -264,7 +265,7 @@ class Trainer:
             self.unwrapped().model.eval(), self.upright, self.costs, self.weights, self.accelerator.device,
             self.config.train.precision, self.may_stop_alone,
         )  # fmt: skip
-        self.model.train()
+        train_mode(self.model)
         if found is None:
             return False
         mean = self.accelerator.reduce(torch.tensor(found, device=self.accelerator.device), "mean")

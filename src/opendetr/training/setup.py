@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list
 
+from opendetr.checkpoints.adapt import begin_with, freeze, labels_for
 from opendetr.checkpoints.native import Checkpoint, copy_checkpoint, load_checkpoint, load_training_state
 from opendetr.config import RunConfig
 from opendetr.data.check import check_pictures, describe, warnings
@@ -28,7 +29,13 @@ from opendetr.training.plan import Plan
 
 
 def prepare(
-    config: RunConfig, output: Path, started: float, resume: Path | None = None, *, fresh_minutes: bool = False
+    config: RunConfig,
+    output: Path,
+    started: float,
+    resume: Path | None = None,
+    *,
+    trained: Checkpoint | None = None,
+    fresh_minutes: bool = False,
 ) -> Trainer:
     """Read the data, build or restore the model, and lay out the run.
 
@@ -37,6 +44,7 @@ def prepare(
         output: the run folder; must not hold another run.
         started: when the time budget began, as of `time.time()`.
         resume: a run to continue, its config being `config` but for the length of the run and the machine.
+        trained: the model that `config.train.init` names, to begin with.
         fresh_minutes: the config's minutes are this session's own, instead of the whole run's.
 
     Raises:
@@ -45,7 +53,9 @@ def prepare(
     budget = config.train.minutes * 60
     require_free(output, resume)
     train_index, val_index = read_splits(config, check_seconds=min(5.0, budget / 20) if budget else 5.0)
-    return assemble(config, train_index, val_index, output, started, resume, fresh_minutes=fresh_minutes)
+    return assemble(
+        config, train_index, val_index, output, started, resume, trained=trained, fresh_minutes=fresh_minutes
+    )
 
 
 def require_free(output: Path, resume: Path | None) -> None:
@@ -69,6 +79,7 @@ def assemble(
     started: float,
     resume: Path | None = None,
     *,
+    trained: Checkpoint | None = None,
     fresh_minutes: bool = False,
 ) -> Trainer:
     """Build or restore the model and lay out the run over data that were read; arguments as in `prepare`."""
@@ -80,12 +91,14 @@ def assemble(
     train_index = replace(train_index, coco={})  # only evaluation needs it, and of COCO it fills gigabytes
     plan = Plan(total_steps=1, total_seconds=budget or None, started=started)
     if resume is None:
-        checkpoint, state = new_model(config, train_index, accelerator.device, plan), None
+        checkpoint, state = new_model(config, train_index, accelerator.device, plan, trained), None
     else:
         checkpoint, state = resumed_model(config, resume, train_index, accelerator.device)
     checkpoint, config = replace(checkpoint, source=output), checkpoint.config
     transform = training_transform(config.data, checkpoint.preprocessing)
-    dataset = DetectionDataset(train_index, transform, config.train.seed, largest_look(config.data))
+    dataset = DetectionDataset(
+        train_index.under(checkpoint.label_map), transform, config.train.seed, largest_look(config.data)
+    )
     trainer = Trainer(checkpoint, dataset, val_index, plan, accelerator, output)
     plan.total_steps = config.train.epochs * trainer.steps_per_epoch
     torch.manual_seed(config.train.seed + accelerator.process_index)  # processes shall not drop out alike
@@ -128,14 +141,26 @@ def read_splits(config: RunConfig, check_seconds: float) -> tuple[DatasetIndex, 
     return train_index, val_index
 
 
-def new_model(config: RunConfig, index: DatasetIndex, device: torch.device, plan: Plan) -> Checkpoint:
-    """A model with a pretrained backbone (or what the config asks for) and fresh heads for the classes of the data.
+def new_model(
+    config: RunConfig, index: DatasetIndex, device: torch.device, plan: Plan, trained: Checkpoint | None = None
+) -> Checkpoint:
+    """The model to be trained: a trained one, or one of a pretrained backbone and fresh heads, as the config says.
 
     What the config leaves open is chosen here, and said.
     """
     config, choices = fit_to_data(config, index)
-    model, weights_from = build_pretrained_model(config.model, config.loss, index.label_map.num_classes)
-    console.print(f"backbone {config.model.backbone}: {weights_from}")
+    label_map, new_head = index.label_map, config.train.new_head
+    if trained is not None:
+        label_map = labels_for(trained, label_map, str(index.source), new_head=new_head)
+        model, remarks = begin_with(trained, config, label_map, new_head=new_head)
+        weights_from = config.train.init
+        mean, std = trained.preprocessing.mean, trained.preprocessing.std
+        for remark in (f"beginning with {weights_from}", *remarks):
+            console.print(remark)
+    else:
+        model, weights_from = build_pretrained_model(config.model, config.loss, label_map.num_classes)
+        console.print(f"backbone {config.model.backbone}: {weights_from}")
+        mean, std = normalisation(model.backbone.body)
     model, config = on_device(model, config, device)
     seconds = plan.remaining() * PartialState().num_processes if plan.total_seconds else None
     config, more = fit_to_time(config, index, model, device, seconds)
@@ -146,7 +171,6 @@ def new_model(config: RunConfig, index: DatasetIndex, device: torch.device, plan
     for choice in choices:
         console.print(f"chosen: {choice}")
     (config,) = broadcast_object_list([config])  # processes measure differently: the first one decides
-    mean, std = normalisation(model.backbone.body)
     data = config.data
     preprocessing = Preprocessing(data.image_size, data.max_size, mean, std, data.multiple_of)
     origin = {
@@ -155,15 +179,31 @@ def new_model(config: RunConfig, index: DatasetIndex, device: torch.device, plan
         "backbone_weights": weights_from,
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
-    return Checkpoint(model, config, index.label_map, preprocessing, origin, Path())
+    return Checkpoint(model, config, label_map, preprocessing, origin, Path())
+
+
+def fixed_parts(config: RunConfig) -> tuple[str, ...]:
+    """The parts of the model that do not learn.
+
+    Raises:
+        UserError: their weights would be random ones.
+    """
+    train, model = config.train, config.model
+    parts = dict.fromkeys(train.freeze)
+    if train.backbone_lr == 0:  # not trained at all, as in the official code
+        parts["backbone"] = None
+    for part in parts if not train.init else ():
+        if part != "backbone" or model.backbone_weights == "none":
+            raise UserError(
+                f"--freeze {part} (or train.backbone_lr = 0) would fix random weights: begin with a trained model by "
+                f"--init, or leave it out"
+            )
+    return tuple(parts)
 
 
 def on_device(model: DETR, config: RunConfig, device: torch.device) -> tuple[DETR, RunConfig]:
     """The model where it is trained and in the precision it is trained in; the config with both resolved."""
-    if config.train.backbone_lr == 0:  # not trained at all, as in the official code
-        if config.model.backbone_weights == "none":
-            raise UserError("train.backbone_lr = 0 would fix a backbone of random weights; give it a rate, or weights")
-        model.backbone.requires_grad_(False)
+    freeze(model, fixed_parts(config))
     model = place(model, device)
     asked = config.train.precision
     precision, reason = fit_precision(model, device, asked)
@@ -182,11 +222,16 @@ def resumed_model(
     state = load_training_state(run)
     checkpoint = load_checkpoint(run / "last")
     then, now = checkpoint.config, config
-    fixed = ("model", "loss", "data.image_size", "data.max_size", "train.batch_size", "train.accumulate", "train.seed")
+    fixed = (
+        "model", "loss", "data.image_size", "data.max_size", "train.batch_size", "train.accumulate", "train.seed",
+        "train.init", "train.new_head", "train.freeze",
+    )  # fmt: skip
     for name in fixed:
         if _value(then, name) != _value(now, name):
             raise UserError(f"--resume {run}: {name} cannot change within a run; start a new one without --resume")
-    if checkpoint.label_map != index.label_map:
+    if config.train.init and not config.train.new_head:  # the model may know more categories than the data have
+        checkpoint.label_map.require_same_categories(index.label_map, str(index.source))
+    elif checkpoint.label_map != index.label_map:
         raise UserError(
             f"--resume {run}: the run learned the categories {checkpoint.label_map.describe()}, but {index.source} has "
             f"{index.label_map.describe()}; continue with the data it began with"

@@ -1,0 +1,12 @@
+"""Fine-tune any DETR on your own data: `python examples/finetune.py detr-r50 DATA RUN [EPOCHS]`.
+
+DATA is a folder in a COCO layout. The class head is new, for the classes of DATA; everything else begins with the
+model's weights. `recipe="fast"` chooses picture sizes and schedule by the data; the paper's recipe is `recipe="paper"`.
+"""
+
+import sys
+
+from opendetr import train
+
+model, data, run, *epochs = sys.argv[1:]
+train(data, init=model, new_head=True, recipe="fast", epochs=int(*epochs or [20]), output=run)

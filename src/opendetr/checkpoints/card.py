@@ -1,0 +1,99 @@
+"""The model card: what others need to know of a model, filled from the run that made it."""
+
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from opendetr.checkpoints.native import Checkpoint
+from opendetr.config import RunConfig
+from opendetr.errors import UserError, first_line
+
+PAPER = "https://arxiv.org/abs/2005.12872"
+
+
+def model_card(checkpoint: Checkpoint, name: str, licence: str | None = None) -> str:
+    """A `README.md` in the hub's form: classes, training data, recipe, AP and licence; what is not known is said.
+
+    Args:
+        checkpoint: of any origin.
+        name: what the model is called.
+        licence: an identifier of the hub, such as `apache-2.0`; None says that it was not stated.
+    """
+    metrics, config = checkpoint.metrics, checkpoint.config
+    data, found = metrics.get("data"), metrics.get("val")
+    data_name = Path(data).name if data else "not recorded"
+    results = [] if not found else [
+        EvalResult("object-detection", data_name, data_name, kind, found[kind], dataset_split=config.data.val_split)
+        for kind in ("AP", "AP50")
+    ]  # fmt: skip
+    head = ModelCardData(
+        model_name=name, license=licence, library_name="transformers", pipeline_tag="object-detection",
+        tags=["object-detection", "detr", "opendetr"], eval_results=results or None, ignore_metadata_errors=False,
+    )  # fmt: skip
+    labels = checkpoint.label_map
+    classes = [name for name, category_id in zip(labels.names, labels.category_ids) if category_id is not None]
+    lines = [
+        "---", head.to_yaml().strip(), "---", "", f"# {name}", "",
+        f"A detection transformer ([DETR]({PAPER})): {config.model.backbone}, {config.model.num_encoder_layers} + "
+        f"{config.model.num_decoder_layers} layers, {config.model.num_queries} queries. Written by opendetr.", "",
+        f"- Classes ({len(classes)}): {', '.join(classes[:100])}",
+        *_training(metrics, config.data.train_split, data_name),
+        f"- Licence: {licence or 'not stated by who wrote this file; the training data may bind it too'}",
+        f"- Preprocessing: shorter side {checkpoint.preprocessing.image_size}, longer at most "
+        f"{checkpoint.preprocessing.max_size}, mean {_rounded(checkpoint.preprocessing.mean)}, standard deviation "
+        f"{_rounded(checkpoint.preprocessing.std)}",
+    ]  # fmt: skip
+    if found:
+        lines += ["", f"| measured on {data_name}, split {config.data.val_split} | |", "|---|---|"]
+        lines += [f"| {kind} | {found[kind]:.3f} |" for kind in ("AP", "AP50", "AP75")]
+    if "training" in metrics:
+        lines += ["", "<details><summary>The whole config</summary>", "", "```toml", _public(config).to_toml().strip(),
+                  "```", "", "</details>"]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def push_to_hub(folder: Path, repository: str, *, private: bool = False) -> str:
+    """Upload a written folder as a model of the Hugging Face hub, made where it does not exist; its address.
+
+    Raises:
+        UserError: the hub refuses, or cannot be reached.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        hub = HfApi()
+        created = hub.create_repo(repository, private=private, exist_ok=True)
+        hub.upload_folder(folder_path=folder, repo_id=repository, commit_message="Written by opendetr")
+    except Exception as error:  # the hub's library raises its own, requests' and the system's kinds
+        raise UserError(
+            f"the model is in {folder}, but '{repository}' on the Hugging Face hub does not take it "
+            f"({first_line(error)}); sign in with `hf auth login` and check the name, ORGANISATION/NAME"
+        ) from None
+    return str(created)
+
+
+def _training(metrics: dict[str, Any], split: str, data_name: str) -> list[str]:
+    if "training" not in metrics:
+        return [f"- Training: not by opendetr; read from {_name(metrics.get('source', 'an unknown source'))}"]
+    last = metrics["training"]
+    return [
+        f"- Training data: {data_name}, split {metrics.get('train_split', split)}",
+        f"- Training: {last['epoch']:.4g} epochs, {last['step']} steps, {last['seconds'] / 60:.3g} minutes; began with "
+        f"{_name(metrics.get('backbone_weights', 'unknown weights'))}",
+    ]
+
+
+def _public(config: RunConfig) -> RunConfig:
+    """The config without the folders of this machine."""
+    values = {"data.root": _name(config.data.root), "train.init": _name(config.train.init)}
+    return config.with_values({**values, "model.backbone_weights": _name(config.model.backbone_weights)}, "the card")
+
+
+def _name(text: str) -> str:
+    """The last part of a path on this machine; other names and sentences as they are."""
+    return Path(text).name if Path(text).exists() or Path(text).is_absolute() else text
+
+
+def _rounded(values: tuple[float, ...]) -> list[float]:
+    return [round(value, 4) for value in values]

@@ -1,0 +1,98 @@
+"""The paper's released checkpoints: downloaded once, resumed where interrupted, checked by the hash in their name."""
+
+import hashlib
+import http.client
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from filelock import FileLock
+
+from opendetr.errors import UserError
+from opendetr.progress import console, progress_bar
+
+RELEASES = {  # short name -> file; the eight hexadecimal digits begin its SHA-256
+    "detr-r50": "detr-r50-e632da11.pth",
+    "detr-r50-dc5": "detr-r50-dc5-f0fb7ef5.pth",
+    "detr-r101": "detr-r101-2c7b67e5.pth",
+    "detr-r101-dc5": "detr-r101-dc5-a2e86def.pth",
+}
+ADDRESS = "https://dl.fbaipublicfiles.com/detr/"
+SECONDS = 20  # without an answer
+CHUNK = 2**18
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: `OPENDETR_CACHE`, else `~/.cache/opendetr`."""
+    return Path(os.environ.get("OPENDETR_CACHE") or Path.home() / ".cache" / "opendetr")
+
+
+def fetch_release(name: str, address: str = ADDRESS) -> Path:
+    """The file of a released checkpoint, from the cache or the network.
+
+    What arrives is written beside the final name; an interrupted download goes on where it stopped. Of several
+    processes one downloads, the others wait.
+
+    Args:
+        name: a short name.
+        address: of the folder it is downloaded from.
+
+    Raises:
+        UserError: no network and nothing in the cache, or a file whose hash is not the one in its name.
+    """
+    file_name = RELEASES[name]
+    path = cache_folder() / file_name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        if not path.is_file():
+            partial = path.with_suffix(".part")
+            try:
+                _download(address + file_name, partial)
+            except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+                raise UserError(
+                    f"'{name}' is not in {path.parent} and {address + file_name} cannot be reached "
+                    f"({getattr(error, 'reason', error)}); connect to the network, or put the file {file_name} there "
+                    f"by hand; what has arrived is kept"
+                ) from None
+            _verify(partial, file_name)
+            partial.replace(path)
+        else:  # it may have been put there by hand
+            _verify(path, file_name)
+    return path
+
+
+def _verify(path: Path, file_name: str) -> None:
+    """Check the hash, and remove a file that has another."""
+    expected = file_name.removesuffix(".pth").rpartition("-")[2]
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if not found.startswith(expected):
+        path.unlink()
+        raise UserError(
+            f"{path} was damaged and is removed: its SHA-256 began with {found[:8]}, not {expected}; try again"
+        )
+
+
+def _download(url: str, partial: Path) -> None:
+    """Append what is missing of a file; from the start where the server cannot continue."""
+    have = partial.stat().st_size if partial.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        answer = urllib.request.urlopen(request, timeout=SECONDS)
+    except urllib.error.HTTPError as error:
+        if error.code == 416:  # nothing is missing
+            return
+        raise
+    with answer, progress_bar() as bar:
+        continued = answer.status == 206
+        have = have if continued else 0
+        total = have + int(answer.headers.get("Content-Length") or 0)
+        console.print(f"downloading {url} ({total / 1e6:.0f} MB)" + (f", {have / 1e6:.0f} MB are here" if have else ""))
+        task = bar.add_task("downloading", total=total, completed=have, rate="")
+        with partial.open("ab" if continued else "wb") as file:
+            while chunk := answer.read(CHUNK):
+                file.write(chunk)
+                bar.advance(task, len(chunk))
+    if total and partial.stat().st_size < total:
+        raise ConnectionError(f"the connection broke after {partial.stat().st_size} of {total} bytes")

@@ -1,0 +1,79 @@
+"""One name for any model: a run or model folder, an official `.pth` or released name, a Hugging Face folder or id."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from opendetr.checkpoints import native
+from opendetr.checkpoints.download import RELEASES, fetch_release
+from opendetr.checkpoints.huggingface import load_huggingface
+from opendetr.checkpoints.native import Checkpoint
+from opendetr.checkpoints.official import OFFICIAL_FILE, load_official
+from opendetr.errors import UserError, first_line
+from opendetr.model.detr import DETR
+from opendetr.progress import console
+
+HUB = "hf://"
+HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+(?<!\.pth)(?<!\.pt)(?<!\.bin)(?<!\.safetensors)")
+HUB_FILES = ["config.json", "preprocessor_config.json", "model.safetensors"]
+
+
+def load_checkpoint(name: str | Path, *, dc5: bool | None = None) -> Checkpoint:
+    """Read a model, whatever it is kept in, and say what was read from where. A path that exists wins over a name.
+
+    Args:
+        name: a run folder (its `best`, else its `last`) or model folder; a `.pth` of the official code; `detr-r50`,
+            `detr-r101`, `detr-r50-dc5` or `detr-r101-dc5`, the paper's released checkpoints; a folder written by
+            `save_pretrained`; `hf://ORGANISATION/NAME`, or the same without `hf://` where no such folder exists.
+        dc5: whether an official `.pth` has a dilated backbone; None believes its arguments, else its name.
+
+    Returns:
+        The model, in eval mode, with its config, labels and preprocessing.
+
+    Raises:
+        UserError: nothing of that name, or it cannot be read; says what was expected.
+    """
+    text, path = str(name), Path(name)
+    if text.startswith(HUB):
+        found = _of_hub(text.removeprefix(HUB), "on the Hugging Face hub it cannot be had")
+    elif path.is_file() or (text in RELEASES and not path.exists()):
+        found = load_official(path if path.is_file() else fetch_release(text), dc5=dc5)
+    elif (path / OFFICIAL_FILE).is_file():
+        found = load_official(path / OFFICIAL_FILE, dc5=dc5)
+    elif (path / "config.json").is_file():
+        found = load_huggingface(path)
+    elif not path.exists() and HUB_NAME.fullmatch(text):
+        found = _of_hub(text, "it is no folder here, and as a name on the Hugging Face hub it cannot be had")
+    else:
+        found = native.load_checkpoint(path)  # which says what is missing
+        return _without_dc5(found, dc5)
+    for remark in found.metrics["read"]:
+        console.print(remark)
+    found = replace(found, metrics={**found.metrics, "source": text})
+    return found if found.metrics["format"] == "official" else _without_dc5(found, dc5)
+
+
+def load_model(name: str | Path, *, dc5: bool | None = None) -> DETR:
+    """The bare model of any name that `load_checkpoint` takes, in eval mode on the CPU."""
+    return load_checkpoint(name, dc5=dc5).model
+
+
+def _without_dc5(found: Checkpoint, dc5: bool | None) -> Checkpoint:
+    if dc5 is not None:
+        raise UserError(f"{found.source} says itself whether it is a DC5 model: leave out --dc5 and --no-dc5")
+    return found
+
+
+def _of_hub(repository: str, problem: str) -> Checkpoint:
+    """A model of the Hugging Face hub, from the local cache or downloaded."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(repository, allow_patterns=HUB_FILES))
+        if not (folder / "model.safetensors").is_file():
+            folder = Path(snapshot_download(repository, allow_patterns=[*HUB_FILES, "pytorch_model.bin"]))
+    except Exception as error:  # the hub's library raises its own, requests' and the system's kinds
+        raise UserError(
+            f"'{repository}': {problem} ({first_line(error)}); check the spelling, or connect to the network once"
+        ) from None
+    return load_huggingface(folder)

@@ -1,0 +1,236 @@
+"""The official code's checkpoint files: `{"model": state_dict, "args": Namespace}` (facebookresearch/detr)."""
+
+import argparse
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from opendetr.checkpoints.native import Checkpoint
+from opendetr.checkpoints.report import as_stored, damage_is_said, fill, stored_weights
+from opendetr.config import ModelConfig, RunConfig, load_recipe
+from opendetr.data.transforms import Preprocessing
+from opendetr.errors import UserError
+from opendetr.files import replacing_folder
+from opendetr.labels import COCO_CLASSES, UNUSED, LabelMap
+from opendetr.model.detr import build_model
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+PREPROCESSING = Preprocessing(800, 1333, *IMAGENET)
+OFFICIAL_FILE = "checkpoint.pth"  # what the official training writes, and what we do
+PANOPTIC = "a panoptic checkpoint: its boxes are read, its masks are not read yet"
+BLOCKS: dict[tuple[int, ...], int] = {(2, 2, 2, 2): 18, (3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
+
+
+def load_official(path: Path, *, dc5: bool | None = None) -> Checkpoint:
+    """Read a `.pth` of the official code.
+
+    Args:
+        path: the file.
+        dc5: whether its backbone is dilated, which leaves no trace in the weights; None believes the stored arguments,
+            else the file's name.
+
+    Returns:
+        The model, in eval mode; `metrics["read"]` tells what was read from where.
+
+    Raises:
+        UserError: no such file, not a checkpoint, code in it, or weights that are no DETR.
+    """
+    whole, arguments = read_pth(path)
+    with damage_is_said(path):
+        state = without_masks(whole)
+        config, remarks = architecture(state, arguments, path.name, dc5)
+        if len(state) < len(whole):
+            remarks.append(PANOPTIC)
+        label_map, preprocessing, labels_from = _labels_and_preprocessing(state, arguments)
+        run = replace(load_recipe("paper"), model=config)
+        model = build_model(config, run.loss, label_map.num_classes)
+        renamed = {our_name(name): tensor for name, tensor in state.items()}
+        fill(model, renamed, str(path))
+        origin = {"format": "official", "read": [*remarks, labels_from], **as_stored(renamed)}
+    return Checkpoint(model.eval(), run, label_map, preprocessing, origin, path)
+
+
+def save_official(checkpoint: Checkpoint, folder: Path) -> Path:
+    """Write `checkpoint.pth`, which the official code's `--resume` reads.
+
+    Its stored arguments also carry what that code has no place for: `opendetr`, with the classes and the preprocessing.
+
+    Raises:
+        UserError: the model is not the paper's (the official code knows no selected queries or pyramids).
+    """
+    config = checkpoint.config.model
+    require_paper_model(config, "the official code")
+    state = {official_name(name): tensor for name, tensor in stored_weights(checkpoint, "official").items()}
+    ours = {"labels": checkpoint.label_map.to_json(), "preprocessing": checkpoint.preprocessing.to_json()}
+    arguments = argparse.Namespace(**arguments_of(checkpoint.config), opendetr=ours)
+    with replacing_folder(folder) as new:
+        torch.save({"model": state, "args": arguments}, new / OFFICIAL_FILE)
+    return folder / OFFICIAL_FILE
+
+
+def read_pth(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The weights of a `.pth`, and the arguments stored beside them ({} where none are).
+
+    Only tensors and `argparse.Namespace` are unpickled: code in the file never runs.
+
+    Raises:
+        UserError: the file is damaged, holds something else, or asks for code to be run.
+    """
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; expected a checkpoint of the official code") from None
+    except Exception as error:  # torch, pickle and zip each raise their own kinds, at length
+        asked = re.search(r"GLOBAL (\S+)", str(error))
+        if asked is not None:
+            raise UserError(
+                f"{path} asks for code to be run, {asked[1]}, and is refused; expected a file that holds weights only"
+            ) from None
+        raise UserError(f"{path} is damaged, or no checkpoint; expected a .pth of the official code") from None
+    state = content.get("model", content) if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{path} holds no weights; expected {{'model': state_dict}} as the official code writes it")
+    arguments = content.get("args")
+    if isinstance(arguments, argparse.Namespace):
+        arguments = vars(arguments)
+    return state, arguments if isinstance(arguments, dict) else {}
+
+
+def without_masks(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The detector within a panoptic checkpoint; any other as it is."""
+    if not any(name.startswith("detr.") for name in state):
+        return dict(state)
+    return {name.removeprefix("detr."): tensor for name, tensor in state.items() if name.startswith("detr.")}
+
+
+def architecture(
+    state: Mapping[str, Tensor], arguments: Mapping[str, Any], file_name: str, dc5: bool | None
+) -> tuple[ModelConfig, list[str]]:
+    """The architecture that a state dict in official names is of, and in words what was read from where.
+
+    Raises:
+        UserError: a tensor that every DETR has is missing.
+    """
+    needed = ("input_proj.weight", "query_embed.weight", "class_embed.weight", "transformer.decoder.norm.weight")
+    if missing := [name for name in needed if name not in state]:
+        raise UserError(f"{file_name} is no checkpoint of a DETR: it has no '{missing[0]}'")
+    heads, heads_from = int(arguments.get("nheads", 8)), "arguments" if "nheads" in arguments else "assumed"
+    if dc5 is not None:
+        dilated, dilated_from = dc5, "asked for"
+    elif "dilation" in arguments:
+        dilated, dilated_from = bool(arguments["dilation"]), "the stored arguments"
+    else:
+        dilated, dilated_from = "dc5" in file_name.lower(), "the file name"
+    linear1 = state.get("transformer.decoder.layers.0.linear1.weight")
+    config = ModelConfig(
+        backbone=backbone_of(state),
+        output_stride=16 if dilated else 32,
+        embed_dim=state["input_proj.weight"].shape[0],
+        num_heads=heads,
+        num_encoder_layers=_layers(state, "encoder"),
+        num_decoder_layers=_layers(state, "decoder"),
+        feedforward_dim=0 if linear1 is None else linear1.shape[0],
+        dropout=float(arguments.get("dropout", 0.1)),
+        pre_norm=bool(arguments.get("pre_norm", "transformer.encoder.norm.weight" in state)),
+        num_queries=state["query_embed.weight"].shape[0],
+        position_encoding="learned" if "backbone.1.row_embed.weight" in state else "sine",
+    )
+    return config, [
+        f"{config.backbone}, {config.num_encoder_layers} + {config.num_decoder_layers} layers, {config.embed_dim} "
+        f"wide, {config.num_queries} queries: from the weights",
+        f"{heads} attention heads: {heads_from}",
+        f"stride {config.output_stride} ({'DC5' if dilated else 'no DC5'}): {dilated_from}",
+    ]
+
+
+def backbone_of(state: Mapping[str, Tensor]) -> str:
+    """The timm name of the ResNet in a state dict of official names, by its blocks."""
+    prefix = "backbone.0.body.layer"
+    found = {tuple(map(int, match.groups())) for name in state if (match := re.match(rf"{prefix}(\d)\.(\d+)\.", name))}
+    blocks = tuple(1 + max((block for stage, block in found if stage == number), default=-1) for number in range(1, 5))
+    bottleneck = f"{prefix}1.0.conv3.weight" in state
+    depth = 34 if blocks == (3, 4, 6, 3) and not bottleneck else BLOCKS.get(blocks)
+    if depth is None:
+        raise UserError(f"the checkpoint's backbone has stages of {blocks} blocks, which is no ResNet that timm knows")
+    return f"resnet{depth}.tv_in1k"
+
+
+def labels_of(num_classes: int) -> LabelMap:
+    """COCO's where there are 91 classes (raw id = class index, with holes), else ids as names."""
+    if num_classes != len(COCO_CLASSES):
+        return LabelMap(tuple(range(num_classes)), tuple(f"class {index}" for index in range(num_classes)))
+    ids = tuple(None if name == UNUSED else index for index, name in enumerate(COCO_CLASSES))
+    return LabelMap(ids, COCO_CLASSES)
+
+
+def our_name(name: str) -> str:
+    """What a tensor of the official code is called here."""
+    name = name.replace("backbone.0.body.", "backbone.body.").replace("backbone.1.", "position_encoding.")
+    return re.sub(r"^(transformer\..*)\.(linear[12])\.", r"\1.ffn.\2.", name)
+
+
+def official_name(name: str) -> str:
+    """The inverse of `our_name`."""
+    name = name.replace("backbone.body.", "backbone.0.body.").replace("position_encoding.", "backbone.1.")
+    return name.replace(".ffn.linear", ".linear")
+
+
+def arguments_of(config: RunConfig) -> dict[str, Any]:
+    """The arguments with which the official code builds the same model."""
+    model, loss = config.model, config.loss
+    return {
+        "backbone": model.backbone.split(".")[0], "dilation": model.output_stride == 16,
+        "position_embedding": model.position_encoding, "enc_layers": model.num_encoder_layers,
+        "dec_layers": model.num_decoder_layers, "dim_feedforward": model.feedforward_dim,
+        "hidden_dim": model.embed_dim, "dropout": model.dropout, "nheads": model.num_heads,
+        "num_queries": model.num_queries, "pre_norm": model.pre_norm, "masks": False, "aux_loss": loss.auxiliary,
+        "set_cost_class": loss.class_cost, "set_cost_bbox": loss.l1_cost, "set_cost_giou": loss.giou_cost,
+        "bbox_loss_coef": loss.l1_weight, "giou_loss_coef": loss.giou_weight, "eos_coef": loss.no_object_weight,
+    }  # fmt: skip
+
+
+def _labels_and_preprocessing(
+    state: Mapping[str, Tensor], arguments: Mapping[str, Any]
+) -> tuple[LabelMap, Preprocessing, str]:
+    """What `save_official` wrote into the arguments, else what the official code means; and which it was."""
+    if "opendetr" in arguments:
+        told = arguments["opendetr"]
+        preprocessing = Preprocessing.from_json(told["preprocessing"])
+        return LabelMap.from_json(told["labels"]), preprocessing, "classes and preprocessing: the stored arguments"
+    num_classes = state["class_embed.weight"].shape[0] - 1
+    said = "taken for COCO's" if num_classes == len(COCO_CLASSES) else "their names are not in the file"
+    return labels_of(num_classes), PREPROCESSING, f"{num_classes} classes: {said}"
+
+
+def require_paper_model(config: ModelConfig, reader: str) -> None:
+    """Check that a model can be written for somebody who knows the paper's DETR only.
+
+    Raises:
+        UserError: it has parts of its own.
+    """
+    known: dict[str, tuple[object, ...]] = {
+        "query_source": ("learned",), "scoring": ("softmax",), "encoder_strides": ((),), "proposal_strides": ((),),
+        "query_placement": ("attention",), "position_placement": ("attention",), "encoder_position": (True,),
+        "position_encoding": ("sine", "learned"),
+    }  # fmt: skip
+    for name, values in known.items():
+        if getattr(config, name) not in values:
+            raise UserError(
+                f"{reader} cannot read a model with model.{name} = {getattr(config, name)}; "
+                f"it knows {' or '.join(map(str, values))}"
+            )
+    if not config.feedforward_dim:
+        raise UserError(f"{reader} cannot read a model without feed-forward layers")
+    if config.backbone.split(".")[0] not in {f"resnet{depth}" for depth in BLOCKS.values()} | {"resnet34"}:
+        raise UserError(f"{reader} cannot read a model with the backbone {config.backbone}; it knows resnet18 to 152")
+
+
+def _layers(state: Mapping[str, Tensor], stack: str) -> int:
+    numbers = (re.match(rf"transformer\.{stack}\.layers\.(\d+)\.", name) for name in state)
+    return 1 + max((int(match[1]) for match in numbers if match), default=-1)

@@ -1,0 +1,300 @@
+"""Hugging Face's DETR beside ours: the same weights say the same, in both directions, under old and new names."""
+
+import json
+import shutil
+
+import pytest
+import torch
+import transformers
+from huggingface_hub import ModelCard
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from opendetr import api
+from opendetr.checkpoints.huggingface import load_huggingface, save_huggingface
+from opendetr.checkpoints.loading import load_checkpoint
+from opendetr.errors import UserError
+from opendetr.inference.detector import Detector
+
+TOLERANCE = 1e-5
+BACKBONES = {
+    "timm": {"use_timm_backbone": True, "backbone": "resnet18"},
+    "transformers": {
+        "use_timm_backbone": False, "backbone": None, "backbone_config": {
+            "model_type": "resnet", "depths": [2, 2, 2, 2], "hidden_sizes": [64, 128, 256, 512],
+            "layer_type": "basic", "out_features": ["stage4"],
+        },
+    },
+}  # fmt: skip
+
+
+@torch.no_grad()
+def spread(model, images):
+    """Random weights that answer differently to every query and picture."""
+    for name, tensor in model.state_dict().items():
+        if tensor.ndim == 1 and name.endswith(("weight", "running_var")):
+            tensor.uniform_(0.5, 1.5)
+        elif tensor.ndim == 1 and tensor.is_floating_point():
+            tensor.normal_(0, 0.1)
+        elif tensor.ndim == 2:  # theirs begin so small that every query answers alike
+            torch.nn.init.xavier_uniform_(tensor)
+    projection = model.model.input_projection
+    features = []
+    with projection.register_forward_hook(lambda module, args, output: features.append(output)):
+        model(images)
+    std, mean = torch.std_mean(features[0], dim=(0, 2, 3))
+    projection.weight /= std[:, None, None, None]
+    projection.bias.sub_(mean).div_(std)
+    model.model.query_position_embeddings.weight.normal_(0, 3)
+    for linear in (model.class_labels_classifier, *model.bbox_predictor.layers):
+        linear.weight *= 2
+
+
+@pytest.fixture(scope="module", params=BACKBONES)
+def theirs(request):
+    torch.manual_seed(0)
+    config = transformers.DetrConfig(
+        d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4, decoder_attention_heads=4,
+        encoder_ffn_dim=64, decoder_ffn_dim=64, num_queries=10, id2label={0: "cat", 1: "dog", 2: "emu"},
+        label2id={"cat": 0, "dog": 1, "emu": 2}, **BACKBONES[request.param],
+    )  # fmt: skip
+    model = transformers.DetrForObjectDetection(config).eval()
+    spread(model, images())
+    return model
+
+
+def images():
+    return torch.randn(2, 3, 130, 170, generator=torch.Generator().manual_seed(0))
+
+
+def masks():
+    mask = torch.zeros(2, 130, 170, dtype=torch.bool)
+    mask[1, 100:], mask[1, :, 120:] = True, True
+    return mask
+
+
+@torch.no_grad()
+def answers(model, pictures, mask):
+    output = model(pictures.masked_fill(mask[:, None], 0), pixel_mask=(~mask).long())
+    return output.logits, output.pred_boxes
+
+
+@pytest.fixture(scope="module")
+def folder(theirs, tmp_path_factory):
+    path = tmp_path_factory.mktemp("hf") / "model"
+    theirs.save_pretrained(path)
+    return path
+
+
+def assert_same(ours, reference):
+    pictures, mask = images(), masks()
+    with torch.no_grad():
+        found = ours(pictures.masked_fill(mask[:, None], 0), mask)
+    for one, other in zip((found.logits[-1], found.boxes_cxcywh[-1]), reference):
+        torch.testing.assert_close(one, other, rtol=0, atol=TOLERANCE)
+
+
+def test_a_saved_folder_says_the_same(theirs, folder):
+    reference = answers(theirs, images(), masks())
+    for values in reference:  # agreement means something: queries answer differently
+        assert torch.cdist(values, values, p=float("inf")).median(-1).values.min() > 1000 * TOLERANCE
+    checkpoint = load_checkpoint(folder)
+    assert checkpoint.label_map.names == ("cat", "dog", "emu")
+    assert_same(checkpoint.model, reference)
+
+
+def test_the_names_in_memory_are_known_too(theirs, folder):
+    in_memory = theirs.state_dict()
+    assert any(".o_proj." in name for name in in_memory)
+    assert_same(load_huggingface(folder, in_memory).model, answers(theirs, images(), masks()))
+
+
+def test_they_read_what_we_write_without_a_warning(theirs, folder, tmp_path, recwarn, caplog):
+    written = save_huggingface(load_checkpoint(folder), tmp_path / "out")
+    transformers.utils.logging.enable_propagation()
+    try:
+        again, info = transformers.DetrForObjectDetection.from_pretrained(written, output_loading_info=True)
+    finally:
+        transformers.utils.logging.disable_propagation()
+    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert not [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
+    assert not [warning for warning in recwarn if "transformers" in warning.filename]
+    for one, other in zip(answers(again.eval(), images(), masks()), answers(theirs, images(), masks())):
+        torch.testing.assert_close(one, other, rtol=0, atol=TOLERANCE)
+    assert again.config.id2label == {0: "cat", 1: "dog", 2: "emu"}
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float16])
+def test_every_tensor_comes_back_bit_for_bit(folder, tmp_path, kind):
+    shutil.copytree(folder, tmp_path / "in")
+    original = {name: tensor.to(kind) for name, tensor in load_file(folder / "model.safetensors").items()}
+    norm = next(name for name in original if name.endswith("running_mean"))
+    original[norm.replace("running_mean", "num_batches_tracked")] = torch.tensor(7)  # older releases wrote these
+    save_file(original, tmp_path / "in" / "model.safetensors", {"format": "pt"})
+    native = api.convert(tmp_path / "in", tmp_path / "ours", "opendetr")  # nothing is lost on the way through our form
+    written = load_file(api.convert(native, tmp_path / "out", "huggingface") / "model.safetensors")
+    assert written.keys() == original.keys()
+    for name, tensor in original.items():
+        assert written[name].dtype == tensor.dtype
+        assert torch.equal(written[name], tensor), name
+
+
+def test_a_panoptic_folder_gives_its_boxes(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "in")
+    state = {f"detr.{name}": tensor for name, tensor in load_file(folder / "model.safetensors").items()}
+    save_file({**state, "mask_head.lay1.weight": torch.zeros(1)}, tmp_path / "in" / "model.safetensors")
+    found = load_checkpoint(tmp_path / "in")
+    assert any("masks are not read" in remark for remark in found.metrics["read"])
+    expected = load_checkpoint(folder).model.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in found.model.state_dict().items())
+
+
+def test_the_card_says_what_is_known(folder, tmp_path):
+    written = api.convert(folder, tmp_path / "out", "huggingface", licence="apache-2.0")
+    card = ModelCard.load(written / "README.md")
+    assert card.data.license == "apache-2.0"
+    assert card.data.pipeline_tag == "object-detection"
+    assert "Classes (3): cat, dog, emu" in card.text
+    assert f"not by opendetr; read from {folder.name}" in card.text
+
+
+def test_the_hub_gets_the_whole_folder(folder, tmp_path, monkeypatch):
+    sent = {}
+
+    class Hub:
+        def create_repo(self, name, private, exist_ok):
+            return f"https://hub/{name}?private={private}"
+
+        def upload_folder(self, folder_path, repo_id, commit_message):
+            sent[repo_id] = sorted(path.name for path in folder_path.iterdir())
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    api.convert(folder, tmp_path / "out", "huggingface", push="me/cells")
+    assert sent == {"me/cells": ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]}
+
+
+def test_a_hub_that_refuses_is_a_sentence_and_the_folder_is_kept(folder, tmp_path, monkeypatch):
+    class Hub:
+        def create_repo(self, name, private, exist_ok):
+            raise ConnectionError("no network")
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    with pytest.raises(UserError, match=r"'me/cells' on the Hugging Face hub does not take it \(no network\)"):
+        api.convert(folder, tmp_path / "out", "huggingface", push="me/cells")
+    assert load_checkpoint(tmp_path / "out").label_map.names == ("cat", "dog", "emu")
+
+
+def test_a_folder_that_holds_something_is_left_alone(folder, tmp_path):
+    (tmp_path / "photo.jpg").write_bytes(b"mine")
+    with pytest.raises(UserError, match=r"is there already and holds something; give the name of a new folder"):
+        api.convert(folder, tmp_path, "huggingface")
+    assert [path.name for path in tmp_path.iterdir()] == ["photo.jpg"]
+
+
+def test_the_processor_is_theirs(folder, tmp_path):
+    written = save_huggingface(load_checkpoint(folder), tmp_path / "out")
+    processor = transformers.AutoImageProcessor.from_pretrained(written, use_fast=False)
+    picture = Image.effect_noise((300, 200), 80).convert("RGB")
+    expected = processor(picture, return_tensors="pt")["pixel_values"][0]
+    ours = Detector(load_checkpoint(written), "cpu").prepare(picture)
+    assert ours.shape == expected.shape
+    assert float((ours - expected).abs().mean()) < 0.05  # two resize implementations
+
+
+class Code:
+    def __reduce__(self):
+        return (print, ("this must never be printed",))
+
+
+@pytest.mark.parametrize(
+    "damage", ["truncated", "shape", "parts", "missing", "no weights", "no JSON", "squashing", "code"]
+)
+def test_damaged_folders_are_refused_in_a_sentence(folder, tmp_path, damage):
+    broken = tmp_path / "broken"
+    shutil.copytree(folder, broken)
+    weights, state = broken / "model.safetensors", load_file(broken / "model.safetensors")
+    if damage == "truncated":
+        weights.write_bytes(weights.read_bytes()[:1000])
+    elif damage == "shape":
+        save_file({**state, "class_labels_classifier.bias": torch.zeros(9)}, weights)
+    elif damage == "parts":
+        save_file({**state, "model.encoder.layers.0.self_attn.k_proj.weight": torch.zeros(3, 5)}, weights)
+    elif damage == "code":
+        weights.unlink()
+        torch.save({"a": Code()}, broken / "pytorch_model.bin")
+    elif damage == "missing":
+        save_file({name: tensor for name, tensor in state.items() if name != "model.decoder.layernorm.bias"}, weights)
+    elif damage == "no weights":
+        weights.unlink()
+    elif damage == "no JSON":
+        (broken / "config.json").write_text("{")
+    else:
+        (broken / "preprocessor_config.json").write_text('{"size": {"height": 480, "width": 480}}')
+    sentence = {
+        "truncated": "is damaged, or holds no weights", "shape": "1 of another shape: class_embed.bias",
+        "missing": "1 missing: transformer.decoder.norm.bias", "no weights": "holds no weights; expected",
+        "no JSON": "cannot be read as JSON", "squashing": "expected shortest_edge and longest_edge",
+        "parts": "is damaged, or of no DETR",
+        "code": r"asks for code to be run, \S*print",
+    }[damage]  # fmt: skip
+    with pytest.raises(UserError, match=sentence) as error:
+        load_checkpoint(broken)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"id2label": None}, "no id2label"),
+        ({"model_type": "yolos"}, "of type 'yolos'; expected 'detr'"),
+        ({"id2label": {str(n): str(n) for n in range(7)}}, "names 7 classes; the weights have 3"),
+        ({"id2label": {"0": "cat"}}, "names 1 classes; the weights have 3"),
+        ({"auxiliary_loss": True}, "auxiliary_loss = True cannot be computed here"),
+        ({"decoder_attention_heads": 2}, "decoder_attention_heads = 2 cannot be computed here; expected 4"),
+        ({"encoder_attention_heads": None, "decoder_attention_heads": None}, "is damaged, or of no DETR"),
+        ({"opendetr": {"category_ids": 5}}, "is damaged, or of no DETR"),
+    ],
+)
+def test_other_folders_are_refused(folder, tmp_path, change, sentence):
+    config = json.loads((folder / "config.json").read_text()) | change
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    with pytest.raises(UserError, match=sentence):
+        load_checkpoint(tmp_path)
+
+
+def test_the_hub_by_name(folder, monkeypatch, tmp_path):
+    asked = []
+
+    def snapshot(repository, allow_patterns):
+        asked.append(repository)
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    monkeypatch.chdir(tmp_path)
+    for name in ("hf://someone/cells", "someone/cells"):
+        assert load_checkpoint(name).metrics["source"] == name
+    shutil.copytree(folder, tmp_path / "someone" / "cells")  # a path that exists wins
+    load_checkpoint("someone/cells")
+    load_checkpoint("hf://someone/cells")
+    assert asked == ["someone/cells"] * 3
+
+
+def test_what_is_neither_here_nor_there_is_told_both_ways(monkeypatch, tmp_path):
+    def snapshot(repository, allow_patterns):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"is no folder here, and as a name on the Hugging Face hub .* \(no network\)"):
+        load_checkpoint("someone/cells")
+    with pytest.raises(UserError, match=r"^'someone/cells': on the Hugging Face hub it cannot be had"):
+        load_checkpoint("hf://someone/cells")
+    for path in ("models/detr.pth", "./mine/run", "../mine"):
+        with pytest.raises(UserError, match="does not exist"):
+            load_checkpoint(path)
+
+
+def test_dc5_is_no_question_where_the_model_says_it(folder):
+    with pytest.raises(UserError, match="leave out --dc5"):
+        load_checkpoint(folder, dc5=True)

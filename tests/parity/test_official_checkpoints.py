@@ -1,0 +1,226 @@
+"""Checkpoints of the official code: read, computed with, and written back to the last bit."""
+
+import argparse
+from dataclasses import replace
+
+import pytest
+import torch
+import transformers
+from PIL import Image
+
+from opendetr import Detector, api
+from opendetr.checkpoints.loading import load_checkpoint
+from opendetr.checkpoints.official import require_paper_model, save_official
+from opendetr.cli import main
+from opendetr.config import ModelConfig
+from opendetr.errors import UserError
+from opendetr.model.postprocess import postprocess
+from opendetr.structures import Batch
+
+TOLERANCE = 1e-5
+CONFIGS = {
+    "detr-r50-test": ModelConfig(),
+    "detr-r101-test": ModelConfig(backbone="resnet101.tv_in1k"),
+    "detr-r50-dc5-test": ModelConfig(output_stride=16),
+    "detr-r101-dc5-test": ModelConfig(backbone="resnet101.tv_in1k", output_stride=16),
+}
+PICTURE_SIZES = [(150, 230), (200, 170)]
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def released(official, request, tmp_path_factory):
+    """A file as the authors released theirs, without arguments; a batch; what the official model says of it; ours."""
+    generator = torch.Generator().manual_seed(1)
+    batch = official.pad([torch.randn(3, *size, generator=generator) for size in PICTURE_SIZES])
+    theirs = official.build_model(CONFIGS[request.param], 91)
+    official.spread_answers(theirs, batch)
+    path = tmp_path_factory.mktemp("released") / f"{request.param}.pth"
+    torch.save({"model": theirs.state_dict()}, path)
+    with torch.no_grad():
+        return path, batch, official.from_dict(theirs(batch)), load_checkpoint(path)
+
+
+def test_the_architecture_is_read_and_every_layer_agrees(released):
+    path, batch, reference, checkpoint = released
+    expected = CONFIGS[path.stem]
+    assert replace(checkpoint.config.model, backbone_weights="auto") == replace(expected, backbone_weights="auto")
+    assert any("the file name" in remark for remark in checkpoint.metrics["read"])
+    with torch.no_grad():
+        found = checkpoint.model(batch.tensors, batch.mask)
+    torch.testing.assert_close(found.logits, reference.logits, rtol=0, atol=TOLERANCE)
+    torch.testing.assert_close(found.boxes_cxcywh, reference.boxes_cxcywh, rtol=0, atol=TOLERANCE)
+    for values in reference:  # agreement means something: queries answer differently
+        assert torch.cdist(values, values, p=float("inf")).median(-1).values.min() > 1000 * TOLERANCE
+
+
+def test_written_back_it_is_the_same_file(released, tmp_path):
+    path, _, _, checkpoint = released
+    written = torch.load(save_official(checkpoint, tmp_path / "out"), weights_only=False)
+    original = torch.load(path)["model"]
+    assert written["model"].keys() == original.keys()
+    for name, tensor in original.items():
+        assert written["model"][name].dtype == tensor.dtype
+        assert torch.equal(written["model"][name], tensor), name
+    assert written["args"].dilation == ("dc5" in path.name)
+
+
+def test_detections_are_the_official_ones(official, released):
+    _, batch, reference, checkpoint = released
+    sizes = torch.tensor(PICTURE_SIZES)
+    with torch.no_grad():
+        output = checkpoint.model(batch.tensors, batch.mask)
+    of_sizes = Batch(batch.tensors, batch.mask, sizes, torch.tensor([1, 2]))
+    found = postprocess(output, of_sizes, checkpoint.model.scoring, checkpoint.label_map)
+    expected = official.load().detr.PostProcess()(official.to_dict(reference), sizes)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.equal(ours.labels, theirs["labels"])
+        torch.testing.assert_close(ours.scores, theirs["scores"], rtol=0, atol=TOLERANCE)
+        torch.testing.assert_close(ours.boxes_xyxy, theirs["boxes"], rtol=0, atol=TOLERANCE * max(sizes.flatten()))
+
+
+def test_transformers_says_the_same_of_what_we_write(released, tmp_path):
+    path, batch, reference, original = released
+    folder = api.convert(path, tmp_path / "hf", "huggingface")
+    theirs = transformers.DetrForObjectDetection.from_pretrained(folder).eval()
+    with torch.no_grad():
+        output = theirs(batch.tensors, pixel_mask=(~batch.mask).long())
+    torch.testing.assert_close(output.logits, reference.logits[-1], rtol=0, atol=TOLERANCE)
+    torch.testing.assert_close(output.pred_boxes, reference.boxes_cxcywh[-1], rtol=0, atol=TOLERANCE)
+    processor, sizes = transformers.AutoImageProcessor.from_pretrained(folder), torch.tensor(PICTURE_SIZES)
+    expected = processor.post_process_object_detection(output, threshold=0.0, target_sizes=sizes)
+    checkpoint = load_checkpoint(folder)
+    assert checkpoint.label_map == original.label_map
+    with torch.no_grad():
+        ours = checkpoint.model(batch.tensors, batch.mask)
+    of_sizes = Batch(batch.tensors, batch.mask, sizes, torch.tensor([1, 2]))
+    for mine, their in zip(
+        postprocess(ours, of_sizes, checkpoint.model.scoring, checkpoint.label_map), expected, strict=True
+    ):
+        assert torch.equal(mine.labels, their["labels"])
+        torch.testing.assert_close(mine.boxes_xyxy, their["boxes"], rtol=0, atol=TOLERANCE * max(sizes.flatten()))
+    again = checkpoint.model.state_dict()  # the 92-column head too
+    assert all(torch.equal(tensor, again[name]) for name, tensor in original.model.state_dict().items())
+
+
+def test_results_carry_coco_names_and_raw_ids(released):
+    _, _, _, checkpoint = released
+    labels = checkpoint.label_map
+    raw = dict(zip(labels.category_ids, labels.names))
+    assert (raw[1], raw[13], raw[17], raw[44], raw[90]) == ("person", "stop sign", "cat", "bottle", "toothbrush")
+    assert sum(category_id is not None for category_id in labels.category_ids) == 80
+    picture = Image.effect_noise((160, 120), 80).convert("RGB")
+    small = replace(checkpoint, preprocessing=replace(checkpoint.preprocessing, image_size=150, max_size=250))
+    detections = Detector(small, "cpu").predict(picture, threshold=0.0)
+    assert 0 < len(detections) <= 100
+    assert None not in detections.category_ids
+    assert {entry["name"] for entry in detections.to_coco()} <= set(raw.values()) - {"N/A"}
+
+
+def test_padding_changes_a_picture_and_our_inference_has_none(released):
+    """What facebookresearch/detr#239 is about: a convolution sees padding where the picture's own border would be."""
+    _, batch, _, checkpoint = released
+    detector = Detector(checkpoint, "cpu")
+    first = batch.tensors[:1, :, : PICTURE_SIZES[0][0], : PICTURE_SIZES[0][1]]
+    with torch.no_grad():
+        alone = detector.model(first, None).logits[-1]
+        in_company = detector.model(batch.tensors, batch.mask).logits[-1, :1]
+    assert (alone - in_company).abs().max() > 100 * TOLERANCE
+    small = replace(checkpoint, preprocessing=replace(checkpoint.preprocessing, image_size=150, max_size=250))
+    detector = Detector(small, "cpu")
+    pictures = [Image.effect_noise((width, height), 80).convert("RGB") for height, width in PICTURE_SIZES]
+    for single, picture in zip(detector.predict(pictures, threshold=0.0, batch_size=2), pictures):
+        same = detector.predict(picture, threshold=0.0)
+        torch.testing.assert_close(single.boxes_xyxy, same.boxes_xyxy, rtol=0, atol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def small(official):
+    config = ModelConfig(backbone="resnet18.tv_in1k", embed_dim=32, num_heads=4, num_encoder_layers=2,
+                         num_decoder_layers=2, feedforward_dim=64, num_queries=10)  # fmt: skip
+    return official.build_model(config, 5)
+
+
+def test_stored_arguments_win_over_the_name(small, tmp_path):
+    path = tmp_path / "mine-dc5.pth"
+    arguments = argparse.Namespace(nheads=4, dilation=False, dropout=0.0, pre_norm=False, lr=1e-4)
+    torch.save({"model": small.state_dict(), "args": arguments, "epoch": 3}, path)
+    config = load_checkpoint(path).config.model
+    assert (config.num_heads, config.output_stride, config.dropout, config.num_queries) == (4, 32, 0.0, 10)
+    assert load_checkpoint(path, dc5=True).config.model.output_stride == 16
+    assert load_checkpoint(path).label_map.names[4] == "class 4"
+
+
+def test_a_panoptic_checkpoint_gives_its_boxes(small, tmp_path):
+    state = {f"detr.{name}": tensor for name, tensor in small.state_dict().items()}
+    torch.save({"model": {**state, "mask_head.lay1.weight": torch.zeros(1)}}, tmp_path / "panoptic.pth")
+    found = load_checkpoint(tmp_path / "panoptic.pth")
+    assert any("masks are not read" in remark for remark in found.metrics["read"])
+
+
+class Code:
+    def __reduce__(self):
+        return (print, ("this must never be printed",))
+
+
+DAMAGES = {
+    "truncated": "is damaged, or no checkpoint", "not a checkpoint": "is damaged, or no checkpoint",
+    "code": r"asks for code to be run, \S*print, and is refused", "no weights": "holds no weights",
+    "missing": "1 missing: transformer.encoder.layers.1.norm1.weight",
+    "shape": "1 of another shape: bbox_embed.layers.0.weight", "scalar": "is damaged, or of no DETR",
+    "arguments": "is damaged, or of no DETR", "double": "1 of float64",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_is_no_checkpoint_is_refused_in_a_sentence(small, tmp_path, capsys, damage):
+    path, state = tmp_path / "broken.pth", dict(small.state_dict())
+    if damage == "missing":
+        del state["transformer.encoder.layers.1.norm1.weight"]
+    if damage == "shape":
+        state["bbox_embed.layers.0.weight"] = torch.zeros(3, 3)
+    if damage == "scalar":
+        state["class_embed.weight"] = torch.tensor(1.0)
+    if damage == "double":
+        state["class_embed.bias"] = state["class_embed.bias"].double()
+    content = {"code": {"model": Code()}, "no weights": {"model": {"a": 1}}}.get(damage, {"model": state})
+    if damage == "arguments":
+        content["args"] = argparse.Namespace(nheads="many")
+    torch.save(content, path)
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:1000])
+    if damage == "not a checkpoint":
+        path.write_text("hello")
+    with pytest.raises(UserError, match=DAMAGES[damage]) as error:
+        load_checkpoint(path)
+    assert "broken.pth" in str(error.value)
+    assert not any(word in str(error.value) for word in ("\n", "\033", "weights_only"))
+    assert "never be printed" not in capsys.readouterr().out
+
+
+def test_a_refused_file_ends_with_code_2_and_nothing_written(tmp_path, monkeypatch, capsys):
+    (tmp_path / "broken.pth").write_text("hello")
+    command = ["opendetr", "convert", str(tmp_path / "broken.pth"), str(tmp_path / "out"), "--to", "huggingface"]
+    monkeypatch.setattr("sys.argv", command)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["broken.pth"]
+
+
+def test_91_classes_are_said_to_be_taken_for_coco(released):
+    assert "91 classes: taken for COCO's" in released[3].metrics["read"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"position_encoding": "none"}, "it knows sine or learned"),
+        ({"feedforward_dim": 0}, "without feed-forward"),
+        ({"backbone": "resnet50d.ra2_in1k"}, "it knows resnet18 to 152"),
+        ({"query_source": "selected", "scoring": "focal"}, "it knows learned"),
+    ],
+)
+def test_a_model_that_the_official_code_does_not_know_is_refused(changes, said):
+    with pytest.raises(UserError, match=said):
+        require_paper_model(ModelConfig(**changes), "the official code")
