@@ -12,7 +12,7 @@ from torch import Tensor
 
 from opendetr.checkpoints.native import Checkpoint
 from opendetr.checkpoints.official import IMAGENET, PANOPTIC, require_paper_model, without_masks
-from opendetr.checkpoints.report import as_stored, damage_is_said, fill, stored_weights
+from opendetr.checkpoints.report import as_stored, code_asked_for, damage_is_said, fill, stored_weights
 from opendetr.config import ModelConfig, load_recipe
 from opendetr.data.transforms import Preprocessing
 from opendetr.errors import UserError
@@ -200,8 +200,8 @@ def _weights(folder: Path) -> dict[str, Tensor]:
             try:
                 return load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
             except Exception as error:  # safetensors, torch, pickle and zip each raise their own kinds, at length
-                asked = re.search(r"GLOBAL (\S+)", str(error))
-                why = "is damaged, or holds no weights" if asked is None else f"asks for code to be run, {asked[1]}"
+                code = code_asked_for(error)
+                why = "is damaged, or holds no weights" if code is None else f"asks for code to be run, {code}"
                 raise UserError(f"{path} {why}; expected the weights of DetrForObjectDetection") from None
     raise UserError(f"{folder} holds no weights; expected model.safetensors or pytorch_model.bin beside config.json")
 

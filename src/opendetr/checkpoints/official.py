@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from opendetr.checkpoints.native import Checkpoint
-from opendetr.checkpoints.report import as_stored, damage_is_said, fill, stored_weights
+from opendetr.checkpoints.report import as_stored, code_asked_for, damage_is_said, fill, stored_weights
 from opendetr.config import ModelConfig, RunConfig, load_recipe
 from opendetr.data.transforms import Preprocessing
 from opendetr.errors import UserError
@@ -87,10 +87,10 @@ def read_pth(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; expected a checkpoint of the official code") from None
     except Exception as error:  # torch, pickle and zip each raise their own kinds, at length
-        asked = re.search(r"GLOBAL (\S+)", str(error))
-        if asked is not None:
+        code = code_asked_for(error)
+        if code is not None:
             raise UserError(
-                f"{path} asks for code to be run, {asked[1]}, and is refused; expected a file that holds weights only"
+                f"{path} asks for code to be run, {code}, and is refused; expected a file that holds weights only"
             ) from None
         raise UserError(f"{path} is damaged, or no checkpoint; expected a .pth of the official code") from None
     state = content.get("model", content) if isinstance(content, dict) else None

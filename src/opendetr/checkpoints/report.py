@@ -1,5 +1,6 @@
 """Weights from elsewhere go into a model all or not at all, and what does not fit is listed."""
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,12 @@ def damage_is_said(path: Path) -> Iterator[None]:
         raise UserError(
             f"{path} is damaged, or of no DETR: {type(error).__name__} {first_line(error)}; get the file anew"
         ) from None
+
+
+def code_asked_for(error: Exception) -> str | None:
+    """The name of the code that torch refused to run while it read a pickle; None where that was not the trouble."""
+    found = re.search(r"GLOBAL (\S+)", str(error))
+    return None if found is None else found[1]
 
 
 def fill(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
