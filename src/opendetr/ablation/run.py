@@ -85,7 +85,8 @@ def run_study(study: Study, settings: Settings, output: Path, seeds: int, device
             write_json(result, _measure(study, settings, folder / "run", device) | {"row": row.name, "seed": seed})
             trained.append(time.time() - begun)
         results[row.name, seed] = read_json(result, "the result of a row")
-        write_tables(study, settings, results, failed, output)
+        if trained:  # rows that were finished before have their tables
+            write_tables(study, settings, results, failed, output)
     if not results:
         raise UserError(f"no row of the study could be trained: {next(iter(failed.values()))}")
     write_tables(study, settings, results, failed, output)
