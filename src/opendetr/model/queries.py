@@ -44,7 +44,7 @@ class LearnedQueries(nn.Embedding):
 
     def forward(self, memory: Tokens) -> Queries:  # type: ignore[override]
         """The same queries for every picture."""
-        vectors = self.weight.expand(len(memory.content), -1, -1)
+        vectors = self.weight.expand(memory.content.shape[0], -1, -1)
         return Queries(vectors, None) if self.at_input else Queries(torch.zeros_like(vectors), vectors)
 
 

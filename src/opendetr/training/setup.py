@@ -1,5 +1,7 @@
 """From a config to a Trainer that is ready to run: data looked at, weights found, warnings given."""
 
+import atexit
+import gc
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -85,6 +87,8 @@ def assemble(
     """Build or restore the model and lay out the run over data that were read; arguments as in `prepare`."""
     device = resolve_device(config.train.device)
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no", gradient_accumulation_steps=1)
+    if accelerator.num_processes > 1:
+        atexit.register(leave_processes)
     keep_freed_memory()
     torch.manual_seed(config.train.seed)
     budget = config.train.minutes * 60
@@ -115,6 +119,16 @@ def assemble(
             f"{config.train.batch_size * config.train.accumulate * accelerator.num_processes} pictures"
         )
     return trainer
+
+
+def leave_processes() -> None:
+    """End the process group while Python still runs.
+
+    Its threads let go of tensors; one that does so while the interpreter ends is killed and takes the process with it
+    ("terminate called without an active exception").
+    """
+    gc.collect()  # a trainer lies in cycles, and its model keeps the group
+    PartialState().destroy_process_group()
 
 
 def read_splits(config: RunConfig, check_seconds: float) -> tuple[DatasetIndex, DatasetIndex | None]:
