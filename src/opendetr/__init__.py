@@ -26,6 +26,7 @@ _HOME = {
     "demo": "api",
     "doctor": "api",
     "explain": "api",
+    "export": "api",
     "info": "api",
     "load_model": "checkpoints.loading",
     "load_recipe": "config",
@@ -45,6 +46,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; tests/contracts hold it
     from opendetr.api import demo as demo
     from opendetr.api import doctor as doctor
     from opendetr.api import explain as explain
+    from opendetr.api import export as export
     from opendetr.api import info as info
     from opendetr.api import predict as predict
     from opendetr.api import train as train

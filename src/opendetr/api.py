@@ -1,12 +1,9 @@
 """The verbs: what the command line does, as functions."""
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
-
-from PIL import Image
 
 from opendetr.checkpoints.adapt import require_same_architecture
 from opendetr.checkpoints.card import model_card, push_to_hub
@@ -18,21 +15,22 @@ from opendetr.config import load_recipe, resolve_config
 from opendetr.data.check import check_pictures, warnings
 from opendetr.data.datasets import load_index
 from opendetr.data.images import read_image
-from opendetr.devices import place, resolve_device
 from opendetr.errors import UserError
 from opendetr.evaluation.coco import CocoMetrics, evaluate_files
 from opendetr.evaluation.runner import evaluate_split
-from opendetr.files import require_folder, write_json, write_text
-from opendetr.inference.detector import Detector
-from opendetr.inference.drawing import draw
-from opendetr.inference.sources import distinct_names, distinct_stems, expand_sources, image_ids
+from opendetr.exporting.certificate import Certificate
+from opendetr.exporting.export import ExportOptions, export_model
+from opendetr.exporting.files import SUFFIXES
+from opendetr.files import require_folder, require_writable, write_text
+from opendetr.inference.detector import Detector, EngineName, PrecisionName
+from opendetr.inference.prediction import Tiling, predict_pictures, predict_video
+from opendetr.inference.results import Shard
+from opendetr.inference.sources import distinct_stems, expand_sources, report_left_out
+from opendetr.inference.video import is_video
 from opendetr.model.complexity import count_gflops, count_parameters
-from opendetr.model.precision import fit_precision
 from opendetr.progress import console, track
 from opendetr.training.doctor import Finding, examine, learn_by_heart, verdict
 from opendetr.training.setup import prepare
-
-Precision = Literal["fp32", "bf16"]
 
 
 def train(
@@ -153,27 +151,22 @@ def val(
     split: str = "val",
     *,
     batch_size: int = 4,
-    precision: Precision = "fp32",
+    engine: EngineName = "torch",
+    precision: PrecisionName = "fp32",
     device: str = "auto",
     dc5: bool | None = None,
 ) -> CocoMetrics:
-    """COCO metrics of a model on any split of a data set whose categories it knows.
+    """COCO metrics of a model, or of an exported file, on any split of a data set whose categories it knows.
 
     Raises:
         UserError: no such model, data set or split; or a category the model has never heard of.
     """
     require_positive_batch(batch_size)
-    checkpoint = load_checkpoint(model, dc5=dc5)
+    detector = Detector.load(model, device, engine, precision, dc5=dc5)
     index = load_index(Path(data), split)
-    checkpoint.label_map.require_same_categories(index.label_map, str(index.source))
+    detector.description.label_map.require_same_categories(index.label_map, str(index.source))
     check_pictures(index, seconds=5.0)
-    target = resolve_device(device)
-    detr = place(checkpoint.model, target)
-    fit_precision(detr, target, precision)
-    return evaluate_split(
-        detr, checkpoint.model.scoring, checkpoint.label_map, index,
-        checkpoint.preprocessing, device=target, precision=precision, batch_size=batch_size,
-    )  # fmt: skip
+    return evaluate_split(detector.engine, detector.description, index, batch_size=batch_size)
 
 
 def val_files(detections: str | Path, annotations: str | Path) -> CocoMetrics:
@@ -188,56 +181,66 @@ def predict(
     *,
     threshold: float = 0.5,
     batch_size: int = 4,
-    precision: Precision = "fp32",
+    tile: int | None = None,
+    overlap: float = 0.2,
+    every: int = 1,
+    shards: str | None = None,
+    drawn: bool = True,
+    engine: EngineName = "auto",
+    precision: PrecisionName = "fp32",
     device: str = "auto",
     dc5: bool | None = None,
-) -> list[dict[str, Any]]:
-    """Detect objects in files, folders and globs; write drawn pictures and `detections.json` to a folder.
+) -> Path:
+    """Detect objects in files, folders, globs, videos, webcams and streams.
 
-    Pictures that cannot be read are left out; the others are finished and written before this is reported.
+    Results are written as they come, and the same call goes on where it was stopped. Pictures that cannot be read are
+    left out; the others are finished and written before this is reported.
+
+    Args:
+        model: any model that can be loaded, or an exported file.
+        sources: pictures, folders, globs, video files, `webcam`, `webcam:1`, `rtsp://...`.
+        output: the folder for drawn pictures and videos and for `detections.json`.
+        threshold: the lowest score that is reported.
+        batch_size: pictures at once, as far as they have one shape; the result does not depend on it.
+        tile: cut pictures into tiles of this side in pixels, for objects that are small in huge pictures.
+        overlap: the least that neighbouring tiles share, as a share of their side.
+        every: of a video, each so many-th frame.
+        shards: `I/N`: only part I of N of the pictures; the last part to finish writes `detections.json` of all.
+        drawn: whether to write the pictures with their detections drawn.
+        engine: what runs the model, as in `Detector.load`.
+        precision: `fp32`, `bf16` or `int8`.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        dc5: whether an official `.pth` has a dilated backbone.
 
     Returns:
-        The entries of `detections.json`: COCO results with `file_name` and `name`. `image_id` is the data set's where
-        all pictures belong to one, else the number of the picture, from 1.
+        `detections.json`: COCO results with `file_name` and `name`. `image_id` is the data set's where all pictures
+        belong to one, else the number of the picture, from 1; of a video it is the number of the frame, and `seconds`
+        tells when. Of a part, its own file.
 
     Raises:
         UserError: no such model or source; or pictures that could not be read, after the others were written.
     """
     _require_threshold(threshold)
-    folder = Path(output)
+    require_positive_batch(batch_size)
+    folder, shard = Path(output), Shard.parse(shards)
+    tiling = None if tile is None else Tiling(tile, overlap)
+    videos = [source for source in sources if is_video(source)]
+    if videos:
+        if len(sources) > 1 or shard.count > 1:
+            raise UserError(f"{videos[0]} is a video: give it alone, without --shards")
+        require_folder(folder)
+        return predict_video(
+            Detector.load(model, device, engine, precision, dc5=dc5), videos[0], folder, every, threshold, batch_size,
+            tiling, drawn=drawn,
+        )  # fmt: skip
     paths = expand_sources(list(sources), folder)
     if not paths:
         raise UserError(
             f"nothing to detect in: every source lies in --output {folder}; choose another folder for results"
         )
     require_folder(folder)
-    require_positive_batch(batch_size)
-    detector = Detector(load_checkpoint(model, dc5=dc5), device, precision)
-    known, names = image_ids(paths), distinct_names(paths)
-    folder.mkdir(parents=True, exist_ok=True)
-    broken: list[str] = []
-    waiting: dict[int, Image.Image] = {}  # read and not yet drawn on
-
-    def readable() -> Iterator[tuple[int, Image.Image]]:
-        for position, path in enumerate(paths):
-            try:
-                waiting[position] = read_image(path)
-            except UserError as error:
-                broken.append(str(error))
-            else:
-                yield position, waiting[position]
-
-    found: dict[int, list[dict[str, Any]]] = {}
-    for position, detections in track(detector.stream(readable(), threshold, batch_size), "detecting", len(paths)):
-        file_name, image_id = known[position]
-        detections = replace(detections, image_id=image_id, file_name=file_name)
-        draw(waiting.pop(position), detections).save(folder / names[position], quality=95)
-        found[position] = detections.to_coco()
-    entries = [entry for position in sorted(found) for entry in found[position]]
-    write_json(folder / "detections.json", entries)
-    console.print(f"{len(entries)} detections in {len(found)} pictures are in {folder}")
-    _report_left_out(broken)
-    return entries
+    detector = Detector.load(model, device, engine, precision, dc5=dc5)
+    return predict_pictures(detector, paths, folder, shard, threshold, batch_size, tiling, drawn=drawn)
 
 
 def convert(
@@ -286,6 +289,55 @@ def convert(
     if push is not None:
         console.print(f"It is also at {push_to_hub(folder, push, private=private)}")
     return folder
+
+
+def export(
+    model: str | Path,
+    output: str | Path,
+    format: Literal["onnx", "openvino", "pt2"] | None = None,
+    *,
+    precision: PrecisionName = "fp32",
+    with_preprocessing: bool = False,
+    with_attention: bool = False,
+    data: str | Path | None = None,
+    split: str = "val",
+    dc5: bool | None = None,
+) -> Certificate:
+    """Write a model as a file that other programs run, after comparing it with PyTorch.
+
+    Args:
+        model: any model that can be loaded.
+        output: the file: `.onnx`, `.xml` (OpenVINO, with a `.bin` beside it) or `.pt2` (`torch.export`).
+        format: `onnx`, `openvino` or `pt2`; by default the one of the file's suffix.
+        precision: `fp32`; `bf16` and `int8` where the format has them.
+        with_preprocessing: the graph takes pictures as bytes, already resized, and normalises them itself.
+        with_attention: the graph also gives the last layer's cross-attention.
+        data: a data set's folder, on which AP is compared too; needed for `int8`.
+        split: of it.
+        dc5: whether an official `.pth` has a dilated backbone.
+
+    Returns:
+        The certificate, which is in the file's metadata too.
+
+    Raises:
+        UserError: no such model or data, an impossible combination, or an export that differs too much: then nothing
+            is written.
+    """
+    path = Path(output)
+    kinds = {suffix: name for name, suffix in SUFFIXES.items()}
+    chosen = format or kinds.get(path.suffix)
+    if chosen is None or path.suffix != SUFFIXES.get(chosen, path.suffix):
+        raise UserError(f"--output {path}: expected a name that ends in {', '.join(kinds)}, as --format says")
+    require_writable(path)
+    options = ExportOptions(chosen, precision, with_preprocessing, with_attention)
+    index = None if data is None else load_index(Path(data), split)
+    options.require_possible(index)
+    checkpoint = load_checkpoint(model, dc5=dc5)
+    if index is not None:
+        checkpoint.label_map.require_same_categories(index.label_map, str(index.source))
+    certificate = export_model(checkpoint, path, options, index)
+    console.print(f"{path} is written and certified: {certificate.summary()}")
+    return certificate
 
 
 def explain(
@@ -341,7 +393,7 @@ def explain(
         raise UserError("--point, --layer and --head belong to pictures: leave them out with --data")
     folder, asked = Path(output), report.Asked(threshold, points, layer, head)
     require_folder(folder)
-    detector = Detector(load_checkpoint(model, dc5=dc5), device)
+    detector = Detector.of_checkpoint(load_checkpoint(model, dc5=dc5), device)
     asked.check(detector)
     broken: list[str] = []
     if data is None:
@@ -374,7 +426,7 @@ def explain(
                 console.print(sentence)
     page = written.finish()
     console.print(f"The explanation is {page.resolve()}")
-    _report_left_out(broken)
+    report_left_out(broken)
     return page
 
 
@@ -550,9 +602,3 @@ def require_positive_batch(batch_size: int) -> None:
 def _require_threshold(threshold: float) -> None:
     if not 0 <= threshold <= 1:
         raise UserError(f"--threshold must be between 0 and 1, got {threshold}")
-
-
-def _report_left_out(broken: list[str]) -> None:
-    """Say, after everything else was written, which pictures could not be read."""
-    if broken:
-        raise UserError(broken[0] if len(broken) == 1 else f"{len(broken)} pictures were left out: {'; '.join(broken)}")

@@ -8,7 +8,7 @@ STARTED = time.time()
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -28,7 +28,8 @@ MODEL_HELP = "A run folder, an official .pth or released name, a Hugging Face fo
 Model = Annotated[str, typer.Argument(help=MODEL_HELP, show_default=False)]
 Dc5 = Annotated[bool | None, typer.Option("--dc5/--no-dc5", help="Of a .pth that does not tell.", show_default=False)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-Precision = Annotated[str, typer.Option(help="fp32 or bf16.")]
+Precision = Annotated[str, typer.Option(help="fp32, bf16 or int8.")]
+Engine = Annotated[str, typer.Option(help="auto, torch, openvino or onnxruntime.")]
 
 
 def main() -> None:
@@ -127,6 +128,7 @@ def val(
     annotations: Annotated[Path | None, typer.Option(help="With --detections: the COCO annotation file.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the numbers to this file.")] = None,
     batch_size: Annotated[int, typer.Option(help="Pictures at once.")] = 4,
+    engine: Engine = "torch",
     precision: Precision = "fp32",
     device: Device = "auto",
     dc5: Dc5 = None,
@@ -147,8 +149,9 @@ def val(
         assert model is not None
         assert data is not None
         metrics = api.val(
-            model, data, split, batch_size=batch_size, precision=_one_of_precisions(precision), device=device, dc5=dc5
-        )
+            model, data, split, batch_size=batch_size, engine=engine, precision=precision, device=device,  # type: ignore[arg-type]
+            dc5=dc5,
+        )  # fmt: skip
     print_metrics(metrics)
     if json is not None:
         write_json(json, metrics.to_json())
@@ -157,20 +160,28 @@ def val(
 @app.command()
 def predict(
     model: Model,
-    sources: Annotated[list[str], typer.Argument(help="Pictures, folders, globs.", show_default=False)],
+    sources: Annotated[
+        list[str], typer.Argument(help="Pictures, folders, globs, videos, webcam, rtsp://...", show_default=False)
+    ],
     output: Annotated[Path, typer.Option(help="Folder for drawn pictures and detections.json.", show_default=False)],
     threshold: Annotated[float, typer.Option(help="The lowest score that is reported.")] = 0.5,
     batch_size: Annotated[int, typer.Option(help="Pictures at once.")] = 4,
+    tile: Annotated[int | None, typer.Option(help="Cut huge pictures into tiles of this side, in pixels.")] = None,
+    overlap: Annotated[float, typer.Option(help="With --tile: the least that neighbours share.")] = 0.2,
+    every: Annotated[int, typer.Option(help="Of a video: each so many-th frame.")] = 1,
+    shards: Annotated[str | None, typer.Option(help="I/N: only part I of N of the pictures.")] = None,
+    drawn: Annotated[bool, typer.Option("--draw/--no-draw", help="Write drawn pictures too.")] = True,
+    engine: Engine = "auto",
     precision: Precision = "fp32",
     device: Device = "auto",
     dc5: Dc5 = None,
 ) -> None:
-    """Detect objects in pictures."""
+    """Detect objects in pictures and videos; called again, it goes on where it was stopped."""
     from opendetr import api
 
     api.predict(
-        model, sources, output, threshold=threshold, batch_size=batch_size, precision=_one_of_precisions(precision),
-        device=device, dc5=dc5,
+        model, sources, output, threshold=threshold, batch_size=batch_size, tile=tile, overlap=overlap, every=every,
+        shards=shards, drawn=drawn, engine=engine, precision=precision, device=device, dc5=dc5,  # type: ignore[arg-type]
     )  # fmt: skip
 
 
@@ -237,6 +248,31 @@ def convert(
 
 
 @app.command()
+def export(
+    model: Model,
+    output: Annotated[Path, typer.Option(help="The file: .onnx, .xml or .pt2.", show_default=False)],
+    format: Annotated[str | None, typer.Option(help="onnx, openvino or pt2.  [default: of the file's suffix]")] = None,
+    precision: Precision = "fp32",
+    with_preprocessing: Annotated[
+        bool, typer.Option("--with-preprocessing", help="Take pictures as bytes; normalise inside.")
+    ] = False,
+    with_attention: Annotated[
+        bool, typer.Option("--with-attention", help="Also give the last cross-attention.")
+    ] = False,
+    data: Annotated[Path | None, typer.Option(help="Compare AP on this data set; int8 needs it.")] = None,
+    split: Annotated[str, typer.Option(help="Of it.")] = "val",
+    dc5: Dc5 = None,
+) -> None:
+    """Write the model for other programs, compared with PyTorch on real pictures."""
+    from opendetr import api
+
+    api.export(
+        model, output, format, precision=precision, with_preprocessing=with_preprocessing,  # type: ignore[arg-type]
+        with_attention=with_attention, data=data, split=split, dc5=dc5,
+    )  # fmt: skip
+
+
+@app.command()
 def ablate(
     study: Annotated[str | None, typer.Argument(help="A study by name; none with --set.", show_default=False)] = None,
     data: Annotated[Path | None, typer.Option(help="The data set's folder.  [default: digit scenes]")] = None,
@@ -292,12 +328,6 @@ def digits(
 
     counts = write_digits(folder, scenes, seed)
     print(f"{folder}: " + ", ".join(f"{count} {split}" for split, count in counts.items()) + " scenes")
-
-
-def _one_of_precisions(name: str) -> Any:
-    if name not in ("fp32", "bf16"):
-        raise UserError(f"--precision {name}: expected fp32 or bf16")
-    return name
 
 
 def _parse_point(text: str) -> tuple[float, float]:

@@ -14,6 +14,7 @@ from opendetr.data.datasets import DatasetIndex, Record, load_index
 from opendetr.data.digits import write_digits
 from opendetr.data.images import read_image
 from opendetr.devices import resolve_device
+from opendetr.engines.engine import TorchEngine
 from opendetr.evaluation.coco import CocoMetrics
 from opendetr.evaluation.report import RunReport, print_metrics, write_report
 from opendetr.evaluation.runner import detect_split, metrics_of
@@ -79,13 +80,9 @@ def _free_run(output: Path) -> Path:
 
 
 def _detect(run: Path, index: DatasetIndex) -> list[tuple[int, Detections]]:
-    checkpoint, device = load_checkpoint(run), resolve_device("auto")
-    model = checkpoint.model.to(device)
-    return list(
-        detect_split(
-            model, model.scoring, checkpoint.label_map, index, checkpoint.preprocessing, device=device, batch_size=16
-        )
-    )
+    checkpoint = load_checkpoint(run)
+    engine = TorchEngine.prepared(checkpoint.model, resolve_device("auto"), "fp32")
+    return list(detect_split(engine, checkpoint.description, index, batch_size=16))
 
 
 def _summary(metrics: CocoMetrics, history: list[dict[str, Any]], pictures: int) -> str:

@@ -2,8 +2,10 @@
 
 import ctypes
 import os
+import platform
 import sys
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -54,6 +56,17 @@ def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
 def default_workers(device: torch.device) -> int:
     """Loader processes: where the CPU itself computes they only take its time, beside an accelerator they feed it."""
     return 0 if device.type == "cpu" else min(4, os.cpu_count() or 1)
+
+
+def describe_machine() -> str:
+    """Processor, threads and system, for figures that depend on them."""
+    name = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    return f"{name}, {torch.get_num_threads()} threads, {platform.system()}"
 
 
 def keep_freed_memory() -> None:

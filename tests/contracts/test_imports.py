@@ -14,8 +14,8 @@ PACKAGE = Path(opendetr.__file__).parent
 # From top to bottom, as docs/architecture.md lists them. `__init__` is exempt: it only names where things live.
 ROOMS = [
     "errors", "files", "devices", "config", "labels", "_supervision", "_matplotlib", "structures", "boxes", "scoring",
-    "progress", "data", "model", "loss", "checkpoints", "evaluation", "training", "inference", "explanation", "studies",
-    "ablation", "demonstration", "api", "cli",
+    "progress", "data", "model", "loss", "checkpoints", "engines", "evaluation", "training", "exporting", "inference",
+    "explanation", "studies", "ablation", "demonstration", "api", "cli",
 ]  # fmt: skip
 
 

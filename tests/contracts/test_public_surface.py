@@ -15,8 +15,8 @@ from opendetr.model.detr import build_model
 
 PUBLIC_NAMES = {
     "Batch", "DETR", "Detections", "Detector", "DetrOutput", "LabelMap", "Matches", "RunConfig", "Target", "Targets",
-    "UserError", "__version__", "ablate", "build_model", "convert", "demo", "doctor", "explain", "info", "load_model",
-    "load_recipe", "match", "predict", "set_loss", "train", "val", "write_digits",
+    "UserError", "__version__", "ablate", "build_model", "convert", "demo", "doctor", "explain", "export", "info",
+    "load_model", "load_recipe", "match", "predict", "set_loss", "train", "val", "write_digits",
 }  # fmt: skip
 
 COMMANDS = {
@@ -30,16 +30,22 @@ COMMANDS = {
     },
     "convert": {"--to", "--push", "--private", "--licence", "--dc5"},
     "val": {
-        "--data", "--split", "--detections", "--annotations", "--json", "--batch-size", "--precision", "--device",
-        "--dc5",
+        "--data", "--split", "--detections", "--annotations", "--json", "--batch-size", "--engine", "--precision",
+        "--device", "--dc5",
     },
-    "predict": {"--output", "--threshold", "--batch-size", "--precision", "--device", "--dc5"},
+    "predict": {
+        "--output", "--threshold", "--batch-size", "--tile", "--overlap", "--every", "--shards", "--draw",
+        "--engine", "--precision", "--device", "--dc5",
+    },
     "explain": {
         "--output", "--data", "--split", "--slots", "--image", "--matching", "--point", "--layer", "--head",
         "--threshold", "--device", "--dc5",
     },
     "ablate": {
         "--data", "--output", "--recipe", "--split", "--seeds", "--epochs", "--minutes", "--set", "--device",
+    },
+    "export": {
+        "--output", "--format", "--precision", "--with-preprocessing", "--with-attention", "--data", "--split", "--dc5",
     },
     "info": {"--size", "--json", "--dc5"},
     "data digits": {"--scenes", "--seed"},
@@ -68,7 +74,7 @@ def test_an_unknown_name_is_an_attribute_error():
 
 
 def test_rooms_do_not_hide_verbs():
-    for verb in ("train", "val", "predict", "info", "demo", "doctor", "explain", "ablate", "convert"):
+    for verb in ("train", "val", "predict", "info", "demo", "doctor", "explain", "export", "ablate", "convert"):
         with pytest.raises(ModuleNotFoundError):
             importlib.import_module(f"opendetr.{verb}")
 

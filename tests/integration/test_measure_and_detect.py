@@ -88,10 +88,11 @@ def test_val_writes_the_12_numbers_and_the_classes(tiny_run, digits, tmp_path, m
 
 
 def test_predict_writes_pictures_and_results_of_the_data_set(tiny_run, digits, tmp_path):
-    entries = api.predict(tiny_run, [str(digits / "images" / "test_*.png")], tmp_path, threshold=0)
+    path = api.predict(tiny_run, [str(digits / "images" / "test_*.png")], tmp_path, threshold=0)
+    entries = json.loads(path.read_text())
     truth = json.loads((digits / "annotations/test.json").read_text())
     id_of = {image["file_name"]: image["id"] for image in truth["images"]}
-    assert json.loads((tmp_path / "detections.json").read_text()) == entries
+    assert path == tmp_path / "detections.json"
     for entry in entries:
         assert entry["image_id"] == id_of[entry["file_name"]]
         assert entry["name"] == str(entry["category_id"])
@@ -102,7 +103,8 @@ def test_predict_writes_pictures_and_results_of_the_data_set(tiny_run, digits, t
 
 
 def test_predict_numbers_pictures_that_belong_to_no_data_set(tiny_run, pictures, tmp_path):
-    entries = api.predict(tiny_run, [str(path) for path in pictures], tmp_path, threshold=0)
+    path = api.predict(tiny_run, [str(path) for path in pictures], tmp_path, threshold=0)
+    entries = json.loads(path.read_text())
     assert {entry["image_id"] for entry in entries} == {1, 2, 3}
 
 

@@ -82,7 +82,7 @@ def test_a_folder_with_a_run_is_not_overwritten(digits, tiny_run):
 def test_even_no_time_at_all_makes_one_step_and_a_usable_model(digits, tmp_path):
     run = api.train(digits, **TINY, minutes=0.0001, output=tmp_path / "run")
     assert lines(run)[-1]["step"] == 1
-    assert len(api.predict(run, [str(digits / "images")], tmp_path / "found", threshold=0)) > 0
+    assert len(json.loads(api.predict(run, [str(digits / "images")], tmp_path / "found", threshold=0).read_text())) > 0
 
 
 def test_resuming_uses_what_is_left_of_the_minutes(digits, tmp_path):

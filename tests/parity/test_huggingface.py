@@ -196,7 +196,7 @@ def test_the_processor_is_theirs(folder, tmp_path):
     processor = transformers.AutoImageProcessor.from_pretrained(written, use_fast=False)
     picture = Image.effect_noise((300, 200), 80).convert("RGB")
     expected = processor(picture, return_tensors="pt")["pixel_values"][0]
-    ours = Detector(load_checkpoint(written), "cpu").prepare(picture)
+    ours = Detector.of_checkpoint(load_checkpoint(written), "cpu").prepare(picture)
     assert ours.shape == expected.shape
     assert float((ours - expected).abs().mean()) < 0.05  # two resize implementations
 

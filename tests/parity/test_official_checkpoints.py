@@ -110,7 +110,7 @@ def test_results_carry_coco_names_and_raw_ids(released):
     assert sum(category_id is not None for category_id in labels.category_ids) == 80
     picture = Image.effect_noise((160, 120), 80).convert("RGB")
     small = replace(checkpoint, preprocessing=replace(checkpoint.preprocessing, image_size=150, max_size=250))
-    detections = Detector(small, "cpu").predict(picture, threshold=0.0)
+    detections = Detector.of_checkpoint(small, "cpu").predict(picture, threshold=0.0)
     assert 0 < len(detections) <= 100
     assert None not in detections.category_ids
     assert {entry["name"] for entry in detections.to_coco()} <= set(raw.values()) - {"N/A"}
@@ -119,14 +119,14 @@ def test_results_carry_coco_names_and_raw_ids(released):
 def test_padding_changes_a_picture_and_our_inference_has_none(released):
     """What facebookresearch/detr#239 is about: a convolution sees padding where the picture's own border would be."""
     _, batch, _, checkpoint = released
-    detector = Detector(checkpoint, "cpu")
+    detector = Detector.of_checkpoint(checkpoint, "cpu")
     first = batch.tensors[:1, :, : PICTURE_SIZES[0][0], : PICTURE_SIZES[0][1]]
     with torch.no_grad():
         alone = detector.model(first, None).logits[-1]
         in_company = detector.model(batch.tensors, batch.mask).logits[-1, :1]
     assert (alone - in_company).abs().max() > 100 * TOLERANCE
     small = replace(checkpoint, preprocessing=replace(checkpoint.preprocessing, image_size=150, max_size=250))
-    detector = Detector(small, "cpu")
+    detector = Detector.of_checkpoint(small, "cpu")
     pictures = [Image.effect_noise((width, height), 80).convert("RGB") for height, width in PICTURE_SIZES]
     for single, picture in zip(detector.predict(pictures, threshold=0.0, batch_size=2), pictures):
         same = detector.predict(picture, threshold=0.0)

@@ -265,7 +265,7 @@ def test_maps_lie_where_the_picture_is(stride, size, centre):
     preprocessing = Preprocessing(240, 400, (0.0,) * 3, (1.0,) * 3)
     labels = LabelMap.from_categories([{"id": n, "name": str(n)} for n in range(3)], "here")
     checkpoint = Checkpoint(model, replace(RunConfig(), model=config), labels, preprocessing, {}, Path())
-    seen = look(Detector(checkpoint, "cpu"), Image.fromarray(pixels))
+    seen = look(Detector.of_checkpoint(checkpoint, "cpu"), Image.fromarray(pixels))
     cells = seen.captured.memory.shapes[0]
     corner = cell_at((size[0] - 1) / seen.extent[0], (size[1] - 1) / seen.extent[1], seen.captured.memory)
     assert corner == cells[0] * cells[1] - 1  # the last pixel lies in the last cell, which may reach beyond it

@@ -142,10 +142,17 @@ def test_the_queries_are_the_most_promising_cells(model, images):
     assert scores.shape[1] == 8 * 12 + 4 * 6 + 2 * 3  # strides 8, 16 and 32
 
 
-def test_a_picture_with_few_cells_gives_fewer_queries(model):
+def test_a_picture_with_few_cells_has_queries_that_say_nothing():
+    torch.manual_seed(0)
+    model = build_model(replace(FAST, num_queries=100), LOSS, CLASSES).eval()
     with torch.no_grad():
-        output = build_model(replace(FAST, num_queries=100), LOSS, CLASSES).eval()(torch.zeros(1, 3, 32, 64))
-    assert output.logits.shape[2] == 4 * 8 + 2 * 4 + 1 * 2
+        output = model(torch.randn(1, 3, 32, 64))
+    cells = 4 * 8 + 2 * 4 + 1 * 2
+    assert output.logits.shape[2] == 100
+    scores = model.scoring.probabilities(output.logits).amax(-1)
+    assert (scores[:, :, :cells] > 1e-6).all()
+    assert (scores[:, :, cells:] < 1e-30).all()
+    assert not model.scoring.finds_something(output.logits)[:, :, cells:].any()
 
 
 def test_the_first_boxes_are_the_anchors():
@@ -218,13 +225,32 @@ def test_gradients_reach_every_trainable_weight(model, images, targets):
     assert not without
 
 
-def test_there_are_no_more_queries_than_cells_of_the_smallest_picture(model):
-    mask = torch.zeros(2, 64, 96, dtype=torch.bool)
-    mask[1, 32:], mask[1, :, 32:] = True, True
-    crowded = build_model(replace(FAST, num_queries=100), LOSS, CLASSES).eval()
+@pytest.mark.parametrize("with_denoising", [False, True])
+def test_a_padded_picture_answers_as_alone_whatever_is_beside_it(targets, with_denoising):
+    """From equal tokens: 21 cells of its own for 100 queries, alone and among the padding of a larger picture."""
+    torch.manual_seed(0)
+    model = build_model(replace(FAST, num_queries=100, precedence=True), LOSS, CLASSES).eval()
+    mask = torch.zeros(1, 64, 96, dtype=torch.bool)
+    mask[:, 32:], mask[:, :, 32:] = True, True
     with torch.no_grad():
-        output = crowded(torch.randn(2, 3, 64, 96), mask)
-    assert output.logits.shape[2] == 4 * 4 + 2 * 2 + 1
+        memory = model.transformer.encode(model.tokens(torch.randn(1, 3, 64, 96), mask))
+        own = ~memory.padding_mask[0]
+        alone = memory._replace(
+            content=memory.content[:, own], padding_mask=None, cells=memory.cells[:, own],
+            position=memory.position[:, own], shapes=((4, 4), (2, 2), (1, 1)),
+        )  # fmt: skip
+        found = []
+        for tokens in (memory, alone):
+            queries = model.query_embed(tokens)
+            if with_denoising:
+                noised = make_denoising(Targets(*(part[:1] for part in targets)), CLASSES, 12)
+                queries = model.query_embed.with_denoising(queries, noised)
+                queries = queries._replace(reference_boxes=queries.reference_boxes.clamp(0.1, 0.9))
+            hidden, boxes = model.transformer.decoder(queries, tokens.without_finest(1), model.bbox_embed)
+            assert queries.missing.sum() == 100 - 21
+            found.append((hidden[:, :, :21], boxes[:, :, :21]))
+    for padded, single in zip(*found):
+        torch.testing.assert_close(padded, single, rtol=0, atol=EXACT)
 
 
 def test_the_proposal_loss_reaches_neither_the_answers_nor_what_gives_them(model, images, targets):

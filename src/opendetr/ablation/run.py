@@ -154,13 +154,10 @@ def _train(config: RunConfig, run: Path) -> None:
 
 def _measure(study: Study, settings: Settings, run: Path, device: str) -> dict[str, Any]:
     """AP on the split, and what else the study measures."""
-    detector = Detector.load(run, device)
+    detector = Detector.load(run, device, "torch")
     checkpoint = detector.checkpoint
     index = load_index(Path(settings.data), settings.split)
-    metrics = evaluate_split(
-        detector.model, detector.model.scoring, checkpoint.label_map, index, checkpoint.preprocessing,
-        device=detector.device,
-    )  # fmt: skip
+    metrics = evaluate_split(detector.engine, checkpoint.description, index)
     history = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     found: dict[str, Any] = {
         "AP": metrics.summary["AP"], "AP50": metrics.summary["AP50"], "AP75": metrics.summary["AP75"],
@@ -185,7 +182,7 @@ def _found_share(detector: Detector, count: int) -> float:
     checkpoint = detector.checkpoint
     size = round(checkpoint.preprocessing.image_size * CANVAS / SIDE)  # digits as large as the model learned them
     preprocessing = replace(checkpoint.preprocessing, image_size=size, max_size=size)
-    larger = Detector(replace(checkpoint, preprocessing=preprocessing), str(detector.device))
+    larger = Detector.of_checkpoint(replace(checkpoint, preprocessing=preprocessing), str(detector.device))
     found = shown = 0
     scenes = (scene for seed in range(-(-DIGITS_COUNTED // count)) for scene in crowd_scenes(count, CANVAS, seed))
     for digit, picture, boxes in scenes:

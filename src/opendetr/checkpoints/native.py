@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from opendetr.checkpoints.description import Description
 from opendetr.config import RunConfig, parse_config
 from opendetr.data.transforms import Preprocessing
 from opendetr.errors import UserError, first_line
@@ -34,6 +35,11 @@ class Checkpoint:
     preprocessing: Preprocessing
     metrics: dict[str, Any]
     source: Path
+
+    @property
+    def description(self) -> Description:
+        """What must be known beside the weights to use the model."""
+        return Description(self.preprocessing, self.model.scoring, self.label_map)
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, training_state: dict[str, Any] | None = None) -> None:

@@ -162,14 +162,29 @@ def _is_own_picture(path: Path) -> bool:
         return False
 
 
+def photographs() -> tuple[Image.Image, ...]:
+    """The two photographs, 640 x 427 RGB.
+
+    Raises:
+        UserError: scikit-learn is missing.
+    """
+    try:
+        from sklearn.datasets import load_sample_image
+    except ImportError:
+        raise UserError(
+            "the two photographs of scikit-learn are needed; pip install 'opendetr[export]', or give --data DIR"
+        ) from None
+    return tuple(Image.fromarray(load_sample_image(name)) for name in ("china.jpg", "flower.jpg"))
+
+
 def _load_material() -> _Material:
     try:
-        from sklearn.datasets import load_digits, load_sample_image
+        from sklearn.datasets import load_digits
     except ImportError:
         raise UserError("digit scenes are made from scikit-learn's digits; pip install 'opendetr[demo]'") from None
     digits = load_digits()
     grey = (digits.images * (255 / 16)).round().astype(np.uint8)
-    photos = tuple(Image.fromarray(load_sample_image(name)) for name in ("china.jpg", "flower.jpg"))
+    photos = photographs()
     of_split = {split.name: split.digits(digits.target) for split in SPLITS}
     return _Material(grey, digits.target, of_split, photos)
 

@@ -4,18 +4,13 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import torch
-from torch import nn
-
+from opendetr.checkpoints.description import Description
 from opendetr.data.datasets import DatasetIndex
-from opendetr.data.loader import DetectionDataset, collate, group_equal_shapes
-from opendetr.data.transforms import Preprocessing
-from opendetr.devices import autocast
+from opendetr.data.loader import DetectionDataset
+from opendetr.engines.detecting import Prepared, detect
+from opendetr.engines.engine import Engine
 from opendetr.evaluation.coco import CocoMetrics, evaluate_detections
-from opendetr.labels import LabelMap
-from opendetr.model.postprocess import postprocess
 from opendetr.progress import console, track
-from opendetr.scoring import Scoring
 from opendetr.structures import Detections
 
 
@@ -24,14 +19,10 @@ class StoppedError(Exception):
 
 
 def detect_split(
-    model: nn.Module,
-    scoring: Scoring,
-    label_map: LabelMap,
+    engine: Engine,
+    description: Description,
     index: DatasetIndex,
-    preprocessing: Preprocessing,
     *,
-    device: torch.device,
-    precision: str = "fp32",
     batch_size: int = 4,
     should_stop: Callable[[], bool] = lambda: False,
     positions: range | None = None,
@@ -39,13 +30,9 @@ def detect_split(
     """Position in the index and detections of every picture; pictures of one shape come together.
 
     Args:
-        model: on `device`, in eval mode.
-        scoring: how the model's classes are scored.
-        label_map: the model's classes.
+        engine: runs the model.
+        description: of the model.
         index: the split.
-        preprocessing: the model's.
-        device: where the model is.
-        precision: `fp32` or `bf16`.
         batch_size: pictures at once, as far as their shapes are equal; the result does not depend on it.
         should_stop: asked before every batch.
         positions: the pictures to look at; all by default. Several processes each take their share.
@@ -54,31 +41,31 @@ def detect_split(
         StoppedError: `should_stop` said so.
         UserError: a picture cannot be read.
     """
-    dataset = DetectionDataset(index, preprocessing.transform())
+    dataset = DetectionDataset(index, description.preprocessing.transform())
     order = sorted(
         positions if positions is not None else range(len(index)),
         key=lambda position: (index.records[position].height, index.records[position].width),
     )
-    samples = ((position, dataset[position]) for position in order)
-    for group in group_equal_shapes(samples, lambda item: tuple(item[1][0].shape), batch_size):
+
+    def picture(position: int) -> Prepared:
+        image, _, record = dataset[position]
+        return Prepared(position, image, (record.height, record.width), record.image_id)
+
+    def stop_if_asked() -> None:
         if should_stop():
             raise StoppedError
-        batch, _ = collate([sample for _, sample in group])
-        with torch.inference_mode(), autocast(device, precision):
-            output = model(batch.to(device).images, None)
-        yield from zip((position for position, _ in group), postprocess(output, batch, scoring, label_map))
+
+    yield from detect(engine, description, map(picture, order), batch_size, stop_if_asked)
 
 
 def evaluate_split(
-    model: nn.Module,
-    scoring: Scoring,
-    label_map: LabelMap,
+    engine: Engine,
+    description: Description,
     index: DatasetIndex,
-    preprocessing: Preprocessing,
     **options: Any,
 ) -> CocoMetrics:
     """COCO metrics of a model on a split; options as in `detect_split`."""
-    found = detect_split(model, scoring, label_map, index, preprocessing, **options)
+    found = detect_split(engine, description, index, **options)
     return metrics_of(index, list(track(found, "evaluating", len(index))))
 
 

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from opendetr.model.attention import MultiheadAttention, attend_to
+from opendetr.model.attention import MultiheadAttention
 from opendetr.model.detr import DETR
 from opendetr.model.queries import Queries
 from opendetr.model.tokens import Tokens
@@ -31,13 +31,7 @@ class AttentionLayer:
 
     def weights(self) -> Float[Tensor, "B heads N M"]:
         """The attention weights (section A.1, equation 8); every row sums to 1."""
-        q, k = self.attention.project(self.query, self.key)
-        similarity = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
-        allowed = attend_to(self.blocked)
-        if allowed is not None:
-            similarity = similarity.masked_fill(~allowed, float("-inf"))
-        weights: Tensor = similarity.softmax(-1)
-        return weights
+        return self.attention.weights(self.query, self.key, self.blocked)
 
     def gradient(self, of_output: Float[Tensor, "B N D"]) -> Float[Tensor, "B heads N M"]:
         """The gradient of the attention weights, from that of the module's output."""

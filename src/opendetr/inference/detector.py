@@ -11,15 +11,23 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from opendetr.checkpoints.description import Description
 from opendetr.checkpoints.loading import load_checkpoint
 from opendetr.checkpoints.native import Checkpoint
 from opendetr.data.images import Picture, read_image
-from opendetr.data.loader import group_equal_shapes
-from opendetr.devices import autocast, place, resolve_device
+from opendetr.devices import resolve_device
+from opendetr.engines.detecting import Prepared, detect
+from opendetr.engines.engine import Engine, TorchEngine
+from opendetr.errors import UserError
+from opendetr.exporting.choice import choose_engine
+from opendetr.exporting.files import fingerprint, is_exported, load_exported
+from opendetr.inference.reading import read_ahead
 from opendetr.inference.sources import expand_source
-from opendetr.model.postprocess import postprocess
-from opendetr.model.precision import fit_precision
-from opendetr.structures import Batch, Detections
+from opendetr.model.detr import DETR
+from opendetr.structures import Detections
+
+EngineName = Literal["auto", "torch", "openvino", "onnxruntime"]
+PrecisionName = Literal["fp32", "bf16", "int8"]
 
 
 class Detector:
@@ -32,32 +40,83 @@ class Detector:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, device: str = "auto", precision: Literal["fp32", "bf16"] = "fp32"
+        self, engine: Engine, description: Description, checkpoint: Checkpoint | None = None, identity: str = ""
     ) -> None:
-        self.checkpoint, self.precision = checkpoint, precision
-        self.device = resolve_device(device)
-        self.model = place(checkpoint.model.eval(), self.device)
-        fit_precision(self.model, self.device, precision)  # bf16 stops at a backbone that would be slower in it
-        self.transform = checkpoint.preprocessing.transform()
+        """Put together what `load` and `of_checkpoint` find.
+
+        Args:
+            engine: runs the model.
+            description: how its pictures are prepared, its classes scored and called.
+            checkpoint: the model itself, where there is one beside an exported graph.
+            identity: the fingerprint of the weights an exported graph was made of.
+        """
+        self.engine, self.description = engine, description
+        self._identity = identity
+        self._checkpoint = checkpoint
+        self.transform = description.preprocessing.transform()
 
     @classmethod
     def load(
         cls,
         model: str | Path,
         device: str = "auto",
-        precision: Literal["fp32", "bf16"] = "fp32",
+        engine: EngineName = "auto",
+        precision: PrecisionName = "fp32",
         *,
         dc5: bool | None = None,
     ) -> "Detector":
-        """Load any model: a run or model folder, an official `.pth` or released name, a Hugging Face folder or id.
+        """Load any model.
 
-        An official `.pth` does not tell in its weights whether its backbone is dilated: `dc5` says it where its
-        arguments and its name do not.
+        Args:
+            model: a run or model folder, an official `.pth` or released name, a Hugging Face folder or id, or an
+                exported file.
+            device: `auto`, `cpu`, `cuda` or `mps`.
+            engine: `torch`; `openvino` or `onnxruntime` on a CPU, for which the model is exported and compared with
+                PyTorch at first use and kept beside it; or `auto`, the fastest of those that are installed and agree.
+            precision: `fp32`, `bf16` or `int8`.
+            dc5: an official `.pth` does not tell in its weights whether its backbone is dilated: this says it where its
+                arguments and its name do not.
 
         Raises:
-            UserError: there is no such model, or no such device.
+            UserError: there is no such model, device, engine or precision; or the engine does not agree with PyTorch.
         """
-        return cls(load_checkpoint(model, dc5=dc5), device, precision)
+        if is_exported(model):
+            exported = load_exported(Path(model), engine)
+            return cls(exported.engine, exported.description, identity=exported.metadata["weights"])
+        checkpoint = load_checkpoint(model, dc5=dc5)
+        return cls(choose_engine(checkpoint, engine, precision, device), checkpoint.description, checkpoint)
+
+    @classmethod
+    def of_checkpoint(cls, checkpoint: Checkpoint, device: str = "auto", precision: str = "fp32") -> "Detector":
+        """A model that is in memory, run by PyTorch."""
+        engine = TorchEngine.prepared(checkpoint.model, resolve_device(device), precision)
+        return cls(engine, checkpoint.description, checkpoint)
+
+    @property
+    def identity(self) -> str:
+        """Two detectors have the same only if their weights and preprocessing are equal."""
+        return self._identity or fingerprint(self.checkpoint)
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The model itself.
+
+        Raises:
+            UserError: there is only an exported graph.
+        """
+        if self._checkpoint is None:
+            raise UserError("an exported file holds a graph, not a model to look into; give the model it was made from")
+        return self._checkpoint
+
+    @property
+    def model(self) -> DETR:
+        """The module, on `device`."""
+        return self.checkpoint.model
+
+    @property
+    def device(self) -> torch.device:
+        """Where the module is."""
+        return next(self.model.parameters()).device
 
     def predict(
         self,
@@ -84,8 +143,12 @@ class Detector:
         pictures = expand_source(source) if isinstance(source, str | Path) else source
         if not isinstance(pictures, list):
             return self.predict([pictures], threshold, batch_size, channel_order)[0]  # type: ignore[index]
-        images = (read_image(picture, channel_order) for picture in pictures)
-        found = dict(self.stream(enumerate(images), threshold, batch_size))
+
+        def prepared(numbered: tuple[int, Picture]) -> Prepared:
+            number, picture = numbered
+            return self.prepared(number, read_image(picture, channel_order))
+
+        found = dict(self.detect(read_ahead(prepared, enumerate(pictures)), threshold, batch_size))
         names = (str(picture) if isinstance(picture, str | Path) else "" for picture in pictures)
         return [replace(found[position], file_name=name) for position, name in enumerate(names)]
 
@@ -96,15 +159,18 @@ class Detector:
 
         The number returns with its detections, as their `image_id`.
         """
-        waiting = ((number, self.prepare(image), (image.height, image.width)) for number, image in images)
-        for group in group_equal_shapes(waiting, lambda item: tuple(item[1].shape), batch_size):
-            numbers, tensors, sizes = zip(*group)
-            batch = Batch(torch.stack(tensors), None, torch.tensor(sizes), torch.tensor(numbers))
-            with torch.inference_mode(), autocast(self.device, self.precision):
-                output = self.model(batch.to(self.device).images, None)
-            found = postprocess(output, batch, self.model.scoring, self.checkpoint.label_map)
-            for number, detections in zip(numbers, found):
-                yield number, detections.above(threshold)
+        return self.detect((self.prepared(number, image) for number, image in images), threshold, batch_size)
+
+    def detect(
+        self, pictures: Iterable[Prepared], threshold: float, batch_size: int
+    ) -> Iterator[tuple[int, Detections]]:
+        """The same of pictures that were prepared; threads may have done that ahead (`read_ahead`)."""
+        for number, detections in detect(self.engine, self.description, pictures, batch_size):
+            yield number, detections.above(threshold)
+
+    def prepared(self, number: int, image: Image.Image) -> Prepared:
+        """An RGB picture as `detect` wants it."""
+        return Prepared(number, self.prepare(image), (image.height, image.width), number)
 
     def prepare(self, image: Image.Image) -> Tensor:
         """The model's input [3, h, w] from an RGB picture, on the CPU."""

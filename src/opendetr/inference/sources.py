@@ -71,6 +71,16 @@ def distinct_names(paths: list[Path]) -> list[str]:
     return [f"{stem}{suffix}" for stem, suffix in _distinct(named)]
 
 
+def report_left_out(broken: list[str]) -> None:
+    """Say, after everything else was written, what could not be read.
+
+    Raises:
+        UserError: anything could not.
+    """
+    if broken:
+        raise UserError(broken[0] if len(broken) == 1 else f"{len(broken)} pictures were left out: {'; '.join(broken)}")
+
+
 def _distinct(named: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """Stems and suffixes, of which no two are equal: stems that come again get a number."""
     used: dict[tuple[str, str], None] = {}

@@ -38,6 +38,21 @@ class MultiheadAttention(nn.Module):
         out: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
         return out
 
+    def weights(
+        self,
+        query: Float[Tensor, "B N D"],
+        key: Float[Tensor, "B M D"],
+        blocked: Bool[Tensor, "B M"] | Bool[Tensor, "B N M"] | None = None,
+    ) -> Float[Tensor, "B heads N M"]:
+        """The attention weights by themselves (section A.1, equation 8); every row sums to 1."""
+        q, k = self.project(query, key)
+        similarity = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
+        allowed = attend_to(blocked)
+        if allowed is not None:
+            similarity = similarity.masked_fill(~allowed, float("-inf"))
+        weights: Tensor = similarity.softmax(-1)
+        return weights
+
     def project(self, *inputs: Float[Tensor, "B _ D"]) -> list[Float[Tensor, "B heads _ d"]]:
         """Queries, keys and values of every head, d = D / heads wide; as many of them as there are inputs."""
         weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)

@@ -29,7 +29,7 @@ class DecoderLayer(nn.Module):
         memory: Float[Tensor, "B S D"],
         located_memory: Float[Tensor, "B S D"],
         padding_mask: Bool[Tensor, "B S"] | None,
-        blocked: Bool[Tensor, "B Q Q"] | None = None,
+        blocked: Bool[Tensor, "B Q"] | Bool[Tensor, "B Q Q"] | None = None,
     ) -> Float[Tensor, "B Q D"]:
         """The queries, each now knowing the others and what it found in the image."""
 
@@ -77,7 +77,7 @@ class Decoder(nn.Module):
         self, queries: Queries, memory: Tokens, box_head: nn.Module
     ) -> tuple[Float[Tensor, "L B Q D"], Float[Tensor, "L B Q 4"]]:
         """The normalised queries after each layer, and their boxes."""
-        x, position, reference_boxes, blocked, _, num_ranked = queries
+        x, position, reference_boxes, blocked, _, num_ranked, _ = queries
         located_memory = add_position(memory.content, memory.position)  # the keys of every layer
         hidden, boxes = [], []
         for layer in self.layers:

@@ -14,7 +14,7 @@ from opendetr.model.encoder import Encoder, EncoderLayer
 from opendetr.model.heads import BoxHead
 from opendetr.model.position import BoxPosition, build_position_encoding
 from opendetr.model.pyramid import InputProjection, Merge, PyramidEncoder, PyramidProjection
-from opendetr.model.queries import LearnedQueries, Precedence, SelectedQueries
+from opendetr.model.queries import SILENT, LearnedQueries, Precedence, SelectedQueries
 from opendetr.model.tokens import Tokens, cell_boxes
 from opendetr.scoring import FocalScoring, Scoring, SoftmaxScoring
 from opendetr.structures import Denoising, DetrOutput
@@ -80,7 +80,10 @@ class DETR(nn.Module):
         seen = memory.without_finest(self.proposal_maps)
         hidden, boxes_cxcywh = self.transformer.decoder(queries, seen, self.bbox_embed)  # [L, B, Q, D], [L, B, Q, 4]
         logits = self.class_embed(hidden)
-        ordinary = DetrOutput(logits[:, :, :num_queries], boxes_cxcywh[:, :, :num_queries], queries.proposals)
+        answers = logits[:, :, :num_queries]
+        if queries.missing is not None:
+            answers = answers.masked_fill(queries.missing[..., None], SILENT)
+        ordinary = DetrOutput(answers, boxes_cxcywh[:, :, :num_queries], queries.proposals)
         if denoising is None:
             return ordinary
         return replace(ordinary, denoising=DetrOutput(logits[:, :, num_queries:], boxes_cxcywh[:, :, num_queries:]))

@@ -64,7 +64,9 @@ class PyramidEncoder(Encoder):
         finer = len(self.merges)
         encoded = super().forward(tokens.without_finest(finer))
         levels = [*torch.split(tokens.content, sizes, 1)[:finer], *torch.split(encoded, sizes[finer:], 1)]
-        maps = [level.transpose(1, 2).reshape(level.shape[0], -1, *shape) for level, shape in zip(levels, tokens.shapes)]
+        maps = [
+            level.transpose(1, 2).reshape(level.shape[0], -1, *shape) for level, shape in zip(levels, tokens.shapes)
+        ]
         masks = [None] * len(maps) if tokens.padding_mask is None else torch.split(tokens.padding_mask, sizes, 1)
         for finest in reversed(range(len(self.merges))):
             maps[finest] = self.merges[finest](maps[finest], maps[finest + 1], masks[finest])

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -13,6 +13,7 @@ from opendetr.model.tokens import Tokens
 from opendetr.scoring import Scoring
 from opendetr.structures import Denoising, DetrOutput, Targets
 
+SILENT = -100.0  # a logit whose sigmoid is 0 in float32
 GROUPS = 5  # of denoising queries for the most crowded picture of a batch, as far as there is room
 
 
@@ -22,9 +23,10 @@ class Queries(NamedTuple):
     content: Float[Tensor, "B Q D"]
     position: Float[Tensor, "B Q D"] | None = None  # added to queries and keys in every attention
     reference_boxes: Float[Tensor, "B Q 4"] | None = None  # cxcywh: where the queries look, refined by every layer
-    blocked: Bool[Tensor, "B Q Q"] | None = None  # True where a query (row) must not see another (column)
+    blocked: Bool[Tensor, "B Q"] | Bool[Tensor, "B Q Q"] | None = None  # True where one is not seen, by all or by a row
     proposals: DetrOutput | None = None  # what the queries were selected from
     num_ranked: int = 0  # that many come first, the most promising before the others
+    missing: Bool[Tensor, "B Q"] | None = None  # no cell was left for them: nobody sees them and they say nothing
 
 
 class LearnedQueries(nn.Embedding):
@@ -68,28 +70,46 @@ class SelectedQueries(nn.Module):
         scoring.initialise(self.class_embed)
 
     def forward(self, memory: Tokens) -> Queries:
-        """The best `num_queries` cells, best first; all where the picture has fewer. Padding is never chosen."""
+        """The best `num_queries` cells, best first. Where a picture has fewer, the other queries are missing."""
         cells = self.cell_proj(memory.content)
         logits = self.class_embed(cells).float()
         if memory.padding_mask is not None:
             logits = logits.masked_fill(memory.padding_mask[..., None], -1e4)  # says nothing, and costs nothing
         centres, sizes = memory.cells.chunk(2, dim=-1)
         boxes = self.bbox_embed(cells, torch.cat([centres, sizes * self.ANCHOR_CELLS], -1))
-        cells_left = logits.shape[1] if memory.padding_mask is None else int((~memory.padding_mask).sum(1).min())
-        best = logits.detach().amax(-1).topk(min(self.num_queries, cells_left), dim=1).indices[..., None]
-        content = cells.detach().gather(1, best.expand(-1, -1, cells.shape[-1])) + self.content.weight[: best.shape[1]]
-        reference_boxes = boxes.detach().gather(1, best.expand(-1, -1, 4))
-        return Queries(content, None, reference_boxes, None, DetrOutput(logits[None], boxes[None]), best.shape[1])
+        best, missing = self.most_promising(logits.detach().amax(-1), memory.padding_mask)
+        content = cells.detach().gather(1, best[..., None].expand(-1, -1, cells.shape[-1])) + self.content.weight
+        reference_boxes = boxes.detach().gather(1, best[..., None].expand(-1, -1, 4))
+        proposals = DetrOutput(logits[None], boxes[None])
+        return Queries(content, None, reference_boxes, missing, proposals, self.num_queries, missing)
+
+    def most_promising(
+        self, promise: Float[Tensor, "B S"], padding_mask: Bool[Tensor, "B S"] | None
+    ) -> tuple[Int[Tensor, "B Q"], Bool[Tensor, "B Q"] | None]:
+        """The cells that become queries, and which queries are missing; None where no picture can lack cells.
+
+        Every picture of a batch, of whatever size, has `num_queries` queries, so that no answer depends on the others.
+        """
+        if padding_mask is None and promise.shape[1] >= self.num_queries:
+            return promise.topk(self.num_queries, dim=1).indices, None
+        padded = torch.zeros_like(promise, dtype=torch.bool) if padding_mask is None else padding_mask
+        unused = F.pad(padded, (0, self.num_queries), value=True)
+        promise = F.pad(promise, (0, self.num_queries)).masked_fill(unused, float("-inf"))
+        best = promise.topk(self.num_queries, dim=1).indices
+        return best.clamp(max=padded.shape[1] - 1), unused.gather(1, best)
 
     def with_denoising(self, queries: Queries, denoising: Denoising) -> Queries:
         """The queries, which notice nothing, followed by the denoising ones."""
         assert queries.reference_boxes is not None
         assert self.label_embed is not None
         content = self.label_embed(denoising.labels).to(queries.content.dtype)
+        blocked = blocked_attention(queries.content.shape[1], denoising.groups)
+        if queries.missing is not None:
+            blocked = blocked | F.pad(queries.missing, (0, content.shape[1]))[:, None]
         return queries._replace(
             content=torch.cat([queries.content, content], 1),
             reference_boxes=torch.cat([queries.reference_boxes, denoising.boxes_cxcywh], 1),
-            blocked=blocked_attention(queries.content.shape[1], denoising.groups),
+            blocked=blocked,
         )
 
 

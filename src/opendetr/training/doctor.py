@@ -16,6 +16,7 @@ from opendetr.config import RunConfig
 from opendetr.data.check import require_size
 from opendetr.data.datasets import DatasetIndex, Record, has_split, load_index, shared_pictures
 from opendetr.data.images import check_image
+from opendetr.engines.engine import TorchEngine
 from opendetr.errors import UserError
 from opendetr.evaluation.coco import CocoMetrics
 from opendetr.evaluation.runner import evaluate_split
@@ -94,10 +95,8 @@ def learn_by_heart(config: RunConfig, index: DatasetIndex, seconds: float) -> Le
         trainer = assemble(config.with_values(still, "the doctor"), few, None, Path(folder) / "run", started)
         trainer.fit()
         learned = trainer.unwrapped()
-    metrics = evaluate_split(
-        learned.model.eval(), learned.model.scoring, learned.label_map, few, learned.preprocessing,
-        device=trainer.accelerator.device, precision=trainer.config.train.precision,
-    )  # fmt: skip
+    engine = TorchEngine(learned.model.eval(), trainer.accelerator.device, trainer.config.train.precision)
+    metrics = evaluate_split(engine, learned.description, few)
     return Lesson(
         metrics, trainer.config.data.image_size, trainer.state.epoch + trainer.state.step / trainer.steps_per_epoch
     )

@@ -21,6 +21,7 @@ from opendetr.data.datasets import DatasetIndex
 from opendetr.data.loader import DetectionDataset, epoch_order, training_loader
 from opendetr.data.transforms import largest_look, training_transform
 from opendetr.devices import autocast
+from opendetr.engines.engine import TorchEngine
 from opendetr.evaluation.runner import StoppedError, detect_split, metrics_of
 from opendetr.loss.auxiliary import denoising_losses, proposal_losses
 from opendetr.loss.criterion import LossWeights, Normalisers, set_loss, statistics
@@ -357,9 +358,9 @@ class Trainer:
 
         share = range(rank, len(self.val_index), world)
         found = detect_split(
-            self.unwrapped().model.eval(), self.scoring, self.checkpoint.label_map, self.val_index,
-            self.checkpoint.preprocessing, device=self.accelerator.device, precision=self.config.train.precision,
-            batch_size=max(4, self.config.train.batch_size), should_stop=should_stop, positions=share,
+            TorchEngine(self.unwrapped().model.eval(), self.accelerator.device, self.config.train.precision),
+            self.checkpoint.description, self.val_index, batch_size=max(4, self.config.train.batch_size),
+            should_stop=should_stop, positions=share,
         )  # fmt: skip
         try:
             detections = list(track(found, "evaluating", len(share)))

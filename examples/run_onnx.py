@@ -1,0 +1,31 @@
+"""Detect objects with an exported model and neither opendetr nor PyTorch: onnxruntime, numpy and Pillow are enough.
+
+opendetr export runs/cells --output cells.onnx
+python run_onnx.py cells.onnx cell.jpg 0.5
+"""
+
+import json
+import sys
+
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageOps
+
+model, file, threshold = sys.argv[1], sys.argv[2], float(sys.argv[3])
+session = onnxruntime.InferenceSession(model)
+about = json.loads(session.get_modelmeta().custom_metadata_map["opendetr"])
+how, labels = about["preprocessing"], about["labels"]
+
+picture = ImageOps.exif_transpose(Image.open(file)).convert("RGB")
+scale = min(how["image_size"] / min(picture.size), how["max_size"] / max(picture.size))
+width, height = (max(1, round(side * scale / how["multiple_of"])) * how["multiple_of"] for side in picture.size)
+pixels = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR), np.float32) / 255
+images = ((pixels - np.float32(how["mean"])) / np.float32(how["std"])).transpose(2, 0, 1)[None]
+padding_mask = np.zeros((1, height, width), bool)
+
+scores, classes, boxes = session.run(
+    ["scores", "labels", "boxes_xyxy"], {"images": images, "padding_mask": padding_mask}
+)
+for score, index, box in zip(scores[0], classes[0], boxes[0] * np.tile(picture.size, 2)):
+    if score >= threshold and labels[index]["id"] is not None:
+        print(labels[index]["name"], f"{score:.3f}", *box.round(1))

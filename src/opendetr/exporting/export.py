@@ -1,0 +1,157 @@
+"""From a model to a certified file: traced, written, compared with PyTorch, and kept only if it agrees."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from opendetr.checkpoints.native import Checkpoint
+from opendetr.data.datasets import DatasetIndex
+from opendetr.data.transforms import Preprocessing
+from opendetr.engines.engine import Engine
+from opendetr.engines.graph_engines import INPUTS, OnnxRuntimeEngine, OpenVinoEngine, require_installed
+from opendetr.errors import UserError
+from opendetr.exporting.certificate import Certificate, certify
+from opendetr.exporting.files import SUFFIXES, ProgramEngine, metadata_of, write_onnx, write_openvino, write_pt2
+from opendetr.exporting.graph import export_program, to_onnx
+from opendetr.exporting.quantization import quantize
+from opendetr.progress import console
+from opendetr.structures import DetrOutput
+
+FORMATS = tuple(SUFFIXES)
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What to write."""
+
+    format: str  # onnx, openvino or pt2
+    precision: str = "fp32"
+    with_preprocessing: bool = False
+    with_attention: bool = False
+
+    def require_possible(self, index: DatasetIndex | None) -> None:
+        """Check the combination.
+
+        Raises:
+            UserError: it cannot be.
+        """
+        if self.format not in FORMATS:
+            raise UserError(f"--format {self.format}: expected {', '.join(FORMATS)}")
+        if self.precision == "bf16" and self.format != "openvino":
+            raise UserError(f"--precision bf16 is for --format openvino; {self.format} is written as fp32 or int8")
+        if self.precision == "int8" and self.format == "pt2":
+            raise UserError("--precision int8 is for --format onnx and openvino; pt2 is written as fp32")
+        if self.precision not in ("fp32", "bf16", "int8"):
+            raise UserError(f"--precision {self.precision}: expected fp32, bf16 or int8")
+        if self.precision == "int8" and index is None:
+            raise UserError("--precision int8 is calibrated on your pictures: give --data DIR with --split")
+        if self.precision == "int8" and self.with_preprocessing:
+            raise UserError("--precision int8 goes without --with-preprocessing")
+        if self.format == "openvino":
+            require_installed("openvino")
+
+
+def export_model(
+    checkpoint: Checkpoint, output: Path, options: ExportOptions, index: DatasetIndex | None = None
+) -> Certificate:
+    """Write a model as a file for other programs, if it says there what it says in PyTorch.
+
+    Args:
+        checkpoint: the model.
+        output: the file; with `openvino` a `.bin` of the same name beside it.
+        options: what to write.
+        index: a split of the user's data, for the certificate and for int8.
+
+    Returns:
+        The certificate, which is in the file too.
+
+    Raises:
+        UserError: an impossible combination, a missing package, or an export that differs too much: then no file is
+            written.
+    """
+    options.require_possible(index)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as folder:
+        draft = Path(folder) / output.name
+        certificate = _write_draft(checkpoint, draft, options, index)
+        if problems := certificate.problems():
+            raise UserError(f"{output} is not written, for it would differ from the model: {'; '.join(problems[:3])}")
+        if options.format == "openvino":
+            draft.with_suffix(".bin").replace(output.with_suffix(".bin"))
+        draft.replace(output)
+    return certificate
+
+
+def _write_draft(
+    checkpoint: Checkpoint, draft: Path, options: ExportOptions, index: DatasetIndex | None
+) -> Certificate:
+    console.print("tracing the model")
+    program = export_program(
+        checkpoint, with_preprocessing=options.with_preprocessing, with_attention=options.with_attention
+    )
+    metadata = metadata_of(checkpoint, options.precision, _describe_inputs(options))
+    graph: Any = program
+    write: Any = write_pt2
+    if options.format != "pt2":
+        console.print("translating it to ONNX")
+        graph, write = to_onnx(program), write_onnx
+    if options.format == "openvino":
+        graph, write = _openvino_graph(graph, draft), write_openvino
+    if options.precision == "int8":
+        assert index is not None
+        graph = quantize(graph, checkpoint, index)
+    write(graph, draft, metadata)
+    engine = run_file(draft, options.precision)
+    if options.with_preprocessing:
+        engine = FromPixels(engine, checkpoint.preprocessing)
+    certificate = certify(engine, checkpoint, index)
+    metadata["certificate"] = certificate.to_json()
+    write(graph, draft, metadata)
+    return certificate
+
+
+def _openvino_graph(onnx_graph: Any, draft: Path) -> Any:
+    import onnx
+    import openvino
+
+    source = draft.with_suffix(".onnx")
+    onnx.save(onnx_graph, source)
+    return openvino.convert_model(source)
+
+
+def run_file(path: Path, precision: str) -> Engine:
+    """The engine for a file of ours."""
+    if path.suffix == ".onnx":
+        return OnnxRuntimeEngine(path, precision)
+    return OpenVinoEngine(path, precision) if path.suffix == ".xml" else ProgramEngine(torch.export.load(path))
+
+
+def _describe_inputs(options: ExportOptions) -> dict[str, str]:
+    images = (
+        "uint8 [batch, height, width, 3]: RGB pictures, resized as `preprocessing` says"
+        if options.with_preprocessing
+        else "float32 [batch, 3, height, width]: RGB pictures, resized and normalised as `preprocessing` says"
+    )
+    return dict(zip(INPUTS, (images, "bool [batch, height, width]: True where a picture was padded")))
+
+
+class FromPixels:
+    """Feeds a graph that has its preprocessing inside from normalised pictures: the pixels they were made of."""
+
+    def __init__(self, engine: Any, preprocessing: Preprocessing) -> None:
+        self.engine, self.name, self.precision = engine, engine.name, engine.precision
+        self.mean = torch.tensor(preprocessing.mean)[:, None, None]
+        self.std = torch.tensor(preprocessing.std)[:, None, None]
+
+    def __call__(
+        self, images: Float[Tensor, "B 3 H W"], padding_mask: Bool[Tensor, "B H W"] | None = None
+    ) -> DetrOutput:
+        """What the graph says about the pixels."""
+        pixels = ((images * self.std + self.mean) * 255).round().clamp(0, 255).to(torch.uint8)
+        found: DetrOutput = self.engine(pixels.permute(0, 2, 3, 1).contiguous(), padding_mask)
+        return found

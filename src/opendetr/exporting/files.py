@@ -1,0 +1,162 @@
+"""Exported files: `.onnx`, OpenVINO's `.xml` and `.bin`, `.pt2`; each says what it is and how far it can be trusted."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch._export.serde.serialize import SerializeError
+from torch.export import ExportedProgram
+
+import opendetr
+from opendetr.checkpoints.description import Description
+from opendetr.checkpoints.native import Checkpoint
+from opendetr.engines.engine import Engine
+from opendetr.engines.graph_engines import OnnxRuntimeEngine, OpenVinoEngine, require_installed
+from opendetr.errors import UserError, first_line
+from opendetr.structures import DetrOutput
+
+SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2"}
+KEY = "opendetr"  # the name of the metadata entry, one JSON text, in all three
+
+
+def is_exported(model: str | Path) -> bool:
+    """Whether a model's name is that of an exported file."""
+    return Path(model).suffix in SUFFIXES.values()
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An exported file, ready to run."""
+
+    engine: Engine
+    description: Description
+    metadata: dict[str, Any]
+
+
+def metadata_of(checkpoint: Checkpoint, precision: str, inputs: dict[str, str]) -> dict[str, Any]:
+    """What an exported file says about itself, before its certificate."""
+    return {
+        "opendetr": opendetr.__version__,
+        "model": checkpoint.source.name,
+        "weights": fingerprint(checkpoint),
+        "precision": precision,
+        "inputs": inputs,
+        **checkpoint.description.to_json(),
+        "certificate": None,
+    }
+
+
+def fingerprint(checkpoint: Checkpoint) -> str:
+    """A number that two models share only if they are the same: of all weights and the preprocessing."""
+    digest = hashlib.blake2b(json.dumps(checkpoint.description.to_json()).encode(), digest_size=16)
+    for name, tensor in sorted(checkpoint.model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+class ProgramEngine:
+    """A `.pt2` archive, run by PyTorch on the CPU."""
+
+    name, precision = "torch", "fp32"
+
+    def __init__(self, program: ExportedProgram) -> None:
+        self.module = program.module()
+
+    def __call__(
+        self, images: Float[Tensor, "B 3 H W"], padding_mask: Bool[Tensor, "B H W"] | None = None
+    ) -> DetrOutput:
+        """The last decoder layer's answers."""
+        if padding_mask is None:
+            sides = images.shape[1:3] if images.dtype == torch.uint8 else images.shape[2:]
+            padding_mask = torch.zeros(images.shape[0], *sides, dtype=torch.bool)
+        with torch.no_grad():
+            logits, boxes_cxcywh, *_ = self.module(images.cpu(), padding_mask.cpu())
+        return DetrOutput(logits[None], boxes_cxcywh[None])
+
+
+def write_onnx(graph: Any, path: Path, metadata: dict[str, Any]) -> None:
+    """Write an ONNX graph as one file."""
+    import onnx
+
+    onnx.helper.set_model_props(graph, {KEY: json.dumps(metadata)})
+    onnx.save(graph, path)
+
+
+def write_openvino(graph: Any, path: Path, metadata: dict[str, Any]) -> None:
+    """Write OpenVINO's two files."""
+    import openvino
+
+    graph.set_rt_info(json.dumps(metadata), [KEY])
+    openvino.save_model(graph, path, compress_to_fp16=False)
+
+
+def write_pt2(program: ExportedProgram, path: Path, metadata: dict[str, Any]) -> None:
+    """Write a `torch.export` archive."""
+    try:
+        torch.export.save(program, path, extra_files={KEY: json.dumps(metadata)})
+    except SerializeError as error:
+        raise UserError(f"torch cannot write this model as pt2 ({first_line(error)}); use --format onnx") from None
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """What an exported file says about itself.
+
+    Raises:
+        UserError: the file is missing, damaged, or not ours.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; expected a file written by opendetr export")
+    try:
+        if path.suffix == ".onnx":
+            require_installed("onnxruntime")
+            import onnxruntime
+
+            session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+            text = session.get_modelmeta().custom_metadata_map.get(KEY)
+        elif path.suffix == ".xml":
+            require_installed("openvino")
+            import openvino
+
+            model = openvino.Core().read_model(path)
+            text = model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None
+        else:
+            extra = {KEY: ""}
+            torch.export.load(path, extra_files=extra)
+            text = extra[KEY]
+    except UserError:
+        raise
+    except Exception as error:  # each format's reader raises kinds of its own
+        raise UserError(f"{path} cannot be read ({first_line(error)}); export it again") from None
+    if not text:
+        raise UserError(f"{path} was not written by opendetr export: it says nothing about classes and preprocessing")
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def load_exported(path: Path, engine: str = "auto") -> Exported:
+    """An exported file with the engine that runs it.
+
+    Raises:
+        UserError: the file cannot be used, or not by that engine.
+    """
+    metadata = read_metadata(path)
+    natural = {".onnx": ("onnxruntime", "openvino"), ".xml": ("openvino",), ".pt2": ("torch",)}[path.suffix]
+    if engine not in ("auto", *natural):
+        raise UserError(f"--engine {engine} does not run {path.suffix} files; {' or '.join(natural)} does")
+    if metadata["inputs"]["images"].startswith("uint8"):
+        raise UserError(f"{path} has its preprocessing inside and is made for other programs; export it without")
+    chosen, precision = natural[0] if engine == "auto" else engine, metadata["precision"]
+    running: Engine
+    if chosen == "openvino":
+        running = OpenVinoEngine(path, precision)
+    elif chosen == "onnxruntime":
+        running = OnnxRuntimeEngine(path, precision)
+    else:
+        running = ProgramEngine(torch.export.load(path))
+    return Exported(running, Description.from_json(metadata), metadata)

@@ -1,0 +1,170 @@
+"""The model as a graph that other programs run: what goes in, what comes out, and how it is traced."""
+
+import copy
+import logging
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, UInt8
+from timm.layers import Conv2dSame  # type: ignore[attr-defined]
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.nn import functional as F
+
+from opendetr.boxes import cxcywh_to_xyxy
+from opendetr.checkpoints.native import Checkpoint
+from opendetr.errors import UserError
+from opendetr.model.attention import MultiheadAttention
+from opendetr.model.detr import DETR
+from opendetr.model.postprocess import answers
+
+OUTPUTS = ("logits", "boxes_cxcywh", "scores", "labels", "boxes_xyxy")
+STRIDE = 32  # of the coarsest map
+OPSET = 20
+
+
+class ExportableModel(nn.Module):
+    """A DETR with its post-processing, and its preprocessing too where that is wanted, as one function of tensors."""
+
+    def __init__(self, checkpoint: Checkpoint, *, with_preprocessing: bool, with_attention: bool) -> None:
+        """Wrap a copy of the model.
+
+        Args:
+            checkpoint: the model.
+            with_preprocessing: pictures come as bytes (uint8 RGB, already resized) and are scaled and normalised here.
+            with_attention: the last cross-attention is an output too.
+        """
+        super().__init__()
+        self.model = with_fixed_padding(copy.deepcopy(checkpoint.model).cpu().eval())
+        last: Any = self.model.transformer.decoder.layers[-1]
+        self.last_attention: MultiheadAttention = last.multihead_attn
+        self.scoring = checkpoint.model.scoring
+        self.with_preprocessing, self.with_attention = with_preprocessing, with_attention
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(checkpoint.preprocessing.mean) * 255, persistent=False)
+        self.register_buffer("std", torch.tensor(checkpoint.preprocessing.std) * 255, persistent=False)
+
+    def forward(
+        self, images: Float[Tensor, "B 3 H W"] | UInt8[Tensor, "B H W 3"], padding_mask: Bool[Tensor, "B H W"]
+    ) -> tuple[Tensor, ...]:
+        """Everything `OUTPUTS` names.
+
+        Returns:
+            logits [B, Q, K] and boxes_cxcywh [B, Q, 4] of the last decoder layer; of every answer its score [B, N],
+            class index [B, N] and boxes_xyxy [B, N, 4]; and with attention [B, heads, Q, S]. Boxes are fractions of
+            the unpadded picture.
+        """
+        if self.with_preprocessing:
+            images = (images.float() - self.mean) / self.std
+            images = images.masked_fill(padding_mask[..., None], 0.0).permute(0, 3, 1, 2)
+        attention: list[Tensor] = []
+        hook = self.last_attention.register_forward_hook(_weights_into(attention)) if self.with_attention else None
+        output = self.model(images, padding_mask)
+        if hook is not None:
+            hook.remove()
+        scores, labels, boxes = answers(output, self.scoring)
+        return (output.logits[-1], output.boxes_cxcywh[-1], scores, labels, cxcywh_to_xyxy(boxes), *attention)
+
+
+def _weights_into(attention: list[Tensor]) -> Callable[..., None]:
+    def hook(module: MultiheadAttention, inputs: tuple[Any, ...], _: Tensor) -> None:
+        query, key, _, blocked = inputs
+        attention.append(module.weights(query, key, blocked))
+
+    return hook
+
+
+def export_program(
+    checkpoint: Checkpoint, *, with_preprocessing: bool = False, with_attention: bool = False
+) -> ExportedProgram:
+    """Trace the model with `torch.export`, for any batch, height and width.
+
+    Raises:
+        UserError: the model cannot be traced for any size.
+    """
+    require_exportable(checkpoint)
+    model = ExportableModel(checkpoint, with_preprocessing=with_preprocessing, with_attention=with_attention)
+    multiple = checkpoint.preprocessing.multiple_of
+    batch, height, width = 2, 7 * STRIDE, 9 * STRIDE  # three different numbers, so that none is taken for another
+    mask = torch.zeros(batch, height, width, dtype=torch.bool)
+    mask[1, :, -STRIDE:] = True
+    shape = (batch, height, width, 3) if with_preprocessing else (batch, 3, height, width)
+    images = torch.zeros(shape, dtype=torch.uint8 if with_preprocessing else torch.float32)
+    sides: list[Any] = [Dim.DYNAMIC, Dim.DYNAMIC]
+    if multiple % STRIDE == 0:
+        sides = [STRIDE * Dim("rows", min=1), STRIDE * Dim("columns", min=1)]
+    of_images = {1: sides[0], 2: sides[1]} if with_preprocessing else {2: sides[0], 3: sides[1]}
+    shapes = {"images": {0: Dim.DYNAMIC, **of_images}, "padding_mask": {0: Dim.DYNAMIC, 1: sides[0], 2: sides[1]}}
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, about its own
+        return torch.export.export(model, (images, mask), dynamic_shapes=shapes)
+
+
+def to_onnx(program: ExportedProgram) -> Any:
+    """The graph as an `onnx.ModelProto`.
+
+    Raises:
+        UserError: the packages for it are missing.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401 # torch needs it
+    except ImportError:
+        raise UserError("writing ONNX needs the packages onnx and onnxscript: pip install 'opendetr[export]'") from None
+    with_attention = len(program.graph_signature.user_outputs) > len(OUTPUTS)
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)  # it tells of every node it leaves as it is
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        written: Any = torch.onnx.export(
+            program, dynamo=True, opset_version=OPSET, verbose=False, input_names=["images", "padding_mask"],
+            output_names=[*OUTPUTS, *(["attention"] if with_attention else [])],
+        )  # fmt: skip
+    return written.model_proto
+
+
+def require_exportable(checkpoint: Checkpoint) -> None:
+    """Check that the graph will be right for every size the model is used at.
+
+    Raises:
+        UserError: it would not.
+    """
+    same = [module for module in checkpoint.model.backbone.modules() if is_same_convolution(module)]
+    if same and checkpoint.preprocessing.multiple_of % STRIDE:
+        raise UserError(
+            f"the backbone {checkpoint.config.model.backbone} pads as TensorFlow does, by the size of its input, and "
+            f"can be exported only where both sides are multiples of {STRIDE}; this model's are multiples of "
+            f"{checkpoint.preprocessing.multiple_of}: train it with --set data.multiple_of={STRIDE}"
+        )
+
+
+class FixedPadding(nn.Module):
+    """TensorFlow's `same` convolution for sides that its stride divides: then the padding is always the same."""
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.convolution = convolution
+        sizes = zip(convolution.kernel_size, convolution.dilation, convolution.stride)
+        vertical, horizontal = (max((kernel - 1) * dilation + 1 - stride, 0) for kernel, dilation, stride in sizes)
+        self.padding = (horizontal // 2, horizontal - horizontal // 2, vertical // 2, vertical - vertical // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The convolution."""
+        c = self.convolution
+        return F.conv2d(F.pad(x, self.padding), c.weight, c.bias, c.stride, 0, c.dilation, c.groups)
+
+
+def is_same_convolution(module: nn.Module) -> bool:
+    """Whether it pads by the size of its input."""
+    return issubclass(getattr(module, "unfolded", type(module)), Conv2dSame)
+
+
+def with_fixed_padding(model: DETR) -> DETR:
+    """The model, its `same` convolutions replaced: their arithmetic on sizes cannot be traced in reasonable time."""
+    for name, module in list(model.named_modules()):
+        if is_same_convolution(module):
+            parent, _, own = name.rpartition(".")
+            setattr(model.get_submodule(parent), own, FixedPadding(module))
+    return model

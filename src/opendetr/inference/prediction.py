@@ -1,0 +1,215 @@
+"""Detections of many pictures, whole or in tiles and of videos: read ahead, detected together, written as they come."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image
+
+from opendetr.data.images import read_image
+from opendetr.engines.detecting import Prepared
+from opendetr.errors import UserError
+from opendetr.inference.detector import Detector
+from opendetr.inference.drawing import draw
+from opendetr.inference.reading import read_ahead
+from opendetr.inference.results import Results, Shard, merge_shards
+from opendetr.inference.sources import distinct_names, image_ids, report_left_out
+from opendetr.inference.tiling import Tile, merge_tiles, tile_boxes
+from opendetr.inference.video import Video, VideoDrawing
+from opendetr.progress import console, track
+from opendetr.structures import Detections
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How huge pictures are cut."""
+
+    side: int  # of a tile, in pixels
+    overlap: float  # the least that neighbours share, as a share of `side`
+
+    def __post_init__(self) -> None:
+        tile_boxes(self.side, self.side, self.side, self.overlap)  # says what is wrong with it
+
+
+class Found(NamedTuple):
+    """A picture and what is in it."""
+
+    position: int
+    image: Image.Image
+    detections: Detections
+
+
+class _Open(NamedTuple):
+    """A picture of which some tiles are still to come."""
+
+    image: Image.Image
+    tiles: list[Tile]
+    found: dict[int, Detections]  # by tile
+
+
+def detect_pictures(
+    detector: Detector,
+    pictures: Iterable[tuple[int, Image.Image | Path]],
+    threshold: float,
+    batch_size: int,
+    tiling: Tiling | None = None,
+    broken: Callable[[int, str], None] | None = None,
+) -> Iterator[Found]:
+    """Every picture with its detections, as they come.
+
+    While the engine computes, threads read, cut and resize what comes next; only a few pictures are in memory.
+
+    Args:
+        detector: the model.
+        pictures: positions with RGB pictures or their files.
+        threshold: the lowest score that is reported.
+        batch_size: pictures or tiles at once, as far as they have one shape.
+        tiling: cuts every picture; None leaves them whole.
+        broken: told the position and the sentence of a file that cannot be read, which is passed over; without it the
+            sentence is raised.
+    """
+    waiting: dict[int, _Open] = {}
+
+    def prepare(item: tuple[int, Image.Image | Path]) -> tuple[int, _Open, list[Prepared]] | tuple[int, str]:
+        position, picture = item
+        try:
+            image = read_image(picture)
+        except UserError as error:
+            return position, str(error)
+        whole = [Tile(0, 0, image.height, image.width)]
+        tiles = whole if tiling is None else tile_boxes(image.height, image.width, tiling.side, tiling.overlap)
+        parts = [image.crop((tile.left, tile.top, tile.left + tile.width, tile.top + tile.height)) for tile in tiles]
+        return position, _Open(image, tiles, {}), [detector.prepared(0, part) for part in parts]
+
+    owners: dict[int, tuple[int, int]] = {}  # key of a part -> position of its picture, number of its tile
+
+    def parts() -> Iterator[Prepared]:
+        key = 0
+        for read in read_ahead(prepare, pictures):
+            if len(read) == 2:
+                if broken is None:
+                    raise UserError(read[1])
+                broken(*read)
+                continue
+            position, opened, prepared = read
+            waiting[position] = opened
+            for tile, part in enumerate(prepared):
+                owners[key] = position, tile
+                yield part._replace(key=key)
+                key += 1
+
+    for key, detections in detector.detect(parts(), threshold, batch_size):
+        position, tile = owners.pop(key)
+        opened = waiting[position]
+        opened.found[tile] = detections
+        if len(opened.found) == len(opened.tiles):
+            del waiting[position]
+            size = opened.image.height, opened.image.width
+            found = [opened.found[number] for number in range(len(opened.tiles))]
+            whole = found[0] if len(found) == 1 else merge_tiles(found, opened.tiles, size)
+            yield Found(position, opened.image, replace(whole, image_size=size))
+
+
+def predict_pictures(
+    detector: Detector,
+    paths: list[Path],
+    folder: Path,
+    shard: Shard,
+    threshold: float,
+    batch_size: int,
+    tiling: Tiling | None,
+    *,
+    drawn: bool,
+) -> Path:
+    """Detect in the pictures of a shard and write what is found to a folder.
+
+    Returns:
+        The results file: of all pictures where the shard was the last, else of the shard.
+
+    Raises:
+        UserError: pictures could not be read, after the others were written.
+    """
+    known, names = image_ids(paths), distinct_names(paths)
+    settings = {
+        "model": detector.identity, "pictures": [str(path) for path in paths], "threshold": threshold,
+        "tiling": None if tiling is None else [tiling.side, tiling.overlap], "drawn": drawn,
+    }  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    broken: list[str] = []
+    with Results(folder, shard, settings) as results:
+        todo = [position for position in shard.positions(len(paths)) if position not in results.offsets]
+
+        def finish(found: Found) -> tuple[int, list[dict[str, Any]]]:
+            file_name, image_id = known[found.position]
+            detections = replace(found.detections, image_id=image_id, file_name=file_name)
+            if drawn:
+                draw(found.image, detections).save(folder / names[found.position], quality=95)
+            return found.position, detections.to_coco()
+
+        found = detect_pictures(
+            detector, ((position, paths[position]) for position in todo), threshold, batch_size, tiling,
+            lambda _, sentence: broken.append(sentence),
+        )  # fmt: skip
+        count = 0
+        for position, entries in track(read_ahead(finish, found), "detecting", len(todo)):
+            results.add(position, entries)
+            count += len(entries)
+        done = results.finish()
+    console.print(f"{count} detections in {len(todo) - len(broken)} pictures; {done} are in {results.path}")
+    report_left_out(broken)
+    merged = merge_shards(folder, shard.count) if shard.count > 1 else None
+    if merged is not None:
+        console.print(f"All {shard.count} parts are there: {merged}")
+    return merged or results.path
+
+
+def predict_video(
+    detector: Detector,
+    source: str,
+    folder: Path,
+    every: int,
+    threshold: float,
+    batch_size: int,
+    tiling: Tiling | None,
+    *,
+    drawn: bool,
+) -> Path:
+    """Detect in the frames of a video, webcam or stream; Ctrl-C ends it with everything written.
+
+    Returns:
+        The results file.
+
+    Raises:
+        UserError: the source cannot be opened, or a part of it could not be read, after the rest was written.
+    """
+    with Video.open(source, every) as video, ExitStack() as closing:
+        folder.mkdir(parents=True, exist_ok=True)
+        target = folder / f"{Path(video.name).stem or 'stream'}.mp4"
+        drawing = closing.enter_context(VideoDrawing(target, video.frames_per_second / every)) if drawn else None
+        results = closing.enter_context(Results(folder, Shard(), {"video": source, "began": time.time()}))
+        seconds: dict[int, float] = {}
+
+        def frames() -> Iterator[tuple[int, Image.Image]]:
+            for number, at, image in video:
+                seconds[number] = at
+                yield number, image
+
+        total = -(-(video.num_frames or 0) // every)
+        try:
+            # In batches of one the frames keep their order and a camera is answered at once; all have one shape.
+            found = detect_pictures(detector, frames(), threshold, 1 if tiling is None else batch_size, tiling)
+            for number, image, detections in track(found, "detecting", total, "frames"):
+                at = seconds.pop(number)
+                detections = replace(detections, image_id=number, file_name=video.name)
+                results.add(number, [entry | {"seconds": round(at, 3)} for entry in detections.to_coco()])
+                if drawing is not None:
+                    drawing.write(draw(image, detections), at)
+        except KeyboardInterrupt:
+            console.print("stopped; what was seen until now is written")
+        done = results.finish()
+    console.print(f"{done} frames of {video.name} are in {results.path}")
+    report_left_out([] if video.problem is None else [video.problem])
+    return results.path

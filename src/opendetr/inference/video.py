@@ -1,0 +1,245 @@
+"""Video files, webcams and network streams: frames in, a video of drawn frames out. PyAV (FFmpeg) reads and writes."""
+
+import glob
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from opendetr.errors import UserError, first_line
+
+SUFFIXES = frozenset({".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".ts"})
+STREAMS = ("rtsp://", "rtsps://", "rtmp://", "rtmps://", "http://", "https://")
+ANSWER_SECONDS = 10.0  # how long a stream may be silent, at its start and between frames; Ctrl-C waits for it too
+TICKS = 60000  # per second of a written video: whole numbers for 24, 25, 30, 50 and 60 frames and for 30000/1001
+
+
+def is_video(source: str) -> bool:
+    """Whether a source is named like a video file, a webcam (`webcam`, `webcam:1`) or a stream (`rtsp://...`).
+
+    Nothing is opened. A folder or a glob is no video, and a file or folder that is called `webcam` is no webcam.
+    """
+    if source.lower().startswith(STREAMS) or _webcam_number(source) is not None:
+        return True
+    path = Path(source)
+    return path.suffix.lower() in SUFFIXES and not path.is_dir() and (path.exists() or not glob.has_magic(source))
+
+
+class Video:
+    """The frames of a video, one at a time: memory does not grow with its length.
+
+    Iterating (once) yields `(number, seconds, image)` of each `every`-th frame: its number in the video, from 1; its
+    time since the first frame; the upright RGB picture. What comes before damage or a stream's end is kept.
+
+    Example:
+        >>> with Video.open("street.mp4", every=5) as video:
+        ...     for number, seconds, image in video: ...
+
+    Attributes:
+        name: for results: the file's name, or the address without password and query.
+        every: 1 for all frames, n for the first of each n.
+        frames_per_second: of the video itself, whatever `every` is; 25 where it does not say.
+        num_frames: of the video itself, as its header or its duration promises; None where neither does.
+        size: (height, width) of an upright frame, in pixels.
+        damaged: frames met so far that could not be decoded (left out), or only in part (kept).
+    """
+
+    def __init__(self, container: Any, name: str, every: int) -> None:
+        stream = container.streams.best("video")
+        if stream is None:
+            raise UserError(f"{name} holds no moving pictures; expected a video")
+        self.name, self.every, self.damaged = name, every, 0
+        self.frames_per_second = float(stream.average_rate or stream.guessed_rate or 25)
+        self._container, self._stream, self._read, self._broken_off = container, stream, 0, ""
+        self._promised = 0.0  # seconds, by the header; 0 for unknown
+        if stream.duration and stream.time_base:
+            self._promised = float(stream.duration * stream.time_base)
+        elif container.duration and len(container.streams) == 1:  # else it may be that of the sound
+            self._promised = container.duration / 1e6
+        counts = [stream.frames, round(self._promised * self.frames_per_second)]  # a trimmed video counts all it had
+        self.num_frames = min(filter(None, counts), default=None)
+        frames = self._decode()
+        first = next(frames, None)  # a video is open when a frame of it was seen
+        if first is None:
+            raise UserError(f"{name} holds no frame that can be decoded; convert it to another kind of video")
+        self._frames = chain([first], frames)
+        # Of the first frame only: who asks a frame for it ties a knot that keeps its pixels until Python tidies up.
+        self._display_matrix = first.side_data.get("DISPLAYMATRIX")
+        self.size = self._upright(first).size[::-1]
+
+    @classmethod
+    def open(cls, source: str | Path, every: int = 1) -> "Video":
+        """Open what `is_video` calls a video.
+
+        Raises:
+            UserError: the file is missing or no video; there is no such webcam; the stream does not answer.
+        """
+        av, source = _import_av(), str(source)
+        if every < 1:
+            raise UserError(f"each {every}-th frame cannot be taken; expected 1 (all frames) or more")
+        name, webcam = Path(source).name, _webcam_number(source)
+        try:
+            if webcam is not None:
+                said, advice = f"webcam {webcam} does not answer", "is it connected, allowed and not in use?"
+                container = _open_webcam(av, webcam)
+            elif source.lower().startswith(STREAMS):
+                name = re.sub(r"//[^/]*@", "//", source).split("?")[0]
+                said, advice = f"{name} does not answer with a video", "check the address and that the sender is on"
+                # TCP, because frames that lost packets on their way are damaged ones.
+                options = {"rtsp_transport": "tcp"} if source.lower().startswith("rtsp") else {}
+                container = av.open(source, timeout=ANSWER_SECONDS, options=options)
+            elif not Path(source).exists():
+                raise UserError(f"{source} does not exist; expected a video")
+            else:
+                said, advice = f"{source} cannot be decoded as a video", "is it complete? convert or replace it"
+                container = av.open(str(Path(source).absolute()))  # FFmpeg takes "a:b.mp4" for an address
+        except (av.FFmpegError, OSError, LookupError, ValueError) as error:
+            raise UserError(f"{said} ({_reason(error)}); {advice}") from None
+        return cls(container, name, every)
+
+    def __enter__(self) -> "Video":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._container.close()
+
+    def __iter__(self) -> Iterator[tuple[int, float, Image.Image]]:
+        interval, start, end = 1 / self.frames_per_second, None, 0.0
+        for frame in self._frames:
+            self._read += 1
+            clock = (self._read - 1) * interval if frame.time is None else frame.time
+            start = clock if start is None else start
+            lasts = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else interval
+            end = max(end, clock - start + lasts)
+            if (self._read - 1) % self.every == 0:
+                yield self._read, clock - start, self._upright(frame)
+        # A cut file often just ends. Headers are rounded, hence the tolerance.
+        if not self._broken_off and end < self._promised - max(2 * interval, 0.01 * self._promised):
+            self._broken_off = f"{end:.1f} of {self._promised:.1f} s"
+
+    @property
+    def problem(self) -> str | None:
+        """One sentence on what was lost so far, None where nothing was."""
+        damaged = f"{self.damaged} damaged frame{'s' if self.damaged > 1 else ''}" if self.damaged else ""
+        early = f"it breaks off after frame {self._read} ({self._broken_off})" if self._broken_off else ""
+        said = " and ".join(filter(None, [damaged, early]))
+        return f"{self.name}: {said}; what could be decoded is kept" if said else None
+
+    def _upright(self, frame: Any) -> Image.Image:
+        """The frame as RGB, turned and mirrored as the file says, which FFmpeg's libraries leave to their callers."""
+        image: Image.Image = frame.to_image()
+        if self._display_matrix is not None:  # (x, y) is shown at (ax + cy, bx + dy)
+            a, b, c, d = np.frombuffer(self._display_matrix, np.int32)[[0, 1, 3, 4]].tolist()
+            image = image.transpose(Image.Transpose.TRANSPOSE) if abs(b) > abs(a) else image
+            image = ImageOps.mirror(image) if a + c < 0 else image
+            image = ImageOps.flip(image) if b + d < 0 else image
+        return image
+
+    def _decode(self) -> Iterator[Any]:
+        """All frames as they are stored; data that end in an error end."""
+        av = _import_av()
+        while True:
+            try:
+                for packet in self._container.demux(self._stream):
+                    try:
+                        frames = self._stream.decode(packet)
+                    except av.FFmpegError:
+                        self.damaged += 1
+                        continue
+                    for frame in frames:
+                        self.damaged += frame.is_corrupt
+                        yield frame
+                return
+            except av.BlockingIOError:  # a webcam of macOS between two frames
+                time.sleep(0.005)
+            except av.FFmpegError as error:
+                self._broken_off = _reason(error)
+                return
+
+
+class VideoDrawing:
+    """Writes pictures as an .mp4 (codec mp4v, no sound), each at its time, in the size of the first.
+
+    The file grows under a hidden temporary name beside `path` and takes its place at the end. On Ctrl-C what was
+    written until then is finished and kept, because a webcam ends in no other way; on any other exception it is
+    removed and `path` is as it was before. Without a picture there is no file.
+
+    Args:
+        path: of the file; its folder is made.
+        frames_per_second: the nominal rate, and with it the time for which the last picture stands.
+    """
+
+    def __init__(self, path: Path, frames_per_second: float = 25) -> None:
+        self.path, self._rate = path, Fraction(frames_per_second).limit_denominator(1001)
+        self._partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        self._container: Any = None
+        self._last = -1
+
+    def __enter__(self) -> "VideoDrawing":
+        return self
+
+    def write(self, image: Image.Image, seconds: float) -> None:
+        """Append an RGB picture, shown from `seconds` on; a time that is not after the last one's is moved there."""
+        av = _import_av()
+        if self._container is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._container = av.open(str(self._partial.absolute()), "w", format="mp4")
+            # Steady quality instead of the codec's own bit rate, which blurs large pictures.
+            options = {"flags": "+qscale", "qmin": "3"}
+            self._stream = self._container.add_stream("mpeg4", rate=self._rate, options=options)
+            self._stream.width, self._stream.height = image.size
+            self._stream.codec_context.time_base = Fraction(1, TICKS)
+        frame = av.VideoFrame.from_image(image)
+        self._last = max(round(seconds * TICKS), self._last + 1)
+        frame.pts, frame.time_base = self._last, Fraction(1, TICKS)
+        self._container.mux(self._stream.encode(frame))
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        if self._container is None:
+            return
+        keep = kind is None or issubclass(kind, KeyboardInterrupt)
+        try:
+            if keep:
+                self._container.mux(self._stream.encode(None))
+            self._container.close()
+            if keep:
+                self._partial.replace(self.path)
+        finally:
+            self._partial.unlink(missing_ok=True)
+
+
+def _import_av() -> Any:
+    try:
+        import av
+    except ModuleNotFoundError:
+        raise UserError("videos need PyAV; install it with pip install 'av>=17'") from None
+    return av
+
+
+def _webcam_number(source: str) -> int | None:
+    match = re.fullmatch(r"webcam(?::(\d+))?", source)
+    return int(match[1] or 0) if match and not Path(source).exists() else None
+
+
+def _open_webcam(av: Any, number: int) -> Any:
+    """The n-th camera in the system's own order: Linux counts in /dev/video, macOS and Windows in a list."""
+    if sys.platform == "darwin":
+        return av.open(f"{number}:none", format="avfoundation", options={"framerate": "30"})
+    if sys.platform == "win32":
+        cameras = [device.name for device in av.enumerate_input_devices("dshow") if "video" in device.media_types]
+        return av.open(f"video={cameras[number]}", format="dshow")
+    return av.open(f"/dev/video{number}", format="v4l2")
+
+
+def _reason(error: Exception) -> str:
+    if type(error).__name__ == "ExitError":  # it was us who told FFmpeg to stop waiting
+        return f"no answer within {ANSWER_SECONDS:g} s"
+    return getattr(error, "strerror", None) or first_line(error)

@@ -1,0 +1,142 @@
+"""`predict` on many pictures: stopped and continued, in parts, in tiles, and on videos."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from opendetr import api
+from opendetr.errors import UserError
+from opendetr.inference import prediction
+from opendetr.inference.detector import Detector
+from opendetr.inference.results import Shard
+from opendetr.inference.video import VideoDrawing
+
+
+@pytest.fixture
+def pictures(tmp_path) -> Path:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(9):
+        pixels = np.random.default_rng(number).integers(0, 255, (40 + 8 * (number % 2), 64, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    return folder
+
+
+def entries(path: Path) -> list[dict]:
+    return json.loads(path.read_text())
+
+
+def rounded(found: list[dict]) -> list[tuple]:
+    return [(e["image_id"], e["category_id"], *(round(v, 2) for v in [*e["bbox"], e["score"]])) for e in found]
+
+
+def test_work_that_was_stopped_goes_on(tiny_run, pictures, tmp_path, monkeypatch, capsys):
+    whole = api.predict(tiny_run, [str(pictures)], tmp_path / "whole", threshold=0, batch_size=2)
+    drawn, saved = prediction.draw, []
+
+    def draw(image, detections):
+        if len(saved) == 5:
+            raise KeyboardInterrupt
+        saved.append(detections.file_name)
+        return drawn(image, detections)
+
+    monkeypatch.setattr(prediction, "draw", draw)
+    with pytest.raises(KeyboardInterrupt):
+        api.predict(tiny_run, [str(pictures)], tmp_path / "out", threshold=0, batch_size=2)
+    assert not (tmp_path / "out/detections.json").exists()
+    journal = tmp_path / "out/.detections.json.journal"
+    done = len(journal.read_bytes().splitlines()) - 1
+    assert 0 < done <= 5
+    journal.write_bytes(journal.read_bytes() + b'[7, [{"image_id"')  # killed while it wrote
+    again = []
+    monkeypatch.setattr(prediction, "draw", lambda image, found: again.append(found.file_name) or drawn(image, found))
+    capsys.readouterr()
+    result = api.predict(tiny_run, [str(pictures)], tmp_path / "out", threshold=0, batch_size=2)
+    assert f"{done} pictures are done" in capsys.readouterr().out
+    assert len(again) == 9 - done
+    assert rounded(entries(result)) == rounded(entries(whole))
+    assert not journal.exists()
+    assert len(list((tmp_path / "out").glob("*.png"))) == 9
+
+
+def test_other_settings_begin_anew(tiny_run, pictures, tmp_path, monkeypatch):
+    def stop(image, found):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prediction, "draw", stop)
+        with pytest.raises(KeyboardInterrupt):
+            api.predict(tiny_run, [str(pictures)], tmp_path / "out", threshold=0)
+    result = api.predict(tiny_run, [str(pictures)], tmp_path / "out", threshold=0.1)
+    assert all(entry["score"] >= 0.1 for entry in entries(result))
+
+
+def test_parts_make_the_whole(tiny_run, pictures, tmp_path):
+    whole = api.predict(tiny_run, [str(pictures)], tmp_path / "whole", threshold=0)
+    paths = [
+        api.predict(tiny_run, [str(pictures)], tmp_path / "out", threshold=0, shards=f"{part}/3", drawn=False)
+        for part in (2, 1, 3)
+    ]
+    assert [path.name for path in paths] == ["detections.2-of-3.json", "detections.1-of-3.json", "detections.json"]
+    assert sorted(rounded(entries(paths[-1]))) == sorted(rounded(entries(whole)))
+    assert not list((tmp_path / "out").glob("*.png"))
+
+
+@pytest.mark.parametrize("text", ["0/3", "4/3", "1", "a/b", "1/0"])
+def test_wrong_parts_are_said(text):
+    with pytest.raises(UserError, match="expected I/N"):
+        Shard.parse(text)
+
+
+def test_a_picture_in_tiles_is_detected_tile_by_tile(tiny_run, tmp_path):
+    """Of two tiles that share nothing each has the detections of its half, moved to its place."""
+    halves = [np.random.default_rng(side).integers(0, 255, (64, 64, 3), dtype=np.uint8) for side in (0, 1)]
+    Image.fromarray(np.concatenate(halves, 1)).save(tmp_path / "wide.png")
+    detector = Detector.load(tiny_run)
+    left, right = (detector.predict(half, threshold=0) for half in halves)
+    whole = detector.predict(np.concatenate(halves, 1), threshold=0)
+    tiling = prediction.Tiling(64, 0.0)
+    ((_, _, found),) = prediction.detect_pictures(detector, [(0, tmp_path / "wide.png")], 0.0, 4, tiling)
+    assert found.image_size == (64, 128)
+    # What meets at the seam may be one object: everything found comes from a half, with the same score.
+    scores = {round(float(score), 5) for part in (left, right) for score in part.scores}
+    assert {round(float(score), 5) for score in found.scores} <= scores
+    assert len(found) > len(whole) / 2
+    result = api.predict(tiny_run, [str(tmp_path / "wide.png")], tmp_path / "out", threshold=0, tile=64, overlap=0)
+    assert len(entries(result)) == len(found)
+    with pytest.raises(UserError, match="--overlap must be"):
+        api.predict(tiny_run, [str(tmp_path / "wide.png")], tmp_path / "out", tile=64, overlap=1.5)
+
+
+def test_a_video_gives_frames_with_their_times(tiny_run, tmp_path, capsys):
+    source = tmp_path / "film.mp4"
+    with VideoDrawing(source, 10) as video:
+        for number in range(6):
+            video.write(Image.new("RGB", (64, 48), (40 * number, 90, 200)), number / 10)
+    result = api.predict(tiny_run, [str(source)], tmp_path / "out", threshold=0, every=2)
+    found = entries(result)
+    assert {entry["image_id"] for entry in found} == {1, 3, 5}
+    assert {entry["file_name"] for entry in found} == {"film.mp4"}
+    assert {entry["seconds"] for entry in found} == {0.0, 0.2, 0.4}
+    assert (tmp_path / "out/film.mp4").is_file()
+    with pytest.raises(UserError, match="is a video: give it alone"):
+        api.predict(tiny_run, [str(source), str(source)], tmp_path / "out")
+
+
+def test_memory_does_not_grow_with_the_number_of_pictures(tiny_run, pictures):
+    """Pictures are read a few ahead of what was detected, never all of them."""
+    detector, read = Detector.load(tiny_run), []
+
+    def many():
+        for number in range(200):
+            read.append(number)
+            yield number, pictures / f"{number % 2}.png"
+
+    given = 0
+    for _ in prediction.detect_pictures(detector, many(), 0.5, 2):
+        given += 1
+        assert len(read) - given < 40
+    assert given == 200
