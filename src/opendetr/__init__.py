@@ -21,6 +21,7 @@ _HOME = {
     "Targets": "structures",
     "UserError": "errors",
     "ablate": "api",
+    "benchmark": "api",
     "build_model": "model.detr",
     "convert": "api",
     "demo": "api",
@@ -42,6 +43,7 @@ __all__ = sorted([*_HOME, "__version__"])
 
 if TYPE_CHECKING:  # what editors and type checkers see; tests/contracts hold it equal to _HOME
     from opendetr.api import ablate as ablate
+    from opendetr.api import benchmark as benchmark
     from opendetr.api import convert as convert
     from opendetr.api import demo as demo
     from opendetr.api import doctor as doctor

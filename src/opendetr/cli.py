@@ -273,6 +273,34 @@ def export(
 
 
 @app.command()
+def benchmark(
+    model: Model,
+    against: Annotated[
+        str | None, typer.Option(help="huggingface or official: the same weights in their code.")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(help="HEIGHTxWIDTH of the input.  [default: of a 480x640 picture]")
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Pictures at once.")] = 1,
+    engine: Annotated[list[str] | None, typer.Option(help="torch, openvino, onnxruntime.  [default: all]")] = None,
+    precision: Annotated[list[str] | None, typer.Option(help="fp32, bf16, int8.  [default: what pays]")] = None,
+    seconds: Annotated[float, typer.Option(help="Of measuring for each row.")] = 20.0,
+    output: Annotated[Path | None, typer.Option(help="Folder for benchmark.json and benchmark.md.")] = None,
+    memory: Annotated[bool, typer.Option("--memory/--no-memory", help="Measure peak memory too.")] = True,
+    device: Device = "auto",
+    dc5: Dc5 = None,
+) -> None:
+    """How fast is it, how far is the machine's limit, and do all engines say the same?"""
+    from opendetr import api
+
+    api.benchmark(
+        model, against=against, size=None if size is None else _parse_size(size), batch=batch,  # type: ignore[arg-type]
+        engines=engine or (), precisions=precision or (), seconds=seconds, output=output, memory=memory, device=device,
+        dc5=dc5,
+    )  # fmt: skip
+
+
+@app.command()
 def ablate(
     study: Annotated[str | None, typer.Argument(help="A study by name; none with --set.", show_default=False)] = None,
     data: Annotated[Path | None, typer.Option(help="The data set's folder.  [default: digit scenes]")] = None,

@@ -15,8 +15,8 @@ from opendetr.model.detr import build_model
 
 PUBLIC_NAMES = {
     "Batch", "DETR", "Detections", "Detector", "DetrOutput", "LabelMap", "Matches", "RunConfig", "Target", "Targets",
-    "UserError", "__version__", "ablate", "build_model", "convert", "demo", "doctor", "explain", "export", "info",
-    "load_model", "load_recipe", "match", "predict", "set_loss", "train", "val", "write_digits",
+    "UserError", "__version__", "ablate", "benchmark", "build_model", "convert", "demo", "doctor", "explain",
+    "export", "info", "load_model", "load_recipe", "match", "predict", "set_loss", "train", "val", "write_digits",
 }  # fmt: skip
 
 COMMANDS = {
@@ -48,6 +48,10 @@ COMMANDS = {
         "--output", "--format", "--precision", "--with-preprocessing", "--with-attention", "--data", "--split", "--dc5",
     },
     "info": {"--size", "--json", "--dc5"},
+    "benchmark": {
+        "--against", "--size", "--batch", "--engine", "--precision", "--seconds", "--output", "--memory", "--device",
+        "--dc5",
+    },
     "data digits": {"--scenes", "--seed"},
 }  # fmt: skip
 
@@ -74,7 +78,19 @@ def test_an_unknown_name_is_an_attribute_error():
 
 
 def test_rooms_do_not_hide_verbs():
-    for verb in ("train", "val", "predict", "info", "demo", "doctor", "explain", "export", "ablate", "convert"):
+    for verb in (
+        "train",
+        "val",
+        "predict",
+        "info",
+        "demo",
+        "doctor",
+        "explain",
+        "export",
+        "ablate",
+        "benchmark",
+        "convert",
+    ):
         with pytest.raises(ModuleNotFoundError):
             importlib.import_module(f"opendetr.{verb}")
 

@@ -1,0 +1,318 @@
+"""How fast a model runs in every engine, and beside somebody else's code: all sides in turn, in one run."""
+
+import copy
+import math
+import platform
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from importlib.metadata import PackageNotFoundError, version
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+from torchvision.transforms import v2
+
+import opendetr
+from opendetr.benchmarking.memory import SEED, Order, make_pictures, peak_memory
+from opendetr.benchmarking.peers import load_peer, require_peer
+from opendetr.benchmarking.report import Benchmark, Row, Timing
+from opendetr.benchmarking.sides import OwnSide, Side, write_for_peer
+from opendetr.benchmarking.timing import Clock, measure_peaks, take_turns
+from opendetr.checkpoints.native import Checkpoint, save_checkpoint
+from opendetr.data.transforms import Preprocessing
+from opendetr.devices import describe_machine, resolve_device
+from opendetr.engines.engine import ENGINES, PRECISIONS
+from opendetr.engines.graph_engines import is_installed
+from opendetr.errors import UserError
+from opendetr.exporting.certificate import BOUNDS
+from opendetr.exporting.choice import FORMATS, engines_folder
+from opendetr.exporting.files import SUFFIXES
+from opendetr.model.complexity import count_gflops
+from opendetr.model.queries import SelectedQueries
+from opendetr.progress import track
+from opendetr.structures import DetrOutput
+
+PICTURE = (480, 640)  # height, width: a picture of COCO
+GAIN = 1.2  # bf16 is measured where its matrix products are so many times as fast
+PACKAGES = ("torch", "torchvision", "timm", "openvino", "onnxruntime")
+REFERENCE = ("torch", "fp32")
+
+
+@dataclass(frozen=True)
+class Task:
+    """What every side is given."""
+
+    preprocessing: Preprocessing
+    pictures: list[Image.Image]
+    images: Tensor  # the same, normalised, [B, 3, H, W]
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, size: tuple[int, int] | None, batch: int) -> "Task":
+        """Pictures that become an input of this size, or whatever pictures of COCO become.
+
+        Raises:
+            UserError: the model's input never has that size.
+        """
+        preprocessing, picture = checkpoint.preprocessing, PICTURE
+        if size is not None:
+            multiple = preprocessing.multiple_of
+            if any(side < 1 or side % multiple for side in size):
+                raise UserError(
+                    f"--size {size[0]}x{size[1]}: expected height x width in multiples of {multiple} pixels"
+                )
+            preprocessing = replace(preprocessing, image_size=min(size), max_size=max(size))
+            picture = _same_aspect(size)
+        pictures, transform = make_pictures(batch, *picture), preprocessing.transform()
+        images = torch.stack([transform(v2.functional.pil_to_tensor(one)) for one in pictures])
+        return cls(preprocessing, pictures, images)
+
+    @property
+    def picture(self) -> tuple[int, int]:
+        """Height and width of the decoded pictures."""
+        return self.pictures[0].height, self.pictures[0].width
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A side, its clock, and the largest differences of its answers to the reference's."""
+
+    side: Side
+    clock: Clock
+    logits: float
+    boxes: float
+
+
+def benchmark(
+    checkpoint: Checkpoint,
+    *,
+    size: tuple[int, int] | None = None,
+    batch: int = 1,
+    against: str | None = None,
+    engines: Sequence[str] = (),
+    precisions: Sequence[str] = (),
+    seconds: float = 20.0,
+    device: str = "auto",
+    memory: bool = True,
+) -> Benchmark:
+    """Measure speed, agreement and memory of a model in every engine.
+
+    PyTorch in fp32 is always a row: the others must agree with it, and ratios refer to it where there is no peer.
+
+    Args:
+        checkpoint: the model; it is not changed. What engines need is made and kept beside it.
+        size: height and width of the model's input, in pixels; None: what its preprocessing makes of 480x640.
+        batch: pictures at once.
+        against: `huggingface` or `official`: their code with the same weights is a row, and ratios refer to it.
+        engines: `torch`, `openvino`, `onnxruntime`; none: all that are installed.
+        precisions: `fp32`, `bf16`, `int8`; none: fp32, bf16 where it is faster here, and int8 where it was prepared.
+        seconds: of measuring for each row; there are three rounds at least.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        memory: also measure the peak memory of every row, in processes of their own, one after the other.
+
+    Raises:
+        UserError: an impossible request; the peer is not installed, or does not know such models. An engine that cannot
+            run the model is a row with the reason.
+    """
+    _require_possible(batch, seconds, engines, precisions)
+    target, task = resolve_device(device), Task.of(checkpoint, size, batch)
+    peer_version = {} if against is None else {against: require_peer(against)}
+    with tempfile.TemporaryDirectory(prefix="opendetr-benchmark-") as folder:
+        written, peer = Path(folder) / "peer", None
+        if against is not None:  # first: it may not know the model, and engines may take minutes to prepare
+            written = write_for_peer(replace(checkpoint, preprocessing=task.preprocessing), against, written)
+            peer = load_peer(against, written, target)
+        before = measure_peaks(target)
+        wanted, remarks = _wanted(checkpoint, engines, precisions, target, before)
+        measured, failed = _prepare(checkpoint, task, wanted, device)
+        if peer is not None:
+            measured.append(_compared(peer, task, measured[0].side.answer(task.images), paired=False))
+            remarks += _remarks_on_peer(measured[-1], task)
+        others = take_turns([one.clock for one in measured], seconds)
+        peaks = {name: max(peak, before.get(name, 0.0)) for name, peak in measure_peaks(target).items()}
+        baseline = measured[0 if peer is None else -1]
+        input_size = (task.images.shape[2], task.images.shape[3])
+        work = count_gflops(copy.deepcopy(checkpoint.model), *input_size)
+        rows = [_row(one, baseline, batch, 2 * work * batch, peaks) for one in measured]
+        if memory:
+            rows = _with_memory(rows, checkpoint, task, device, written, remarks)
+    found = {(row.engine, row.precision): row for row in failed + rows}
+    return Benchmark(
+        model=str(checkpoint.source),
+        baseline=f"{baseline.side.engine} {baseline.side.precision}",
+        input=input_size,
+        picture=task.picture,
+        batch=batch,
+        multiply_adds=work,
+        peaks=peaks,
+        others=others,
+        rows=[found.pop(key) for key in wanted] + list(found.values()),  # the peer is left over
+        remarks=remarks,
+        machine=describe_machine(),
+        versions=_versions() | peer_version,
+        date=date.today().isoformat(),
+        seed=SEED,
+    )
+
+
+def _require_possible(batch: int, seconds: float, engines: Sequence[str], precisions: Sequence[str]) -> None:
+    if batch < 1:
+        raise UserError(f"--batch {batch}: expected 1 or more")
+    if not seconds > 0:
+        raise UserError(f"--seconds {seconds:g}: expected more than 0")
+    for option, given, known in (("engine", engines, ENGINES), ("precision", precisions, PRECISIONS)):
+        for name in given:
+            if name not in known:
+                raise UserError(f"--{option} {name}: expected {', '.join(known)}")
+
+
+def _same_aspect(size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of a picture that becomes this input to the pixel, near COCO's size and never the same."""
+    unit = math.gcd(*size)
+    times = max(1, round(min(PICTURE) * unit / min(size)))
+    times += times == unit  # else there would be nothing to resize
+    return size[0] // unit * times, size[1] // unit * times
+
+
+def _wanted(
+    checkpoint: Checkpoint,
+    engines: Sequence[str],
+    precisions: Sequence[str],
+    device: torch.device,
+    peaks: dict[str, float],
+) -> tuple[list[tuple[str, str]], list[str]]:
+    """Engines with their precisions, the reference first; and what was left out, in words."""
+    chosen = engines or [name for name in ENGINES if is_installed(name) and (device.type == "cpu" or name == "torch")]
+    if precisions:
+        return list(dict.fromkeys([REFERENCE, *product(chosen, precisions)])), []
+    gain, remarks, wanted = peaks.get("bf16", 0.0) / peaks["fp32"], list[str](), [REFERENCE]
+    if gain < GAIN:
+        remarks.append(f"bf16 is left out: matrix products in it run at {gain:.2f} times the speed of fp32 here")
+    for engine in chosen:
+        wanted.append((engine, "fp32"))
+        if gain >= GAIN and engine != "onnxruntime":  # which has no bf16 on CPUs
+            wanted.append((engine, "bf16"))
+        if engine in FORMATS and (engines_folder(checkpoint) / f"{engine}-int8{SUFFIXES[FORMATS[engine]]}").is_file():
+            wanted.append((engine, "int8"))
+    return list(dict.fromkeys(wanted)), remarks
+
+
+def _prepare(
+    checkpoint: Checkpoint, task: Task, wanted: list[tuple[str, str]], device: str
+) -> tuple[list[_Measured], list[Row]]:
+    """The sides that can run the model, the reference first, and the rows of those that cannot."""
+    paired = isinstance(checkpoint.model.query_embed, SelectedQueries)
+    expected: DetrOutput | None = None
+    measured, failed = list[_Measured](), list[Row]()
+    for engine, precision in wanted:
+        try:
+            own = replace(checkpoint, model=copy.deepcopy(checkpoint.model))  # PyTorch marks its module
+            side = OwnSide(own, task.preprocessing, engine, precision, device)
+            expected = side.answer(task.images) if expected is None else expected
+            measured.append(_compared(side, task, expected, paired))
+        except UserError as error:
+            if (engine, precision) == REFERENCE:
+                raise
+            failed.append(Row(engine, precision, reason=str(error)))
+    return measured, failed
+
+
+def _compared(side: Side, task: Task, expected: DetrOutput, paired: bool) -> _Measured:
+    """The side with how far its answers are from the reference's.
+
+    Selected queries come in the order of their scores, which hangs on rounding: they are paired by their answers first.
+    """
+    outputs = expected, side.answer(task.images)
+    reference, found = (torch.cat([x.logits[-1], x.boxes_cxcywh[-1]], -1).float().cpu() for x in outputs)
+    if reference.shape != found.shape or not torch.isfinite(found).all():
+        raise UserError(f"{side.engine} {side.precision} says what are no numbers, or not as many as PyTorch says")
+    if paired:
+        pairs = [linear_sum_assignment(torch.cdist(*both, p=1))[1] for both in zip(reference, found)]
+        found = torch.stack([answers[order] for answers, order in zip(found, pairs)])
+    difference = (reference - found).abs().amax((0, 1))
+
+    def model() -> None:
+        for tensor in side.answer(task.images):
+            tensor[-1:].cpu()  # waits for the device
+
+    clock = Clock({"model": model, "end_to_end": lambda: side.detect(task.pictures)})
+    return _Measured(side, clock, float(difference[:-4].max()), float(difference[-4:].max()))
+
+
+def _remarks_on_peer(peer: _Measured, task: Task) -> list[str]:
+    """What keeps the comparison from being one of equals."""
+    remarks, bounds, name = list[str](), BOUNDS["fp32"], peer.side.engine
+    if peer.logits > (bounds.logits or 0) or peer.boxes > (bounds.boxes or 0):
+        remarks.append(f"{name} does not compute the same: see how far its logits and boxes are off")
+    (height, width), ours = replace(task.preprocessing, multiple_of=1).shape(*task.picture), task.images.shape[2:]
+    if (height, width) != tuple(ours):
+        remarks.append(
+            f"{name} makes {height}x{width} of a picture instead of {ours[0]}x{ours[1]}, end to end: it does not round "
+            f"to multiples of {task.preprocessing.multiple_of}"
+        )
+    return remarks
+
+
+def _row(one: _Measured, baseline: _Measured, batch: int, operations: float, peaks: dict[str, float]) -> Row:
+    """The row of a side; `operations` are billions in a call of the model."""
+    timings = {}
+    for key, taken in one.clock.seconds.items():
+        p50, p95 = (float(value) for value in np.percentile(taken, (50, 95)))
+        ratio = float(np.percentile(baseline.clock.seconds[key], 50)) / p50
+        timings[key] = Timing(p50, p95, batch / p50, ratio, len(taken))
+    speed, peak = operations / timings["model"].p50, peaks.get(one.side.precision)
+    if one.side.precision == "bf16":  # parts of the model stay in fp32
+        peak = max(peaks.values())
+    return Row(
+        one.side.engine,
+        one.side.precision,
+        model=timings["model"],
+        end_to_end=timings["end_to_end"],
+        gflops_per_second=speed,
+        share_of_peak=None if peak is None else speed / peak,
+        logits=one.logits,
+        boxes=one.boxes,
+    )
+
+
+def _with_memory(
+    rows: list[Row], checkpoint: Checkpoint, task: Task, device: str, written: Path, remarks: list[str]
+) -> list[Row]:
+    """The rows with their peak memory, as far as it can be measured."""
+    own = written.with_name("own")
+    save_checkpoint(own, checkpoint)
+    found = []
+    for row in track(rows, "measuring memory", len(rows), "rows"):
+        order = Order(
+            engine=row.engine,
+            precision=row.precision,
+            device=device,
+            written=str(own if row.engine in ENGINES else written),
+            source=str(checkpoint.source.absolute()),
+            image_size=task.preprocessing.image_size,
+            max_size=task.preprocessing.max_size,
+            picture=task.picture,
+            batch=len(task.pictures),
+            threads=torch.get_num_threads(),
+        )
+        try:
+            row = replace(row, memory=peak_memory(order))
+        except UserError as error:
+            remarks.append(str(error))
+        found.append(row)
+    return found
+
+
+def _versions() -> dict[str, str]:
+    found = {"opendetr": opendetr.__version__, "Python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

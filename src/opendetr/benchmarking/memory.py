@@ -1,0 +1,93 @@
+"""The most memory that a side takes, measured in a process of its own: in one process peaks cannot be told apart."""
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from opendetr.errors import UserError
+
+PICTURES_SHOWN = 5  # OpenVINO compiles for a shape that keeps coming, which takes memory too
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the process shall load and look at."""
+
+    engine: str  # or the peer's name
+    precision: str
+    device: str
+    written: str  # the weights: a model folder of ours, or what was written for the peer
+    source: str  # where our model came from: its engines are kept there
+    image_size: int  # of the preprocessing of ours
+    max_size: int
+    picture: tuple[int, int]  # height, width
+    batch: int
+    threads: int
+
+
+def peak_memory(order: Order) -> int:
+    """The most memory the process ever held, in bytes, Python and PyTorch included.
+
+    Raises:
+        UserError: the process did not come to its end.
+    """
+    command = [sys.executable, "-P", "-m", "opendetr.benchmarking.memory", json.dumps(asdict(order))]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    if ended.returncode:
+        said = (ended.stderr.strip() or f"it ended with {ended.returncode}").splitlines()[-1]
+        raise UserError(f"the memory of {order.engine} {order.precision} could not be measured: {said}")
+    return int(ended.stdout.split()[-1])
+
+
+def make_pictures(count: int, height: int, width: int) -> list[Image.Image]:
+    """Soft noise, each picture another: what is in a picture does not change the work."""
+    generator = np.random.default_rng(SEED)
+    drawn = generator.integers(0, 256, (count, 12, 16, 3), dtype=np.uint8)
+    return [Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC) for pixels in drawn]
+
+
+def main() -> None:
+    """Do what the order says and print the peak in bytes."""
+    values = json.loads(sys.argv[1])
+    order = Order(**{**values, "picture": tuple(values["picture"])})
+    torch.set_num_threads(order.threads)
+    detect = _load(order).detect
+    for _ in range(PICTURES_SHOWN):
+        detect(make_pictures(order.batch, *order.picture))
+    print(_own_peak())
+
+
+def _load(order: Order):  # type: ignore[no-untyped-def]  # a Side, whose module is not loaded for a peer
+    from opendetr.benchmarking.peers import PEERS, load_peer
+    from opendetr.devices import resolve_device
+
+    if order.engine in PEERS:
+        return load_peer(order.engine, Path(order.written), resolve_device(order.device))
+    from opendetr.benchmarking.sides import OwnSide
+    from opendetr.checkpoints.native import load_checkpoint
+
+    checkpoint = replace(load_checkpoint(order.written), source=Path(order.source))
+    preprocessing = replace(checkpoint.preprocessing, image_size=order.image_size, max_size=order.max_size)
+    return OwnSide(checkpoint, preprocessing, order.engine, order.precision, order.device)
+
+
+def _own_peak() -> int:
+    """In bytes. Linux's `ru_maxrss` would begin at the peak of the process that started this one."""
+    try:
+        status = Path("/proc/self/status").read_text()
+        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,204 @@
+"""Other implementations of DETR, given our weights: what a benchmark compares with. Using opendetr never needs them.
+
+Each prepares pictures, runs and post-processes as its own authors do it. Little is imported here: the process in which
+a peer's memory is measured shall not hold ours.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+import warnings
+from functools import cache
+from importlib.metadata import distributions
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from opendetr.errors import UserError, first_line
+from opendetr.structures import DetrOutput
+
+PEERS = ("huggingface", "official")
+TOP_LEVEL_NAMES = ("models", "util", "datasets")
+OFFICIAL_MODULES = {
+    "backbone": "models.backbone", "detr": "models.detr", "transformer": "models.transformer", "misc": "util.misc",
+    "transforms": "datasets.transforms",
+}  # fmt: skip
+
+
+class OfficialPeer:
+    """The authors' code of 2020 (facebookresearch/detr)."""
+
+    engine, precision = "official", "fp32"
+
+    def __init__(self, path: Path, device: torch.device) -> None:
+        """Build the model that a file of `save_official` describes.
+
+        Args:
+            path: of the `.pth`.
+            device: where it runs.
+
+        Raises:
+            UserError: the official code is missing.
+        """
+        self.device, self.code = device, _official_code(official_folder())
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        state, arguments = content["model"], content["args"]
+        preprocessing = arguments.opendetr["preprocessing"]
+        arguments = argparse.Namespace(**vars(arguments), lr_backbone=0.0)  # its optimiser's; nothing is trained
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torchvision no longer likes the argument `pretrained`
+            backbone = self.code.backbone.build_backbone(arguments)
+        self.model = self.code.detr.DETR(
+            backbone, self.code.transformer.build_transformer(arguments), len(state["class_embed.bias"]) - 1,
+            arguments.num_queries, aux_loss=arguments.aux_loss,
+        )  # fmt: skip
+        self.model.load_state_dict(state)
+        self.model.eval().to(device)
+        transforms = self.code.transforms
+        self.transform = transforms.Compose(
+            [
+                transforms.RandomResize([preprocessing["image_size"]], preprocessing["max_size"]),
+                transforms.ToTensor(),
+                transforms.Normalize(preprocessing["mean"], preprocessing["std"]),
+            ]
+        )
+        self.postprocess = self.code.detr.PostProcess()
+
+    def answer(self, images: Float[Tensor, "B 3 H W"]) -> DetrOutput:
+        """What the last decoder layer says."""
+        images = images.to(self.device)
+        mask = torch.zeros(len(images), *images.shape[2:], dtype=torch.bool, device=self.device)
+        with torch.inference_mode():
+            output = self.model(self.code.misc.NestedTensor(images, mask))
+        return DetrOutput(output["pred_logits"][None], output["pred_boxes"][None])
+
+    def detect(self, pictures: list[Image.Image]) -> list[Any]:
+        """Every answer about every picture: scores, labels and boxes in its pixels."""
+        prepared = [self.transform(picture, None)[0] for picture in pictures]
+        sizes = torch.tensor([[picture.height, picture.width] for picture in pictures], device=self.device)
+        with torch.inference_mode():
+            batch = self.code.misc.nested_tensor_from_tensor_list(prepared).to(self.device)
+            found = self.postprocess(self.model(batch), sizes)
+        return [{name: tensor.cpu() for name, tensor in answers.items()} for answers in found]
+
+
+class HuggingFacePeer:
+    """`DetrForObjectDetection` of transformers, with its image processor."""
+
+    engine, precision = "huggingface", "fp32"
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        """Read a folder written by `save_huggingface`.
+
+        Args:
+            folder: the model's.
+            device: where it runs.
+
+        Raises:
+            UserError: transformers is missing.
+        """
+        transformers = _transformers()
+        bar_was_shown = transformers.utils.logging.is_progress_bar_enabled()
+        transformers.utils.logging.disable_progress_bar()
+        try:
+            model = transformers.DetrForObjectDetection.from_pretrained(folder)
+            self.processor = transformers.DetrImageProcessor.from_pretrained(folder)
+        finally:
+            if bar_was_shown:
+                transformers.utils.logging.enable_progress_bar()
+        self.device, self.model = device, model.float().eval().to(device)
+
+    def answer(self, images: Float[Tensor, "B 3 H W"]) -> DetrOutput:
+        """What the last decoder layer says."""
+        with torch.inference_mode():
+            output = self.model(pixel_values=images.to(self.device))
+        return DetrOutput(output.logits[None], output.pred_boxes[None])
+
+    def detect(self, pictures: list[Image.Image]) -> list[Any]:
+        """Every answer about every picture: scores, labels and boxes in its pixels."""
+        prepared = self.processor(images=pictures, return_tensors="pt").to(self.device)
+        sizes = [(picture.height, picture.width) for picture in pictures]
+        with torch.inference_mode():
+            output = self.model(**prepared)
+            found = self.processor.post_process_object_detection(output, threshold=0.0, target_sizes=sizes)
+        return [{name: tensor.cpu() for name, tensor in answers.items()} for answers in found]
+
+
+Peer = OfficialPeer | HuggingFacePeer
+
+
+def load_peer(name: str, written: Path, device: torch.device) -> Peer:
+    """A peer with weights that were written for it.
+
+    Raises:
+        UserError: its code is missing.
+    """
+    return OfficialPeer(written, device) if name == "official" else HuggingFacePeer(written, device)
+
+
+def require_peer(name: str) -> str:
+    """Check that a peer's code is there; its version.
+
+    Raises:
+        UserError: there is no such peer, or what has to be installed.
+    """
+    if name not in PEERS:
+        raise UserError(f"--against {name}: expected {' or '.join(PEERS)}")
+    if name == "huggingface":
+        return str(_transformers().__version__)
+    folder = official_folder()
+    _official_code(folder)
+    return next((found.version for found in distributions(name="detr", path=[str(folder)])), "of unknown version")
+
+
+def official_folder() -> Path:
+    """Where the official code has to be: in the folder that OPENDETR_PEERS names, else in `.peers`."""
+    return Path(os.environ.get("OPENDETR_PEERS") or ".peers").resolve()
+
+
+@cache
+def _official_code(folder: Path) -> SimpleNamespace:
+    """The official modules. Nothing stays in `sys.path` and `sys.modules`, because their names are everybody's."""
+    if not (folder / "models").is_dir():
+        raise UserError(
+            f"--against official needs the authors' code in a folder of its own: pip install --no-deps --target "
+            f"{folder} detr==0.1.4, or name another folder in OPENDETR_PEERS"
+        )
+    import torchvision
+
+    others, version = _taken_from_modules(), torchvision.__version__
+    sys.path.insert(0, str(folder))
+    torchvision.__version__ = "0.9.0"  # it reads float(__version__[:3]) and takes 0.26 for older than 0.7
+    try:
+        modules = SimpleNamespace(**{key: importlib.import_module(name) for key, name in OFFICIAL_MODULES.items()})
+    except ImportError as error:
+        raise UserError(
+            f"the official code in {folder} cannot be imported ({first_line(error)}): pip install pycocotools, and "
+            f"detr==0.1.4 into that folder"
+        ) from None
+    finally:
+        torchvision.__version__ = version
+        sys.path.remove(str(folder))
+        _taken_from_modules()
+        sys.modules.update(others)
+    modules.backbone.is_main_process = lambda: False  # the main process downloads ImageNet weights
+    return modules
+
+
+def _taken_from_modules() -> dict[str, Any]:
+    names = [name for name in sys.modules if name.split(".")[0] in TOP_LEVEL_NAMES]
+    return {name: sys.modules.pop(name) for name in names}
+
+
+def _transformers() -> Any:
+    try:
+        return importlib.import_module("transformers")
+    except ImportError:
+        raise UserError("--against huggingface needs transformers: pip install 'transformers>=5.0'") from None

@@ -1,0 +1,170 @@
+"""What a benchmark found: numbers in SI units as JSON, and tables for people."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.table import Table
+
+from opendetr.files import write_json, write_text
+from opendetr.progress import console
+
+IDLE = 0.05  # of the processors' time, taken by other programs: up to it a machine counts as idle
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long calls took, for a batch each."""
+
+    p50: float  # seconds, the median
+    p95: float  # seconds
+    pictures_per_second: float  # at the median
+    ratio: float  # how many times as fast as the baseline, at the median
+    calls: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One engine in one precision, or a peer. Where it could not be measured, the reason and nothing else."""
+
+    engine: str  # torch, openvino, onnxruntime; or the peer's name
+    precision: str
+    reason: str | None = None
+    model: Timing | None = None  # normalised pictures in, DetrOutput out
+    end_to_end: Timing | None = None  # decoded pictures in, detections out
+    gflops_per_second: float | None = None  # of the model only; a multiply-add counts as two operations
+    share_of_peak: float | None = None  # 0..1, of a matrix product in fp32, for bf16 in the faster of both; int8: None
+    logits: float | None = None  # the largest difference to PyTorch fp32
+    boxes: float | None = None  # the same, of cxcywh in 0..1
+    memory: int | None = None  # bytes, the peak of a process that does nothing else
+
+    @property
+    def name(self) -> str:
+        """Engine and precision."""
+        return f"{self.engine} {self.precision}"
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """All rows, and what they were measured with."""
+
+    model: str
+    baseline: str  # the name of the row that ratios refer to
+    input: tuple[int, int]  # height and width of the model's input, in pixels
+    picture: tuple[int, int]  # height and width of the decoded picture, in pixels
+    batch: int
+    multiply_adds: float  # billions for a picture, as in the paper's table 1; peers are said to do as many
+    peaks: dict[str, float]  # by precision: billions of operations per second of a matrix product
+    others: float | None  # 0..1: the processors' time that other programs took; None where the system does not tell
+    rows: list[Row]
+    remarks: list[str]  # what a reader of the rows has to know
+    machine: str
+    versions: dict[str, str]
+    date: str
+    seed: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, the inverse of `from_json`."""
+        return asdict(self) | {"input": list(self.input), "picture": list(self.picture)}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Benchmark":
+        """The inverse of `to_json`."""
+        rows = [
+            Row(**{**row, **{key: row[key] and Timing(**row[key]) for key in ("model", "end_to_end")}})
+            for row in values["rows"]
+        ]
+        return cls(**{**values, "rows": rows, "input": tuple(values["input"]), "picture": tuple(values["picture"])})
+
+    def to_markdown(self) -> str:
+        """The same as a page."""
+        lines = [f"# Benchmark of {self.model}", ""]
+        for part in _parts(self):
+            lines += [f"## {part.title}", "", f"| {' | '.join(part.header)} |", "|---" * len(part.header) + "|"]
+            lines += [f"| {' | '.join(cells)} |" for cells in part.rows] + [""]
+        return "\n".join(lines + [f"- {line}" for line in _facts(self)]) + "\n"
+
+
+class _Part(NamedTuple):
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+
+
+def print_benchmark(benchmark: Benchmark) -> None:
+    """The tables and the facts on the terminal."""
+    for part in _parts(benchmark):
+        table = Table(*part.header, title=part.title)
+        for cells in part.rows:
+            table.add_row(*cells)
+        console.print(table)
+    for line in _facts(benchmark):
+        console.print(f"{line}")
+
+
+def write_benchmark(benchmark: Benchmark, folder: Path) -> Path:
+    """Write `benchmark.json` and `benchmark.md`; the latter's path."""
+    write_json(folder / "benchmark.json", benchmark.to_json())
+    write_text(folder / "benchmark.md", benchmark.to_markdown())
+    return folder / "benchmark.md"
+
+
+def _parts(benchmark: Benchmark) -> Iterator[_Part]:
+    """Two narrow tables: one wide one would be cut at the edge of a terminal."""
+    for title, key in (("Model only", "model"), ("End to end, from a decoded picture to detections", "end_to_end")):
+        header = ["", "ms", "p95", "pictures/s", f"times {benchmark.baseline}", "calls"]
+        yield _Part(title, header, [[row.name, *_times(getattr(row, key))] for row in benchmark.rows])
+    header = ["", "GFLOP/s", "of the peak", "logits differ by", "boxes differ by", "peak memory"]
+    yield _Part("Work, agreement, memory", header, [[row.name, *_qualities(row)] for row in benchmark.rows])
+
+
+def _times(timing: Timing | None) -> list[str]:
+    if timing is None:
+        return ["-"] * 5
+    return [
+        f"{timing.p50 * 1000:.1f}", f"{timing.p95 * 1000:.1f}", f"{timing.pictures_per_second:.4g}",
+        f"{timing.ratio:.2f}", str(timing.calls),
+    ]  # fmt: skip
+
+
+def _qualities(row: Row) -> list[str]:
+    return [
+        _or_dash(row.gflops_per_second, "{:.1f}"), _or_dash(row.share_of_peak, "{:.0%}"),
+        _or_dash(row.logits, "{:.1g}"), _or_dash(row.boxes, "{:.1g}"),
+        _or_dash(None if row.memory is None else row.memory / 1e6, "{:.0f} MB"),
+    ]  # fmt: skip
+
+
+def _or_dash(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value)
+
+
+def _facts(benchmark: Benchmark) -> Iterator[str]:
+    """What the tables mean and what they were measured with, in sentences."""
+    if benchmark.others is not None and benchmark.others > IDLE:
+        yield (
+            f"Other programs took {benchmark.others:.0%} of the processors' time. They slow some engines down far more "
+            f"than others: neither times nor ratios say much. Measure again when the machine is idle."
+        )
+    for row in benchmark.rows:
+        if row.reason is not None:
+            yield f"{row.name} was not measured: {row.reason}."
+    yield from (f"{remark}." for remark in benchmark.remarks)
+    yield (
+        f"Batch {benchmark.batch}, input {benchmark.input[0]}x{benchmark.input[1]}, made of pictures of "
+        f"{benchmark.picture[0]}x{benchmark.picture[1]} (height x width). Times are medians and 95th percentiles of "
+        f"calls, all sides in turn. 'times {benchmark.baseline}' is how many times as fast."
+    )
+    peaks = ", ".join(f"{name} {peak:.0f}" for name, peak in benchmark.peaks.items())
+    yield (
+        f"A picture takes {benchmark.multiply_adds:.3g} billion multiply-adds, each counted as two operations in "
+        f"GFLOP/s. The peak is a large matrix product's in PyTorch: {peaks} GFLOP/s; for bf16, of which parts stay in "
+        f"fp32, the higher of them, for int8 none is stated."
+    )
+    yield (
+        "Logits and boxes (cxcywh, 0..1) differ from PyTorch fp32 by at most so much, on the same normalised pictures. "
+        "Peak memory is that of a process of its own, Python and the libraries included."
+    )
+    versions = ", ".join(f"{name} {version}" for name, version in benchmark.versions.items())
+    yield f"{benchmark.machine}; {versions}; {benchmark.date}, seed {benchmark.seed}."

@@ -1,0 +1,72 @@
+"""What is measured against each other: an engine of ours, or a peer with the same weights."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from opendetr.checkpoints.huggingface import save_huggingface
+from opendetr.checkpoints.native import Checkpoint
+from opendetr.checkpoints.official import save_official
+from opendetr.data.transforms import Preprocessing
+from opendetr.exporting.choice import choose_engine
+from opendetr.inference.detector import Detector
+from opendetr.structures import DetrOutput
+
+
+@runtime_checkable
+class Side(Protocol):
+    """A way to run a model."""
+
+    engine: str
+    precision: str
+
+    def answer(self, images: Float[Tensor, "B 3 H W"]) -> DetrOutput:
+        """The model only: normalised pictures in, what the last decoder layer says out."""
+
+    def detect(self, pictures: list[Image.Image]) -> list[Any]:
+        """All of it: decoded RGB pictures in, every answer about each of them out, on the CPU."""
+
+
+class OwnSide:
+    """An engine of ours."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, preprocessing: Preprocessing, engine: str, precision: str, device: str
+    ) -> None:
+        """Prepare the engine.
+
+        Args:
+            checkpoint: the model; PyTorch uses its module as it is and marks it, so that no two sides may share it.
+            preprocessing: of the pictures, the checkpoint's or another.
+            engine: `torch`, `openvino` or `onnxruntime`.
+            precision: `fp32`, `bf16` or `int8`.
+            device: `auto`, `cpu`, `cuda` or `mps`.
+
+        Raises:
+            UserError: the engine cannot run the model, or disagrees.
+        """
+        self.engine, self.precision = engine, precision
+        running = choose_engine(checkpoint, engine, precision, device)
+        self.detector = Detector(running, replace(checkpoint.description, preprocessing=preprocessing), checkpoint)
+
+    def answer(self, images: Float[Tensor, "B 3 H W"]) -> DetrOutput:
+        """What the decoder says."""
+        return self.detector.engine(images)
+
+    def detect(self, pictures: list[Image.Image]) -> list[Any]:
+        """Every answer about every picture, as `Detections`."""
+        prepared = (self.detector.prepared(number, picture) for number, picture in enumerate(pictures))
+        return [found for _, found in self.detector.detect(prepared, 0.0, len(pictures))]
+
+
+def write_for_peer(checkpoint: Checkpoint, peer: str, folder: Path) -> Path:
+    """Write the model as the peer reads it.
+
+    Raises:
+        UserError: the peer does not know such models.
+    """
+    return save_official(checkpoint, folder) if peer == "official" else save_huggingface(checkpoint, folder)

@@ -1,0 +1,110 @@
+"""Clocks: what a machine can do at most, and how long calls take that are made in turn."""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from opendetr.progress import console, track
+
+WARM_UP = 3  # calls of each kind; an engine may compile for a shape that keeps coming
+LEAST_ROUNDS, MOST_ROUNDS = 3, 200
+TURN = 0.05  # seconds: fast calls are repeated in their turn
+PRODUCTS = (512, 2048)  # rows and columns of the matrices whose product is the peak
+TRIES = 4
+SLOW = 1.0  # seconds: a product that would take longer is not tried
+
+
+@dataclass
+class Clock:
+    """Calls by name, and the seconds that each of them took, as often as it was timed."""
+
+    calls: dict[str, Callable[[], object]]
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+
+    def tick(self) -> None:
+        """Every call, once or as often as fits into a turn.
+
+        The first one is not timed: meanwhile the threads of the side before go to sleep, and those of this one wake.
+        """
+        next(iter(self.calls.values()))()
+        for name, call in self.calls.items():
+            taken, turn = self.seconds.setdefault(name, []), 0.0
+            while turn < TURN:
+                begun = time.perf_counter()
+                call()
+                taken.append(time.perf_counter() - begun)
+                turn += taken[-1]
+
+
+def take_turns(clocks: list[Clock], seconds: float) -> float | None:
+    """Let all clocks tick in turn, round after round, so that what else the machine does falls on all of them.
+
+    It does not fall on all of them alike: PyTorch's threads wait for each other in every layer, and where another
+    program takes a processor from one of them they can be fifty times as slow, other engines three times.
+
+    Args:
+        clocks: one for each side.
+        seconds: of ticking for each; a round that is begun is finished, and there are some rounds at least.
+
+    Returns:
+        The share of the processors' time that other programs took meanwhile, 0..1; None where the system does not tell.
+    """
+    for clock in track(clocks, "warming up", len(clocks), "rows"):
+        for _ in range(WARM_UP):
+            for call in clock.calls.values():
+                call()
+    console.print(f"measuring {len(clocks)} rows in turn, about {seconds * len(clocks):.0f} s")
+    begun, worked = time.perf_counter(), _others_seconds()
+    for number in range(MOST_ROUNDS):
+        if number >= LEAST_ROUNDS and time.perf_counter() - begun >= seconds * len(clocks):
+            break
+        first = number % len(clocks)  # nobody is always the first
+        for clock in clocks[first:] + clocks[:first]:
+            clock.tick()
+    if worked is None:
+        return None
+    available = (time.perf_counter() - begun) * (os.cpu_count() or 1)
+    return min(max(0.0, ((_others_seconds() or 0.0) - worked) / available), 1.0)
+
+
+def _others_seconds() -> float | None:
+    """Seconds that all processors have worked for anybody but this process; None where the system does not tell."""
+    try:
+        line = Path("/proc/stat").read_text().splitlines()[0]
+    except OSError:
+        return None
+    user, nice, system, _, _, interrupts, soft_interrupts, stolen = map(int, line.split()[1:9])
+    ticks = user + nice + system + interrupts + soft_interrupts + stolen
+    return ticks / os.sysconf("SC_CLK_TCK") - time.process_time()
+
+
+def measure_peaks(device: torch.device) -> dict[str, float]:
+    """The speed of a large matrix product in fp32 and bf16, the best of several, in billions of operations a second.
+
+    A multiply-add counts as two operations. A precision that the device does not know is left out.
+    """
+    found = {}
+    for name, kind in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        try:
+            found[name] = _peak(device, kind)
+        except (RuntimeError, TypeError):  # the device does not know the type
+            continue
+    return found
+
+
+def _peak(device: torch.device, kind: torch.dtype) -> float:
+    best = 0.0
+    for side in PRODUCTS:
+        operations = 2 * side**3 / 1e9
+        if best and operations / best > SLOW:  # without instructions for it bf16 is a hundred times slower
+            break
+        left, right = (torch.randn(side, side, device=device).to(kind) for _ in range(2))
+        for _ in range(TRIES):
+            begun = time.perf_counter()
+            (left @ right)[:1].cpu()  # waits for the device
+            best = max(best, operations / (time.perf_counter() - begun))
+    return best
