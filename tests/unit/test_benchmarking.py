@@ -290,6 +290,7 @@ def test_the_other_process_loads_what_was_prepared(paper, found, engine, tmp_pat
     order = memory.Order(engine, "fp32", "cpu", str(written), str(paper.source), 64, 96, (48, 64), 1, 1)
     assert peak_memory(order) > 1e7
     assert kept.stat().st_mtime_ns == before
+    assert not (tmp_path / "own" / "engines").exists()
 
 
 @pytest.mark.parametrize("size", [(64, 96), (480, 640), (97, 61), (800, 1066), (333, 500), (801, 1067)])
