@@ -13,7 +13,7 @@ from PIL import Image
 
 from opendetr import api
 from opendetr.checkpoints.loading import load_checkpoint
-from opendetr.checkpoints.native import Checkpoint, save_checkpoint
+from opendetr.checkpoints.native import Checkpoint, copy_checkpoint, save_checkpoint
 from opendetr.config import PRESETS, LossConfig, resolve_config
 from opendetr.data.transforms import Preprocessing
 from opendetr.engines.engine import TorchEngine
@@ -232,6 +232,24 @@ def test_an_engine_is_prepared_once_and_anew_for_other_weights(paper, monkeypatc
     assert "preparing onnxruntime" in capsys.readouterr().out
     images = torch.randn(1, 3, 64, 96)
     torch.testing.assert_close(after(images).logits, before(images).logits + 1, rtol=0, atol=EXACT)
+
+
+def test_engines_that_cannot_be_kept_leave_torch(paper, monkeypatch, capsys):
+    monkeypatch.setattr(choice, "is_installed", lambda engine: engine != "openvino")
+    (paper.source / "engines").write_text("in the way")
+    assert Detector.load(paper.source).engine.name == "torch"
+    assert "onnxruntime is passed over" in capsys.readouterr().out
+
+
+def test_a_model_is_copied_without_what_engines_keep_beside_it(paper, tmp_path):
+    (paper.source / "engines").mkdir()
+    copy_checkpoint(paper.source, tmp_path / "copy")
+    assert fingerprint(load_checkpoint(tmp_path / "copy")) == fingerprint(paper)
+
+
+def test_equal_weights_in_another_architecture_are_another_model(paper):
+    dilated = replace(paper, config=replace(paper.config, model=replace(paper.config.model, output_stride=16)))
+    assert fingerprint(dilated) != fingerprint(paper)
 
 
 def test_an_engine_that_disagrees_is_passed_over(paper, monkeypatch, capsys):

@@ -126,10 +126,10 @@ def load_training_state(run: Path) -> dict[str, Any]:
 
 
 def copy_checkpoint(source: Path, folder: Path) -> None:
-    """Copy a model folder without its training state."""
+    """Copy a model folder without its training state and what engines keep in it."""
     with replacing_folder(folder) as new:
         for path in source.iterdir():
-            if path.name != "training.pt":
+            if path.is_file() and path.name != "training.pt":
                 shutil.copy2(path, new / path.name)
 
 

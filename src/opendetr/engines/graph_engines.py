@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from opendetr.errors import UserError, first_line
@@ -62,9 +62,11 @@ class OnnxRuntimeEngine:
             raise UserError(f"{path} cannot be run by ONNX Runtime ({first_line(error)}); export it again") from None
 
     def __call__(
-        self, images: Float[Tensor, "B 3 H W"], padding_mask: Bool[Tensor, "B H W"] | None = None
+        self,
+        images: Float[Tensor, "B 3 H W"] | UInt8[Tensor, "B H W 3"],
+        padding_mask: Bool[Tensor, "B H W"] | None = None,
     ) -> DetrOutput:
-        """The last decoder layer's answers, on the CPU."""
+        """The last decoder layer's answers, on the CPU; from bytes where the graph has its preprocessing inside."""
         images, padding_mask = _inputs(images, padding_mask)
         answers = self.session.run(list(ANSWERS), dict(zip(INPUTS, (images.numpy(), padding_mask.numpy()))))
         return _output(*map(torch.from_numpy, answers))
@@ -107,9 +109,11 @@ class OpenVinoEngine:
         self.fixed: dict[tuple[int, ...], Any] = {}
 
     def __call__(
-        self, images: Float[Tensor, "B 3 H W"], padding_mask: Bool[Tensor, "B H W"] | None = None
+        self,
+        images: Float[Tensor, "B 3 H W"] | UInt8[Tensor, "B H W 3"],
+        padding_mask: Bool[Tensor, "B H W"] | None = None,
     ) -> DetrOutput:
-        """The last decoder layer's answers, on the CPU."""
+        """The last decoder layer's answers, on the CPU; from bytes where the graph has its preprocessing inside."""
         images, padding_mask = _inputs(images, padding_mask)
         request = self._request(tuple(images.shape), tuple(padding_mask.shape))
         found = request.infer(dict(zip(INPUTS, (images.numpy(), padding_mask.numpy()))), share_inputs=True)

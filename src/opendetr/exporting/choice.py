@@ -7,6 +7,7 @@ What an engine needs is made at first use and kept beside the model, in `engines
 """
 
 import time
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
@@ -63,7 +64,7 @@ def _fastest(checkpoint: Checkpoint, candidates: list[str], precision: str, devi
     for name in candidates:
         try:
             found[name] = _prepared(checkpoint, name, precision)
-        except UserError as error:
+        except (UserError, OSError) as error:  # a folder that cannot be written, for one
             console.print(f"engine {name} is passed over: {error}", style="yellow")
     if precision != "int8":
         torch_engine = TorchEngine.prepared(checkpoint.model, device, precision)
@@ -148,7 +149,8 @@ def _kept_seconds(checkpoint: Checkpoint, engine: TorchEngine) -> float:
     if kept.get("state") == state:
         return float(kept["seconds"])
     seconds = seconds_per_picture(engine, checkpoint)
-    write_json(path, {"state": state, "seconds": seconds})
+    with suppress(OSError):
+        write_json(path, {"state": state, "seconds": seconds})
     return seconds
 
 

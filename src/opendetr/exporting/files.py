@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 from torch._export.serde.serialize import SerializeError
 from torch.export import ExportedProgram
@@ -52,8 +52,12 @@ def metadata_of(checkpoint: Checkpoint, precision: str, inputs: dict[str, str]) 
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:
-    """A number that two models share only if they are the same: of all weights and the preprocessing."""
-    digest = hashlib.blake2b(json.dumps(checkpoint.description.to_json()).encode(), digest_size=16)
+    """A number that two models share only if they are the same: of architecture, preprocessing, classes and weights.
+
+    Weights alone do not tell everything: a dilated backbone (DC5) has those of a plain one.
+    """
+    said = json.dumps(checkpoint.description.to_json()) + repr(checkpoint.config.model)
+    digest = hashlib.blake2b(said.encode(), digest_size=16)
     for name, tensor in sorted(checkpoint.model.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
@@ -69,9 +73,11 @@ class ProgramEngine:
         self.module = program.module()
 
     def __call__(
-        self, images: Float[Tensor, "B 3 H W"], padding_mask: Bool[Tensor, "B H W"] | None = None
+        self,
+        images: Float[Tensor, "B 3 H W"] | UInt8[Tensor, "B H W 3"],
+        padding_mask: Bool[Tensor, "B H W"] | None = None,
     ) -> DetrOutput:
-        """The last decoder layer's answers."""
+        """The last decoder layer's answers; from bytes where the graph has its preprocessing inside."""
         if padding_mask is None:
             sides = images.shape[1:3] if images.dtype == torch.uint8 else images.shape[2:]
             padding_mask = torch.zeros(images.shape[0], *sides, dtype=torch.bool)
