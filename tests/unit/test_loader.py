@@ -257,3 +257,16 @@ def test_what_is_kept_is_as_large_as_training_looks():
     assert largest_look(replace(config, zoom_probability=0.5, zoom_in=0.5, zoom_out=1.5)) == 640
     assert largest_look(replace(config, keep=False)) == 0
     assert largest_look(replace(config, crop_probability=0.5)) == 600
+
+
+@pytest.mark.parametrize(
+    ("wide", "tall", "batch_size", "world_size"), [(200, 3, 4, 1), (202, 1, 4, 1), (320, 31, 4, 8)]
+)
+def test_pictures_of_a_rare_shape_are_seen(wide, tall, batch_size, world_size):
+    shapes = ["wide"] * wide + ["tall"] * tall
+    seen = set()
+    for epoch in range(50):
+        for rank in range(world_size):
+            batches = epoch_order(len(shapes), epoch, 0, batch_size, rank, world_size, shapes)
+            seen |= {key % len(shapes) for batch in batches for key in batch}
+    assert seen == set(range(len(shapes)))

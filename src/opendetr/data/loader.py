@@ -117,20 +117,23 @@ def epoch_order(
 ) -> list[list[int]]:
     """The batches of one epoch for one process, as keys of a `DetectionDataset`.
 
-    Every process gets the same number of full batches. What is left over after the last full batch waits for the next
-    shuffle; a data set smaller than one batch is repeated to fill it. With `shapes`, one per picture, pictures of equal
-    shape come together as far as they fill steps, so that little is padded.
+    Every process gets the same number of full batches. What the shuffle leaves over after the last full batch waits for
+    the next one; a data set smaller than one batch is repeated to fill it. With `shapes`, one per picture, pictures of
+    equal shape come together as far as they fill steps, so that little is padded.
     """
     generator = torch.Generator().manual_seed(hash((seed, epoch)))
     order = torch.randperm(length, generator=generator).tolist()
     per_step = batch_size * world_size
     if length < per_step:
         order = (order * (per_step // length + 1))[:per_step]
+    order = order[: len(order) // per_step * per_step]  # before grouping, which would leave out the rare shapes always
     if shapes is not None:
         order = _by_shape(order, shapes, per_step)
-    steps = len(order) // per_step
-    keys = [epoch * length + position for position in order[: steps * per_step]]
-    return [keys[step * per_step + rank :: world_size][:batch_size] for step in range(steps)]
+    keys = [epoch * length + position for position in order]
+    steps = [keys[start : start + per_step] for start in range(0, len(keys), per_step)]
+    if shapes is not None:  # mixed steps shall not always come last
+        steps = [steps[number] for number in torch.randperm(len(steps), generator=generator).tolist()]
+    return [step[rank::world_size] for step in steps]
 
 
 def _by_shape(order: list[int], shapes: Sequence[Hashable], per_step: int) -> list[int]:
