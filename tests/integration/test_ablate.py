@@ -89,8 +89,17 @@ def test_an_interrupted_study_goes_on(digits, tmp_path, monkeypatch):
 
 
 def test_another_study_does_not_mix_in(losses, digits):
-    with pytest.raises(UserError, match=r"holds a study with other rows, settings or another recipe"):
+    sentence = r"holds another study: settings\.fixed\.train\.lr is 0\.001 in .*study\.json and 0\.01 now"
+    with pytest.raises(UserError, match=sentence):
         ablate("losses", digits, losses, "train.lr=1e-2")
+
+
+def test_data_that_are_not_there_leave_nothing_behind(digits, tmp_path):
+    options = {"study": "losses", "output": tmp_path / "out", "epochs": 1, "device": "cpu", "overrides": SMALL}
+    for wrong in ({"data": digits / "nowhere"}, {"data": digits, "split": "vall"}):
+        with pytest.raises(UserError):
+            api.ablate(**options, **wrong)
+        assert not (tmp_path / "out").exists()
 
 
 def test_ones_own_study(digits, tmp_path):
@@ -122,11 +131,33 @@ def test_what_was_killed_before_its_first_save_is_begun_anew(digits, tmp_path):
 def test_a_row_that_cannot_be_trained_does_not_stop_the_others(digits, tmp_path, capsys):
     axis = "model.backbone_weights=nowhere.safetensors,none"
     plain = [override for override in SMALL if "backbone_weights" not in override]
-    table = api.ablate(
-        None, digits, tmp_path / "out", epochs=1, device="cpu", overrides=[*plain, axis], seeds=1
-    )  # fmt: skip
-    assert "| model.backbone_weights=none | 1 |" in table.read_text()
-    assert "cannot be trained" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"1 of 2 runs of the study failed, the first 'model.backbone_weights=nowhere"):
+        api.ablate(None, digits, tmp_path / "out", epochs=1, device="cpu", overrides=[*plain, axis], seeds=1)
+    text = (tmp_path / "out" / "study.md").read_text()
+    assert "| model.backbone_weights=none | 1 |" in text
+    assert "Failed: 'model.backbone_weights=nowhere.safetensors', seed 0: " in text
+    assert "seed 0, failed" in capsys.readouterr().out
+
+
+def test_a_crash_fails_its_run_only_and_is_tried_again(digits, tmp_path, monkeypatch):
+    train = run._train
+
+    def crashing(config, folder):
+        if config.model.num_queries == 12:
+            raise MemoryError("out of memory")
+        train(config, folder)
+
+    monkeypatch.setattr(run, "_train", crashing)
+    with pytest.raises(UserError, match=r"1 of 2 runs of the study failed, .*seed 0 \(MemoryError: out of memory\)"):
+        ablate(None, digits, tmp_path / "out", "model.num_queries=12,5", seeds=1)
+    row = tmp_path / "out" / "model-num-queries-12" / "seed-0"
+    assert "in crashing" in (row / "error.txt").read_text()
+    assert not (row / "result.json").exists()
+    monkeypatch.undo()
+    assert "| model.num_queries=12 | 1 |" in ablate(
+        None, digits, tmp_path / "out", "model.num_queries=12,5", seeds=1
+    ).read_text()  # fmt: skip
+    assert [path.name for path in sorted(row.iterdir())] == ["result.json", "run"]
 
 
 @pytest.mark.parametrize("name", study.study_names())
@@ -182,7 +213,7 @@ def test_a_baseline_that_has_not_learned_has_no_differences():
 def test_rows_that_could_not_be_trained_are_in_the_table():
     text = "\n".join(lines(result("other", 0, 0.5), failed={("base", 0): "no weights"}))
     assert "The baseline 'base' could not be trained" in text
-    assert "Not trained: 'base', seed 0: no weights" in text
+    assert "Failed: 'base', seed 0: no weights" in text
 
 
 def test_everything_that_is_measured_is_in_the_csv():
@@ -220,7 +251,7 @@ def test_a_study_of_another_recipe_does_not_mix_in(digits, tmp_path):
     plain = [override for override in SMALL if "train.lr" not in override]
     api.ablate("decoder-layers", output=tmp_path / "out", overrides=plain, **options)
     (tmp_path / "mine.toml").write_text(config.with_values({"train.lr": 2e-3}, "test").to_toml())
-    with pytest.raises(UserError, match="settings or another recipe"):
+    with pytest.raises(UserError, match=r"holds another study: recipe\.train\.lr is 0\.001 in .* and 0\.002 now"):
         api.ablate("decoder-layers", output=tmp_path / "out", overrides=plain, **options)
 
 
@@ -236,6 +267,12 @@ def test_values_of_axes():
     assert study.parse_axes(["a.b=1,2,3", "c.d=[8],[]", "e.f=sine,none"]) == {
         "a.b": [1, 2, 3], "c.d": [[8], []], "e.f": ["sine", "none"],
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("values", [[1.5, "1-5"], [10, 10], ["Sine", "sine"]])
+def test_rows_do_not_share_a_folder(values):
+    with pytest.raises(UserError, match=r"--set: the rows 'a\.b=.*' and 'a\.b=.*' would share the folder 'a-b-"):
+        study.own_study({"a.b": values})
 
 
 @pytest.mark.parametrize(

@@ -72,12 +72,32 @@ def test_a_silent_query_beside_the_taken_one_is_no_answer():
     assert second.reason == Reason.WRONG_CLASS
 
 
-def test_a_class_that_is_hardly_meant_is_no_wrong_class():
-    (missed,) = explain(answers([((0.01, 0.02), HERE)]), (0, HERE))
-    assert missed.reason == Reason.LOW_SCORE
-    assert "says 'cat' with score 0.01" in missed.sentence
-    (missed,) = explain(answers([((0.01, 0.4), HERE)]), (0, HERE))
+def test_a_query_that_is_near_but_silent():
+    for scores in ((0.01, 0.02), (0.02, 0.01)):
+        (missed,) = explain(answers([(scores, HERE)]), (0, HERE))
+        assert missed.reason == Reason.SILENT
+        assert "near, but says nothing: query 0 overlaps it with IoU 1.00 and its best score is 0.02" in missed.sentence
+
+
+@pytest.mark.parametrize("scores", [(0.01, 0.4), (0.2, 0.45)])
+def test_a_right_class_that_is_not_the_best_is_no_right_answer(scores):
+    (missed,) = explain(answers([(scores, HERE)]), (0, HERE))
     assert missed.reason == Reason.WRONG_CLASS
+    assert f"query 0 (IoU 1.00) says 'dog' with score {scores[1]:.2f}" in missed.sentence
+
+
+def test_a_silenced_duplicate_of_a_neighbour_is_not_lost():
+    """Query 1 had nothing but a second answer about the first object: the second was never found."""
+    first, second = explain(answers([(CAT, HERE), (CAT, HERE)], [(CAT, HERE), (NOTHING, HERE)]), (0, HERE), (0, NEARBY))
+    assert first.reason is None
+    assert second.reason == Reason.TAKEN
+
+
+def test_what_two_queries_had_at_one_layer_is_lost_once():
+    """A second query on the object that another one keeps loses nothing; on the one that nobody keeps it does."""
+    before, after = [(CAT, HERE), (CAT, NEARBY)], [(CAT, HERE), (NOTHING, NEARBY)]
+    first, second = explain(answers(before, after), (0, HERE), (0, NEARBY))
+    assert (first.reason, second.reason) == (None, Reason.LOST)
 
 
 @pytest.mark.parametrize("end", [(NOTHING, HERE), (CAT, FAR), (DOG, HERE)])

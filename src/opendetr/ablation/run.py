@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+import traceback
 from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
@@ -17,7 +18,7 @@ from opendetr.checkpoints.native import resumable_folder
 from opendetr.config import RunConfig, load_recipe, resolve_config
 from opendetr.data.datasets import load_index
 from opendetr.data.digits import SIDE, crowd_scenes, write_digits
-from opendetr.errors import UserError
+from opendetr.errors import UserError, first_line
 from opendetr.evaluation.runner import evaluate_split
 from opendetr.explanation.slots import survey
 from opendetr.files import current_folder, read_json, require_folder, write_json, write_text
@@ -48,7 +49,8 @@ def run_study(study: Study, settings: Settings, output: Path, seeds: int, device
         `study.md`; `study.csv` and `study.png` lie beside it.
 
     Raises:
-        UserError: the folder holds another study, a row's values do not fit the recipe, or no row can be trained.
+        UserError: the folder holds another study, there are no such data, a row's values do not fit the recipe (nothing
+            is written then); or some runs failed (the others are measured and in the tables, unless all failed).
         KeyboardInterrupt: the user stopped it; everything is kept.
     """
     from opendetr import _matplotlib  # noqa: F401  said now rather than after the first training
@@ -59,12 +61,14 @@ def run_study(study: Study, settings: Settings, output: Path, seeds: int, device
         raise UserError(
             f"the study '{study.name}' is about selected queries; the recipe '{settings.recipe}' has learned ones"
         )
-    _require_same_study(study, settings, output)
+    description = _description(study, settings)
+    _require_same_study(description, output)
     if settings.digits:
         _make_digits(Path(settings.data))
     train_split = configs[study.baseline].data.train_split
     learned, measured = (load_index(Path(settings.data), split) for split in (train_split, settings.split))
     learned.label_map.require_same_categories(measured.label_map, str(measured.source))
+    write_json(output / "study.json", description)
     runs = [(row, seed) for seed in range(seeds) for row in study.rows]
     results: Results = {}
     failed: dict[tuple[str, int], str] = {}
@@ -78,11 +82,13 @@ def run_study(study: Study, settings: Settings, output: Path, seeds: int, device
             begun = time.time()
             try:
                 _train(configs[row.name].with_values({"train.seed": seed}, "the study"), folder / "run")
-            except UserError as error:  # such as a table of positions that is too small: the other rows go on
-                console.print(f"Row '{row.name}' cannot be trained: {error}", style="yellow")
-                failed[row.name, seed] = str(error)
+                found = _measure(study, settings, folder / "run", device)
+            except Exception as error:  # whatever ends one run, the others go on
+                failed[row.name, seed] = _recorded(error, folder / "error.txt")
+                console.print(f"Row '{row.name}', seed {seed}, failed: {failed[row.name, seed]}", style="yellow")
                 continue
-            write_json(result, _measure(study, settings, folder / "run", device) | {"row": row.name, "seed": seed})
+            (folder / "error.txt").unlink(missing_ok=True)
+            write_json(result, found | {"row": row.name, "seed": seed})
             trained.append(time.time() - begun)
         results[row.name, seed] = read_json(result, "the result of a row")
         if trained:  # rows that were finished before have their tables
@@ -90,7 +96,19 @@ def run_study(study: Study, settings: Settings, output: Path, seeds: int, device
     if not results:
         raise UserError(f"no row of the study could be trained: {next(iter(failed.values()))}")
     write_tables(study, settings, results, failed, output)
+    if failed:
+        (name, seed), reason = next(iter(failed.items()))
+        raise UserError(
+            f"{len(failed)} of {len(runs)} runs of the study failed, the first '{name}', seed {seed} ({reason}); "
+            f"{output / 'study.md'} has the others; the same command tries again what failed"
+        )
     return output / "study.md"
+
+
+def _recorded(error: Exception, path: Path) -> str:
+    """Why a run failed, in a line; all of it goes to the file."""
+    write_text(path, "".join(traceback.format_exception(error)))
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {first_line(error)}"
 
 
 def _require_free_keys(study: Study, settings: Settings) -> None:
@@ -120,20 +138,36 @@ def _config(row: Row, settings: Settings, device: str) -> RunConfig:
     return config.with_values({**settings.fixed, **row.values}, f"row '{row.name}'")
 
 
-def _require_same_study(study: Study, settings: Settings, output: Path) -> None:
-    """Write down what the folder's study is; refuse to mix it with another."""
-    path = output / "study.json"
-    description = {
-        "study": asdict(study), "settings": asdict(settings), "recipe": resolve_config(settings.recipe).to_dict(),
-    }  # fmt: skip
-    content = json.loads(json.dumps(description))
+def _description(study: Study, settings: Settings) -> Any:
+    """What a study is, as study.json has it."""
+    recipe = resolve_config(settings.recipe).to_dict()
+    return json.loads(json.dumps({"study": asdict(study), "settings": asdict(settings), "recipe": recipe}))
+
+
+def _require_same_study(description: Any, output: Path) -> None:
+    """Refuse to mix the folder's study with another."""
     require_folder(output)
-    if path.is_file() and read_json(path, "the description of a study") != content:
+    path = output / "study.json"
+    if not path.is_file():
+        return
+    different = _first_difference(read_json(path, "the description of a study"), description)
+    if different is not None:
+        key, there, now = different
         raise UserError(
-            f"--output {output} holds a study with other rows, settings or another recipe ({path} has them); give the "
-            f"same ones to continue it, or another folder"
+            f"--output {output} holds another study: {key} is {there!r} in {path} and {now!r} now; give the same to "
+            f"continue that study, or another folder"
         )
-    write_json(path, content)
+
+
+def _first_difference(there: Any, now: Any, key: str = "") -> tuple[str, Any, Any] | None:
+    """The dotted name of the first value that differs, with both; None where one has none of it."""
+    if isinstance(there, list) and isinstance(now, list):
+        there, now = ({str(place): value for place, value in enumerate(values)} for values in (there, now))
+    if not (isinstance(there, dict) and isinstance(now, dict)):
+        return None if there == now else (key, there, now)
+    names = dict.fromkeys([*there, *now])
+    found = (_first_difference(there.get(name), now.get(name), f"{key}.{name}".lstrip(".")) for name in names)
+    return next((different for different in found if different is not None), None)
 
 
 def _train(config: RunConfig, run: Path) -> None:

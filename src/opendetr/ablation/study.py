@@ -80,11 +80,23 @@ def own_study(axes: dict[str, list[Any]]) -> Study:
 
     Args:
         axes: dotted config name -> values.
+
+    Raises:
+        UserError: two rows would have one name or one folder.
     """
     rows = []
     for values in itertools.product(*axes.values()):
         chosen = dict(zip(axes, values))
         rows.append(Row(", ".join(f"{name}={value}" for name, value in chosen.items()), chosen))
+    named: dict[str, str] = {}
+    for row in rows:
+        folder = row.folder.casefold()  # some file systems take upper and lower case for the same
+        if folder in named:
+            raise UserError(
+                f"--set: the rows '{named[folder]}' and '{row.name}' would share the folder '{row.folder}'; give every "
+                f"value once, and values that differ in more than signs and upper or lower case"
+            )
+        named[folder] = row.name
     return Study("own", "Study of " + " and ".join(axes), "Values given with --set.", rows[0].name, rows)
 
 

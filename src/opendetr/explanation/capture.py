@@ -3,7 +3,7 @@
 So the model itself never pays for being looked at: its attention stays fused, captured or not, and says the same.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,9 +29,15 @@ class AttentionLayer:
     blocked: Tensor | None  # [B, M] or [B, N, M]
     output: Float[Tensor, "B N D"]
 
-    def weights(self) -> Float[Tensor, "B heads N M"]:
-        """The attention weights (section A.1, equation 8); every row sums to 1."""
-        return self.attention.weights(self.query, self.key, self.blocked)
+    def weights(self, rows: Sequence[int] | None = None) -> Float[Tensor, "B heads N M"]:
+        """The attention weights (section A.1, equation 8); every row sums to 1. Only some of the N rows, if named."""
+        if rows is None:
+            return self.attention.weights(self.query, self.key, self.blocked)
+        rows = list(rows)
+        blocked = self.blocked
+        if blocked is not None and blocked.ndim == 3:
+            blocked = blocked[:, rows]
+        return self.attention.weights(self.query[:, rows], self.key, blocked)
 
     def gradient(self, of_output: Float[Tensor, "B N D"]) -> Float[Tensor, "B heads N M"]:
         """The gradient of the attention weights, from that of the module's output."""
@@ -39,6 +45,11 @@ class AttentionLayer:
         value = self.attention.project(self.query, self.key, self.value)[2]
         of_mixed = (of_output @ self.attention.out_proj.weight).view(batch, queries, self.attention.num_heads, -1)
         return of_mixed.transpose(1, 2) @ value.transpose(-2, -1)
+
+    @torch.no_grad()
+    def relevance(self, of_output: Float[Tensor, "B N D"]) -> Float[Tensor, "B N M"]:
+        """The weights times their gradient where that is positive, mean of the heads (Chefer et al. 2021, eq. 5)."""
+        return self.weights().mul_(self.gradient(of_output)).clamp_(min=0).mean(1)
 
 
 @dataclass

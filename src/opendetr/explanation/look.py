@@ -93,20 +93,22 @@ class Look:
                 "picture to show; leave out --point, or explain a model with an encoder"
             )
         cells = [cell_at(x / self.extent[0], y / self.extent[1], memory) for x, y in points]
-        rows = torch.stack([layer.weights().detach()[0, :, cells] for layer in self.captured.encoder])
+        with torch.no_grad():
+            rows = torch.stack([layer.weights(cells)[0] for layer in self.captured.encoder])
         return on_picture(rows, memory).float().cpu()
 
     def cross_maps(self, queries: Sequence[int]) -> Float[Tensor, "L heads K h w"]:
         """What some queries attend to in every decoder layer."""
         assert self.captured.memory is not None
-        rows = torch.stack([layer.weights().detach()[0, :, list(queries)] for layer in self.captured.decoder_cross])
+        with torch.no_grad():
+            rows = torch.stack([layer.weights(queries)[0] for layer in self.captured.decoder_cross])
         return on_picture(rows, self.captured.memory).float().cpu()
 
     def rollout_maps(self, queries: Sequence[int]) -> Float[Tensor, "K h w"]:
         """What reached some queries through all layers."""
         assert self.captured.memory is not None
         with torch.no_grad():
-            return on_picture(rollout(self.captured)[list(queries)], self.captured.memory).float().cpu()
+            return on_picture(rollout(self.captured, queries), self.captured.memory).float().cpu()
 
     def gradient_maps(self, queries: Sequence[int], labels: Sequence[int]) -> Float[Tensor, "K h w"]:
         """Where the class logits of some queries come from; needs a look with gradients."""
@@ -117,7 +119,8 @@ class Look:
 
     def self_attention(self) -> Float[Tensor, "L heads Q Q"]:
         """What queries (rows) take from each other (columns) in every decoder layer."""
-        return torch.stack([layer.weights().detach()[0] for layer in self.captured.decoder_self]).float().cpu()
+        with torch.no_grad():
+            return torch.stack([layer.weights()[0] for layer in self.captured.decoder_self]).float().cpu()
 
 
 def look(detector: Detector, image: Image.Image, *, gradients: bool = False) -> Look:

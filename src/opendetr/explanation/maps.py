@@ -13,30 +13,45 @@ from opendetr.model.tokens import Tokens
 
 
 def on_picture(attention: Float[Tensor, "*rows S"], memory: Tokens, picture: int = 0) -> Float[Tensor, "*rows h w"]:
-    """Attention over the cells of one picture as a map of the finest cells, without padding; whole cells keep the sum.
+    """Attention over the cells of one picture as a map of the finest cells, without padding; it keeps the sum.
 
-    Where the transformer reads several feature maps, a coarse cell's weight is spread evenly over the fine cells in it.
+    Where the transformer reads several feature maps, a coarse cell's weight is spread evenly over the fine cells in it,
+    of which those in the padding get none.
 
     Args:
         attention: over the S cells of `memory`.
         memory: what was attended to.
         picture: of the batch, whose padding is left out.
     """
-    finest = memory.shapes[0]
-    found = attention.new_zeros(*attention.shape[:-1], *finest)
+    sides = memory.shapes[0]
+    if memory.padding_mask is not None:
+        inside = ~memory.padding_mask[picture, : math.prod(sides)].view(sides)
+        sides = int(inside[:, 0].sum()), int(inside[0].sum())
+    rows, columns = (torch.arange(side, device=attention.device) for side in sides)
+    found, finer = attention.new_zeros(*attention.shape[:-1], *sides), memory.shapes[0]
     for part, shape in zip(torch.split(attention, [h * w for h, w in memory.shapes], -1), memory.shapes):
-        rows, columns = (_parents(fine, coarse, part.device) for fine, coarse in zip(finest, shape))
-        children = torch.bincount(rows)[rows][:, None] * torch.bincount(columns)[columns]
-        found = found + part.view(*part.shape[:-1], *shape)[..., rows[:, None], columns] / children
-    if memory.padding_mask is None:
-        return found
-    inside = ~memory.padding_mask[picture, : finest[0] * finest[1]].view(finest)
-    return found[..., : int(inside[:, 0].sum()), : int(inside[0].sum())]
+        rows, columns = (_parents(*sizes) for sizes in zip((rows, columns), finer, shape))
+        down, across = (_spread(*sizes).to(attention.dtype) for sizes in zip((rows, columns), shape))
+        found, finer = found + down @ part.unflatten(-1, shape) @ across.T, shape
+    return found
 
 
-def _parents(fine: int, coarse: int, device: torch.device) -> Tensor:
-    """For every cell along a side of the finest map, the coarse cell it lies in."""
-    return torch.arange(fine, device=device) // -(-fine // coarse)
+def _parents(cells: Tensor, fine: int, coarse: int) -> Tensor:
+    """The cells of the next map, `coarse` cells along a side, that cells of a map with `fine` lie in.
+
+    Backbones halve sides once or more, and round up or down: from 9 come 5 or 4, from 5 come 3 or 2.
+    """
+    factor = 1
+    while fine // factor > coarse:
+        factor *= 2
+    return (cells // factor).clamp(max=coarse - 1)
+
+
+def _spread(parents: Tensor, coarse: int) -> Float[Tensor, "fine coarse"]:
+    """The shares in which coarse cells go to the fine ones along a side; those without a fine cell go to the last."""
+    shares = F.one_hot(parents, coarse).float()
+    shares[-1] += shares.sum(0) == 0
+    return shares / shares.sum(0)
 
 
 def cell_at(x: float, y: float, memory: Tokens, picture: int = 0) -> int:
@@ -48,23 +63,25 @@ def cell_at(x: float, y: float, memory: Tokens, picture: int = 0) -> int:
     return int((distance / memory.cells[picture, :finest, 2:]).amax(-1).argmin())
 
 
-def rollout(captured: Captured, picture: int = 0) -> Float[Tensor, "Q S"]:
-    """How much of every cell reached every query through all layers (attention rollout, Abnar and Zuidema 2020).
+def rollout(captured: Captured, queries: Sequence[int], picture: int = 0) -> Float[Tensor, "K S"]:
+    """How much of every cell reached some queries through all layers (attention rollout, Abnar and Zuidema 2020).
 
     Every layer passes on half of what it had and half of what it attended to, averaged over heads. Queries begin with
     nothing: what a selected query has from its own cell is not counted.
+
+    From the last layer to the first only the wanted rows of the layers' product are carried along, O(K S^2) a layer.
     """
 
     def mixing(layer: AttentionLayer) -> Tensor:
         return layer.weights()[picture].mean(0)
 
-    cells = _identity(captured.decoder_cross[0].key)
-    for layer in captured.encoder:
-        cells = 0.5 * (cells + mixing(layer) @ cells)
-    reached = cells.new_zeros(captured.decoder_cross[0].query.shape[1], len(cells))
-    for among, at in zip(captured.decoder_self, captured.decoder_cross):
-        reached = 0.5 * (reached + mixing(among) @ reached)
-        reached = 0.5 * (reached + mixing(at) @ cells)
+    own = _identity(captured.decoder_cross[0].query)[list(queries)]
+    reached = own.new_zeros(len(own), captured.decoder_cross[0].key.shape[1])
+    for among, at in reversed(list(zip(captured.decoder_self, captured.decoder_cross))):
+        reached = reached + 0.5 * own @ mixing(at)
+        own = 0.25 * (own + own @ mixing(among))
+    for layer in reversed(captured.encoder):
+        reached = 0.5 * (reached + reached @ mixing(layer))
     return reached / reached.sum(-1, keepdim=True)
 
 
@@ -81,40 +98,38 @@ def gradient_relevance(
     Returns:
         For each score the relevance of the cells, of sum 1 (or all 0 where nothing speaks for it).
     """
-    gradients = [output_gradients(captured, score) for score in scores]  # per score and layer
-    layers = iter(enumerate(captured.layers()))
+    return torch.stack([_relevance(captured, score, query) for score, query in zip(scores, queries)])
 
-    def relevant() -> list[Tensor]:
-        """Of the next layer, for every score; its weights are computed once."""
-        number, layer = next(layers)
-        weights = layer.weights()
-        return [(layer.gradient(of_score[number]) * weights)[0].clamp(min=0).mean(0) for of_score in gradients]
 
+def _relevance(captured: Captured, score: Tensor, query: int) -> Float[Tensor, " S"]:
+    """Of one score. The paper multiplies whole matrices; the row of one query needs vectors only, O(S^2) a layer."""
+    gradients = output_gradients(captured, score)
     with torch.no_grad():
-        cells = [_identity(captured.decoder_cross[0].key) for _ in scores]
-        for _ in captured.encoder:
-            cells = [own + passed @ own for own, passed in zip(cells, relevant())]
-        among = [_identity(captured.decoder_self[0].query) for _ in scores]
-        found = [own.new_zeros(len(own), len(of)) for own, of in zip(among, cells)]
-        for _ in captured.decoder_self:
-            passed = relevant()
-            among = [own + between @ own for own, between in zip(among, passed)]
-            found = [own + between @ own for own, between in zip(found, passed)]
-            found = [
-                own + _normalised(queried).T @ looked @ _normalised(of)
-                for own, queried, looked, of in zip(found, among, relevant(), cells)
-            ]
-        return torch.stack([F.normalize(own[query], p=1, dim=0) for own, query in zip(found, queries)])
+        layers = [layer.relevance(of_output)[0] for layer, of_output in zip(captured.layers(), gradients)]
+        first = len(captured.encoder)
+        encoder, decoder = layers[:first], list(zip(layers[first::2], layers[first + 1 :: 2]))
+        identity = _identity(captured.decoder_self[0].query)
+        mixed, normalised = identity, []
+        for between, _ in decoder:
+            mixed = mixed + between @ mixed
+            normalised.append(F.normalize(mixed - identity, p=1, dim=-1) + identity)  # equations 8 and 9
+        own, reached = identity[query], layers[-1].new_zeros(layers[-1].shape[1])
+        for (between, looked), of in reversed(list(zip(decoder, normalised))):
+            reached = reached + of @ own @ looked
+            own = own + own @ between
+        # The encoder's R = (1 + A_L) ... (1 + A_1), normalised as above: what it adds to 1 is carried along by itself,
+        # because beside 1 a small gradient would be lost to rounding.
+        added = torch.zeros_like(reached)  # the sums of R - 1 along its rows
+        for passed in encoder:
+            added = added + passed @ (1 + added)
+        begun, gathered = reached / added.clamp(min=1e-20), torch.zeros_like(reached)
+        for passed in reversed(encoder):
+            gathered = gathered + (begun + gathered) @ passed
+        return F.normalize(reached + gathered, p=1, dim=0)
 
 
 def _identity(tokens: Tensor) -> Tensor:
     return torch.eye(tokens.shape[1], device=tokens.device)
-
-
-def _normalised(relevance: Tensor) -> Tensor:
-    """Rows of what was added to the identity brought to the sum 1 (Chefer et al. 2021, equations 8 and 9)."""
-    identity = torch.eye(len(relevance), device=relevance.device)
-    return F.normalize(relevance - identity, p=1, dim=-1) + identity
 
 
 def concentration(attention_map: Float[Tensor, "h w"], box_cxcywh: Float[Tensor, "4"]) -> float:

@@ -14,7 +14,7 @@ from opendetr.scoring import Scoring
 from opendetr.structures import DetrOutput, Target, Targets
 
 NEAR = 0.5  # IoU from which a box is the object's, as in AP50
-MEANS = 0.1  # a score from which a query that stays below the threshold still means a class, rather than nothing
+MEANS = 0.1  # a score from which a query that stays below the threshold still says a class, rather than nothing
 
 
 class Reason(StrEnum):
@@ -24,6 +24,7 @@ class Reason(StrEnum):
     NOT_NEAR = "no query near it"
     WRONG_CLASS = "right box, wrong class"
     LOW_SCORE = "right answer, score below the threshold"
+    SILENT = "query near it, but it says nothing"
     TAKEN = "query taken by a neighbour"
 
 
@@ -88,7 +89,7 @@ def explain_matching(
     parts = [CostWeights(costs.class_, 0, 0), CostWeights(0, costs.l1, 0), CostWeights(0, 0, costs.giou)]
     terms = torch.stack([matching_cost(last, targets, scoring, part)[0, 0] for part in parts], -1)  # [T, Q, 3]
     history = _History.of(output, target, scoring)
-    found = history.found(threshold)
+    found = history.found(threshold, layer=-1)
     matches = []
     for number, label in enumerate(target.labels.tolist()):
         cheapest_first = terms[number].sum(-1).argsort().tolist()
@@ -140,13 +141,13 @@ class _History:
         says_it = (self.scores >= threshold) & self.given
         return says_it[:, :, self.labels] & (self.ious >= NEAR)
 
-    def found(self, threshold: float) -> dict[int, int]:
-        """Object -> query that detects it; the best scores choose first, each the object it fits best."""
-        right, found = self.right(threshold)[-1], dict[int, int]()
-        for query in self.scores[-1].amax(-1).argsort(descending=True).tolist():
+    def found(self, threshold: float, layer: int) -> dict[int, int]:
+        """Object -> query that detects it in a layer; the best scores choose first, each the object it fits best."""
+        right, found = self.right(threshold)[layer], dict[int, int]()
+        for query in self.scores[layer].amax(-1).argsort(descending=True).tolist():
             free = [number for number in torch.where(right[query])[0].tolist() if number not in found]
             if free:
-                found[max(free, key=lambda number: float(self.ious[-1, query, number]))] = query
+                found[max(free, key=lambda number: float(self.ious[layer, query, number]))] = query
         return found
 
 
@@ -162,8 +163,8 @@ def _why_missed(
 ) -> tuple[Reason, str]:
     """The reason and the sentence; `owner` is the object that a query already detects."""
     label = int(history.labels[number])
-    name, scores, ious = names[label], history.scores[-1], history.ious[-1, :, number]
-    best_scores, best_labels = scores.max(-1)
+    ious = history.ious[-1, :, number]
+    best_scores, best_labels = history.scores[-1].max(-1)
 
     def says(query: int) -> str:
         return f"'{names[int(best_labels[query])]}' with score {float(best_scores[query]):.2f}"
@@ -182,31 +183,41 @@ def _why_missed(
         return Reason.NOT_NEAR, f"no query near it: the nearest, query {query}, overlaps it with IoU {iou:.2f}"
     free = sorted((query for query in near if query not in owner), key=lambda query: -float(best_scores[query]))
     owned = [query for query in near if query in owner]
-    own_class = max(free, key=lambda query: float(scores[query, label]), default=None)
-    shown_wrong = bool(free) and float(best_scores[free[0]]) >= threshold and int(best_labels[free[0]]) != label
-    means_it = own_class is not None and float(scores[own_class, label]) >= min(MEANS, threshold)
-    if owned and not shown_wrong and not means_it:
+    says_something = [query for query in free if float(best_scores[query]) >= min(MEANS, threshold)]
+    right = [query for query in says_something if int(best_labels[query]) == label]
+    wrong = [query for query in says_something if int(best_labels[query]) != label]
+    shown_wrong = [query for query in wrong[:1] if float(best_scores[query]) >= threshold]
+    if right and not shown_wrong:
+        query = right[0]
+        return Reason.LOW_SCORE, (
+            f"right answer, low score: query {query} (IoU {float(ious[query]):.2f}) says {says(query)}, below the "
+            f"threshold of {threshold:g}"
+        )
+    if owned and not shown_wrong:
         query = max(owned, key=lambda query: float(ious[query]))
         return Reason.TAKEN, (
             f"query taken by a neighbour: query {query} overlaps it with IoU {float(ious[query]):.2f} but answers "
             f"'{names[int(history.labels[owner[query]])]}' number {owner[query] + 1}"
         )
-    leans_wrong = float(best_scores[free[0]]) >= min(MEANS, threshold) and not means_it
-    if shown_wrong or (leans_wrong and int(best_labels[free[0]]) != label):
-        query, iou = free[0], float(ious[free[0]])
+    if wrong:
+        query, iou = wrong[0], float(ious[wrong[0]])
         return Reason.WRONG_CLASS, f"right box, wrong class: query {query} (IoU {iou:.2f}) says {says(query)}"
-    assert own_class is not None  # near queries are owned or free
-    return Reason.LOW_SCORE, (
-        f"right answer, low score: query {own_class} (IoU {float(ious[own_class]):.2f}) says '{name}' with score "
-        f"{float(scores[own_class, label]):.2f}, below the threshold of {threshold:g}"
+    query = max(near, key=lambda query: float(ious[query]))
+    return Reason.SILENT, (
+        f"near, but says nothing: query {query} overlaps it with IoU {float(ious[query]):.2f} and its best score is "
+        f"{float(best_scores[query]):.2f}, for '{names[int(best_labels[query])]}'"
     )
 
 
 def _lost(history: _History, number: int, threshold: float, owner: dict[int, int]) -> tuple[int, int] | None:
-    """The last layer but one, and the query, that had the right answer; None where none had."""
-    right = history.right(threshold)[:-1, :, number]
-    for layer in reversed(range(len(right))):
-        for query in torch.where(right[layer])[0].tolist():
-            if query not in owner:
+    """The last layer but one that found the object, and the query; None where none did.
+
+    A query that fitted another object better then was a second answer about that one.
+    """
+    for layer in reversed(range(len(history.ious) - 1)):
+        query = history.found(threshold, layer).get(number)
+        if query is not None and query not in owner:
+            fits = history.ious[layer, query] * history.right(threshold)[layer, query]
+            if float(fits[number]) == float(fits.max()):
                 return layer, query
     return None
