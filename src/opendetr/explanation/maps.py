@@ -32,7 +32,7 @@ def on_picture(attention: Float[Tensor, "*rows S"], memory: Tokens, picture: int
     for part, shape in zip(torch.split(attention, [h * w for h, w in memory.shapes], -1), memory.shapes):
         rows, columns = (_parents(*sizes) for sizes in zip((rows, columns), finer, shape))
         down, across = (_spread(*sizes).to(attention.dtype) for sizes in zip((rows, columns), shape))
-        found, finer = found + down @ part.unflatten(-1, shape) @ across.T, shape
+        found, finer = found + down @ part.unflatten(-1, shape) @ across.T, shape  # type: ignore[no-untyped-call]
     return found
 
 
