@@ -400,6 +400,7 @@ def explain(
     layer: int = 0,
     head: int = 0,
     threshold: float = 0.5,
+    at_most: int = 12,
     device: str = "auto",
     dc5: bool | None = None,
 ) -> Path:
@@ -418,6 +419,7 @@ def explain(
         layer: counts from 1; 0 is the last.
         head: counts from 1; 0 is the mean of all.
         threshold: detections with at least this score are explained; the best three where there are none.
+        at_most: how many detections of a picture are explained, the best first.
         device: `auto`, `cpu`, `cuda` or `mps`.
         dc5: whether an official `.pth` has a dilated backbone.
 
@@ -428,6 +430,7 @@ def explain(
         UserError: no such model, picture, split, id, layer or head; a point outside the picture; a mixture of requests.
     """
     from opendetr.explanation import report
+    from opendetr.explanation.folder import Folder
 
     _require_threshold(threshold)
     asked_for = (bool(pictures), data is not None, slots, matching, image is not None)
@@ -437,7 +440,9 @@ def explain(
         raise UserError("explain needs pictures, or --data DIR with --slots, or --data DIR with --image ID --matching")
     if data is not None and (points or layer or head):
         raise UserError("--point, --layer and --head belong to pictures: leave them out with --data")
-    folder, asked = Path(output), report.Asked(threshold, points, layer, head)
+    if at_most < 1:
+        raise UserError(f"--at-most {at_most}: expected 1 or more detections to explain")
+    folder, asked = Path(output), report.Asked(threshold, points, layer, head, at_most)
     require_folder(folder)
     detector = Detector.of_checkpoint(load_checkpoint(model, dc5=dc5), device)
     asked.check(detector)
@@ -452,7 +457,7 @@ def explain(
             except UserError:  # said at the end
                 continue
             report.require_inside(points, str(path), picture)
-        written = report.Folder(folder, f"What {model} attends to")
+        written = Folder(folder, f"What {model} attends to")
         for path, name in track(zip(paths, distinct_stems(paths)), "explaining", len(paths)):
             try:
                 picture = read_image(path)
@@ -463,7 +468,7 @@ def explain(
     else:
         index = load_index(Path(data), split).under(detector.checkpoint.label_map)
         record = None if image is None else report.record_of(index, image)
-        written = report.Folder(folder, f"What the queries of {model} do")
+        written = Folder(folder, f"What the queries of {model} do")
         if record is None:
             report.explain_slots(written, detector, index, threshold)
         else:

@@ -199,6 +199,7 @@ def explain(
     layer: Annotated[int, typer.Option(help="Layer, from 1; 0 is the last.")] = 0,
     head: Annotated[int, typer.Option(help="Attention head, from 1; 0 is the mean.")] = 0,
     threshold: Annotated[float, typer.Option(help="The lowest score that is explained.")] = 0.5,
+    at_most: Annotated[int, typer.Option(help="Of a picture, so many detections, the best first.")] = 12,
     device: Device = "auto",
     dc5: Dc5 = None,
 ) -> None:
@@ -207,8 +208,8 @@ def explain(
 
     api.explain(
         model, pictures or (), output, data=data, split=split, slots=slots, image=image, matching=matching,
-        points=[_parse_point(text) for text in point or ()], layer=layer, head=head, threshold=threshold, device=device,
-        dc5=dc5,
+        points=[_parse_point(text) for text in point or ()], layer=layer, head=head, threshold=threshold,
+        at_most=at_most, device=device, dc5=dc5,
     )  # fmt: skip
 
 

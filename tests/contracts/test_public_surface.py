@@ -39,7 +39,7 @@ COMMANDS = {
     },
     "explain": {
         "--output", "--data", "--split", "--slots", "--image", "--matching", "--point", "--layer", "--head",
-        "--threshold", "--device", "--dc5",
+        "--threshold", "--at-most", "--device", "--dc5",
     },
     "ablate": {
         "--data", "--output", "--recipe", "--split", "--seeds", "--epochs", "--minutes", "--set", "--device",
