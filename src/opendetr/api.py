@@ -56,6 +56,7 @@ def train(
     backbone: str | None = None,
     backbone_weights: str | None = None,
     workers: int | None = None,
+    cache: Literal["none", "ram", "disk"] | None = None,
     precision: Literal["auto", "fp32", "bf16"] | None = None,
     device: str | None = None,
     overrides: Sequence[str] = (),
@@ -85,6 +86,7 @@ def train(
         backbone: a timm network.
         backbone_weights: `auto`, `none` or a file.
         workers: loader processes.
+        cache: `ram` or `disk`: pictures are decoded once, for this run or for later ones too; or `none`.
         precision: `auto`, `fp32` or `bf16`.
         device: `auto`, `cpu`, `cuda` or `mps`.
         overrides: `section.key=value` strings; they win over everything.
@@ -108,7 +110,7 @@ def train(
         "data.train_split": train_split, "data.val_split": val_split,
         "train.epochs": epochs, "train.minutes": 0.0 if epochs is not None else minutes, "train.seed": seed,
         "train.batch_size": batch_size, "model.backbone": backbone, "model.backbone_weights": backbone_weights,
-        "train.workers": workers, "train.precision": precision, "train.device": device,
+        "train.workers": workers, "data.cache": cache, "train.precision": precision, "train.device": device,
         "train.init": None if init is None else str(init), "train.new_head": new_head or None,
         "train.freeze": tuple(freeze) or None,
     }  # fmt: skip

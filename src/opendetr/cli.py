@@ -101,6 +101,7 @@ def train(
     backbone: Annotated[str | None, typer.Option(help="Any timm network.")] = None,
     backbone_weights: Annotated[str | None, typer.Option(help="auto, none, or a file.")] = None,
     workers: Annotated[int | None, typer.Option(help="Loader processes.")] = None,
+    cache: Annotated[str | None, typer.Option(help="Decoded pictures stay in: none, ram or disk.")] = None,
     precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value; wins over everything.")] = None,
@@ -114,7 +115,7 @@ def train(
         data, init=init, new_head=num_classes_from == "data", freeze=freeze or (), recipe=recipe, preset=preset,
         train_split=train_split, val_split=val_split, output=output, resume=resume, epochs=epochs, minutes=minutes,
         seed=seed, batch_size=batch_size, image_size=image_size, backbone=backbone, backbone_weights=backbone_weights,
-        workers=workers, precision=precision, device=device,  # type: ignore[arg-type]
+        workers=workers, cache=cache, precision=precision, device=device,  # type: ignore[arg-type]
         overrides=set_ or (), dc5=dc5, started=STARTED,
     )  # fmt: skip
 

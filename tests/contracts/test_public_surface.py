@@ -25,7 +25,8 @@ COMMANDS = {
     "train": {
         "--data", "--recipe", "--preset", "--train-split", "--val-split", "--output", "--resume", "--epochs",
         "--minutes",
-        "--seed", "--batch-size", "--image-size", "--backbone", "--backbone-weights", "--workers", "--precision",
+        "--seed", "--batch-size", "--image-size", "--backbone", "--backbone-weights", "--workers", "--cache",
+        "--precision",
         "--device", "--set", "--init", "--num-classes-from", "--freeze", "--dc5",
     },
     "convert": {"--to", "--push", "--private", "--licence", "--dc5"},
