@@ -36,7 +36,7 @@ COMMANDS = {
     },
     "predict": {
         "--output", "--threshold", "--batch-size", "--tile", "--overlap", "--every", "--shards", "--draw",
-        "--engine", "--precision", "--device", "--dc5",
+        "--engine", "--workers", "--precision", "--device", "--dc5",
     },
     "explain": {
         "--output", "--data", "--split", "--slots", "--image", "--matching", "--point", "--layer", "--head",
