@@ -25,6 +25,7 @@ from opendetr.exporting.export import ExportOptions, export_model
 from opendetr.exporting.files import SUFFIXES
 from opendetr.files import require_folder, require_writable, write_text
 from opendetr.inference.detector import Detector, EngineName, PrecisionName
+from opendetr.inference.distributed import Job, predict_distributed
 from opendetr.inference.prediction import Tiling, predict_pictures, predict_video
 from opendetr.inference.results import Shard
 from opendetr.inference.sources import distinct_stems, expand_sources, report_left_out
@@ -56,6 +57,7 @@ def train(
     backbone: str | None = None,
     backbone_weights: str | None = None,
     workers: int | None = None,
+    cache: Literal["none", "ram", "disk"] | None = None,
     precision: Literal["auto", "fp32", "bf16"] | None = None,
     device: str | None = None,
     overrides: Sequence[str] = (),
@@ -85,6 +87,7 @@ def train(
         backbone: a timm network.
         backbone_weights: `auto`, `none` or a file.
         workers: loader processes.
+        cache: `ram` or `disk`: pictures are decoded once, for this run or for later ones too; or `none`.
         precision: `auto`, `fp32` or `bf16`.
         device: `auto`, `cpu`, `cuda` or `mps`.
         overrides: `section.key=value` strings; they win over everything.
@@ -108,7 +111,7 @@ def train(
         "data.train_split": train_split, "data.val_split": val_split,
         "train.epochs": epochs, "train.minutes": 0.0 if epochs is not None else minutes, "train.seed": seed,
         "train.batch_size": batch_size, "model.backbone": backbone, "model.backbone_weights": backbone_weights,
-        "train.workers": workers, "train.precision": precision, "train.device": device,
+        "train.workers": workers, "data.cache": cache, "train.precision": precision, "train.device": device,
         "train.init": None if init is None else str(init), "train.new_head": new_head or None,
         "train.freeze": tuple(freeze) or None,
     }  # fmt: skip
@@ -188,11 +191,12 @@ def predict(
     every: int = 1,
     shards: str | None = None,
     drawn: bool = True,
-    engine: EngineName = "auto",
+    engine: EngineName | Literal["ray"] = "auto",
+    workers: int | None = None,
     precision: PrecisionName = "fp32",
     device: str = "auto",
     dc5: bool | None = None,
-) -> Path:
+) -> Path | str:
     """Detect objects in files, folders, globs, videos, webcams and streams.
 
     Results are written as they come, and the same call goes on where it was stopped. Pictures that cannot be read are
@@ -209,7 +213,10 @@ def predict(
         every: of a video, each so many-th frame.
         shards: `I/N`: only part I of N of the pictures; the last part to finish writes `detections.json` of all.
         drawn: whether to write the pictures with their detections drawn.
-        engine: what runs the model, as in `Detector.load`.
+        engine: what runs the model, as in `Detector.load`; or `ray`: workers on this machine or a cluster, each with
+            the engine that `auto` finds. Sources may then be addresses (`s3://...`) and Parquet tables, and `output`
+            an address; results are Parquet files, in a local folder `detections.json` too, and nothing is drawn.
+        workers: with `ray`, the number of models that work at once.
         precision: `fp32`, `bf16` or `int8`.
         device: `auto`, `cpu`, `cuda` or `mps`.
         dc5: whether an official `.pth` has a dilated backbone.
@@ -217,7 +224,7 @@ def predict(
     Returns:
         `detections.json`: COCO results with `file_name` and `name`. `image_id` is the data set's where all pictures
         belong to one, else the number of the picture, from 1; of a video it is the number of the frame, and `seconds`
-        tells when. Of a part, its own file.
+        tells when. Of a part, its own file; at an address, that of the Parquet files.
 
     Raises:
         UserError: no such model or source; or pictures that could not be read, after the others were written.
@@ -227,6 +234,15 @@ def predict(
     folder, shard = Path(output), Shard.parse(shards)
     tiling = None if tile is None else Tiling(tile, overlap)
     videos = [source for source in sources if is_video(source)]
+    if engine == "ray":
+        if videos or shard.count > 1:
+            raise UserError("--engine ray works on pictures and shares them itself: leave out videos and --shards")
+        job = Job(str(model), "auto", precision, device, dc5, str(output), threshold, batch_size, tiling)
+        return predict_distributed(job, list(sources), workers)
+    if workers is not None:
+        raise UserError(
+            "--workers belongs to --engine ray; other engines use all threads of this machine in one process"
+        )
     if videos:
         if len(sources) > 1 or shard.count > 1:
             raise UserError(f"{videos[0]} is a video: give it alone, without --shards")

@@ -101,6 +101,7 @@ def train(
     backbone: Annotated[str | None, typer.Option(help="Any timm network.")] = None,
     backbone_weights: Annotated[str | None, typer.Option(help="auto, none, or a file.")] = None,
     workers: Annotated[int | None, typer.Option(help="Loader processes.")] = None,
+    cache: Annotated[str | None, typer.Option(help="Decoded pictures stay in: none, ram or disk.")] = None,
     precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value; wins over everything.")] = None,
@@ -114,7 +115,7 @@ def train(
         data, init=init, new_head=num_classes_from == "data", freeze=freeze or (), recipe=recipe, preset=preset,
         train_split=train_split, val_split=val_split, output=output, resume=resume, epochs=epochs, minutes=minutes,
         seed=seed, batch_size=batch_size, image_size=image_size, backbone=backbone, backbone_weights=backbone_weights,
-        workers=workers, precision=precision, device=device,  # type: ignore[arg-type]
+        workers=workers, cache=cache, precision=precision, device=device,  # type: ignore[arg-type]
         overrides=set_ or (), dc5=dc5, started=STARTED,
     )  # fmt: skip
 
@@ -163,7 +164,7 @@ def predict(
     sources: Annotated[
         list[str], typer.Argument(help="Pictures, folders, globs, videos, webcam, rtsp://...", show_default=False)
     ],
-    output: Annotated[Path, typer.Option(help="Folder for drawn pictures and detections.json.", show_default=False)],
+    output: Annotated[str, typer.Option(help="Folder for drawn pictures and detections.json.", show_default=False)],
     threshold: Annotated[float, typer.Option(help="The lowest score that is reported.")] = 0.5,
     batch_size: Annotated[int, typer.Option(help="Pictures at once.")] = 4,
     tile: Annotated[int | None, typer.Option(help="Cut huge pictures into tiles of this side, in pixels.")] = None,
@@ -171,7 +172,10 @@ def predict(
     every: Annotated[int, typer.Option(help="Of a video: each so many-th frame.")] = 1,
     shards: Annotated[str | None, typer.Option(help="I/N: only part I of N of the pictures.")] = None,
     drawn: Annotated[bool, typer.Option("--draw/--no-draw", help="Write drawn pictures too.")] = True,
-    engine: Engine = "auto",
+    engine: Annotated[
+        str, typer.Option(help="auto, torch, openvino or onnxruntime; ray: several workers or machines.")
+    ] = "auto",
+    workers: Annotated[int | None, typer.Option(help="With --engine ray: models that work at once.")] = None,
     precision: Precision = "fp32",
     device: Device = "auto",
     dc5: Dc5 = None,
@@ -181,7 +185,8 @@ def predict(
 
     api.predict(
         model, sources, output, threshold=threshold, batch_size=batch_size, tile=tile, overlap=overlap, every=every,
-        shards=shards, drawn=drawn, engine=engine, precision=precision, device=device, dc5=dc5,  # type: ignore[arg-type]
+        shards=shards, drawn=drawn, engine=engine, workers=workers, precision=precision, device=device,  # type: ignore[arg-type]
+        dc5=dc5,
     )  # fmt: skip
 
 

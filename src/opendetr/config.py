@@ -107,7 +107,10 @@ class DataConfig:
     zoom_in: Annotated[float, "zoom: the smallest share of a side; 0 chooses by the data"] = 0.5
     zoom_out: Annotated[float, "zoom: the largest; above 1 the picture gets a frame; 0 chooses by the data"] = 1.0
     colour: Annotated[float, "how far brightness, contrast and saturation vary, half of the time"] = 0.0
-    keep: Annotated[bool, "pictures stay in memory, not larger than training looks at them"] = False
+    cache: Annotated[
+        Literal["none", "ram", "disk"],
+        "decoded pictures stay in memory or in the cache folder, not larger than training looks at them",
+    ] = "none"
     multiple_of: Annotated[int, "both sides are multiples of this, so that shapes repeat and nothing is padded"] = 1
 
     def __post_init__(self) -> None:
@@ -258,6 +261,8 @@ class RunConfig:
             if not isinstance(keys, Mapping):
                 raise UserError(f"{source}: '{section}' must be a table [{section}] of keys, got {keys!r}")
             values |= {f"{section}.{key}": value for key, value in keys.items()}
+        if "data.keep" in values:  # what runs of earlier versions call it; their models and states still load
+            values["data.cache"] = "ram" if values.pop("data.keep") is True else "none"
         return cls().with_values(values, source)
 
     def with_values(self, values: Mapping[str, Any], source: str) -> "RunConfig":

@@ -25,7 +25,8 @@ COMMANDS = {
     "train": {
         "--data", "--recipe", "--preset", "--train-split", "--val-split", "--output", "--resume", "--epochs",
         "--minutes",
-        "--seed", "--batch-size", "--image-size", "--backbone", "--backbone-weights", "--workers", "--precision",
+        "--seed", "--batch-size", "--image-size", "--backbone", "--backbone-weights", "--workers", "--cache",
+        "--precision",
         "--device", "--set", "--init", "--num-classes-from", "--freeze", "--dc5",
     },
     "convert": {"--to", "--push", "--private", "--licence", "--dc5"},
@@ -35,7 +36,7 @@ COMMANDS = {
     },
     "predict": {
         "--output", "--threshold", "--batch-size", "--tile", "--overlap", "--every", "--shards", "--draw",
-        "--engine", "--precision", "--device", "--dc5",
+        "--engine", "--workers", "--precision", "--device", "--dc5",
     },
     "explain": {
         "--output", "--data", "--split", "--slots", "--image", "--matching", "--point", "--layer", "--head",

@@ -2,7 +2,6 @@
 
 import hashlib
 import http.client
-import os
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from opendetr.errors import UserError
+from opendetr.files import cache_folder
 from opendetr.progress import console, progress_bar
 
 RELEASES = {  # short name -> file; the eight hexadecimal digits begin its SHA-256
@@ -21,11 +21,6 @@ RELEASES = {  # short name -> file; the eight hexadecimal digits begin its SHA-2
 ADDRESS = "https://dl.fbaipublicfiles.com/detr/"
 SECONDS = 20  # without an answer
 CHUNK = 2**18
-
-
-def cache_folder() -> Path:
-    """Where downloads are kept: `OPENDETR_CACHE`, else `~/.cache/opendetr`."""
-    return Path(os.environ.get("OPENDETR_CACHE") or Path.home() / ".cache" / "opendetr")
 
 
 def fetch_release(name: str, address: str = ADDRESS) -> Path:

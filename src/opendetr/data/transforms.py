@@ -79,9 +79,7 @@ def training_transform(config: DataConfig, preprocessing: Preprocessing, share: 
 
 
 def largest_look(config: DataConfig) -> int:
-    """The shorter side beyond which training sees no more of a picture; 0 where pictures are not to be kept."""
-    if not config.keep:
-        return 0
+    """The shorter side beyond which training sees no more of a picture."""
     size = max((*config.train_sizes, config.image_size, *(config.crop_resize if config.crop_probability else ())))
     return round(size / min(1.0, config.zoom_in)) if config.zoom_probability else size
 

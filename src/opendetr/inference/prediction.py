@@ -52,11 +52,12 @@ class _Open(NamedTuple):
 
 def detect_pictures(
     detector: Detector,
-    pictures: Iterable[tuple[int, Image.Image | Path]],
+    pictures: Iterable[tuple[int, Any]],
     threshold: float,
     batch_size: int,
     tiling: Tiling | None = None,
     broken: Callable[[int, str], None] | None = None,
+    read: Callable[[Any], Image.Image] = read_image,
 ) -> Iterator[Found]:
     """Every picture with its detections, as they come.
 
@@ -64,19 +65,20 @@ def detect_pictures(
 
     Args:
         detector: the model.
-        pictures: positions with RGB pictures or their files.
+        pictures: positions with pictures, as `read` takes them.
         threshold: the lowest score that is reported.
         batch_size: pictures or tiles at once, as far as they have one shape.
         tiling: cuts every picture; None leaves them whole.
         broken: told the position and the sentence of a file that cannot be read, which is passed over; without it the
             sentence is raised.
+        read: makes the RGB picture, in a thread, or raises a UserError.
     """
     waiting: dict[int, _Open] = {}
 
-    def prepare(item: tuple[int, Image.Image | Path]) -> tuple[int, _Open, list[Prepared]] | tuple[int, str]:
+    def prepare(item: tuple[int, Any]) -> tuple[int, _Open, list[Prepared]] | tuple[int, str]:
         position, picture = item
         try:
-            image = read_image(picture)
+            image = read(picture)
         except UserError as error:
             return position, str(error)
         whole = [Tile(0, 0, image.height, image.width)]

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -89,7 +89,7 @@ class Results:
         """Write `detections.json`, in the order of the pictures, and forget the journal; returns their number."""
         self._file.flush()
         os.fsync(self._file.fileno())
-        write_lines(self.path, _as_json_array(self._entries()))
+        write_entries(self.path, self._entries())
         self.journal.unlink()
         return len(self.offsets)
 
@@ -125,12 +125,17 @@ def merge_shards(folder: Path, count: int) -> Path | None:
     entries = [entry for part in parts for entry in json.loads(part.read_text(encoding="utf-8"))]
     entries.sort(key=lambda entry: entry["image_id"])
     target = folder / Shard().name
-    write_lines(target, _as_json_array(iter(entries)))
+    write_entries(target, iter(entries))
     return target
 
 
-def _as_json_array(entries: Iterator[dict[str, Any]]) -> Iterator[str]:
-    yield "["
-    for number, entry in enumerate(entries):
-        yield ("," if number else "") + json.dumps(entry, allow_nan=False)
-    yield "]"
+def write_entries(path: Path, entries: Iterable[dict[str, Any]]) -> None:
+    """Write COCO results, one line each; they need not fit in memory."""
+
+    def lines() -> Iterator[str]:
+        yield "["
+        for number, entry in enumerate(entries):
+            yield ("," if number else "") + json.dumps(entry, allow_nan=False)
+        yield "]"
+
+    write_lines(path, lines())
