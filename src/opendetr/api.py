@@ -2,18 +2,19 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from opendetr.benchmarking.measure import benchmark as measure
 from opendetr.benchmarking.report import Benchmark, print_benchmark, write_benchmark
-from opendetr.checkpoints.adapt import require_same_architecture
+from opendetr.checkpoints.adapt import labels_on, require_same_architecture
 from opendetr.checkpoints.card import model_card, push_to_hub
 from opendetr.checkpoints.huggingface import save_huggingface
 from opendetr.checkpoints.loading import load_checkpoint
 from opendetr.checkpoints.native import Checkpoint, resumable_folder, save_checkpoint
 from opendetr.checkpoints.official import save_official
-from opendetr.config import load_recipe, resolve_config
+from opendetr.config import PRESETS, load_recipe, resolve_config
 from opendetr.data.check import check_pictures, warnings
 from opendetr.data.datasets import load_index
 from opendetr.data.images import read_image
@@ -22,7 +23,7 @@ from opendetr.evaluation.coco import CocoMetrics, evaluate_files
 from opendetr.evaluation.runner import evaluate_split
 from opendetr.exporting.certificate import Certificate
 from opendetr.exporting.export import ExportOptions, export_model
-from opendetr.exporting.files import SUFFIXES
+from opendetr.exporting.files import SUFFIXES, is_exported
 from opendetr.files import require_folder, require_writable, write_text
 from opendetr.inference.detector import Detector, EngineName, PrecisionName
 from opendetr.inference.distributed import Job, predict_distributed
@@ -116,12 +117,16 @@ def train(
         "train.freeze": tuple(freeze) or None,
     }  # fmt: skip
     given = {name: value for name, value in options.items() if value is not None}
+    if new_head and resume is None and init is None and not (recipe and load_recipe(recipe).train.init):
+        raise UserError("--num-classes-from data gives a trained model new class heads: name the model by --init MODEL")
     trained = None
     if resume is not None:
         if any(option is not None for option in (recipe, preset, image_size, init)):
             raise UserError(
                 "--resume continues a run with its own config: leave out --recipe, --preset, --init and --image-size"
             )
+        if dc5 is not None:
+            raise UserError("--resume continues a run with its own architecture: leave out --dc5 and --no-dc5")
         config = load_recipe(str(resumable_folder(Path(resume)) / "config.toml")).with_values(given, "the command line")
         config = config.with_overrides(overrides)
     else:
@@ -134,6 +139,12 @@ def train(
             config = resolve_config(recipe, None, given, image_size, overrides, trained.config.model)
             require_same_architecture(trained.config.model, config.model)
         else:
+            if dc5 is not None:
+                wanted = preset if f"{preset}-dc5" in PRESETS else "detr-r50"
+                raise UserError(
+                    f"--dc5 and --no-dc5 are about a .pth that --init names; a fresh one is --preset {wanted}-dc5 "
+                    f"or any other with --set model.output_stride=16"
+                )
             config = resolve_config(recipe, preset, given, image_size, overrides)
     if not config.data.root:
         raise UserError("--data is missing: give the folder of the data set to learn from")
@@ -169,9 +180,11 @@ def val(
     require_positive_batch(batch_size)
     detector = Detector.load(model, device, engine, precision, dc5=dc5)
     index = load_index(Path(data), split)
-    detector.description.label_map.require_same_categories(index.label_map, str(index.source))
+    origin = {} if is_exported(model) else detector.checkpoint.metrics
+    labels = labels_on(detector.description.label_map, origin, index.label_map, str(index.source))
     check_pictures(index, seconds=5.0)
-    return evaluate_split(detector.engine, detector.description, index, batch_size=batch_size)
+    description = replace(detector.description, label_map=labels)
+    return evaluate_split(detector.engine, description, index, batch_size=batch_size)
 
 
 def val_files(detections: str | Path, annotations: str | Path) -> CocoMetrics:
@@ -352,7 +365,8 @@ def export(
     options.require_possible(index)
     checkpoint = load_checkpoint(model, dc5=dc5)
     if index is not None:
-        checkpoint.label_map.require_same_categories(index.label_map, str(index.source))
+        labels = labels_on(checkpoint.label_map, checkpoint.metrics, index.label_map, str(index.source))
+        checkpoint = replace(checkpoint, label_map=labels)
     certificate = export_model(checkpoint, path, options, index)
     console.print(f"{path} is written and certified: {certificate.summary()}")
     return certificate
