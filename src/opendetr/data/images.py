@@ -1,5 +1,6 @@
 """The one picture reader: training, evaluation, prediction and serving all see a file the same way."""
 
+import threading
 from pathlib import Path
 from typing import Literal
 
@@ -36,6 +37,26 @@ def read_image(source: Picture, channel_order: Literal["rgb", "bgr"] = "rgb") ->
         raise UserError(f"{source} does not exist; expected a picture") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{source} cannot be read as a picture ({error}); replace or remove the file") from None
+
+
+def read_huge_image(source: Picture) -> Image.Image:
+    """The same of a picture that will be cut into tiles: whoever asks for that expects more pixels than Pillow does.
+
+    Pillow's limit, a guard against pictures made to fill the memory, is one for the process: others that read at the
+    same time are not guarded either.
+
+    Raises:
+        UserError: as `read_image`.
+    """
+    with _unlimited:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return read_image(source)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+_unlimited = threading.Lock()
 
 
 def check_image(path: Path) -> tuple[int, int]:
