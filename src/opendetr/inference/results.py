@@ -139,8 +139,8 @@ class Results:
         ]
         if differ:
             raise UserError(
-                f"{self.path.parent} holds work that was begun with other settings ({', '.join(sorted(differ))} differ) "
-                f"and is not finished: give those again to go on, choose another --output, or remove {self.journal}"
+                f"{self.path.parent} holds unfinished work with other settings ({', '.join(sorted(differ))} differ): "
+                f"give those again to go on, choose another --output, or remove {self.journal}"
             )
 
 
