@@ -16,7 +16,7 @@ from opendetr.checkpoints.native import Checkpoint, resumable_folder, save_check
 from opendetr.checkpoints.official import save_official
 from opendetr.config import PRESETS, load_recipe, resolve_config
 from opendetr.data.check import check_pictures, warnings
-from opendetr.data.datasets import load_index
+from opendetr.data.datasets import has_split, load_index
 from opendetr.data.images import read_image
 from opendetr.errors import UserError
 from opendetr.evaluation.coco import CocoMetrics, evaluate_files
@@ -332,6 +332,7 @@ def export(
     with_attention: bool = False,
     data: str | Path | None = None,
     split: str = "val",
+    max_ap_loss: float | None = None,
     dc5: bool | None = None,
 ) -> Certificate:
     """Write a model as a file that other programs run, after comparing it with PyTorch.
@@ -343,8 +344,10 @@ def export(
         precision: `fp32`; `bf16` and `int8` where the format has them.
         with_preprocessing: the graph takes pictures as bytes, already resized, and normalises them itself.
         with_attention: the graph also gives the last layer's cross-attention.
-        data: a data set's folder, on which AP is compared too; needed for `int8`.
-        split: of it.
+        data: a data set's folder, on which AP is compared too; needed for `int8`, which is calibrated on its split
+            `train`, where there is one.
+        split: of it, for AP.
+        max_ap_loss: how much AP the file may lose there, 0..1; by default 0.005, and 0.0005 for `fp32`.
         dc5: whether an official `.pth` has a dilated backbone.
 
     Returns:
@@ -360,14 +363,17 @@ def export(
     if chosen is None or path.suffix != SUFFIXES.get(chosen, path.suffix):
         raise UserError(f"--output {path}: expected a name that ends in {', '.join(kinds)}, as --format says")
     require_writable(path)
-    options = ExportOptions(chosen, precision, with_preprocessing, with_attention)
+    options = ExportOptions(chosen, precision, with_preprocessing, with_attention, max_ap_loss)
     index = None if data is None else load_index(Path(data), split)
     options.require_possible(index)
     checkpoint = load_checkpoint(model, dc5=dc5)
     if index is not None:
         labels = labels_on(checkpoint.label_map, checkpoint.metrics, index.label_map, str(index.source))
         checkpoint = replace(checkpoint, label_map=labels)
-    certificate = export_model(checkpoint, path, options, index)
+    calibration = None
+    if data is not None and precision == "int8" and has_split(Path(data), "train"):
+        calibration = load_index(Path(data), "train")
+    certificate = export_model(checkpoint, path, options, index, calibration)
     console.print(f"{path} is written and certified: {certificate.summary()}")
     return certificate
 

@@ -24,7 +24,7 @@ app = typer.Typer(
 data_app = typer.Typer(help="Data sets: make.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
-MODEL_HELP = "A run folder, an official .pth or released name, a Hugging Face folder or id."
+MODEL_HELP = "A run folder, an official .pth or released name, a Hugging Face folder or id, an exported file."
 Model = Annotated[str, typer.Argument(help=MODEL_HELP, show_default=False)]
 Dc5 = Annotated[bool | None, typer.Option("--dc5/--no-dc5", help="Of a .pth that does not tell.", show_default=False)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
@@ -266,7 +266,10 @@ def export(
         bool, typer.Option("--with-attention", help="Also give the last cross-attention.")
     ] = False,
     data: Annotated[Path | None, typer.Option(help="Compare AP on this data set; int8 needs it.")] = None,
-    split: Annotated[str, typer.Option(help="Of it.")] = "val",
+    split: Annotated[str, typer.Option(help="Of it, for AP; int8 is calibrated on train.")] = "val",
+    max_ap_loss: Annotated[
+        float | None, typer.Option(help="AP that may be lost.  [default: 0.005; fp32: 0.0005]", show_default=False)
+    ] = None,
     dc5: Dc5 = None,
 ) -> None:
     """Write the model for other programs, compared with PyTorch on real pictures."""
@@ -274,7 +277,7 @@ def export(
 
     api.export(
         model, output, format, precision=precision, with_preprocessing=with_preprocessing,  # type: ignore[arg-type]
-        with_attention=with_attention, data=data, split=split, dc5=dc5,
+        with_attention=with_attention, data=data, split=split, max_ap_loss=max_ap_loss, dc5=dc5,
     )  # fmt: skip
 
 

@@ -46,7 +46,8 @@ COMMANDS = {
         "--data", "--output", "--recipe", "--split", "--seeds", "--epochs", "--minutes", "--set", "--device",
     },
     "export": {
-        "--output", "--format", "--precision", "--with-preprocessing", "--with-attention", "--data", "--split", "--dc5",
+        "--output", "--format", "--precision", "--with-preprocessing", "--with-attention", "--data", "--split",
+        "--max-ap-loss", "--dc5",
     },
     "info": {"--size", "--json", "--dc5"},
     "benchmark": {

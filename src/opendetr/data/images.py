@@ -1,6 +1,9 @@
 """The one picture reader: training, evaluation, prediction and serving all see a file the same way."""
 
 import io
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -50,6 +53,24 @@ def _open(source: str | Path | io.BytesIO, name: str) -> Image.Image:
         raise UserError(f"{name} does not exist; expected a picture") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{name} cannot be read as a picture ({error}); replace or remove the file") from None
+
+
+@contextmanager
+def pixels_unlimited() -> Iterator[None]:
+    """Reading pictures that will be cut into tiles: whoever asks for that expects more pixels than Pillow does.
+
+    Pillow's limit, a guard against pictures made to fill the memory, is one for the process: others that read at the
+    same time are not guarded either.
+    """
+    with _unlimited:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+_unlimited = threading.Lock()
 
 
 def check_image(path: Path) -> tuple[int, int]:

@@ -176,7 +176,7 @@ class Worker:
         by_position = {row.position: row for row in rows}
         found = detect_pictures(
             self.detector, by_position.items(), self.job.threshold, self.job.batch_size, self.job.tiling,
-            lambda _, sentence: outcomes.append((sentence, 0)), lambda row: row.read(),
+            lambda _, sentence: outcomes.append((sentence, 0)), read=lambda row: row.read(),
         )  # fmt: skip
         for position, _, detections in found:
             row = by_position[position]
