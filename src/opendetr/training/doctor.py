@@ -128,8 +128,8 @@ def verdict(lesson: Lesson, index: DatasetIndex) -> Iterator[Finding]:
         return
     yield Finding(
         ap50 < BY_HEART / 2,
-        f"{found}, in {lesson.passes:.0f} passes at {lesson.image_size} pixels: look whether its boxes fit the pictures; if they "
-        f"do, a larger --image-size may help",
+        f"{found}, in {lesson.passes:.0f} passes at {lesson.image_size} pixels: look whether its boxes fit the "
+        f"pictures; if they do, a larger --image-size may help",
     )
 
 
@@ -178,7 +178,8 @@ def _classes(index: DatasetIndex) -> Iterator[Finding]:
 def _pictures(index: DatasetIndex) -> Iterator[Finding]:
     """Which pictures cannot be read or have another size than stated, as far as the time goes."""
     begun, broken, checked = time.time(), [], 0
-    for checked, record in enumerate(index.records, start=1):
+    for record in index.records:
+        checked += 1
         try:
             require_size(record, check_image(record.path), index)
         except UserError as error:
