@@ -65,7 +65,8 @@ def assign(cost: np.ndarray, repeats: int = 1) -> tuple[np.ndarray, np.ndarray]:
     Where there are too few queries for that, as many pairs as there are queries.
     """
     if repeats == 1:
-        return linear_sum_assignment(cost)
+        rows, columns = linear_sum_assignment(cost)
+        return rows, columns
     # Of its repeats * T cheapest queries one is always free, so nobody has to take another: the optimum is among them.
     nearest = min(repeats * len(cost), cost.shape[1])
     candidates = np.unique(np.argpartition(cost, nearest - 1, axis=1)[:, :nearest])
