@@ -45,14 +45,6 @@ class Targets(NamedTuple):
         """The same on another device."""
         return Targets(*(tensor.to(device, non_blocking=True) for tensor in self))
 
-    def repeated(self, times: int) -> "Targets":
-        """Every object `times` over, the real ones still first."""
-        longest = self.labels.shape[1]
-        slots = torch.arange(longest * times, device=self.labels.device).expand(len(self.counts), -1)
-        origin = slots % self.counts.clamp(min=1)[:, None]  # beyond the real ones this repeats them: never read
-        boxes = self.boxes_cxcywh.gather(1, origin[..., None].expand(-1, -1, 4))
-        return Targets(self.labels.gather(1, origin), boxes, self.counts * times)
-
 
 class Batch(NamedTuple):
     """Images of a batch, top-left aligned in one tensor."""

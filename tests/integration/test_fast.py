@@ -1,11 +1,14 @@
 """The recipe fast: what it chooses, learns, keeps and says."""
 
 import json
+import math
 import re
 import time
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from tiny import TINY_FAST
 
@@ -25,7 +28,7 @@ def test_it_is_the_default_and_its_choices_are_kept(fast_run):
     config = checkpoint.config
     assert (config.model.query_source, config.model.scoring) == ("selected", "focal")
     assert config.model.num_queries == 30  # at most 4 digits in a scene
-    assert config.data.horizontal_flip == 0  # a mirrored digit is none
+    assert config.data.horizontal_flip == 0  # after two epochs the model is not sure of a mirrored digit
     assert (config.data.image_size, config.data.multiple_of) == (64, 32)
     assert checkpoint.preprocessing.multiple_of == 32
     assert config.model.num_queries > 0 == load_recipe("fast").model.num_queries
@@ -110,11 +113,76 @@ def test_minutes_leave_at_least_one_step(digits, tmp_path):
     assert load_checkpoint(run).config.data.image_size == 128
 
 
-def test_flips_are_settled_and_pictures_grow(digits, tmp_path):
-    run = api.train(digits, **TINY_FAST, epochs=2, output=tmp_path / "run")
+def test_flips_are_settled(fast_run):
+    run = fast_run
     for path in (run / "config.toml", run / "last" / "config.toml"):
         config = load_recipe(str(path))
         assert {config.data.horizontal_flip, config.data.vertical_flip} <= {0.0, 0.5}
+
+
+def test_pictures_grow_after_half_of_the_run(digits, tmp_path, monkeypatch):
+    from opendetr.training.loop import Trainer
+
+    seen, step = [], Trainer.step
+
+    def record(trainer, micro_batches):
+        seen.append(min(micro_batches[0][0].images.shape[2:]))
+        return step(trainer, micro_batches)
+
+    monkeypatch.setattr(Trainer, "step", record)
+    upright = (*TINY_FAST["overrides"], "data.horizontal_flip=0.0", "data.vertical_flip=0.0")
+    options = TINY_FAST | {"image_size": 96, "overrides": upright, "val_split": "none"}
+    api.train(digits, **options, epochs=2, output=tmp_path / "run")
+    assert seen == [64] * 6 + [96] * 6  # of 24 scenes in fours
+
+
+def image_records(sizes):
+    return [{"id": n, "file_name": f"{n}.png", "width": w, "height": h} for n, (w, h) in enumerate(sizes, start=1)]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "per_picture", "classes"),
+    [
+        pytest.param([(160, 120)] * 6, 1, 1, id="one object per picture"),
+        pytest.param([(160, 120)] * 5, 30, 2, id="thirty objects per picture"),
+        pytest.param([(160, 120)] * 13, 3, 13, id="thirteen similar classes"),
+        pytest.param([(160, 120)] * 5 + [(120, 160)] * 2, 2, 2, id="portrait and landscape"),
+        pytest.param([(200, 200)] * 4, 2, 2, id="200 pixels"),
+        pytest.param([(4000, 3000)] * 4, 2, 2, id="4000 pixels"),
+    ],
+)
+def test_any_data_find_their_choices_and_make_a_step(tmp_path, sizes, per_picture, classes):
+    """Objects are bars on grey; classes differ by a shade."""
+    rng, annotations = np.random.default_rng(0), []
+    (tmp_path / "images").mkdir()
+    (tmp_path / "annotations").mkdir()
+    for image in image_records(sizes):
+        width, height = image["width"], image["height"]
+        picture = np.full((height, width, 3), 90, dtype=np.uint8)
+        for number in range(per_picture):
+            w, h = width // 10, height // 6
+            x, y, label = int(rng.integers(width - w)), int(rng.integers(height - h)), number % classes
+            picture[y : y + h, x : x + w] = 120 + 10 * label
+            annotations.append(
+                {"id": len(annotations) + 1, "image_id": image["id"], "category_id": label + 1, "bbox": [x, y, w, h],
+                 "area": w * h, "iscrowd": 0}
+            )  # fmt: skip
+        Image.fromarray(picture).save(tmp_path / "images" / image["file_name"], compress_level=1)
+    content = {
+        "images": image_records(sizes),
+        "annotations": annotations,
+        "categories": [{"id": number + 1, "name": f"bar {number}"} for number in range(classes)],
+    }
+    (tmp_path / "annotations" / "train.json").write_text(json.dumps(content))
+    free = TINY_FAST | {"image_size": None, "batch_size": None}
+    run = api.train(tmp_path, **free, minutes=0.0001, output=tmp_path / "run")
+    line, config = json.loads((run / "metrics.jsonl").read_text()), load_checkpoint(run).config
+    assert line["step"] == 1
+    assert math.isfinite(line["loss"])
+    assert line["skipped_steps"] == 0
+    assert config.data.image_size == 128  # what there is time for
+    assert config.model.num_queries == max(30, math.ceil(2.5 * per_picture / 10) * 10)
+    assert config.train.batch_size == 8
 
 
 def test_doctor_finds_good_data_good(digits, monkeypatch):

@@ -109,7 +109,7 @@ def test_a_failing_evaluation_does_not_lose_the_epoch(digits, tmp_path, monkeypa
     def fail(*args, **options):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr("opendetr.training.loop.metrics_of", fail)
+    monkeypatch.setattr("opendetr.training.validation.metrics_of", fail)
     with pytest.raises(RuntimeError, match="out of memory"):
         api.train(digits, **TINY, epochs=2, output=tmp_path / "run")
     assert load_checkpoint(tmp_path / "run").source.name == "last"

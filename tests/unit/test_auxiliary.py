@@ -5,7 +5,7 @@ from opendetr.loss.criterion import Normalisers, set_loss
 from opendetr.loss.matcher import CostWeights, match
 from opendetr.model.queries import make_denoising
 from opendetr.scoring import FocalScoring
-from opendetr.structures import DetrOutput, Matches, Targets
+from opendetr.structures import DetrOutput, Matches, Target, Targets
 
 CLASSES, SCORING = 4, FocalScoring()
 
@@ -15,17 +15,16 @@ def focal_output(random_output, layers, images, queries):
 
 
 def test_every_object_is_matched_to_several_cells(random_output, random_targets):
+    """As if every object were there four times: the same loss, normalised by four times as many."""
     proposals, targets = focal_output(random_output, 1, 3, 40), random_targets(3, 0, 5)
-    repeated = targets.repeated(4)
-    assert repeated.counts.tolist() == [12, 0, 20]
-    matches = match(proposals, repeated, SCORING, CostWeights(class_=2.0))
-    origins = matches.targets % targets.counts[matches.images]
-    assert torch.equal(repeated.labels[matches.images, matches.targets], targets.labels[matches.images, origins])
-    assert torch.equal(
-        repeated.boxes_cxcywh[matches.images, matches.targets], targets.boxes_cxcywh[matches.images, origins]
+    copies = [[row for row in range(count) for _ in range(4)] for count in targets.counts.tolist()]
+    repeated = Targets.stack(
+        [Target(targets.labels[image, rows], targets.boxes_cxcywh[image, rows]) for image, rows in enumerate(copies)]
     )
-    normalisers = Normalisers.of_batch(targets, 40, SCORING)
-    found = proposal_losses(proposals, targets, 4, SCORING, CostWeights(class_=2.0), normalisers)
+    matches = match(proposals, repeated, SCORING, CostWeights(class_=2.0))
+    found = proposal_losses(
+        proposals, targets, 4, SCORING, CostWeights(class_=2.0), Normalisers.of_batch(targets, 40, SCORING)
+    )
     expected = set_loss(proposals, repeated, matches, SCORING, Normalisers.of_batch(repeated, 40, SCORING))
     for name in expected:
         torch.testing.assert_close(found[name], expected[name])

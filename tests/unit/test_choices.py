@@ -3,13 +3,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from opendetr.config import PRESETS, LossConfig, load_recipe, resolve_config
 from opendetr.data.datasets import DatasetIndex, Record
 from opendetr.labels import LabelMap
 from opendetr.model.detr import build_model
 from opendetr.training import choices
-from opendetr.training.choices import fit_to_data, fit_to_time, measure_objects
+from opendetr.training.choices import choose_size, fit_batch, fit_to_data, fit_to_time, measure_objects
 
 
 def index_of(*pictures, names=("cell", "rod"), size=(640, 480)) -> DatasetIndex:
@@ -34,6 +36,18 @@ def test_objects_are_measured_against_the_shorter_side():
 
 def test_a_class_of_few_objects_does_not_decide():
     assert measure_objects(index_of([(0, 96)] * 9 + [(1, 4)])).smallest_kind == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(("rare", "smallest_kind"), [(5, 0.2), (30, 0.2), (60, 0.01)])
+def test_a_kind_weighs_by_its_share_of_the_objects(rare, smallest_kind):
+    pictures = [[(0, 96)]] * 2000 + [[(1, 4.8)]] * rare
+    assert measure_objects(index_of(*pictures)).smallest_kind == pytest.approx(smallest_kind)
+
+
+def test_of_a_hundred_equal_kinds_the_smallest_few_decide():
+    names = tuple(map(str, range(100)))
+    pictures = [[(kind, 48 + kind)] * 10 for kind in range(100)]
+    assert measure_objects(index_of(*pictures, names=names)).smallest_kind == pytest.approx(49 / 480)
 
 
 def test_nothing_to_measure():
@@ -61,8 +75,8 @@ def test_large_objects_are_not_zoomed_into_and_small_ones_not_out_of():
 
 
 def test_what_is_given_is_kept():
-    given = ["model.num_queries=7", "model.proposal_strides=[8]", "data.zoom_in=0.8"]
-    config, said = fit_to_data(resolve_config("fast", overrides=given), index_of([(0, 400)] * 50))
+    fixed = ["model.num_queries=7", "model.proposal_strides=[8]", "data.zoom_in=0.8"]
+    config, said = fit_to_data(resolve_config("fast", overrides=fixed), index_of([(0, 400)] * 50))
     assert (config.model.num_queries, config.model.proposal_strides) == (7, (8,))
     assert config.data.zoom_in == 0.8
     assert len(said) == 1  # only how far to zoom out was open
@@ -73,7 +87,8 @@ def test_what_is_given_is_kept():
 def fitted(seconds, monkeypatch, side=40, pixel_seconds=1e-5, size=(640, 480)):
     monkeypatch.setattr(choices, "_seconds_per_pixel", lambda *_: pixel_seconds)
     model = build_model(PRESETS["detr-tiny"], LossConfig(), 2)  # never run: the measurement is replaced
-    return fit_to_time(load_recipe("fast"), index_of([(0, side)] * 5, size=size), model, torch.device("cpu"), seconds)
+    objects = measure_objects(index_of([(0, side)] * 5, size=size))
+    return fit_to_time(load_recipe("fast"), objects, 1, model, torch.device("cpu"), seconds)
 
 
 def test_more_time_gives_larger_pictures_up_to_the_data(monkeypatch):
@@ -91,16 +106,67 @@ def test_epochs_leave_the_size_to_the_objects(monkeypatch):
 
 
 def test_objects_stay_visible_however_short_the_time(monkeypatch):
-    config, _ = fitted(1, monkeypatch, side=24)
+    config, _ = fitted(4, monkeypatch, side=24)
     assert config.data.image_size * 24 / 480 >= choices.SMALLEST_PIXELS
+    larger, _ = fitted(4, monkeypatch, side=96)
+    assert larger.data.image_size < config.data.image_size
+
+
+def test_what_the_time_is_too_short_for_is_said():
+    """Small objects would need 640 pixels, of which there is time for 5 passes over one picture, and never over 100."""
+    objects = measure_objects(index_of([(0, 10)] * 5, size=(640, 480)))
+    ample, said = choose_size(objects, 1, None)
+    assert (ample, "in the time" in said) == (480, False)
+    for pictures, pixels, size, warned in ((1, 1e7, 480, "objects"), (100, 1e6, 128, "passes objects")):
+        found, said = choose_size(objects, pictures, pixels)
+        assert found == size
+        assert f"about {pixels / (size**2 * 4 / 3):,.0f} can be learned from" in said
+        assert ("fewer than 5 passes" in said) == ("passes" in warned)
+        assert ("objects below 12 pixels" in said) == ("objects" in warned)
+    _, said = choose_size(measure_objects(index_of([(0, 200)])), 100, 1e9)
+    assert "can be learned from" in said
+    assert "Warning" not in said
+
+
+@given(
+    side=st.integers(4, 400), pictures=st.integers(1, 5000), pixels=st.floats(1e4, 1e12),
+    more=st.floats(1, 100),
+)  # fmt: skip
+def test_small_objects_never_leave_too_few_passes(side, pictures, pixels, more):
+    objects = measure_objects(index_of([(0, side)] * 5))
+    size, _ = choose_size(objects, pictures, pixels)
+    for_large, _ = choose_size(measure_objects(index_of([(0, 470)] * 5)), pictures, pixels)
+    if size > max(for_large, 128):  # only for the sake of small objects
+        assert size - 32 < for_large or pixels / (size**2 * objects.aspect) >= 5 * pictures
+    assert choose_size(objects, pictures, pixels * more)[0] >= size
+
+
+def test_an_update_of_more_pictures_than_the_recipe_knows_is_remarked():
+    config = resolve_config("fast", image_size=320)
+    assert "learning rate" not in fit_batch(config, 1)[1]
+    found, said = fit_batch(config, 8)
+    assert found.train.batch_size == 4
+    assert "An update sees 32; the learning rate stays that of 4" in said
+
+
+def test_the_step_that_is_timed_has_the_objects_of_the_data(monkeypatch):
+    seen = []
+    monkeypatch.setattr(choices, "make_denoising", lambda targets, *_: seen.append(targets) and None)
+    config = resolve_config("fast", options={"model.backbone": "test_resnet", "model.backbone_weights": "none"})
+    index = index_of([(0, 24)] * 30, [(0, 24)] * 10)
+    config, _ = fit_to_data(config, index)
+    model = build_model(config.model, config.loss, 2)
+    fit_to_time(config, measure_objects(index), 2, model, torch.device("cpu"), 60.0)
+    assert seen[0].counts.tolist() == [20] * 4
+    assert seen[0].labels.shape == (4, 20)
 
 
 def test_a_picture_seen_a_few_times_needs_no_zoom(monkeypatch):
     assert fitted(None, monkeypatch)[0].data.zoom_probability == 0.6  # 50 epochs
     assert fitted(20, monkeypatch, pixel_seconds=2e-4)[0].data.zoom_probability == 0
-    given = resolve_config("fast", image_size=320, overrides=["data.zoom_probability=0.3"])
+    fixed = resolve_config("fast", image_size=320, overrides=["data.zoom_probability=0.3"])
     model = build_model(PRESETS["detr-tiny"], LossConfig(), 2)
-    config, said = fit_to_time(given, index_of([(0, 9)]), model, torch.device("cpu"), 1.0)
+    config, said = fit_to_time(fixed, measure_objects(index_of([(0, 9)])), 1, model, torch.device("cpu"), 1.0)
     assert (config.data.image_size, config.data.zoom_probability, said) == (320, 0.3, [])
 
 
@@ -112,10 +178,11 @@ def test_the_look_at_the_machine_leaves_the_model_as_it_was():
     config = resolve_config(
         "fast", options={"model.backbone": "test_resnet", "model.backbone_weights": "none", "train.precision": "fp32"}
     )
-    config, _ = fit_to_data(config, index_of([(0, 24)] * 5))
+    index = index_of([(0, 24)] * 5)
+    config, _ = fit_to_data(config, index)
     model = build_model(config.model, config.loss, 2)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    fit_to_time(config, index_of([(0, 24)] * 5), model, torch.device("cpu"), 60.0)
+    fit_to_time(config, measure_objects(index), 1, model, torch.device("cpu"), 60.0)
     assert all(parameter.grad is None for parameter in model.parameters())
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
@@ -124,15 +191,17 @@ def test_the_look_at_the_machine_leaves_the_model_as_it_was():
 @pytest.mark.parametrize("image_size", [None, 320])
 def test_long_pictures_have_room_whether_their_size_is_given_or_chosen(monkeypatch, image_size, size, max_size):
     monkeypatch.setattr(choices, "_seconds_per_pixel", lambda *_: 1e-5)
-    index, model = index_of([(0, 96)], size=size), build_model(PRESETS["detr-tiny"], LossConfig(), 2)
-    config, _ = fit_to_time(resolve_config("fast", image_size=image_size), index, model, torch.device("cpu"), None)
+    objects = measure_objects(index_of([(0, 96)], size=size))
+    model = build_model(PRESETS["detr-tiny"], LossConfig(), 2)
+    recipe = resolve_config("fast", image_size=image_size)
+    config, _ = fit_to_time(recipe, objects, 1, model, torch.device("cpu"), None)
     assert (config.data.image_size, config.data.max_size) == (320, max_size)
 
 
 def test_a_given_length_is_kept_where_the_size_is_chosen(monkeypatch):
-    given = resolve_config("fast", overrides=["data.max_size=400", "data.train_sizes=[256, 288]"])
-    index, model = index_of([(0, 96)]), build_model(PRESETS["detr-tiny"], LossConfig(), 2)
-    config, _ = fit_to_time(given, index, model, torch.device("cpu"), None)
+    fixed = resolve_config("fast", overrides=["data.max_size=400", "data.train_sizes=[256, 288]"])
+    objects, model = measure_objects(index_of([(0, 96)])), build_model(PRESETS["detr-tiny"], LossConfig(), 2)
+    config, _ = fit_to_time(fixed, objects, 1, model, torch.device("cpu"), None)
     assert (config.data.max_size, config.data.train_sizes) == (400, (256, 288))
 
 

@@ -3,10 +3,12 @@ import shutil
 
 import pytest
 
+from opendetr.config import resolve_config
 from opendetr.data.datasets import load_index
 from opendetr.errors import UserError
 from opendetr.evaluation.coco import CocoMetrics
-from opendetr.training.doctor import Lesson, examine, verdict
+from opendetr.training import doctor
+from opendetr.training.doctor import Lesson, _most_telling, examine, learn_by_heart, verdict
 
 
 def sentences(root, split="train"):
@@ -138,19 +140,82 @@ def test_a_category_from_nowhere_is_no_shift(data):
         (0.95, 20, False, "by heart (AP50 0.95): the data can be learned"),
         (0.3, 20, False, "20 passes over them are too few to judge; raise --seconds"),
         (0.3, 300, True, "worst in 'star', in 300 passes at 48 pixels: look whether its boxes fit"),
-        (0.6, 300, False, "a larger --image-size will help"),
+        (0.6, 300, False, "a larger --image-size may help"),
     ],
 )
 def test_what_learning_by_heart_says(data, ap50, passes, is_problem, words):
     per_class = {"disc": {"id": 1, "AP": 0.5, "AP50": 0.5}, "star": {"id": 3, "AP": 0.1, "AP50": 0.1}}
-    lesson = Lesson(CocoMetrics({"AP50": ap50}, per_class), 48, passes)
+    lesson = Lesson(CocoMetrics({"AP50": ap50}, per_class), 48, passes, 48)
     (finding,) = verdict(lesson, load_index(data, "train"))
     assert words in finding.sentence
     assert finding.is_problem == is_problem
 
 
 def test_objects_too_small_for_the_size_are_a_problem(data):
-    lesson = Lesson(CocoMetrics({"AP50": 0.95}, {}), 4, 300)
+    lesson = Lesson(CocoMetrics({"AP50": 0.95}, {}), 48, 300, training_size=4)
     small, _ = verdict(lesson, load_index(data, "train"))
     assert small.is_problem
+    assert "at pictures of 4 pixels" in small.sentence
     assert "train with a larger --image-size" in small.sentence
+
+
+def test_small_objects_that_train_would_make_visible_are_no_problem(coco_folder, edit_json, monkeypatch):
+    """14 large objects and 6 small ones, one per picture: eight pictures alone would be looked at too small."""
+    data = coco_folder((1,) * 20, names=("large", "small"), size=(640, 480))
+
+    def change(coco):
+        for number, a in enumerate(coco["annotations"]):
+            small = number >= 14
+            a.update(category_id=1 + small, bbox=[100, 100, *[24 if small else 160] * 2])
+
+    edit_json(data / "annotations" / "train.json", change)
+    monkeypatch.setattr("opendetr.training.choices._seconds_per_pixel", lambda *_: 2e-5)
+    monkeypatch.setattr("opendetr.training.loop.Trainer.fit", lambda trainer: None)
+    config = resolve_config(
+        "fast", options={"model.backbone": "test_resnet", "model.backbone_weights": "none", "train.device": "cpu",
+                         "train.workers": 0, "train.precision": "fp32", "model.embed_dim": 32},
+    )  # fmt: skip
+    index = load_index(data, "train")
+    lesson = learn_by_heart(config, index, seconds=1000)  # learning itself is left out
+    assert lesson.image_size == 256  # in which the small ones have 12.8 pixels
+    assert lesson.training_size == 480
+    assert not any("smallest kind" in finding.sentence for finding in verdict(lesson, index))
+
+
+def test_pictures_are_as_full_as_most(data, coco_folder):
+    index = load_index(coco_folder((1, 1, 1, 6, 6, 6, 6, 6, 6, 6, 6, 6, 30), names=("one",)), "train")
+    assert {len(index.records[n].labels) for n in _most_telling(index.records)} == {6}
+
+
+def test_small_boxes_by_their_centres_are_named(coco_folder, edit_json):
+    """Of small boxes few reach out of their pictures when centres are taken for corners."""
+    data = coco_folder([8] * 20, size=(640, 480))
+
+    def change(coco):
+        for number, a in enumerate(coco["annotations"]):
+            x = 10 if number % 40 == 0 else 630 if number % 40 == 1 else 40 + 3 * number
+            a["bbox"] = [x, 240, 20, 20]
+
+    edit_json(data / "annotations" / "train.json", change)
+    found = sentences(data)
+    sentence = only(found, "2% of the boxes reach out")
+    assert found[sentence]
+    assert "centre x, centre y" in sentence
+
+
+def test_a_few_boxes_that_reach_out_are_no_convention(coco_folder, edit_json):
+    data = coco_folder([8] * 20, size=(640, 480))
+
+    def change(coco):
+        for number, a in enumerate(coco["annotations"]):
+            a["bbox"] = [630 if number % 40 == 1 else number % 40, 240, 20, 20]
+
+    edit_json(data / "annotations" / "train.json", change)
+    assert not any("reach out" in sentence for sentence in sentences(data))
+
+
+def test_pictures_there_was_no_time_for_are_said(data, monkeypatch):
+    assert not any("checked" in sentence for sentence in sentences(data))
+    monkeypatch.setattr(doctor, "SECONDS_FOR_PICTURES", -1.0)
+    found = sentences(data)
+    assert not found[only(found, "checked 1 of 4 pictures")]

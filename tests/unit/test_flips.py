@@ -1,3 +1,7 @@
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
@@ -5,11 +9,24 @@ from opendetr.config import PRESETS, LossConfig, load_recipe, resolve_config
 from opendetr.data.datasets import load_index
 from opendetr.data.loader import DetectionDataset
 from opendetr.data.transforms import Preprocessing
-from opendetr.loss.criterion import LossWeights
-from opendetr.loss.matcher import CostWeights
+from opendetr.loss.criterion import LossWeights, Normalisers, set_loss
+from opendetr.loss.matcher import CostWeights, match
 from opendetr.model.detr import build_model
+from opendetr.scoring import FocalScoring
 from opendetr.structures import DetrOutput
-from opendetr.training.flips import FlipTrial, mirrored, open_flips, settle_flips, try_flips, upside_down
+from opendetr.training.flips import (
+    FlipTrial,
+    mirrored,
+    object_costs,
+    open_flips,
+    settle_flips,
+    telling_pictures,
+    try_flips,
+    upside_down,
+    worst_class,
+)
+
+FOCAL = replace(PRESETS["detr-tiny"], scoring="focal")
 
 
 @pytest.mark.parametrize("flip", [mirrored, upside_down])
@@ -51,45 +68,124 @@ def test_what_is_given_is_not_tried():
     assert open_flips(load_recipe("paper").data) == []
 
 
+def test_two_classes_that_mirror_each_other_are_enough():
+    trial = FlipTrial(0.9, 0.8, 1.1, 1.0, mirrored_class=2.5, upside_down_class=1.2)
+    config, reasons = settle_flips(load_recipe("fast"), trial, is_last=False)
+    assert (config.data.horizontal_flip, config.data.vertical_flip) == (0.0, 0.5)
+    assert "2.50 times in a class" in reasons[0]
+
+
+PREPROCESSING = Preprocessing(48, 64, (0.0,) * 3, (1.0,) * 3)
+
+
+def knowing_all(dataset, answer):
+    """A model's forward that recognises every picture; `answer` says boxes and labels, and whether mirrored or neither.
+
+    `answer` gets the true boxes and labels as they stand in the upright picture.
+    """
+    samples = [dataset[n] for n in range(len(dataset))]
+    images = torch.stack([image for image, _, _ in samples])
+
+    def forward(shown, padding_mask):
+        way, number = next(
+            (way, int(same.nonzero()))
+            for way, flip in (("upright", []), ("mirrored", [3]), ("upside down", [2]))
+            if (same := (images.flip(flip) == shown).flatten(1).all(1)).any()
+        )
+        boxes, labels = answer(samples[number][1].boxes_cxcywh, samples[number][1].labels, way)
+        logits = torch.full((1, 1, len(labels), dataset.index.label_map.num_classes), -4.0)
+        logits[0, 0, torch.arange(len(labels)), labels] = 2.0
+        return DetrOutput(logits, boxes[None, None])
+
+    return forward
+
+
+ASKED = (CostWeights(), LossWeights(), torch.device("cpu"), "fp32")
+
+
 def test_the_cost_is_that_of_the_flipped_pictures(coco_folder, monkeypatch):
     """A model that knows every picture, mirrored too, and answers anything to one that is upside down."""
-    dataset = DetectionDataset(
-        load_index(coco_folder((1,) * 6), "train"), Preprocessing(48, 64, (0.0,) * 3, (1.0,) * 3).transform()
-    )
-    model = build_model(PRESETS["detr-tiny"], LossConfig(), 3).eval()
-    truth = {
-        float(dataset[n][0].sum()): (dataset[n][1].boxes_cxcywh, dataset[n][1].labels) for n in range(len(dataset))
-    }
+    dataset = DetectionDataset(load_index(coco_folder((1,) * 6), "train"), PREPROCESSING.transform())
+    model = build_model(FOCAL, LossConfig(), 3).eval()
 
-    def only_upright_or_mirrored(images, padding_mask):
-        (boxes, labels), image = truth[min(truth, key=lambda key: abs(key - float(images.sum())))], images[0]
-        corner = torch.stack([image[0, 0, 0], image[0, 0, -1]])
-        originals = [dataset[n][0][0, 0, [0, -1]] for n in range(len(dataset))]
-        upright = any(torch.equal(corner, original) for original in originals)
-        if any(torch.equal(corner.flip(0), original) for original in originals):
-            boxes, upright = torch.cat([1 - boxes[:, :1], boxes[:, 1:]], 1), True
-        logits = torch.full((1, 1, 1, 4), -2.0)
-        logits[..., labels[0]] = 2.0
-        return DetrOutput(logits, boxes[None, None] if upright else 0 * boxes[None, None] + 0.02)
+    def only_upright_or_mirrored(boxes, labels, way):
+        if way == "mirrored":
+            boxes = torch.cat([1 - boxes[:, :1], boxes[:, 1:]], 1)
+        return (0 * boxes + 0.02 if way == "upside down" else boxes), labels
 
-    monkeypatch.setattr(model, "forward", only_upright_or_mirrored)
-    weights = LossWeights()
-    found = try_flips(model, dataset, CostWeights(), weights, torch.device("cpu"), "fp32")
+    monkeypatch.setattr(model, "forward", knowing_all(dataset, only_upright_or_mirrored))
+    found = try_flips(model, dataset, *ASKED)
     assert found.accuracy == 1
     assert found.mirrored == pytest.approx(1.0)
     assert found.upside_down > 3
 
 
+def test_one_pair_of_classes_among_thirteen_is_seen_in_the_trial(coco_folder, monkeypatch):
+    """Left and right hands, say: a mirrored one is the other, all else is what it was."""
+    names = tuple(map(str, range(13)))
+    dataset = DetectionDataset(load_index(coco_folder((2,) * 60, names=names), "train"), PREPROCESSING.transform())
+    model = build_model(FOCAL, LossConfig(), 13).eval()
+
+    def hands(boxes, labels, way):
+        if way == "mirrored":
+            boxes = torch.cat([1 - boxes[:, :1], boxes[:, 1:]], 1)
+            labels = torch.where(labels < 2, 1 - labels, labels)
+        if way == "upside down":
+            boxes = torch.cat([boxes[:, :1], 1 - boxes[:, 1:2], boxes[:, 2:]], 1)
+        return boxes, labels
+
+    monkeypatch.setattr(model, "forward", knowing_all(dataset, hands))
+    found = try_flips(model, dataset, *ASKED)
+    assert found.mirrored_class > 3
+    assert found.upside_down_class == pytest.approx(1.0)
+
+
+def test_an_object_costs_what_it_adds_to_the_loss(random_output, random_targets):
+    """Where every query has an object, they share all of the loss among them."""
+    scoring, costs, weights = FocalScoring(), CostWeights(), LossWeights(1.0, 5.0, 2.0)
+    output, targets = random_output(1, 1, 5, classes=3), random_targets(5)
+    matches, one = match(output, targets, scoring, costs), torch.tensor(1.0)
+    total = weights.total(set_loss(output, targets, matches, scoring, Normalisers(one, one)))
+    each = object_costs(output, targets, matches, scoring, weights)
+    torch.testing.assert_close(each.sum(), total)
+    fewer = DetrOutput(output.logits[:, :, :2], output.boxes_cxcywh[:, :, :2])
+    unmatched = object_costs(fewer, targets, match(fewer, targets, scoring, costs), scoring, weights)
+    assert int(unmatched.isnan().sum()) == 3
+
+
+def test_the_worst_class_is_one_of_enough_objects():
+    labels = torch.tensor([0] * 5 + [1] * 4 + [2] * 7)
+    ratios = torch.tensor([1.0, 1.1, 1.2, 40.0, 1.0] + [9.0] * 4 + [float("nan")] * 2 + [1.3] * 5)
+    assert worst_class(labels, ratios) == pytest.approx(1.3)
+    assert worst_class(labels[:4], ratios[:4]) == 0
+
+
+def test_every_class_is_among_the_pictures_shown(coco_folder):
+    records = load_index(coco_folder([1, 0] + [1] * 4), "train").records
+
+    def of(*labels):
+        return replace(records[0], labels=np.array(labels, dtype=np.int64))
+
+    rare_last = [of(0)] * 300 + [records[1]] + [of(0, 1)] * 6 + [of(2)] * 3
+    chosen = telling_pictures(rare_last)
+    shown = Counter(label for position in chosen for label in rare_last[position].labels.tolist())
+    assert (len(chosen), len({*chosen})) == (48, 48)
+    assert 300 not in chosen  # nothing is there to be seen
+    assert (shown[1], shown[2]) == (5, 3)
+    assert len(telling_pictures([of(n % 13) for n in range(500)])) == 65  # five of each
+    assert len(telling_pictures([of(n) for n in range(500)])) == 96
+    assert len(telling_pictures([of(0)] * 5)) == 5
+
+
 def test_without_any_object_there_is_nothing_to_ask(coco_folder):
-    transform = Preprocessing(48, 64, (0.0,) * 3, (1.0,) * 3).transform()
+    transform = PREPROCESSING.transform()
     model = build_model(PRESETS["detr-tiny"], LossConfig(), 3).eval()
-    asked = (CostWeights(), LossWeights(), torch.device("cpu"), "fp32")
     empty = DetectionDataset(load_index(coco_folder((0, 0)), "train"), transform)
-    nothing_known = try_flips(model, empty, *asked)
+    nothing_known = try_flips(model, empty, *ASKED)
     assert nothing_known.accuracy == 0
     assert settle_flips(load_recipe("fast"), nothing_known, is_last=True)[0].data.horizontal_flip == 0
     mostly_empty = DetectionDataset(load_index(coco_folder((0, 2, 0), names=("only",)), "train"), transform)
-    found = try_flips(model, mostly_empty, *asked)
+    found = try_flips(model, mostly_empty, *ASKED)
     assert 0 <= found.iou < 0.5  # an untrained model: with one class its accuracy says nothing, its boxes do
     assert open_flips(settle_flips(load_recipe("fast"), found, is_last=False)[0].data)
-    assert try_flips(model, mostly_empty, *asked, lambda: True) is None
+    assert try_flips(model, mostly_empty, *ASKED, lambda: True) is None

@@ -1,10 +1,14 @@
 from itertools import permutations, product
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import linear_sum_assignment
 
 from opendetr.boxes import cxcywh_to_xyxy, generalized_box_iou
-from opendetr.loss.matcher import CostWeights, match, matching_cost
+from opendetr.loss.matcher import CostWeights, assign, match, matching_cost
 from opendetr.scoring import SoftmaxScoring
 from opendetr.structures import DetrOutput, Matches, Targets
 
@@ -129,3 +133,19 @@ def test_matching_needs_no_gradients_and_follows_no_autocast(random_output, rand
         matches = match(half, targets, SCORING, WEIGHTS)
     assert pairs(matches) == pairs(match(full, targets, SCORING, WEIGHTS))
     assert matching_cost(half, targets, SCORING, WEIGHTS).dtype == torch.float32
+
+
+@given(
+    targets=st.integers(0, 9), queries=st.integers(1, 60), repeats=st.integers(1, 5), seed=st.integers(0, 99),
+    levels=st.sampled_from((2, 5, 10**6)), alike=st.booleans(),
+)  # fmt: skip
+def test_targets_matched_several_times_cost_no_more_than_copies_of_them(targets, queries, repeats, seed, levels, alike):
+    """Whether all targets want the same queries or not, and with many equal costs."""
+    rng = np.random.default_rng(seed)
+    cost = rng.integers(0, levels, (1 if alike else targets, queries)).astype(np.float32)
+    cost = cost.repeat(targets, axis=0) if alike else cost
+    rows, columns = assign(cost, repeats)
+    copies = np.repeat(cost, repeats, axis=0)
+    assert len(rows) == min(repeats * targets, queries) == len(set(columns.tolist()))
+    assert np.bincount(rows, minlength=1).max() <= repeats
+    assert cost[rows, columns].sum() == copies[linear_sum_assignment(copies)].sum()

@@ -22,9 +22,8 @@ def proposal_losses(
     One-to-many matching (Jia et al. 2023, H-DETR; Wang et al. 2022, DE-DETR) stays with the proposals: the decoder's
     answers are matched one to one, so nothing has to be suppressed at the end.
     """
-    repeated = targets.repeated(repeats)
-    matches = match(proposals, repeated, scoring, costs)
-    return set_loss(proposals, repeated, matches, scoring, normalisers.times(repeats))
+    matches = match(proposals, targets, scoring, costs, repeats)
+    return set_loss(proposals, targets, matches, scoring, normalisers.times(repeats))
 
 
 def denoising_losses(

@@ -29,8 +29,11 @@ class LossWeights:
 
     def total(self, losses: Losses) -> Float[Tensor, ""]:
         """The weighted sum over terms and decoder layers: what is minimised."""
-        weighted = self.class_ * losses["class"] + self.l1 * losses["l1"] + self.giou * losses["giou"]
-        return weighted.sum()
+        return self.per_layer(losses).sum()
+
+    def per_layer(self, losses: Losses) -> Float[Tensor, " L"]:
+        """The weighted sum over terms."""
+        return self.class_ * losses["class"] + self.l1 * losses["l1"] + self.giou * losses["giou"]
 
 
 class Normalisers(NamedTuple):

@@ -42,11 +42,11 @@ def matching_cost(
 
 
 @torch.no_grad()
-def match(output: DetrOutput, targets: Targets, scoring: Scoring, weights: CostWeights) -> Matches:
-    """Assign targets to queries in every layer and image.
+def match(output: DetrOutput, targets: Targets, scoring: Scoring, weights: CostWeights, repeats: int = 1) -> Matches:
+    """Assign targets to queries in every layer and image, each target to `repeats` of them.
 
-    An image with T targets yields min(T, Q) pairs per layer. Costs reach the host in one copy; a diverging model's
-    non-finite costs count as very high, so that matching never fails.
+    An image with T targets yields min(repeats * T, Q) pairs per layer. Costs reach the host in one copy; a diverging
+    model's non-finite costs count as very high, so that matching never fails.
     """
     with without_autocast(output.logits.device):
         cost = matching_cost(output, targets, scoring, weights)
@@ -54,6 +54,21 @@ def match(output: DetrOutput, targets: Targets, scoring: Scoring, weights: CostW
     counts = targets.counts.tolist()
     pairs = []
     for layer, image in np.ndindex(on_host.shape[:2]):
-        rows, queries = linear_sum_assignment(on_host[layer, image, : counts[image]])
+        rows, queries = assign(on_host[layer, image, : counts[image]], repeats)
         pairs.append(np.stack([np.full_like(rows, layer), np.full_like(rows, image), queries, rows]))
     return Matches(*torch.from_numpy(np.concatenate(pairs, axis=1)).to(output.logits.device))
+
+
+def assign(cost: np.ndarray, repeats: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """The targets and queries of the pairs that cost [T, Q] least together, every target in `repeats` pairs.
+
+    Where there are too few queries for that, as many pairs as there are queries.
+    """
+    if repeats == 1:
+        rows, columns = linear_sum_assignment(cost)
+        return rows, columns
+    # Of its repeats * T cheapest queries one is always free, so nobody has to take another: the optimum is among them.
+    nearest = min(repeats * len(cost), cost.shape[1])
+    candidates = np.unique(np.argpartition(cost, nearest - 1, axis=1)[:, :nearest])
+    rows, columns = linear_sum_assignment(np.repeat(cost[:, candidates], repeats, axis=0))
+    return rows // repeats, candidates[columns]

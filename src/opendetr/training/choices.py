@@ -17,6 +17,7 @@ from opendetr.structures import DetrOutput, Targets
 
 FINE_ENOUGH = 0.2  # of a picture's shorter side: objects from this size on need no feature map finer than stride 16
 SMALLEST_PIXELS, COMFORTABLE_PIXELS = 12, 64  # sides of the smallest kind of object: what can be found, what is ample
+FEWEST_OBJECTS, FEWEST_SHARE = 5, 0.02  # of a kind that decides, alone or with the kinds below it
 # Of the pixels a budget can train on, how many should be in one picture: area = BALANCE * sqrt(all pixels), so that
 # twice the time gives 1.4 times as large pictures 1.4 times as often. Five minutes of BCCD get 224 or 256 pixels.
 BALANCE = 4.4
@@ -24,16 +25,18 @@ BESIDE = 1.1  # matching, losses, the optimiser and reading, as a factor of a st
 FEWEST_QUERIES, MOST_QUERIES, QUERIES_PER_OBJECT = 30, 300, 2.5
 SIDE_STEP = 32
 MANY_PASSES = 8  # a picture that is seen less often needs no variation
+FEWEST_PASSES = 5  # over the pictures: below, no size is large enough for small objects to be learned
 
 
 @dataclass(frozen=True)
 class ObjectSizes:
     """How large the objects of a data set are: square root of the box's area over the picture's shorter side."""
 
-    smallest_kind: float  # the median of the class whose median is smallest
+    smallest_kind: float  # the median of the class whose median is smallest, rare classes aside
     large: float  # nine of ten objects are smaller
     pixels: int  # the median picture's shorter side
     aspect: float  # the median picture's longer side over its shorter
+    per_picture: float  # the mean number of objects
 
 
 def measure_objects(index: DatasetIndex) -> ObjectSizes:
@@ -43,13 +46,16 @@ def measure_objects(index: DatasetIndex) -> ObjectSizes:
     aspect = float(np.median([max(record.width, record.height) for record in index.records] / shorter))
     boxes = np.concatenate([record.boxes_xyxy for record in index.records])
     if not len(boxes):
-        return ObjectSizes(1.0, 1.0, pixels, aspect)
+        return ObjectSizes(1.0, 1.0, pixels, aspect, 0.0)
     labels = np.concatenate([record.labels for record in index.records])
     counts = [len(record.labels) for record in index.records]
     sizes = np.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])) / np.repeat(shorter, counts)
-    kinds = [sizes[labels == label] for label in np.unique(labels)]
-    common = [kind for kind in kinds if len(kind) >= 5] or kinds  # a median of less says little
-    return ObjectSizes(min(float(np.median(kind)) for kind in common), float(np.quantile(sizes, 0.9)), pixels, aspect)
+    kinds = sorted((sizes[labels == label] for label in np.unique(labels)), key=lambda kind: float(np.median(kind)))
+    weighty = max(FEWEST_SHARE * len(sizes), min(FEWEST_OBJECTS, len(sizes) / 2))
+    smallest = kinds[int(np.searchsorted(np.cumsum([len(kind) for kind in kinds]), weighty))]
+    return ObjectSizes(
+        float(np.median(smallest)), float(np.quantile(sizes, 0.9)), pixels, aspect, len(sizes) / len(index)
+    )
 
 
 def fit_to_data(config: RunConfig, index: DatasetIndex) -> tuple[RunConfig, list[str]]:
@@ -96,13 +102,14 @@ def _choices(config: RunConfig, index: DatasetIndex, objects: ObjectSizes) -> It
 
 
 def fit_to_time(
-    config: RunConfig, index: DatasetIndex, model: DETR, device: torch.device, seconds: float | None
+    config: RunConfig, objects: ObjectSizes, pictures: int, model: DETR, device: torch.device, seconds: float | None
 ) -> tuple[RunConfig, list[str]]:
     """Choose the size of the pictures, and whether to zoom, by the objects and by the time there is.
 
     Args:
         config: the recipe.
-        index: the training split.
+        objects: what is to be found.
+        pictures: of the training split.
         model: on the device, its precision chosen.
         device: where training will run.
         seconds: left for training, those of all processes together; None where epochs are counted.
@@ -112,45 +119,57 @@ def fit_to_time(
     """
     data, said = config.data, list[str]()
     open_size, open_zoom = data.image_size == 0, data.zoom_probability < 0
-    objects, pixels = measure_objects(index), None
+    pixels = None
     if seconds is not None and (open_size or open_zoom):
         for_steps = 0.9 * max(seconds, 1.0)  # a tenth goes to starting and ending
-        pixels = for_steps / _seconds_per_pixel(config, model, device)
+        pixels = for_steps / _seconds_per_pixel(config, model, device, max(1, round(objects.per_picture)))
         pixels *= 1 + 1.25 * config.train.small_first  # at two thirds of the size, 9/4 times as many in the time
-    size, reason = choose_size(objects, pixels) if open_size else (data.image_size, "")
+    size, reason = choose_size(objects, pictures, pixels) if open_size else (data.image_size, "")
     if open_size:
         said.append(f"pictures of {size} pixels (shorter side): {reason}")
     max_size = data.max_size or round(size * max(LONGEST_ASPECT, objects.aspect))
     data = replace(data, image_size=size, max_size=max_size)
     if open_zoom:
         area = data.image_size**2 * objects.aspect
-        passes = config.train.epochs if pixels is None else pixels / area / len(index)
+        passes = config.train.epochs if pixels is None else pixels / area / pictures
         zoom = 0.6 if passes >= MANY_PASSES else 0.0
         data = replace(data, zoom_probability=zoom)
         said.append(f"{'zooming' if zoom else 'no zooming'}: every picture is seen about {passes:.0f} times")
     return replace(config, data=data), said
 
 
-def choose_size(objects: ObjectSizes, pixels: float | None) -> tuple[int, str]:
+def choose_size(objects: ObjectSizes, pictures: int, pixels: float | None) -> tuple[int, str]:
     """The shorter side, and the reason; `pixels` can be learned from in the time, of all pictures together."""
     least = _sides(SMALLEST_PIXELS / objects.smallest_kind, up=True)
     most = _sides(min(640, objects.pixels, max(320, COMFORTABLE_PIXELS / objects.smallest_kind)), up=False)
-    size, reason = most, "the smallest kind of object gets"
+    size, seen = most, ""
     if pixels is not None:
         affordable = _sides((BALANCE * pixels**0.5 / objects.aspect) ** 0.5 + SIDE_STEP / 2, up=False)
-        size = min(most, affordable)
-    size = max(size, min(least, most), 4 * SIDE_STEP)
-    if pixels is not None and size < most:
-        seen = pixels / (size**2 * objects.aspect)
-        reason = f"in the time about {seen:,.0f} can be learned from, and the smallest kind gets"
-    return size, f"{reason} {objects.smallest_kind * size:.0f} pixels"
+        often_enough = _sides((pixels / (FEWEST_PASSES * pictures * objects.aspect)) ** 0.5, up=False)
+        size = min(most, max(affordable, min(least, often_enough)))
+    size = max(size, 4 * SIDE_STEP)
+    passes = float("inf")
+    if pixels is not None:
+        passes = pixels / (size**2 * objects.aspect) / pictures
+        seen = f"in the time about {passes * pictures:,.0f} can be learned from ({passes:,.1f} passes), and "
+    reason = f"{seen}the smallest kind of object gets {objects.smallest_kind * size:.0f} pixels"
+    if passes < FEWEST_PASSES:
+        reason += f". Warning: fewer than {FEWEST_PASSES} passes teach little; give more --minutes"
+    if objects.smallest_kind * size < SMALLEST_PIXELS:
+        reason += f". Warning: objects below {SMALLEST_PIXELS} pixels are hardly found; " + (
+            "give more --minutes or a larger --image-size" if size < most else "cut the pictures into parts"
+        )
+    return size, reason
 
 
-def fit_batch(config: RunConfig) -> tuple[RunConfig, str]:
-    """Choose how many pictures make a step: few, for many steps, but enough to keep the machine busy."""
+def fit_batch(config: RunConfig, processes: int) -> tuple[RunConfig, str]:
+    """Choose how many pictures make a step: few, for many steps, as was measured to teach most in minutes."""
     pixels = config.data.image_size**2 * 4 // 3
     batch = next(size for size, at_most in ((8, 32_000), (4, 10**9)) if pixels <= at_most)
-    reason = f"{batch} pictures per step: more steps teach more, as long as a step keeps the machine busy"
+    reason = f"{batch} pictures per step: of this size many small steps teach more in the same time than few large ones"
+    together = batch * config.train.accumulate * processes
+    if together > batch:
+        reason += f". An update sees {together}; the learning rate stays that of {batch}: try --set train.lr=... too"
     return config.with_values({"train.batch_size": batch}, "the size"), reason
 
 
@@ -159,11 +178,11 @@ def _sides(pixels: float, *, up: bool) -> int:
     return max(1, int(whole)) * SIDE_STEP
 
 
-def _seconds_per_pixel(config: RunConfig, model: DETR, device: torch.device) -> float:
-    """What learning from a pixel takes, by the fastest of three steps without an update."""
+def _seconds_per_pixel(config: RunConfig, model: DETR, device: torch.device, objects: int) -> float:
+    """What learning from a pixel takes with so many objects per picture, by the fastest of three steps."""
     batch, (height, width) = config.train.batch_size or 4, (224, 288)
-    labels, boxes = torch.zeros(batch, 10, dtype=torch.long), torch.full((batch, 10, 4), 0.5)
-    targets = Targets(labels, boxes, torch.full((batch,), 10)).to(device)
+    labels, boxes = torch.zeros(batch, objects, dtype=torch.long), torch.full((batch, objects, 4), 0.5)
+    targets = Targets(labels, boxes, torch.full((batch,), objects)).to(device)
     images = torch.zeros(batch, 3, height, width, device=device).to(memory_format=torch.channels_last)
     taken, statistics = [], {name: buffer.clone() for name, buffer in model.named_buffers()}
     for _ in range(3):

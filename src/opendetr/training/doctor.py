@@ -21,11 +21,12 @@ from opendetr.errors import UserError
 from opendetr.evaluation.coco import CocoMetrics
 from opendetr.evaluation.runner import evaluate_split
 from opendetr.labels import whole_number
-from opendetr.training.choices import SMALLEST_PIXELS, fit_to_data, measure_objects
+from opendetr.training.choices import SMALLEST_PIXELS, choose_size, fit_to_data, measure_objects
 from opendetr.training.setup import assemble
 
 PICTURES = 8
 BY_HEART = 0.9  # AP50 on the pictures themselves from which on learning works
+SECONDS_FOR_PICTURES = 10.0  # of checking whether they can be read
 ENOUGH_PASSES = 100  # over the pictures: who has not learned them by then has a reason
 
 
@@ -79,11 +80,14 @@ class Lesson:
     metrics: CocoMetrics  # on the same pictures
     image_size: int
     passes: float  # over the pictures
+    training_size: int  # at which the whole split would be learned
 
 
 def learn_by_heart(config: RunConfig, index: DatasetIndex, seconds: float) -> Lesson:
     """Train on eight pictures of the split for some seconds, at a size for that time, and measure on the same eight."""
-    config, _ = fit_to_data(config, index)  # queries are those of the whole split
+    config, _ = fit_to_data(config, index)  # queries and sizes are those of the whole split
+    objects = measure_objects(index)
+    training_size = config.data.image_size or choose_size(objects, len(index), None)[0]
     few = _subset(index, _most_telling(index.records))
     still = {
         "data.horizontal_flip": 0.0, "data.vertical_flip": 0.0, "data.crop_probability": 0.0,
@@ -92,24 +96,25 @@ def learn_by_heart(config: RunConfig, index: DatasetIndex, seconds: float) -> Le
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         started = time.time()
-        trainer = assemble(config.with_values(still, "the doctor"), few, None, Path(folder) / "run", started)
+        trainer = assemble(
+            config.with_values(still, "the doctor"), few, None, Path(folder) / "run", started, objects=objects
+        )
         trainer.fit()
         learned = trainer.unwrapped()
     engine = TorchEngine(learned.model.eval(), trainer.accelerator.device, trainer.config.train.precision)
     metrics = evaluate_split(engine, learned.description, few)
-    return Lesson(
-        metrics, trainer.config.data.image_size, trainer.state.epoch + trainer.state.step / trainer.steps_per_epoch
-    )
+    passes = trainer.state.epoch + trainer.state.step / trainer.steps_per_epoch
+    return Lesson(metrics, trainer.config.data.image_size, passes, training_size)
 
 
 def verdict(lesson: Lesson, index: DatasetIndex) -> Iterator[Finding]:
     """What learning by heart says about the data."""
-    metrics, size, objects = lesson.metrics, lesson.image_size, measure_objects(index)
-    if objects.smallest_kind * size < SMALLEST_PIXELS:
+    metrics, pixels = lesson.metrics, measure_objects(index).smallest_kind * lesson.training_size
+    if pixels < SMALLEST_PIXELS:
         yield Finding(
             True,
-            f"at pictures of {size} pixels the smallest kind of object is only {objects.smallest_kind * size:.0f} "
-            f"pixels large; train with a larger --image-size, or cut the pictures into parts",
+            f"at pictures of {lesson.training_size} pixels, as train would have them, the smallest kind of object is "
+            f"only {pixels:.0f} pixels large; train with a larger --image-size, or cut the pictures into parts",
         )
     ap50 = metrics.summary["AP50"]
     pictures = min(PICTURES, sum(len(record.labels) > 0 for record in index.records))
@@ -123,8 +128,8 @@ def verdict(lesson: Lesson, index: DatasetIndex) -> Iterator[Finding]:
         return
     yield Finding(
         ap50 < BY_HEART / 2,
-        f"{found}, in {lesson.passes:.0f} passes at {size} pixels: look whether its boxes fit the pictures; if they "
-        f"do, a larger --image-size will help",
+        f"{found}, in {lesson.passes:.0f} passes at {lesson.image_size} pixels: look whether its boxes fit the "
+        f"pictures; if they do, a larger --image-size may help",
     )
 
 
@@ -145,9 +150,9 @@ def _boxes(index: DatasetIndex) -> Iterator[Finding]:
         yield Finding(True, f"all boxes are fractions of 0 to 1; {expected}: multiply by the picture's sides")
         return
     outside = (raw[:, :2] + raw[:, 2:] > canvas + 2).any(1).mean()
-    if outside > 0.1:
-        as_corners = ((raw[:, 2:] > raw[:, :2]) & (raw[:, 2:] <= canvas + 2)).all(1).mean()
-        as_centres = ((raw[:, :2] - raw[:, 2:] / 2 >= -2) & (raw[:, :2] + raw[:, 2:] / 2 <= canvas + 2)).all(1).mean()
+    as_corners = ((raw[:, 2:] > raw[:, :2]) & (raw[:, 2:] <= canvas + 2)).all(1).mean()
+    as_centres = ((raw[:, :2] - raw[:, 2:] / 2 >= -2) & (raw[:, :2] + raw[:, 2:] / 2 <= canvas + 2)).all(1).mean()
+    if outside > 0.1 or (outside > 0.01 and max(as_corners, as_centres) == 1):  # small boxes seldom reach out
         other = "x1, y1, x2, y2" if as_corners > 0.98 else "centre x, centre y, width, height"
         hint = f"read as {other} they all fit: convert them" if max(as_corners, as_centres) > 0.98 else "look at them"
         yield Finding(True, f"{outside:.0%} of the boxes reach out of their pictures; {expected}; {hint}")
@@ -170,16 +175,19 @@ def _classes(index: DatasetIndex) -> Iterator[Finding]:
         yield Finding(False, f"classes with fewer than 10 objects will hardly be learned: {', '.join(rare[:5])}")
 
 
-def _pictures(index: DatasetIndex, seconds: float = 10.0) -> Iterator[Finding]:
-    """Which pictures cannot be read or have another size than stated."""
-    begun, broken = time.time(), []
+def _pictures(index: DatasetIndex) -> Iterator[Finding]:
+    """Which pictures cannot be read or have another size than stated, as far as the time goes."""
+    begun, broken, checked = time.time(), [], 0
     for record in index.records:
+        checked += 1
         try:
             require_size(record, check_image(record.path), index)
         except UserError as error:
             broken.append(str(error))
-        if time.time() - begun > seconds:
+        if time.time() - begun > SECONDS_FOR_PICTURES:
             break
+    if checked < len(index):
+        yield Finding(False, f"checked {checked:,} of {len(index):,} pictures: there was no time to read them all")
     if broken:
         yield Finding(True, f"{len(broken)} pictures are unusable: {broken[0]}")
     empty = sum(len(record.labels) == 0 for record in index.records)
@@ -223,12 +231,14 @@ def _seen(index: DatasetIndex) -> set[int]:
 
 
 def _most_telling(records: list[Record]) -> list[int]:
-    """Up to eight pictures that show as many classes as possible, few objects before many."""
+    """Up to eight pictures that show as many classes as possible, and otherwise are as full as most."""
     chosen: list[int] = []
     seen: set[int] = set()
-    by_size = sorted((n for n, r in enumerate(records) if len(r.labels)), key=lambda n: len(records[n].labels))
-    for _ in range(min(PICTURES, len(by_size))):
-        best = max((n for n in by_size if n not in chosen), key=lambda n: len({*records[n].labels.tolist()} - seen))
+    shown = [n for n, record in enumerate(records) if len(record.labels)]
+    usual = float(np.median([len(records[n].labels) for n in shown]))
+    shown.sort(key=lambda n: abs(len(records[n].labels) - usual))
+    for _ in range(min(PICTURES, len(shown))):
+        best = max((n for n in shown if n not in chosen), key=lambda n: len({*records[n].labels.tolist()} - seen))
         chosen.append(best)
         seen |= {*records[best].labels.tolist()}
     return chosen

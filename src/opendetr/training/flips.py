@@ -1,24 +1,31 @@
 """Whether pictures may be flipped: the half-trained model is asked how well it understands them flipped."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from opendetr.config import DataConfig, RunConfig
+from opendetr.data.datasets import Record
 from opendetr.data.loader import DetectionDataset, collate
 from opendetr.devices import autocast
 from opendetr.loss.criterion import LossWeights, Normalisers, set_loss, statistics
 from opendetr.loss.matcher import CostWeights, match
 from opendetr.model.detr import DETR
-from opendetr.structures import DetrOutput, Targets
+from opendetr.scoring import Scoring
+from opendetr.structures import DetrOutput, Matches, Targets
 
-PICTURES = 48
+PICTURES, MOST_PICTURES = 48, 96  # shown; more than 48 only to show every class
+ENOUGH_OBJECTS = 5  # of a class, to say something about it
 TRIALS = (0.2, 0.3, 0.4, 0.5)  # of the run: by then a model knows the objects, and not yet the pictures by heart
 KNOWS_CLASSES = 0.85  # accuracy below which nothing can be said: a mirrored 7 is no riddle to who cannot read
 KNOWS_BOXES = 0.5  # IoU, likewise: with one class the accuracy says nothing
 AS_WELL = 1.2  # flipped pictures may cost that many times what they do upright
+CLASS_AS_WELL = (
+    1.5  # and so many times the typical object of every class: two that mirror each other vanish in the mean
+)
 
 
 class FlipTrial(NamedTuple):
@@ -28,6 +35,8 @@ class FlipTrial(NamedTuple):
     iou: float  # mean of the boxes of upright objects
     mirrored: float  # the loss of mirrored pictures over that of upright ones
     upside_down: float
+    mirrored_class: float = 0.0  # the class that suffers most: its median object's loss mirrored over that upright
+    upside_down_class: float = 0.0
 
 
 def open_flips(config: DataConfig) -> list[str]:
@@ -39,12 +48,15 @@ def settle_flips(config: RunConfig, trial: FlipTrial, *, is_last: bool) -> tuple
     """Decide the open flips; the config with them, and a sentence each. A model that knows too little decides last."""
     decided, reasons = {}, []
     knows = trial.accuracy >= KNOWS_CLASSES and trial.iou >= KNOWS_BOXES
-    words = {"horizontal_flip": ("mirrored", trial.mirrored), "vertical_flip": ("upside down", trial.upside_down)}
+    words = {
+        "horizontal_flip": ("mirrored", trial.mirrored, trial.mirrored_class),
+        "vertical_flip": ("upside down", trial.upside_down, trial.upside_down_class),
+    }
     for name in open_flips(config.data) if knows or is_last else ():
-        flipped, cost = words[name]
-        agrees = knows and cost < AS_WELL
+        flipped, cost, of_class = words[name]
+        agrees = knows and cost < AS_WELL and of_class < CLASS_AS_WELL
         decided[f"data.{name}"] = 0.5 if agrees else 0.0
-        why = f"where they cost the model {cost:.2f} times what they do upright"
+        why = f"where they cost the model {cost:.2f} times what they do upright, and {of_class:.2f} times in a class"
         if not knows:
             why = f"for the model is not sure yet ({trial.accuracy:.0%} of the classes, boxes to {trial.iou:.2f} IoU)"
         reasons.append(f"pictures are {'also' if agrees else 'never'} shown {flipped}, {why}")
@@ -59,6 +71,20 @@ def mirrored(images: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
 def upside_down(images: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
     """Pictures and boxes with top and bottom exchanged."""
     return images.flip(2), torch.cat([boxes[..., :1], 1 - boxes[..., 1:2], boxes[..., 2:]], -1)
+
+
+def telling_pictures(records: Sequence[Record]) -> list[int]:
+    """Positions of pictures spread over the data, enough of every class among them as far as there are."""
+    shown = [position for position, record in enumerate(records) if len(record.labels)]
+    spread = shown[:: max(1, len(shown) // PICTURES)][:PICTURES]
+    chosen, seen = list[int](), Counter[int]()
+    for position in dict.fromkeys([*spread, *shown]):
+        labels = records[position].labels.tolist()
+        if len(chosen) < MOST_PICTURES and any(seen[label] < ENOUGH_OBJECTS for label in labels):
+            chosen.append(position)
+            seen.update(labels)
+    others = [position for position in spread if position not in chosen]
+    return chosen + others[: max(0, PICTURES - len(chosen))]
 
 
 @torch.no_grad()
@@ -84,12 +110,13 @@ def try_flips(
     """
     flips: list[Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = [lambda *same: same, mirrored, upside_down]
     losses, right, fit, objects = torch.zeros(3), 0.0, 0.0, 0
-    shown = [position for position, record in enumerate(dataset.index.records) if len(record.labels)]
-    for position in shown[:: max(1, len(shown) // PICTURES)][:PICTURES]:
+    labels, costs_of_objects = list[Tensor](), list[Tensor]()
+    for position in telling_pictures(dataset.index.records):
         if should_stop():
             return None
         batch, targets = collate([dataset[position]])
         batch, targets = batch.to(device), targets.to(device)
+        labels.append(targets.labels[0])
         for which, flip in enumerate(flips):
             images, boxes = flip(batch.images, targets.boxes_cxcywh)
             flipped = Targets(targets.labels, boxes, targets.counts)
@@ -99,6 +126,7 @@ def try_flips(
             matches = match(last, flipped, model.scoring, costs)
             normalisers = Normalisers.of_batch(flipped, last.logits.shape[2], model.scoring)
             losses[which] += float(weights.total(set_loss(last, flipped, matches, model.scoring, normalisers)))
+            costs_of_objects.append(object_costs(last, flipped, matches, model.scoring, weights))
             if which == 0:
                 figures = statistics(last, flipped, matches, model.scoring)
                 right += float(figures["matched_accuracy"]) / 100 * len(matches.targets)
@@ -107,4 +135,29 @@ def try_flips(
     if not objects:
         return FlipTrial(0.0, 0.0, 1.0, 1.0)
     upright, *others = losses.tolist()
-    return FlipTrial(right / objects, fit / objects, others[0] / upright, others[1] / upright)
+    by_flip = [torch.cat(costs_of_objects[which::3]) for which in range(3)]
+    worst = [worst_class(torch.cat(labels), flipped / by_flip[0]) for flipped in by_flip[1:]]
+    return FlipTrial(right / objects, fit / objects, others[0] / upright, others[1] / upright, *worst)
+
+
+def object_costs(
+    output: DetrOutput, targets: Targets, matches: Matches, scoring: Scoring, weights: LossWeights
+) -> Tensor:
+    """What each object [T] of the one picture costs alone: the loss of the query it is matched to; NaN without one."""
+    logits, boxes = (part[0, 0, matches.queries, None, None] for part in output)  # each as a layer of its own
+    each, zeros = torch.arange(len(matches.queries), device=matches.queries.device), torch.zeros_like(matches.queries)
+    one = torch.ones((), device=zeros.device)
+    alone = Matches(each, zeros, zeros, matches.targets)
+    losses = set_loss(DetrOutput(logits, boxes), targets, alone, scoring, Normalisers(one, one))
+    costs = torch.full(targets.labels.shape[1:], float("nan"), device=zeros.device)
+    costs[matches.targets] = weights.per_layer(losses)
+    return costs
+
+
+def worst_class(labels: Tensor, ratios: Tensor) -> float:
+    """The largest of the classes' medians of `ratios` [N], of classes with enough objects; 0 where there is none.
+
+    The median, for one object that is missed costs as much as many that are found.
+    """
+    of_class = [ratios[(labels == label) & ratios.isfinite()] for label in set(labels.tolist())]
+    return max((float(some.median()) for some in of_class if len(some) >= ENOUGH_OBJECTS), default=0.0)

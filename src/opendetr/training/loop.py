@@ -22,20 +22,20 @@ from opendetr.data.datasets import DatasetIndex
 from opendetr.data.loader import DetectionDataset, epoch_order, training_loader
 from opendetr.data.transforms import training_transform
 from opendetr.devices import autocast
-from opendetr.engines.engine import TorchEngine
-from opendetr.evaluation.runner import StoppedError, detect_split, metrics_of
 from opendetr.loss.auxiliary import denoising_losses, proposal_losses
 from opendetr.loss.criterion import LossWeights, Normalisers, set_loss, statistics
 from opendetr.loss.matcher import CostWeights, match
 from opendetr.model.queries import make_denoising
-from opendetr.progress import console, progress_bar, track
+from opendetr.progress import console, progress_bar
 from opendetr.structures import Batch, Denoising, DetrOutput, Targets
 from opendetr.training.ema import AveragedModel
 from opendetr.training.flips import TRIALS, FlipTrial, open_flips, settle_flips, try_flips
-from opendetr.training.means import EpochMeans, combine
+from opendetr.training.means import EpochMeans, combine, in_words, line_in_words
 from opendetr.training.optim import build_optimizer, set_learning_rates
 from opendetr.training.plan import Plan
+from opendetr.training.processes import any_process, mean_of_processes
 from opendetr.training.resume import RunFolder, RunState, random_state, restore_random_state
+from opendetr.training.validation import Validation
 
 MicroBatches = list[tuple[Batch, Targets]]
 
@@ -79,7 +79,7 @@ class Trainer:
         self.model, self.optimizer = accelerator.prepare(checkpoint.model, optimizer)
         self.state = RunState()
         self.folder = RunFolder(output)
-        self.evaluated = 0  # the step at which the weights were last evaluated
+        self.validation = None if val_index is None else Validation(val_index, plan, accelerator, self.folder)
 
     def step(self, micro_batches: MicroBatches) -> dict[str, float]:
         """One update of the weights, from the summed gradients of its micro-batches on all processes."""
@@ -176,10 +176,10 @@ class Trainer:
                 evaluate = self.evaluation_is_due()
                 if evaluate or self.finished() or self.plan.may_save():
                     self.save()
-                if evaluate:
-                    self.evaluate()
-            if self.final_evaluation_is_due():
-                self.evaluate()
+                if evaluate and self.validation is not None:
+                    self.validation.measure(self.unwrapped(), self.steps_done)
+            if self.validation is not None and self.validation.is_due_at_the_end(self.steps_done):
+                self.validation.measure(self.unwrapped(), self.steps_done)
 
     def batches_from(self, first_epoch: int, first_step: int) -> Iterator[tuple[Batch, Targets]]:
         """The batches of all epochs from here on, read ahead of their use."""
@@ -201,14 +201,7 @@ class Trainer:
 
     def must_stop(self) -> bool:
         """Whether the plan stops the run here and now: all processes stop where one of them must."""
-        return self.any_process(self.plan.must_stop())
-
-    def any_process(self, here: bool) -> bool:
-        """Whether it holds in any process; clocks and signals differ between them, the number of steps must not."""
-        if self.accelerator.num_processes == 1:
-            return here
-        flag = torch.tensor(float(here), device=self.accelerator.device)
-        return bool(self.accelerator.reduce(flag, "sum") > 0)
+        return any_process(self.accelerator, self.plan.must_stop())
 
     def train_epoch(self) -> None:
         """The steps of an epoch that are still to do, as far as the plan allows."""
@@ -241,7 +234,7 @@ class Trainer:
                 if self.plan.evaluating == 0 and self.val_index is not None:  # until one is measured, a forward pass
                     self.plan.evaluation_seconds = 0.7 * self.plan.step_seconds / pictures * len(self.val_index)
                 if not bar.disable:
-                    bar.update(task, completed=state.step, rate=self.time_left(means), parts=_in_words(parts))
+                    bar.update(task, completed=state.step, rate=self.time_left(means), parts=in_words(parts))
                 elif means.is_time_to_speak():
                     console.print(f"epoch {state.epoch + 1}  step {state.step}/{total}  {self.time_left(means)}")
                 if self.must_stop():
@@ -293,10 +286,7 @@ class Trainer:
 
     def progress(self) -> float:
         """How far the run is, 0..1; all processes agree on it, for it decides what they do together."""
-        here = self.plan.progress(self.steps_done)
-        if self.accelerator.num_processes == 1:
-            return here
-        return float(self.accelerator.reduce(torch.tensor(here, device=self.accelerator.device), "mean"))
+        return mean_of_processes(self.accelerator, self.plan.progress(self.steps_done))
 
     @property
     def steps_done(self) -> int:
@@ -324,7 +314,7 @@ class Trainer:
             state.epoch, state.step = state.epoch + 1, 0
         if self.accelerator.is_main_process:
             self.folder.log(line)
-            console.print(_line_in_words(self.folder.history[-1]))
+            console.print(line_in_words(self.folder.history[-1]))
 
     def save(self) -> None:
         """Write `last`, before anything that can fail."""
@@ -335,47 +325,9 @@ class Trainer:
 
     def evaluation_is_due(self) -> bool:
         """Between epochs, as the budget allows."""
-        if self.val_index is None or self.state.step > 0 or self.finished():
+        if self.validation is None or self.state.step > 0 or self.finished():
             return False
-        return not self.any_process(not self.plan.may_evaluate())
-
-    def final_evaluation_is_due(self) -> bool:
-        """Where the last weights have not been evaluated; not when the user is waiting for us to stop."""
-        if self.val_index is None or self.evaluated == self.steps_done or self.any_process(self.plan.interrupted()):
-            return False
-        too_late = self.any_process(self.plan.remaining() < self.plan.evaluation_seconds)
-        if too_late:
-            console.print("No time is left to evaluate on val; opendetr val measures the model that is written.")
-        return not too_late
-
-    def evaluate(self) -> None:
-        """Measure the weights on val, every process its share of the pictures; the best yet become `best`."""
-        assert self.val_index is not None
-        begun, rank, world = time.time(), self.accelerator.process_index, self.accelerator.num_processes
-        overtime = min(10.0, 0.03 * (self.plan.total_seconds or 0))
-
-        def should_stop() -> bool:  # only one process may give up by itself: several would wait for each other
-            return world == 1 and (self.plan.interrupted() or self.plan.remaining() + overtime < 0)
-
-        share = range(rank, len(self.val_index), world)
-        found = detect_split(
-            TorchEngine(self.unwrapped().model.eval(), self.accelerator.device, self.config.train.precision),
-            self.checkpoint.description, self.val_index, batch_size=max(4, self.config.train.batch_size),
-            should_stop=should_stop, positions=share,
-        )  # fmt: skip
-        try:
-            detections = list(track(found, "evaluating", len(share)))
-        except StoppedError:
-            console.print("The evaluation on val was cut short; opendetr val measures the model that is written.")
-            return
-        if world > 1:
-            detections = _gathered(detections)
-        metrics = metrics_of(self.val_index, detections)
-        self.plan.record_evaluation(time.time() - begun)
-        self.evaluated = self.steps_done
-        if self.accelerator.is_main_process:
-            self.folder.record_evaluation(self.unwrapped(), metrics)
-            console.print(f"    on val: AP {metrics.summary['AP']:.3f}  AP50 {metrics.summary['AP50']:.3f}")
+        return self.validation.is_affordable()
 
     def unwrapped(self) -> Checkpoint:
         """The model as it is kept: averaged where the recipe says so, without what Accelerate put around it."""
@@ -413,25 +365,3 @@ class Trainer:
             group["initial_lr"] = lr  # --set train.lr may have changed it since
         if self.accelerator.num_processes == 1:  # the state is the first process's; others draw differently
             restore_random_state(training_state)
-
-
-def _gathered(detections: list[Any]) -> list[Any]:
-    from accelerate.utils import gather_object
-
-    return list(gather_object(detections))
-
-
-def _in_words(parts: dict[str, float]) -> str:
-    shown = {"loss": "loss", "loss_class": "class", "loss_l1": "L1", "loss_giou": "GIoU", "matched_iou": "IoU"}
-    return "  ".join(f"{word} {parts[name]:.2f}" for name, word in shown.items())
-
-
-def _line_in_words(line: dict[str, Any]) -> str:
-    return (
-        f"epoch {line['epoch']:g}  step {line['step']}  {line['seconds'] / 60:.1f} min  loss {_number(line['loss'])}  "
-        f"matched IoU {_number(line['matched_iou'])}  matched accuracy {_number(line['matched_accuracy'])} %"
-    )
-
-
-def _number(value: float | None) -> str:
-    return "not finite" if value is None else f"{value:.3g}"

@@ -1,6 +1,7 @@
 """What the steps report, averaged: over the micro-batches of a step, and over the steps of an epoch."""
 
 import time
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,3 +67,21 @@ class EpochMeans:
             return False
         self.spoken = time.time()
         return True
+
+
+def in_words(parts: dict[str, float]) -> str:
+    """The figures of a step, for the progress bar."""
+    shown = {"loss": "loss", "loss_class": "class", "loss_l1": "L1", "loss_giou": "GIoU", "matched_iou": "IoU"}
+    return "  ".join(f"{word} {parts[name]:.2f}" for name, word in shown.items())
+
+
+def line_in_words(line: dict[str, Any]) -> str:
+    """A line of metrics.jsonl."""
+    return (
+        f"epoch {line['epoch']:g}  step {line['step']}  {line['seconds'] / 60:.1f} min  loss {_number(line['loss'])}  "
+        f"matched IoU {_number(line['matched_iou'])}  matched accuracy {_number(line['matched_accuracy'])} %"
+    )
+
+
+def _number(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.3g}"

@@ -26,7 +26,7 @@ from opendetr.model.backbone import normalisation
 from opendetr.model.detr import DETR, build_pretrained_model
 from opendetr.model.precision import fit_precision
 from opendetr.progress import console
-from opendetr.training.choices import fit_batch, fit_to_data, fit_to_time
+from opendetr.training.choices import ObjectSizes, fit_batch, fit_to_data, fit_to_time, measure_objects
 from opendetr.training.loop import Trainer
 from opendetr.training.plan import Plan
 
@@ -84,8 +84,12 @@ def assemble(
     *,
     trained: Checkpoint | None = None,
     fresh_minutes: bool = False,
+    objects: ObjectSizes | None = None,
 ) -> Trainer:
-    """Build or restore the model and lay out the run over data that were read; arguments as in `prepare`."""
+    """Build or restore the model and lay out the run over data that were read.
+
+    Arguments as in `prepare`; `objects` are those the sizes are chosen for, where they are not just `train_index`'s.
+    """
     device = resolve_device(config.train.device)
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no", gradient_accumulation_steps=1)
     if accelerator.num_processes > 1:
@@ -96,7 +100,7 @@ def assemble(
     train_index = replace(train_index, coco={})  # only evaluation needs it, and of COCO it fills gigabytes
     plan = Plan(total_steps=1, total_seconds=budget or None, started=started)
     if resume is None:
-        checkpoint, state = new_model(config, train_index, accelerator.device, plan, trained), None
+        checkpoint, state = new_model(config, train_index, accelerator.device, plan, trained, objects), None
     else:
         checkpoint, state = resumed_model(config, resume, train_index, accelerator.device)
     checkpoint, config = replace(checkpoint, source=output), checkpoint.config
@@ -157,7 +161,12 @@ def read_splits(config: RunConfig, check_seconds: float) -> tuple[DatasetIndex, 
 
 
 def new_model(
-    config: RunConfig, index: DatasetIndex, device: torch.device, plan: Plan, trained: Checkpoint | None = None
+    config: RunConfig,
+    index: DatasetIndex,
+    device: torch.device,
+    plan: Plan,
+    trained: Checkpoint | None = None,
+    objects: ObjectSizes | None = None,
 ) -> Checkpoint:
     """The model to be trained: a trained one, or one of a pretrained backbone and fresh heads, as the config says.
 
@@ -177,11 +186,12 @@ def new_model(
         console.print(f"backbone {config.model.backbone}: {weights_from}")
         mean, std = normalisation(model.backbone.body)
     model, config = on_device(model, config, device)
-    seconds = plan.remaining() * PartialState().num_processes if plan.total_seconds else None
-    config, more = fit_to_time(config, index, model, device, seconds)
+    processes = PartialState().num_processes
+    seconds = plan.remaining() * processes if plan.total_seconds else None
+    config, more = fit_to_time(config, objects or measure_objects(index), len(index), model, device, seconds)
     choices += more
     if config.train.batch_size == 0:
-        config, choice = fit_batch(config)
+        config, choice = fit_batch(config, processes)
         choices.append(choice)
     for choice in choices:
         console.print(f"chosen: {choice}")

@@ -1,0 +1,27 @@
+"""What the processes of a run find out together. With one process nothing is sent."""
+
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+
+def any_process(accelerator: Accelerator, here: bool) -> bool:
+    """Whether it holds in any process; clocks and signals differ between them, the number of steps must not."""
+    if accelerator.num_processes == 1:
+        return here
+    flag = torch.tensor(float(here), device=accelerator.device)
+    return bool(accelerator.reduce(flag, "sum") > 0)
+
+
+def mean_of_processes(accelerator: Accelerator, here: float) -> float:
+    """The mean of what they say."""
+    if accelerator.num_processes == 1:
+        return here
+    return float(accelerator.reduce(torch.tensor(here, device=accelerator.device), "mean"))
+
+
+def of_all_processes(accelerator: Accelerator, here: list[Any]) -> list[Any]:
+    """The items of all processes in one list."""
+    return here if accelerator.num_processes == 1 else list(gather_object(here))
