@@ -38,9 +38,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "parity"))  # offic
 import official
 
 from opendetr.config import DataConfig, load_recipe
+from opendetr.data.cache import build_cache
 from opendetr.data.datasets import DatasetIndex, load_index
 from opendetr.data.loader import DetectionDataset, training_loader
-from opendetr.data.transforms import Preprocessing, largest_look, training_transform
+from opendetr.data.transforms import Preprocessing, training_transform
 from opendetr.devices import describe_machine
 
 NUM_PICTURES, WIDTH, HEIGHT, OBJECTS_PER_PICTURE, BATCH_SIZE = 64, 640, 480, 7, 2
@@ -50,6 +51,7 @@ FAST = {  # what the recipe `fast` chooses at the start of a run, as it might fo
     "data.image_size": 320, "data.max_size": 533, "data.zoom_probability": 0.6, "data.zoom_in": 0.5,
     "data.zoom_out": 1.0, "data.horizontal_flip": 0.5, "data.vertical_flip": 0.0,
 }  # fmt: skip
+CACHES = ("none", "ram", "disk")
 SEED, WARM_UP_ROUNDS, ROUNDS = 0, 1, 7
 LEVELS = 1.5  # by which the two evaluation transforms may differ anywhere, of 255
 
@@ -147,7 +149,7 @@ def read_by_opendetr(dataset: DetectionDataset) -> Read:
 
 def training_dataset(index: DatasetIndex, config: DataConfig) -> DetectionDataset:
     preprocessing = Preprocessing(config.image_size, config.max_size, MEAN, STD, config.multiple_of)
-    return DetectionDataset(index, training_transform(config, preprocessing), SEED, largest_look(config))
+    return DetectionDataset(index, training_transform(config, preprocessing), SEED, build_cache(config))
 
 
 def largest_difference(ours: DetectionDataset, theirs: Any) -> float:
@@ -172,6 +174,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
+        os.environ["OPENDETR_CACHE"] = str(root / "cache")  # its files are read again at once, from the system's memory
         size = write_pictures(root)
         index = load_index(root, "train")
         paper, fast = load_recipe("paper").data, load_recipe("fast").with_values(FAST, "this benchmark").data
@@ -182,19 +185,19 @@ def main() -> None:
 
         training = Row("official code", read_by_official(official_dataset(root, "train")))
         validation = Row("official code", read_by_official(official_val))
-        kept, paper_row = training_dataset(index, replace(paper, keep=True)), training_dataset(index, paper)
+        by_cache = {kind: training_dataset(index, replace(paper, cache=kind)) for kind in CACHES}
         tables = {
             f"training, recipe paper (shorter side {min(paper.train_sizes)} to {max(paper.train_sizes)})": [
                 training,
-                Row("opendetr", read_by_opendetr(paper_row), training),
-                Row("opendetr, data.keep (decoded once)", read_by_opendetr(kept), training),
+                *(Row(f"opendetr, --cache {kind}", read_by_opendetr(by_cache[kind]), training) for kind in CACHES),
             ],
             f"evaluation (shorter side {paper.image_size})": [
                 validation,
                 Row("opendetr", read_by_opendetr(upright), validation),
             ],
-            f"training, recipe fast (shorter side {fast.image_size}, data.keep), which has no peer": [
-                Row("opendetr", read_by_opendetr(training_dataset(index, fast)))
+            f"training, recipe fast (shorter side {fast.image_size}), which has no peer": [
+                Row(f"opendetr, --cache {kind}", read_by_opendetr(training_dataset(index, replace(fast, cache=kind))))
+                for kind in CACHES
             ],
         }
         for turn in range(WARM_UP_ROUNDS + options.rounds):  # the first one also fills what is kept

@@ -4,6 +4,7 @@ opendetr export runs/cells --output cells.onnx
 python run_onnx.py cells.onnx cell.jpg 0.5
 """
 
+import itertools
 import json
 import sys
 
@@ -17,8 +18,16 @@ about = json.loads(session.get_modelmeta().custom_metadata_map["opendetr"])
 how, labels = about["preprocessing"], about["labels"]
 
 picture = ImageOps.exif_transpose(Image.open(file)).convert("RGB")
-scale = min(how["image_size"] / min(picture.size), how["max_size"] / max(picture.size))
-width, height = (max(1, round(side * scale / how["multiple_of"])) * how["multiple_of"] for side in picture.size)
+shorter, longer, multiple = min(picture.size), max(picture.size), how["multiple_of"]
+size = max(1, min(how["image_size"], round(how["max_size"] * shorter / longer)))
+width, height = w, h = [size if side == shorter else int(size * side / shorter) for side in picture.size]
+if multiple > 1:  # of the multiples around, the pair nearest in aspect and area
+    near = [[max(1, side // multiple + step) * multiple for step in (-1, 0, 1, 2)] for side in (h, w)]
+    aspect, area = np.log(w / h), np.log(w * h)
+    height, width = min(
+        itertools.product(*near),
+        key=lambda s: abs(np.log(s[1] / s[0]) - aspect) + 0.15 * abs(np.log(s[0] * s[1]) - area),
+    )
 pixels = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR), np.float32) / 255
 images = ((pixels - np.float32(how["mean"])) / np.float32(how["std"])).transpose(2, 0, 1)[None]
 padding_mask = np.zeros((1, height, width), bool)

@@ -2,29 +2,31 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from opendetr.benchmarking.measure import benchmark as measure
 from opendetr.benchmarking.report import Benchmark, print_benchmark, write_benchmark
-from opendetr.checkpoints.adapt import require_same_architecture
+from opendetr.checkpoints.adapt import labels_on, require_same_architecture
 from opendetr.checkpoints.card import model_card, push_to_hub
 from opendetr.checkpoints.huggingface import save_huggingface
 from opendetr.checkpoints.loading import load_checkpoint
 from opendetr.checkpoints.native import Checkpoint, resumable_folder, save_checkpoint
 from opendetr.checkpoints.official import save_official
-from opendetr.config import load_recipe, resolve_config
+from opendetr.config import PRESETS, load_recipe, resolve_config
 from opendetr.data.check import check_pictures, warnings
-from opendetr.data.datasets import load_index
+from opendetr.data.datasets import has_split, load_index
 from opendetr.data.images import read_image
 from opendetr.errors import UserError
 from opendetr.evaluation.coco import CocoMetrics, evaluate_files
 from opendetr.evaluation.runner import evaluate_split
 from opendetr.exporting.certificate import Certificate
 from opendetr.exporting.export import ExportOptions, export_model
-from opendetr.exporting.files import SUFFIXES
+from opendetr.exporting.files import SUFFIXES, is_exported
 from opendetr.files import require_folder, require_writable, write_text
 from opendetr.inference.detector import Detector, EngineName, PrecisionName
+from opendetr.inference.distributed import Job, predict_distributed
 from opendetr.inference.prediction import Tiling, predict_pictures, predict_video
 from opendetr.inference.results import Shard
 from opendetr.inference.sources import distinct_stems, expand_sources, report_left_out
@@ -56,6 +58,7 @@ def train(
     backbone: str | None = None,
     backbone_weights: str | None = None,
     workers: int | None = None,
+    cache: Literal["none", "ram", "disk"] | None = None,
     precision: Literal["auto", "fp32", "bf16"] | None = None,
     device: str | None = None,
     overrides: Sequence[str] = (),
@@ -85,6 +88,7 @@ def train(
         backbone: a timm network.
         backbone_weights: `auto`, `none` or a file.
         workers: loader processes.
+        cache: `ram` or `disk`: pictures are decoded once, for this run or for later ones too; or `none`.
         precision: `auto`, `fp32` or `bf16`.
         device: `auto`, `cpu`, `cuda` or `mps`.
         overrides: `section.key=value` strings; they win over everything.
@@ -108,17 +112,21 @@ def train(
         "data.train_split": train_split, "data.val_split": val_split,
         "train.epochs": epochs, "train.minutes": 0.0 if epochs is not None else minutes, "train.seed": seed,
         "train.batch_size": batch_size, "model.backbone": backbone, "model.backbone_weights": backbone_weights,
-        "train.workers": workers, "train.precision": precision, "train.device": device,
+        "train.workers": workers, "data.cache": cache, "train.precision": precision, "train.device": device,
         "train.init": None if init is None else str(init), "train.new_head": new_head or None,
         "train.freeze": tuple(freeze) or None,
     }  # fmt: skip
     given = {name: value for name, value in options.items() if value is not None}
+    if new_head and resume is None and init is None and not (recipe and load_recipe(recipe).train.init):
+        raise UserError("--num-classes-from data gives a trained model new class heads: name the model by --init MODEL")
     trained = None
     if resume is not None:
         if any(option is not None for option in (recipe, preset, image_size, init)):
             raise UserError(
                 "--resume continues a run with its own config: leave out --recipe, --preset, --init and --image-size"
             )
+        if dc5 is not None:
+            raise UserError("--resume continues a run with its own architecture: leave out --dc5 and --no-dc5")
         config = load_recipe(str(resumable_folder(Path(resume)) / "config.toml")).with_values(given, "the command line")
         config = config.with_overrides(overrides)
     else:
@@ -131,6 +139,12 @@ def train(
             config = resolve_config(recipe, None, given, image_size, overrides, trained.config.model)
             require_same_architecture(trained.config.model, config.model)
         else:
+            if dc5 is not None:
+                wanted = preset if f"{preset}-dc5" in PRESETS else "detr-r50"
+                raise UserError(
+                    f"--dc5 and --no-dc5 are about a .pth that --init names; a fresh one is --preset {wanted}-dc5 "
+                    f"or any other with --set model.output_stride=16"
+                )
             config = resolve_config(recipe, preset, given, image_size, overrides)
     if not config.data.root:
         raise UserError("--data is missing: give the folder of the data set to learn from")
@@ -166,9 +180,11 @@ def val(
     require_positive_batch(batch_size)
     detector = Detector.load(model, device, engine, precision, dc5=dc5)
     index = load_index(Path(data), split)
-    detector.description.label_map.require_same_categories(index.label_map, str(index.source))
+    origin = {} if is_exported(model) else detector.checkpoint.metrics
+    labels = labels_on(detector.description.label_map, origin, index.label_map, str(index.source))
     check_pictures(index, seconds=5.0)
-    return evaluate_split(detector.engine, detector.description, index, batch_size=batch_size)
+    description = replace(detector.description, label_map=labels)
+    return evaluate_split(detector.engine, description, index, batch_size=batch_size)
 
 
 def val_files(detections: str | Path, annotations: str | Path) -> CocoMetrics:
@@ -188,11 +204,12 @@ def predict(
     every: int = 1,
     shards: str | None = None,
     drawn: bool = True,
-    engine: EngineName = "auto",
+    engine: EngineName | Literal["ray"] = "auto",
+    workers: int | None = None,
     precision: PrecisionName = "fp32",
     device: str = "auto",
     dc5: bool | None = None,
-) -> Path:
+) -> Path | str:
     """Detect objects in files, folders, globs, videos, webcams and streams.
 
     Results are written as they come, and the same call goes on where it was stopped. Pictures that cannot be read are
@@ -209,7 +226,10 @@ def predict(
         every: of a video, each so many-th frame.
         shards: `I/N`: only part I of N of the pictures; the last part to finish writes `detections.json` of all.
         drawn: whether to write the pictures with their detections drawn.
-        engine: what runs the model, as in `Detector.load`.
+        engine: what runs the model, as in `Detector.load`; or `ray`: workers on this machine or a cluster, each with
+            the engine that `auto` finds. Sources may then be addresses (`s3://...`) and Parquet tables, and `output`
+            an address; results are Parquet files, in a local folder `detections.json` too, and nothing is drawn.
+        workers: with `ray`, the number of models that work at once.
         precision: `fp32`, `bf16` or `int8`.
         device: `auto`, `cpu`, `cuda` or `mps`.
         dc5: whether an official `.pth` has a dilated backbone.
@@ -217,7 +237,7 @@ def predict(
     Returns:
         `detections.json`: COCO results with `file_name` and `name`. `image_id` is the data set's where all pictures
         belong to one, else the number of the picture, from 1; of a video it is the number of the frame, and `seconds`
-        tells when. Of a part, its own file.
+        tells when. Of a part, its own file; at an address, that of the Parquet files.
 
     Raises:
         UserError: no such model or source; or pictures that could not be read, after the others were written.
@@ -227,6 +247,15 @@ def predict(
     folder, shard = Path(output), Shard.parse(shards)
     tiling = None if tile is None else Tiling(tile, overlap)
     videos = [source for source in sources if is_video(source)]
+    if engine == "ray":
+        if videos or shard.count > 1:
+            raise UserError("--engine ray works on pictures and shares them itself: leave out videos and --shards")
+        job = Job(str(model), "auto", precision, device, dc5, str(output), threshold, batch_size, tiling)
+        return predict_distributed(job, list(sources), workers)
+    if workers is not None:
+        raise UserError(
+            "--workers belongs to --engine ray; other engines use all threads of this machine in one process"
+        )
     if videos:
         if len(sources) > 1 or shard.count > 1:
             raise UserError(f"{videos[0]} is a video: give it alone, without --shards")
@@ -303,6 +332,7 @@ def export(
     with_attention: bool = False,
     data: str | Path | None = None,
     split: str = "val",
+    max_ap_loss: float | None = None,
     dc5: bool | None = None,
 ) -> Certificate:
     """Write a model as a file that other programs run, after comparing it with PyTorch.
@@ -314,8 +344,10 @@ def export(
         precision: `fp32`; `bf16` and `int8` where the format has them.
         with_preprocessing: the graph takes pictures as bytes, already resized, and normalises them itself.
         with_attention: the graph also gives the last layer's cross-attention.
-        data: a data set's folder, on which AP is compared too; needed for `int8`.
-        split: of it.
+        data: a data set's folder, on which AP is compared too; needed for `int8`, which is calibrated on its split
+            `train`, where there is one.
+        split: of it, for AP.
+        max_ap_loss: how much AP the file may lose there, 0..1; by default 0.005, and 0.0005 for `fp32`.
         dc5: whether an official `.pth` has a dilated backbone.
 
     Returns:
@@ -331,13 +363,17 @@ def export(
     if chosen is None or path.suffix != SUFFIXES.get(chosen, path.suffix):
         raise UserError(f"--output {path}: expected a name that ends in {', '.join(kinds)}, as --format says")
     require_writable(path)
-    options = ExportOptions(chosen, precision, with_preprocessing, with_attention)
+    options = ExportOptions(chosen, precision, with_preprocessing, with_attention, max_ap_loss)
     index = None if data is None else load_index(Path(data), split)
     options.require_possible(index)
     checkpoint = load_checkpoint(model, dc5=dc5)
     if index is not None:
-        checkpoint.label_map.require_same_categories(index.label_map, str(index.source))
-    certificate = export_model(checkpoint, path, options, index)
+        labels = labels_on(checkpoint.label_map, checkpoint.metrics, index.label_map, str(index.source))
+        checkpoint = replace(checkpoint, label_map=labels)
+    calibration = None
+    if data is not None and precision == "int8" and has_split(Path(data), "train"):
+        calibration = load_index(Path(data), "train")
+    certificate = export_model(checkpoint, path, options, index, calibration)
     console.print(f"{path} is written and certified: {certificate.summary()}")
     return certificate
 
@@ -400,6 +436,7 @@ def explain(
     layer: int = 0,
     head: int = 0,
     threshold: float = 0.5,
+    at_most: int = 12,
     device: str = "auto",
     dc5: bool | None = None,
 ) -> Path:
@@ -418,6 +455,7 @@ def explain(
         layer: counts from 1; 0 is the last.
         head: counts from 1; 0 is the mean of all.
         threshold: detections with at least this score are explained; the best three where there are none.
+        at_most: how many detections of a picture are explained, the best first.
         device: `auto`, `cpu`, `cuda` or `mps`.
         dc5: whether an official `.pth` has a dilated backbone.
 
@@ -428,6 +466,7 @@ def explain(
         UserError: no such model, picture, split, id, layer or head; a point outside the picture; a mixture of requests.
     """
     from opendetr.explanation import report
+    from opendetr.explanation.folder import Folder
 
     _require_threshold(threshold)
     asked_for = (bool(pictures), data is not None, slots, matching, image is not None)
@@ -437,7 +476,9 @@ def explain(
         raise UserError("explain needs pictures, or --data DIR with --slots, or --data DIR with --image ID --matching")
     if data is not None and (points or layer or head):
         raise UserError("--point, --layer and --head belong to pictures: leave them out with --data")
-    folder, asked = Path(output), report.Asked(threshold, points, layer, head)
+    if at_most < 1:
+        raise UserError(f"--at-most {at_most}: expected 1 or more detections to explain")
+    folder, asked = Path(output), report.Asked(threshold, points, layer, head, at_most)
     require_folder(folder)
     detector = Detector.of_checkpoint(load_checkpoint(model, dc5=dc5), device)
     asked.check(detector)
@@ -452,7 +493,7 @@ def explain(
             except UserError:  # said at the end
                 continue
             report.require_inside(points, str(path), picture)
-        written = report.Folder(folder, f"What {model} attends to")
+        written = Folder(folder, f"What {model} attends to")
         for path, name in track(zip(paths, distinct_stems(paths)), "explaining", len(paths)):
             try:
                 picture = read_image(path)
@@ -463,7 +504,7 @@ def explain(
     else:
         index = load_index(Path(data), split).under(detector.checkpoint.label_map)
         record = None if image is None else report.record_of(index, image)
-        written = report.Folder(folder, f"What the queries of {model} do")
+        written = Folder(folder, f"What the queries of {model} do")
         if record is None:
             report.explain_slots(written, detector, index, threshold)
         else:

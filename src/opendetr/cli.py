@@ -24,7 +24,7 @@ app = typer.Typer(
 data_app = typer.Typer(help="Data sets: make.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
-MODEL_HELP = "A run folder, an official .pth or released name, a Hugging Face folder or id."
+MODEL_HELP = "A run folder, an official .pth or released name, a Hugging Face folder or id, an exported file."
 Model = Annotated[str, typer.Argument(help=MODEL_HELP, show_default=False)]
 Dc5 = Annotated[bool | None, typer.Option("--dc5/--no-dc5", help="Of a .pth that does not tell.", show_default=False)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
@@ -101,6 +101,7 @@ def train(
     backbone: Annotated[str | None, typer.Option(help="Any timm network.")] = None,
     backbone_weights: Annotated[str | None, typer.Option(help="auto, none, or a file.")] = None,
     workers: Annotated[int | None, typer.Option(help="Loader processes.")] = None,
+    cache: Annotated[str | None, typer.Option(help="Decoded pictures stay in: none, ram or disk.")] = None,
     precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value; wins over everything.")] = None,
@@ -114,7 +115,7 @@ def train(
         data, init=init, new_head=num_classes_from == "data", freeze=freeze or (), recipe=recipe, preset=preset,
         train_split=train_split, val_split=val_split, output=output, resume=resume, epochs=epochs, minutes=minutes,
         seed=seed, batch_size=batch_size, image_size=image_size, backbone=backbone, backbone_weights=backbone_weights,
-        workers=workers, precision=precision, device=device,  # type: ignore[arg-type]
+        workers=workers, cache=cache, precision=precision, device=device,  # type: ignore[arg-type]
         overrides=set_ or (), dc5=dc5, started=STARTED,
     )  # fmt: skip
 
@@ -163,7 +164,7 @@ def predict(
     sources: Annotated[
         list[str], typer.Argument(help="Pictures, folders, globs, videos, webcam, rtsp://...", show_default=False)
     ],
-    output: Annotated[Path, typer.Option(help="Folder for drawn pictures and detections.json.", show_default=False)],
+    output: Annotated[str, typer.Option(help="Folder for drawn pictures and detections.json.", show_default=False)],
     threshold: Annotated[float, typer.Option(help="The lowest score that is reported.")] = 0.5,
     batch_size: Annotated[int, typer.Option(help="Pictures at once.")] = 4,
     tile: Annotated[int | None, typer.Option(help="Cut huge pictures into tiles of this side, in pixels.")] = None,
@@ -171,7 +172,10 @@ def predict(
     every: Annotated[int, typer.Option(help="Of a video: each so many-th frame.")] = 1,
     shards: Annotated[str | None, typer.Option(help="I/N: only part I of N of the pictures.")] = None,
     drawn: Annotated[bool, typer.Option("--draw/--no-draw", help="Write drawn pictures too.")] = True,
-    engine: Engine = "auto",
+    engine: Annotated[
+        str, typer.Option(help="auto, torch, openvino or onnxruntime; ray: several workers or machines.")
+    ] = "auto",
+    workers: Annotated[int | None, typer.Option(help="With --engine ray: models that work at once.")] = None,
     precision: Precision = "fp32",
     device: Device = "auto",
     dc5: Dc5 = None,
@@ -181,7 +185,8 @@ def predict(
 
     api.predict(
         model, sources, output, threshold=threshold, batch_size=batch_size, tile=tile, overlap=overlap, every=every,
-        shards=shards, drawn=drawn, engine=engine, precision=precision, device=device, dc5=dc5,  # type: ignore[arg-type]
+        shards=shards, drawn=drawn, engine=engine, workers=workers, precision=precision, device=device,  # type: ignore[arg-type]
+        dc5=dc5,
     )  # fmt: skip
 
 
@@ -199,6 +204,7 @@ def explain(
     layer: Annotated[int, typer.Option(help="Layer, from 1; 0 is the last.")] = 0,
     head: Annotated[int, typer.Option(help="Attention head, from 1; 0 is the mean.")] = 0,
     threshold: Annotated[float, typer.Option(help="The lowest score that is explained.")] = 0.5,
+    at_most: Annotated[int, typer.Option(help="Of a picture, so many detections, the best first.")] = 12,
     device: Device = "auto",
     dc5: Dc5 = None,
 ) -> None:
@@ -207,8 +213,8 @@ def explain(
 
     api.explain(
         model, pictures or (), output, data=data, split=split, slots=slots, image=image, matching=matching,
-        points=[_parse_point(text) for text in point or ()], layer=layer, head=head, threshold=threshold, device=device,
-        dc5=dc5,
+        points=[_parse_point(text) for text in point or ()], layer=layer, head=head, threshold=threshold,
+        at_most=at_most, device=device, dc5=dc5,
     )  # fmt: skip
 
 
@@ -260,7 +266,10 @@ def export(
         bool, typer.Option("--with-attention", help="Also give the last cross-attention.")
     ] = False,
     data: Annotated[Path | None, typer.Option(help="Compare AP on this data set; int8 needs it.")] = None,
-    split: Annotated[str, typer.Option(help="Of it.")] = "val",
+    split: Annotated[str, typer.Option(help="Of it, for AP; int8 is calibrated on train.")] = "val",
+    max_ap_loss: Annotated[
+        float | None, typer.Option(help="AP that may be lost.  [default: 0.005; fp32: 0.0005]", show_default=False)
+    ] = None,
     dc5: Dc5 = None,
 ) -> None:
     """Write the model for other programs, compared with PyTorch on real pictures."""
@@ -268,7 +277,7 @@ def export(
 
     api.export(
         model, output, format, precision=precision, with_preprocessing=with_preprocessing,  # type: ignore[arg-type]
-        with_attention=with_attention, data=data, split=split, dc5=dc5,
+        with_attention=with_attention, data=data, split=split, max_ap_loss=max_ap_loss, dc5=dc5,
     )  # fmt: skip
 
 

@@ -33,6 +33,9 @@ class ModelConfig:
     )
     backbone_weights: Annotated[str, "auto (ImageNet weights, never silently random), none, or a file"] = "auto"
     output_stride: Annotated[Literal[16, 32], "pixels per feature cell; 16 dilates the last stage (DC5)"] = 32
+    batch_norm: Annotated[
+        Literal["timm", "huggingface"], "the backbone's: timm's own, or as transformers replaces it (checkpoints only)"
+    ] = "timm"
     embed_dim: Annotated[int, "D, the width of the transformer"] = 256
     num_heads: Annotated[int, "attention heads"] = 8
     num_encoder_layers: Annotated[int, "0 gives the backbone's features to the decoder (table 2)"] = 6
@@ -107,7 +110,10 @@ class DataConfig:
     zoom_in: Annotated[float, "zoom: the smallest share of a side; 0 chooses by the data"] = 0.5
     zoom_out: Annotated[float, "zoom: the largest; above 1 the picture gets a frame; 0 chooses by the data"] = 1.0
     colour: Annotated[float, "how far brightness, contrast and saturation vary, half of the time"] = 0.0
-    keep: Annotated[bool, "pictures stay in memory, not larger than training looks at them"] = False
+    cache: Annotated[
+        Literal["none", "ram", "disk"],
+        "decoded pictures stay in memory or in the cache folder, not larger than training looks at them",
+    ] = "none"
     multiple_of: Annotated[int, "both sides are multiples of this, so that shapes repeat and nothing is padded"] = 1
 
     def __post_init__(self) -> None:
@@ -258,6 +264,8 @@ class RunConfig:
             if not isinstance(keys, Mapping):
                 raise UserError(f"{source}: '{section}' must be a table [{section}] of keys, got {keys!r}")
             values |= {f"{section}.{key}": value for key, value in keys.items()}
+        if "data.keep" in values:  # what runs of earlier versions call it; their models and states still load
+            values["data.cache"] = "ram" if values.pop("data.keep") is True else "none"
         return cls().with_values(values, source)
 
     def with_values(self, values: Mapping[str, Any], source: str) -> "RunConfig":
@@ -360,6 +368,10 @@ def load_recipe(name: str) -> RunConfig:
     Raises:
         UserError: no such recipe, not TOML, or an unknown key.
     """
+    return parse_config(_recipe_text(name), name)
+
+
+def _recipe_text(name: str) -> str:
     path = Path(name)
     if path.suffix == ".toml" or path.is_file():
         if not path.is_file():
@@ -367,14 +379,12 @@ def load_recipe(name: str) -> RunConfig:
                 f"--recipe {name}: the file does not exist; shipped recipes are: {', '.join(recipe_names())}"
             )
         try:
-            text = path.read_text(encoding="utf-8")
+            return path.read_text(encoding="utf-8")
         except UnicodeDecodeError:
             raise UserError(f"--recipe {name} is no text file; expected a recipe in TOML") from None
-    elif name in recipe_names():
-        text = resources.files("opendetr.recipes").joinpath(f"{name}.toml").read_text(encoding="utf-8")
-    else:
-        raise UserError(f"--recipe {name}: unknown recipe; {nearest(name, recipe_names())}")
-    return parse_config(text, name)
+    if name in recipe_names():
+        return resources.files("opendetr.recipes").joinpath(f"{name}.toml").read_text(encoding="utf-8")
+    raise UserError(f"--recipe {name}: unknown recipe; {nearest(name, recipe_names())}")
 
 
 def resolve_config(
@@ -395,13 +405,16 @@ def resolve_config(
         options: dotted names with their values, such as those of single command-line options.
         image_size: scales all sizes of the data section.
         overrides: `section.key=value` strings; they win.
-        trained: the model section of the model to begin with; in place of the recipe's.
+        trained: the model section of the model to begin with; in place of the recipe's, whose `num_queries` is kept.
 
     Raises:
         UserError: an unknown name or a value of the wrong kind.
     """
-    config = load_recipe(recipe or ("fast" if preset is None else "paper"))
+    name = recipe or ("fast" if preset is None else "paper")
+    config = load_recipe(name)
     model = trained if preset is None else preset_named(preset)
+    if trained is not None and "num_queries" in tomllib.loads(_recipe_text(name)).get("model", {}):
+        model = replace(trained, num_queries=config.model.num_queries or trained.num_queries)  # 0 leaves it open
     if model is not None:
         loss = config.loss
         if model.query_source == "learned":  # a recipe's helpers of selected queries go with them

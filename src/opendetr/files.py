@@ -11,12 +11,21 @@ from typing import Any
 from opendetr.errors import UserError
 
 
+def cache_folder() -> Path:
+    """Where downloads and decoded pictures are kept: `OPENDETR_CACHE`, else `~/.cache/opendetr`."""
+    return Path(os.environ.get("OPENDETR_CACHE") or Path.home() / ".cache" / "opendetr")
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` to `path` atomically (a temporary file beside it, then a rename)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError:  # a full disk shall not stay full of halves
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def write_text(path: Path, text: str) -> None:

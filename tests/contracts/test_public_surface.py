@@ -25,7 +25,8 @@ COMMANDS = {
     "train": {
         "--data", "--recipe", "--preset", "--train-split", "--val-split", "--output", "--resume", "--epochs",
         "--minutes",
-        "--seed", "--batch-size", "--image-size", "--backbone", "--backbone-weights", "--workers", "--precision",
+        "--seed", "--batch-size", "--image-size", "--backbone", "--backbone-weights", "--workers", "--cache",
+        "--precision",
         "--device", "--set", "--init", "--num-classes-from", "--freeze", "--dc5",
     },
     "convert": {"--to", "--push", "--private", "--licence", "--dc5"},
@@ -35,17 +36,18 @@ COMMANDS = {
     },
     "predict": {
         "--output", "--threshold", "--batch-size", "--tile", "--overlap", "--every", "--shards", "--draw",
-        "--engine", "--precision", "--device", "--dc5",
+        "--engine", "--workers", "--precision", "--device", "--dc5",
     },
     "explain": {
         "--output", "--data", "--split", "--slots", "--image", "--matching", "--point", "--layer", "--head",
-        "--threshold", "--device", "--dc5",
+        "--threshold", "--at-most", "--device", "--dc5",
     },
     "ablate": {
         "--data", "--output", "--recipe", "--split", "--seeds", "--epochs", "--minutes", "--set", "--device",
     },
     "export": {
-        "--output", "--format", "--precision", "--with-preprocessing", "--with-attention", "--data", "--split", "--dc5",
+        "--output", "--format", "--precision", "--with-preprocessing", "--with-attention", "--data", "--split",
+        "--max-ap-loss", "--dc5",
     },
     "info": {"--size", "--json", "--dc5"},
     "benchmark": {

@@ -5,8 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from tiny import TINY
 
+from opendetr import api
 from opendetr.checkpoints.loading import load_checkpoint
+from opendetr.checkpoints.official import read_pth
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -26,3 +30,20 @@ def test_detect_finetune_and_convert(run_example, tiny_run, digits, tmp_path, ca
     run_example("convert.py", tmp_path / "run", tmp_path / "again", "opendetr")
     run_example("detect.py", tmp_path / "again", *sorted((digits / "images").glob("test_*.png"))[:2])
     assert "The model is in" in capsys.readouterr().out
+
+
+def test_models_of_others_go_in_and_out(run_example, digits, tmp_path, capsys):
+    """A run with the paper's architecture to an official file, from there to Hugging Face's folder, and back."""
+    options = {**TINY, "backbone": "resnet18", "backbone_weights": "none"}
+    run = api.train(digits, **options, epochs=1, output=tmp_path / "run", overrides=["model.output_stride=32"])
+    run_example("convert.py", run, tmp_path / "official", "official")
+    run_example("convert.py", tmp_path / "official" / "checkpoint.pth", tmp_path / "hf")  # huggingface by default
+    run_example("convert.py", tmp_path / "hf", tmp_path / "again", "official")
+    pictures = sorted((digits / "images").glob("test_*.png"))[:2]
+    run_example("detect.py", tmp_path / "official" / "checkpoint.pth", *pictures)
+    run_example("detect.py", tmp_path / "hf", *pictures)
+    run_example("finetune.py", tmp_path / "hf", digits, tmp_path / "tuned", 1)
+    first, again = (read_pth(tmp_path / name / "checkpoint.pth")[0] for name in ("official", "again"))
+    assert first.keys() == again.keys()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in first.items())
+    assert load_checkpoint(tmp_path / "tuned").label_map.names == tuple("0123456789")

@@ -90,6 +90,33 @@ def test_a_survey_measures_the_last_layer_as_val_does(run, digits):
     detected = int((found.scores >= 0.05).sum())
     assert found.concentrations.shape[:2] == (detected, len(found.layers))
     assert (found.concentrations >= 0).all()
+    assert len(found.widenings) == len(found.by_gradient) == detected  # the sample has all of so few pictures
+    np.testing.assert_allclose(found.by_gradient[:, 1], found.widenings)
+
+
+def test_detections_left_out_are_counted(run, digits, tmp_path):
+    picture = str(sorted((digits / "images").glob("test_*.png"))[0])
+    text = api.explain(run, [picture], tmp_path / "out", threshold=0.0, at_most=2).read_text()
+    queries = len(np.load(next((tmp_path / "out").glob("*.npz")))["scores_by_layer"][0])
+    assert f"the 2 best of {queries} detections" in text
+    assert f"{queries - 2} more are left out" in text
+    assert len(np.load(next((tmp_path / "out").glob("*.npz")))["queries"]) == 2
+    with pytest.raises(UserError, match="--at-most 0: expected 1 or more"):
+        api.explain(run, [picture], tmp_path / "out", at_most=0)
+
+
+def test_a_new_page_takes_the_files_of_the_old_one_away_and_no_others(fast_run, digits, tmp_path):
+    first, second = (str(path) for path in sorted((digits / "images").glob("test_*.png"))[:2])
+    api.explain(fast_run, [first], tmp_path)
+    (tmp_path / "mine.png").write_bytes(b"mine")
+    before = {path.name for path in tmp_path.iterdir()}
+    api.explain(fast_run, [second], tmp_path)
+    after = {path.name for path in tmp_path.iterdir()}
+    assert before & after == {"mine.png", "explain.html"}
+    assert len(after) == len(before)
+
+
+NONE = (np.zeros(0), np.zeros((0, 2)))  # no detection was looked at
 
 
 def test_two_equal_slots_overlap_as_chance_says_and_specialists_do_not():
@@ -100,7 +127,7 @@ def test_two_equal_slots_overlap_as_chance_says_and_specialists_do_not():
     scores = np.zeros((72, 3))
     scores[:18, 0] = 1
     starts = boxes - np.array([0.1, 0.0, 0.0, 0.0])
-    found = Survey(boxes, scores, starts, np.full((72, 2), (300.0, 400.0)), np.zeros((0, 2, 4)), [], 0.5)
+    found = Survey(boxes, scores, starts, np.full((72, 2), (300.0, 400.0)), np.zeros((0, 2, 4)), *NONE, [], 0.5)
     assert found.specialisation[0, 1] == pytest.approx(0.75, abs=0.1)
     assert found.specialisation[0, 2] < 0.2
     assert found.usage.tolist() == [0.25, 0, 0]
@@ -134,7 +161,12 @@ def test_matching_says_why_objects_were_missed(run, digits, tmp_path, capsys):
     text = self_contained(page)
     assert f"{len(image.labels)} true objects" in text
     assert capsys.readouterr().out.count("was missed") == len(image.labels)
-    assert len(np.load(next((tmp_path / "out").glob("*.npz")))["queries"]) == len(image.labels)
+    arrays = np.load(next((tmp_path / "out").glob("*.npz")))
+    assert {len(arrays[key]) for key in ("queries", "sentences")} == {len(image.labels)}
+    assert arrays["runners_up"].shape == (len(image.labels), 3)
+    assert arrays["runners_up_costs"].shape == (len(image.labels), 3, 3)
+    assert (np.diff(arrays["runners_up_costs"].sum(-1)) >= -1e-5).all()
+    assert "its answer" in text
 
 
 def test_a_model_without_encoder(digits, tmp_path):

@@ -1,10 +1,15 @@
 """Exports: what a file says elsewhere is what the model says in PyTorch, or there is no file."""
 
 import copy
+import itertools
 import json
 import subprocess
 import sys
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,13 +22,16 @@ from opendetr.checkpoints.native import Checkpoint, copy_checkpoint, save_checkp
 from opendetr.config import PRESETS, LossConfig, resolve_config
 from opendetr.data.transforms import Preprocessing
 from opendetr.engines.engine import TorchEngine
+from opendetr.engines.graph_engines import OpenVinoEngine
 from opendetr.errors import UserError
 from opendetr.exporting import choice, export
-from opendetr.exporting.certificate import BOUNDS, Certificate, Comparison
+from opendetr.exporting.certificate import Certificate
+from opendetr.exporting.comparison import BOUNDS, Comparison, largest_differences
 from opendetr.exporting.files import fingerprint, load_exported, read_metadata
 from opendetr.inference.detector import Detector
 from opendetr.labels import LabelMap
 from opendetr.model.detr import build_model
+from opendetr.structures import DetrOutput
 
 LABELS = LabelMap((1, 5, 9), ("circle", "square", "star"))
 RECIPES = {
@@ -163,8 +171,14 @@ def test_pixels_in_and_attention_out(paper, tmp_path):
     np.testing.assert_allclose(found["logits"], expected.logits[-1].detach(), atol=EXACT)
     assert found["attention"].shape[:3] == (1, 4, expected.logits.shape[2])
     np.testing.assert_allclose(found["attention"].sum(-1), 1, atol=EXACT)
-    with pytest.raises(UserError, match="preprocessing inside"):
-        Detector.load(path)
+    assert Detector.load(path).predict(picture, 0.0).scores.tolist() == pytest.approx(
+        Detector.load(paper.source, engine="torch").predict(picture, 0.0).scores.tolist(), abs=EXACT
+    )
+    for options, sentence in (
+        ({"precision": "int8"}, "is fp32, not int8"), ({"device": "cuda"}, "runs on the CPU"), ({"dc5": True}, "--dc5"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=sentence):
+            Detector.load(path, **options)
 
 
 def test_an_export_that_differs_is_not_written(paper, tmp_path, monkeypatch):
@@ -174,9 +188,9 @@ def test_an_export_that_differs_is_not_written(paper, tmp_path, monkeypatch):
         engine = run_file(path, precision)
 
         class Disturbed(type(engine)):
-            def __call__(self, images, padding_mask=None):
-                output = super().__call__(images, padding_mask)
-                return replace(output, logits=output.logits + (0.01 if len(images) == 8 else 0.0))
+            def outputs(self, images, padding_mask, names=()):
+                found = super().outputs(images, padding_mask, names)
+                return found | {"logits": found["logits"] + (0.01 if len(images) == 8 else 0.0)}
 
         engine.__class__ = Disturbed
         return engine
@@ -203,17 +217,132 @@ def test_int8_is_calibrated_and_its_ap_is_stated(paper, digits, tmp_path):
     assert max(row.logits for row in certificate.comparisons) > EXACT  # it is another arithmetic
 
 
-def test_a_certificate_does_not_hold_where_ap_or_detections_are_lost(tmp_path):
-    row = Comparison(1, 64, 64, False, 0.5, 0.5, detections=10, agreeing=10, passed_over=0)
-    int8 = Certificate("openvino", "int8", "torch", "a machine", "2026-01-01", "pictures", BOUNDS["int8"], [row])
+ROW = Comparison(1, 64, 64, False, 0.5, 0.5, 0.01, pictures=2, answers=10, agreeing=10, undecided=0)
+
+
+def certificate_of(precision: str, **row) -> Certificate:
+    said = "openvino", precision, "torch", "a machine", "2026-01-01", "pictures", BOUNDS[precision]
+    return Certificate(*said, [ROW._replace(**row)])
+
+
+def test_a_certificate_does_not_hold_where_ap_or_detections_are_lost():
+    int8 = certificate_of("int8")
     assert not replace(int8, ap={"torch": 0.5, "engine": 0.496, "pictures": 4.0}).problems()
     worse = replace(int8, ap={"torch": 0.5061, "engine": 0.5, "pictures": 4.0})
     assert worse.problems() == ["AP falls by 0.0061 (from 0.5061), 0.005 is allowed"]
-    bf16 = replace(int8, precision="bf16", bounds=BOUNDS["bf16"])
-    assert not bf16.problems()
-    assert replace(bf16, comparisons=[row._replace(agreeing=8)]).problems() == [
-        "8 of 10 detections agree, 90% are needed"
-    ]
+    assert not certificate_of("bf16").problems()
+    assert certificate_of("bf16", agreeing=8).problems() == ["8 of 10 answers agree, 90% are needed"]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize(
+    ("lacks", "sentence"),
+    [
+        ({"logits": float("inf")}, "logits are no numbers"),
+        ({"answers": 0, "agreeing": 0}, "answers nothing"),
+        ({"undecided": 2}, "in none of the pictures"),
+    ],
+)
+def test_a_certificate_does_not_hold_without_evidence(precision, lacks, sentence):
+    exact = {"logits": 0.0, "boxes": 0.0, "answer_boxes": 0.0}
+    assert not certificate_of(precision, **exact).problems()
+    assert any(sentence in problem for problem in certificate_of(precision, **exact | lacks).problems())
+
+
+def test_boxes_of_answers_are_bounded_in_bf16_and_what_was_compared_is_said():
+    certificate = certificate_of("bf16", answer_boxes=0.03, undecided=1)
+    assert certificate.problems() == ["boxes of answers differ by 0.03 in batch 1 at 64x64, 0.02 is allowed"]
+    assert "10 of 10 answers of both" in certificate.summary()
+    assert "of 1 only the answers are compared" in certificate.summary()
+
+
+@pytest.mark.parametrize("output", ["scores", "labels", "boxes_xyxy", "attention"])
+def test_what_users_read_is_certified_too(paper, tmp_path, monkeypatch, output):
+    """An error after the logits and boxes of the queries; the model here detects nothing at a score of one half."""
+    run_file = export.run_file
+    with torch.no_grad():
+        paper.model.class_embed.bias[-1] += 9.0
+    save_checkpoint(paper.source, paper)
+
+    def disturbed(path, precision):
+        engine = run_file(path, precision)
+
+        class Disturbed(type(engine)):
+            def outputs(self, images, padding_mask, names=()):
+                found = super().outputs(images, padding_mask, names)
+                return found | {output: found[output] + (1 if output == "labels" else 0.05)}
+
+        engine.__class__ = Disturbed
+        return engine
+
+    monkeypatch.setattr(export, "run_file", disturbed)
+    with pytest.raises(UserError, match=r"answers agree|attention differs"):
+        api.export(paper.source, tmp_path / "model.onnx", with_attention=True)
+
+
+@pytest.mark.parametrize("wrong", ["no number", "another"])
+def test_pairing_finds_queries_in_another_order_and_no_more(wrong):
+    expected = DetrOutput(torch.randn(1, 2, 6, 3), torch.rand(1, 2, 6, 4))
+    turned = DetrOutput(expected.logits.flip(2), expected.boxes_cxcywh.flip(2))
+    assert largest_differences(expected, turned, paired=True) == (0.0, 0.0)
+    turned.logits[0, 0, 0, 0] = float("nan") if wrong == "no number" else 30.0
+    assert largest_differences(expected, turned, paired=True)[0] > 20
+
+
+def test_the_graph_for_a_shape_that_keeps_coming_is_certified(paper, tmp_path, monkeypatch):
+    """OpenVINO answers through it from the fourth call on."""
+    compiled, used = OpenVinoEngine._compiled, []
+
+    def _compiled(engine, shape, mask_shape):
+        used.append(compiled(engine, shape, mask_shape) is not engine.any_shape)
+        return compiled(engine, shape, mask_shape)
+
+    monkeypatch.setattr(OpenVinoEngine, "_compiled", _compiled)
+    api.export(paper.source, tmp_path / "model.xml")
+    assert any(used)
+
+
+def test_threads_that_share_an_engine_get_their_own_answers(paper, tmp_path):
+    api.export(paper.source, tmp_path / "model.xml")
+    engine = load_exported(tmp_path / "model.xml").engine
+    images = torch.randn(3, 1, 3, 64, 96)
+    expected = [engine(image).logits for image in images]
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda number: engine(images[number % 3]).logits, range(60)))
+    assert engine.fixed
+    for number, logits in enumerate(found):
+        torch.testing.assert_close(logits, expected[number % 3], rtol=0, atol=EXACT)
+
+
+def test_the_shapes_that_came_last_are_compiled_for(paper, tmp_path):
+    api.export(paper.source, tmp_path / "model.xml")
+    engine = load_exported(tmp_path / "model.xml").engine
+    engine._recent = deque(maxlen=12)
+    shapes = [(64, 64), (64, 96), (96, 64)]
+    for shape in shapes:
+        for _ in range(engine.OFTEN):
+            engine(torch.zeros(1, 3, *shape))
+    assert [shape[2:] for shape in engine.fixed] == shapes[:2]  # the first came a while ago, but did come
+    for _ in range(engine.OFTEN):
+        engine(torch.zeros(1, 3, *shapes[2]))
+    assert [shape[2:] for shape in engine.fixed] == shapes[1:]
+
+
+def test_bf16_runs_from_its_file_and_beside_its_model(paper, tmp_path):
+    try:
+        certificate = api.export(paper.source, tmp_path / "model.xml", precision="bf16")
+    except UserError as error:
+        pytest.skip(str(error))
+    assert max(row.logits for row in certificate.comparisons) > EXACT  # it is another arithmetic
+    found = Detector.load(tmp_path / "model.xml")
+    assert found.engine.precision == "bf16"
+    assert choice.choose_engine(paper, "openvino", "bf16").precision == "bf16"
+
+
+def test_attention_of_selected_queries_is_certified_where_it_is_exported(tmp_path):
+    source = make_checkpoint(tmp_path / "model", "fast").source
+    certificate = api.export(source, tmp_path / "model.xml", with_attention=True)
+    assert certificate.attention < EXACT
 
 
 def test_an_engine_is_prepared_once_and_anew_for_other_weights(paper, monkeypatch, capsys):
@@ -252,13 +381,54 @@ def test_equal_weights_in_another_architecture_are_another_model(paper):
     assert fingerprint(dilated) != fingerprint(paper)
 
 
-def test_an_engine_that_disagrees_is_passed_over(paper, monkeypatch, capsys):
+def test_an_engine_that_disagrees_is_passed_over_and_not_tried_again(paper, monkeypatch, capsys):
     monkeypatch.setattr(choice, "is_installed", lambda engine: engine != "openvino")
     monkeypatch.setattr(Certificate, "problems", lambda self: ["boxes differ by 0.3"])
     assert Detector.load(paper.source).engine.name == "torch"
     assert "onnxruntime is passed over" in capsys.readouterr().out
-    with pytest.raises(UserError, match=r"boxes differ by 0\.3"):
+    with pytest.raises(UserError, match=r"boxes differ by 0\.3.* to try again"):
         Detector.load(paper.source, engine="onnxruntime")
+    assert "tracing" not in capsys.readouterr().out
+
+
+def test_a_model_that_torch_cannot_trace_is_run_by_torch(paper, monkeypatch, capsys):
+    def fails(*args, **options):
+        raise RuntimeError("data-dependent")
+
+    monkeypatch.setattr(choice, "is_installed", lambda engine: engine != "openvino")
+    monkeypatch.setattr(torch.export, "export", fails)
+    TRACED.clear()
+    assert Detector.load(paper.source).engine.name == "torch"
+    assert "cannot trace this model" in " ".join(capsys.readouterr().out.split())
+
+
+def test_engines_of_models_of_others_are_kept_in_our_cache(paper, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENDETR_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "hub").mkdir()
+    for source in (tmp_path / "hub", tmp_path / "hub/detr.pth"):
+        assert choice.engines_folder(replace(paper, source=source)).parent == tmp_path / "cache/engines"
+    assert choice.engines_folder(paper) == paper.source / "engines"
+
+
+def test_machines_that_share_a_folder_keep_engines_of_their_own(paper, monkeypatch):
+    ours = choice.engine_file(paper, "openvino", "fp32")
+    monkeypatch.setattr(choice, "describe_machine", lambda: "another, 64 threads")
+    assert choice.engine_file(paper, "openvino", "fp32") != ours
+
+
+def test_engines_are_timed_in_turn(paper):
+    called = []
+
+    class Noting(TorchEngine):
+        def __call__(self, images, padding_mask=None):
+            called.append(self.name)
+            return super().__call__(images, padding_mask)
+
+    engines = {name: Noting(paper.model, torch.device("cpu")) for name in ("a", "b")}
+    for name, engine in engines.items():
+        engine.name = name
+    assert set(choice.seconds_per_picture(engines, paper)) == {"a", "b"}
+    assert called == ["a", "b"] * (len(called) // 2)
 
 
 @pytest.mark.parametrize(
@@ -291,6 +461,25 @@ def test_a_backbone_with_tensorflow_padding_needs_sides_that_fit(tmp_path):
     checkpoint = make_checkpoint(tmp_path / "model", "paper", backbone="tf_efficientnet_lite0")
     with pytest.raises(UserError, match=r"multiples of 32; .* --set data.multiple_of=32"):
         api.export(checkpoint.source, tmp_path / "model.onnx")
+
+
+def test_the_example_resizes_as_we_do():
+    """Up to the shape; the lines are run out of the file, for many sizes."""
+    lines = Path("examples/run_onnx.py").read_text().splitlines()
+    begin, end = (next(n for n, line in enumerate(lines) if line.startswith(name)) for name in ("shorter,", "pixels"))
+    code = compile("\n".join(lines[begin:end]), "run_onnx.py", "exec")
+    random = np.random.default_rng(0)
+    for image_size, max_size, multiple in ((800, 1333, 1), (320, 640, 32), (64, 128, 1)):
+        preprocessing = Preprocessing(image_size, max_size, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), multiple)
+        for size in random.integers(1, 3000, (500, 2)).tolist():
+            said = {
+                "picture": SimpleNamespace(size=size),
+                "how": preprocessing.to_json(),
+                "np": np,
+                "itertools": itertools,
+            }
+            exec(code, said)
+            assert (said["height"], said["width"]) == preprocessing.shape(size[1], size[0])
 
 
 def test_the_example_for_other_programs_needs_neither_torch_nor_opendetr(checkpoint, exported, tmp_path):

@@ -1,17 +1,22 @@
 """Begin with a trained model: with both recipes, frozen parts, new heads; then resume, convert and load again."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 from opendetr import Detector, api
+from opendetr.checkpoints.adapt import begin_with, labels_on
+from opendetr.checkpoints.huggingface import save_huggingface
 from opendetr.checkpoints.loading import load_checkpoint
 from opendetr.checkpoints.native import Checkpoint
 from opendetr.checkpoints.official import labels_of, save_official
 from opendetr.config import ModelConfig, load_recipe
+from opendetr.data.datasets import load_index
 from opendetr.data.transforms import Preprocessing
 from opendetr.errors import UserError
+from opendetr.labels import LabelMap
 from opendetr.model.detr import build_model
 
 SMALL = ModelConfig(
@@ -92,6 +97,89 @@ def test_the_head_is_kept_where_the_model_knows_the_categories(coco_folder, offi
     api.train(resume=run, epochs=2)
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"freeze": ("heads",), "new_head": True}, "--freeze heads would fix fresh weights, class_embed.weight, class"),
+        (
+            {"freeze": ("decoder",), "new_head": True, "overrides": ["model.num_queries=20"]},
+            "--freeze decoder would fix fresh weights, query_embed.weight: they have to learn",
+        ),
+    ],
+)
+def test_what_is_fresh_is_not_frozen(digits, official_file, tmp_path, options, said):
+    with pytest.raises(UserError, match=said):
+        api.train(digits, init=official_file, recipe="paper", output=tmp_path / "run", **options, **QUICK)
+    assert not (tmp_path / "run").exists()
+
+
+def test_fresh_heads_of_selected_queries_are_not_frozen(digits, tmp_path):
+    """With another number of classes the decoder's side holds a class head too."""
+    fast = load_recipe("fast")
+    model = replace(
+        fast.model, backbone="test_resnet", embed_dim=32, num_queries=9, proposal_strides=(), encoder_strides=()
+    )
+    config = replace(fast, model=model)
+    checkpoint = Checkpoint(
+        build_model(model, fast.loss, 3),
+        config,
+        labels_of(3),
+        Preprocessing(64, 106, (0.5,) * 3, (0.5,) * 3),
+        {},
+        tmp_path,
+    )
+    with pytest.raises(UserError, match=r"--freeze decoder would fix fresh weights, query_embed.class_embed.weight"):
+        begin_with(
+            checkpoint, config.with_values({"train.init": "x", "train.freeze": ["decoder"]}, "here"), labels_of(10),
+            new_head=True,
+        )  # fmt: skip
+
+
+def test_the_queries_of_a_recipe_file_are_asked_for(digits, official_file, tmp_path):
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text("[model]\nnum_queries = 7\n")
+    run = api.train(digits, init=official_file, new_head=True, recipe=str(recipe), output=tmp_path / "run", **QUICK)
+    assert len(load_checkpoint(run).model.query_embed.weight) == 7
+
+
+def test_options_without_what_they_are_about(digits, tmp_path):
+    for preset, meant in (("detr-r50", "detr-r50-dc5"), ("detr-r101", "detr-r101-dc5"), (None, "detr-r50-dc5")):
+        with pytest.raises(UserError, match=rf"a fresh one is --preset {meant} or any other"):
+            api.train(digits, preset=preset, dc5=True, output=tmp_path / "run", **QUICK)
+    with pytest.raises(UserError, match="leave out --dc5 and --no-dc5"):
+        api.train(resume=tmp_path, dc5=True)
+    with pytest.raises(UserError, match=r"--num-classes-from data .* name the model by --init MODEL"):
+        api.train(digits, new_head=True, output=tmp_path / "run", **QUICK)
+
+
+def test_a_model_without_names_is_measured_under_those_of_the_data(coco_folder, tmp_path, capsys):
+    data = coco_folder((1, 2, 1, 2), names=("red", "white", "plate"))
+    for num_classes in (5, 91):  # 91 were taken for COCO's, of which 1 is a person
+        path = tmp_path / str(num_classes)
+        written = save_official(replace(checkpoint_of(num_classes, path), metrics={"labels": "names assumed"}), path)
+        metrics = api.val(written, data, "train", device="cpu")
+        assert set(metrics.per_class) == {"red", "white", "plate"}
+        assert "names of" in capsys.readouterr().out
+    few = save_official(replace(checkpoint_of(2, path), metrics={"labels": "names assumed"}), tmp_path / "few")
+    with pytest.raises(UserError, match=r"category 2 'white' is unknown to the model, .* the raw ids 0 to 1"):
+        api.val(few, data, "train", device="cpu")
+
+
+def test_huggingface_classes_are_matched_by_name(coco_folder, tmp_path, capsys):
+    data = coco_folder((1, 2, 1, 2), names=("red", "white", "plate"))
+    checkpoint = replace(checkpoint_of(3, tmp_path), label_map=LabelMap((0, 1, 2), ("plate", "red", "white")))
+    folder = save_huggingface(checkpoint, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    del config["opendetr"]["category_ids"]  # as transformers would write it
+    (folder / "config.json").write_text(json.dumps(config))
+    assert set(api.val(folder, data, "train", device="cpu").per_class) == {"red", "white", "plate"}
+    assert "classes are matched by name" in capsys.readouterr().out
+    found = load_checkpoint(folder)
+    adopted = labels_on(found.label_map, found.metrics, load_index(data, "train").label_map, "here")
+    raw = {name: index for index, name in enumerate(("red", "white", "plate"), 1)}
+    assert adopted == LabelMap(tuple(raw[name] for name in found.label_map.names), found.label_map.names)
+
+
 def test_fewer_queries_are_the_first_ones(digits, official_file, tmp_path, capsys):
     run = api.train(
         digits, init=official_file, new_head=True, recipe="paper", output=tmp_path / "run", freeze=("decoder",),
@@ -128,13 +216,13 @@ def test_a_frozen_backbone_keeps_its_statistics(digits, tmp_path):
         api.train(resume=run, freeze=("encoder",), epochs=2)
 
 
-def test_what_cannot_be_frozen(digits, official_file, tmp_path):
+def test_what_cannot_be_frozen(digits, coco_folder, official_file, tmp_path):
     output = tmp_path / "run"
     with pytest.raises(UserError, match=r"--freeze encoder .* would fix random weights"):
         api.train(digits, recipe="paper", preset="detr-tiny", freeze=("encoder",), output=output, **QUICK)
     everything = ("backbone", "input_proj", "encoder", "decoder", "heads")
     with pytest.raises(UserError, match="leaves nothing to learn"):
-        api.train(digits, init=official_file, new_head=True, freeze=everything, output=output, **QUICK)
+        api.train(coco_folder((1,), names=("person",)), init=official_file, freeze=everything, output=output, **QUICK)
 
 
 def test_unknown_parts_and_mixed_requests(digits, official_file, tmp_path):
@@ -153,9 +241,10 @@ def test_the_run_says_what_it_began_with(digits, official_file, tmp_path):
 
 
 @pytest.mark.parametrize("recipe", ["paper", "fast"])
-def test_real_pictures(test_data, official_file, tmp_path, recipe):
+@pytest.mark.parametrize("source", ["official_file", "huggingface_folder"])
+def test_real_pictures(request, test_data, tmp_path, source, recipe):
     run = api.train(
-        test_data / "bccd", init=official_file, new_head=True, recipe=recipe, output=tmp_path / "run", val_split="none",
-        minutes=0.05, image_size=64, device="cpu", workers=0, batch_size=4,
+        test_data / "bccd", init=request.getfixturevalue(source), new_head=True, recipe=recipe, output=tmp_path / "run",
+        val_split="none", minutes=0.05, image_size=64, device="cpu", workers=0, batch_size=4,
     )  # fmt: skip
     assert load_checkpoint(run).label_map.names == ("RBC", "WBC", "Platelets")

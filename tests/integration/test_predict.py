@@ -11,7 +11,7 @@ from opendetr import api
 from opendetr.errors import UserError
 from opendetr.inference import prediction
 from opendetr.inference.detector import Detector
-from opendetr.inference.results import Shard
+from opendetr.inference.results import Results, Shard
 from opendetr.inference.video import VideoDrawing
 
 
@@ -62,7 +62,7 @@ def test_work_that_was_stopped_goes_on(tiny_run, pictures, tmp_path, monkeypatch
     assert len(list((tmp_path / "out").glob("*.png"))) == 9
 
 
-def test_other_settings_begin_anew(tiny_run, pictures, tmp_path, monkeypatch):
+def test_other_settings_do_not_destroy_what_was_begun(tiny_run, pictures, tmp_path, monkeypatch):
     def stop(image, found):
         raise KeyboardInterrupt
 
@@ -70,19 +70,96 @@ def test_other_settings_begin_anew(tiny_run, pictures, tmp_path, monkeypatch):
         patch.setattr(prediction, "draw", stop)
         with pytest.raises(KeyboardInterrupt):
             api.predict(tiny_run, [str(pictures)], tmp_path / "out", threshold=0)
+    journal = tmp_path / "out/.detections.json.journal"
+    before = journal.read_bytes()
+    with pytest.raises(UserError, match=r"\(precision, threshold differ\)"):
+        api.predict(tiny_run, [str(pictures)], tmp_path / "out", threshold=0.1, engine="torch", precision="bf16")
+    assert journal.read_bytes() == before
+    journal.unlink()
     result = api.predict(tiny_run, [str(pictures)], tmp_path / "out", threshold=0.1)
     assert all(entry["score"] >= 0.1 for entry in entries(result))
 
 
-def test_parts_make_the_whole(tiny_run, pictures, tmp_path):
+def test_a_journal_cut_before_its_last_newline_loses_that_line_only(tmp_path):
+    with Results(tmp_path, Shard(), {"threshold": 0}) as results:
+        for position in range(3):
+            results.add(position, [{"image_id": position}])
+    results.journal.write_bytes(results.journal.read_bytes()[:-1])
+    with Results(tmp_path, Shard(), {"threshold": 0}) as results:
+        assert list(results.offsets) == [0, 1]
+        results.add(2, [{"image_id": 7}])
+        results.finish()
+    assert [entry["image_id"] for entry in entries(results.path)] == [0, 1, 7]
+
+
+def test_parts_make_the_whole(tiny_run, pictures, tmp_path, capsys):
     whole = api.predict(tiny_run, [str(pictures)], tmp_path / "whole", threshold=0)
-    paths = [
-        api.predict(tiny_run, [str(pictures)], tmp_path / "out", threshold=0, shards=f"{part}/3", drawn=False)
-        for part in (2, 1, 3)
-    ]
+
+    def part(number: int) -> Path:
+        shards = f"{number}/3"
+        return api.predict(tiny_run, [str(pictures)], tmp_path / "out", threshold=0, shards=shards, drawn=False)
+
+    paths = [part(2), part(1), part(3)]
     assert [path.name for path in paths] == ["detections.2-of-3.json", "detections.1-of-3.json", "detections.json"]
-    assert sorted(rounded(entries(paths[-1]))) == sorted(rounded(entries(whole)))
+    assert rounded(entries(paths[-1])) == rounded(entries(whole))
     assert not list((tmp_path / "out").glob("*.png"))
+    capsys.readouterr()
+    assert part(2).name == "detections.json"
+    assert "part 2 of 3 is finished" in capsys.readouterr().out
+
+
+def test_parts_of_other_settings_are_not_put_together(tiny_run, pictures, tmp_path):
+    for threshold, part in ((0.0, 1), (0.3, 2), (0.3, 1)):
+        path = api.predict(
+            tiny_run, [str(pictures)], tmp_path / "out", threshold=threshold, shards=f"{part}/2", drawn=False
+        )
+        assert (path.name == "detections.json") == ((threshold, part) == (0.3, 1))
+    assert all(entry["score"] >= 0.3 for entry in entries(path))
+
+
+def test_a_broken_picture_in_the_last_part_is_said_after_all_is_put_together(tiny_run, pictures, tmp_path):
+    (pictures / "1.png").write_text("no picture")
+    options = {"threshold": 0, "drawn": False}
+    api.predict(tiny_run, [str(pictures)], tmp_path / "out", shards="1/2", **options)
+    with pytest.raises(UserError, match=r"1\.png cannot be read"):
+        api.predict(tiny_run, [str(pictures)], tmp_path / "out", shards="2/2", **options)
+    assert {entry["image_id"] for entry in entries(tmp_path / "out/detections.json")} == {1, 3, 4, 5, 6, 7, 8, 9}
+    with pytest.raises(UserError, match=r"1\.png cannot be read"):  # it may have been mended: it is tried again
+        api.predict(tiny_run, [str(pictures)], tmp_path / "out", shards="2/2", **options)
+
+
+def test_huge_pictures_are_read_only_in_tiles_and_cut_as_needed(tiny_run, tmp_path, monkeypatch):
+    Image.new("RGB", (640, 320), "teal").save(tmp_path / "huge.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(UserError, match="cannot be read"):
+        api.predict(tiny_run, [str(tmp_path / "huge.png")], tmp_path / "out")
+    detector, cut, given = Detector.load(tiny_run), [], []
+    cutting, detect = prediction._cut, Detector.detect
+    monkeypatch.setattr(prediction, "_cut", lambda *of: cut.append(of) or cutting(*of))
+
+    def watched(self, parts, threshold, batch_size):
+        for answer in detect(self, parts, threshold, batch_size):
+            given.append(answer)
+            assert len(cut) - len(given) <= 16
+            yield answer
+
+    monkeypatch.setattr(Detector, "detect", watched)
+    tiling = prediction.Tiling(32, 0.0)
+    assert len(list(prediction.detect_pictures(detector, [(0, tmp_path / "huge.png")], 0.5, 2, tiling))) == 1
+    assert len(cut) == len(given) == 200
+    assert Image.MAX_IMAGE_PIXELS == 1000
+
+
+def test_live_frames_are_answered_before_the_next_is_asked_for(tiny_run):
+    asked = []
+
+    def frames():
+        for number in range(6):
+            asked.append(number)
+            yield number, Image.new("RGB", (64, 48), (40 * number, 90, 200))
+
+    for found in prediction.detect_pictures(Detector.load(tiny_run), frames(), 0.5, 1, live=True):
+        assert asked[-1] == found.position
 
 
 @pytest.mark.parametrize("text", ["0/3", "4/3", "1", "a/b", "1/0"])

@@ -1,7 +1,11 @@
 """Checkpoints of the official code: read, computed with, and written back to the last bit."""
 
 import argparse
+import re
+import sys
+import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +14,7 @@ from PIL import Image
 
 from opendetr import Detector, api
 from opendetr.checkpoints.loading import load_checkpoint
-from opendetr.checkpoints.official import require_paper_model, save_official
+from opendetr.checkpoints.official import require_official_model, save_official
 from opendetr.cli import main
 from opendetr.config import ModelConfig
 from opendetr.errors import UserError
@@ -24,6 +28,10 @@ CONFIGS = {
     "detr-r50-dc5-test": ModelConfig(output_stride=16),
     "detr-r101-dc5-test": ModelConfig(backbone="resnet101.tv_in1k", output_stride=16),
 }
+SMALL = ModelConfig(
+    backbone="resnet18.tv_in1k", embed_dim=32, num_heads=4, num_encoder_layers=2, num_decoder_layers=2,
+    feedforward_dim=64, num_queries=10,
+)  # fmt: skip
 PICTURE_SIZES = [(150, 230), (200, 170)]
 
 
@@ -135,9 +143,7 @@ def test_padding_changes_a_picture_and_our_inference_has_none(released):
 
 @pytest.fixture(scope="module")
 def small(official):
-    config = ModelConfig(backbone="resnet18.tv_in1k", embed_dim=32, num_heads=4, num_encoder_layers=2,
-                         num_decoder_layers=2, feedforward_dim=64, num_queries=10)  # fmt: skip
-    return official.build_model(config, 5)
+    return official.build_model(SMALL, 5)
 
 
 def test_stored_arguments_win_over_the_name(small, tmp_path):
@@ -150,11 +156,32 @@ def test_stored_arguments_win_over_the_name(small, tmp_path):
     assert load_checkpoint(path).label_map.names[4] == "class 4"
 
 
-def test_a_panoptic_checkpoint_gives_its_boxes(small, tmp_path):
-    state = {f"detr.{name}": tensor for name, tensor in small.state_dict().items()}
+def test_stored_arguments_come_back_and_decide_the_loss(small, tmp_path):
+    arguments = argparse.Namespace(
+        nheads=4, dilation=False, dropout=0.0, lr=2e-4, lr_backbone=1e-5, dataset_file="coco", eos_coef=0.5,
+        aux_loss=False, bbox_loss_coef=3.0, output_dir=Path("runs/mine"), resume="", pre_norm=False,
+    )  # fmt: skip
+    torch.save({"model": small.state_dict(), "args": arguments}, tmp_path / "mine.pth")
+    loss = load_checkpoint(tmp_path / "mine.pth").config.loss
+    assert (loss.no_object_weight, loss.l1_weight, loss.auxiliary, loss.giou_weight) == (0.5, 3.0, False, 2.0)
+    native = api.convert(tmp_path / "mine.pth", tmp_path / "native", "opendetr")
+    written = api.convert(native, tmp_path / "out", "official")
+    again = vars(torch.load(written / "checkpoint.pth", weights_only=False)["args"])
+    assert {name: again[name] for name in vars(arguments)} == vars(arguments) | {"output_dir": "runs/mine"}
+    assert "labels" not in again["opendetr"]  # no names were told, and none are made up
+    assert load_checkpoint(written).metrics["labels"] == "names assumed"
+
+
+def test_a_panoptic_checkpoint_gives_its_boxes(official, small, tmp_path):
+    state = {f"detr.{name}": tensor for name, tensor in official.build_model(SMALL, 250).state_dict().items()}
     torch.save({"model": {**state, "mask_head.lay1.weight": torch.zeros(1)}}, tmp_path / "panoptic.pth")
     found = load_checkpoint(tmp_path / "panoptic.pth")
     assert any("masks are not read" in remark for remark in found.metrics["read"])
+    labels = found.label_map
+    assert labels.num_classes == 250
+    assert (labels.names[1], labels.names[90]) == ("person", "toothbrush")
+    assert labels.category_ids[12:15] == (None, 13, 14)
+    assert set(labels.category_ids[91:]) == {None}  # stuff
 
 
 class Code:
@@ -164,48 +191,87 @@ class Code:
 
 DAMAGES = {
     "truncated": "is damaged, or no checkpoint", "not a checkpoint": "is damaged, or no checkpoint",
-    "code": r"asks for code to be run, \S*print, and is refused", "no weights": "holds no weights",
-    "missing": "1 missing: transformer.encoder.layers.1.norm1.weight",
-    "shape": "1 of another shape: bbox_embed.layers.0.weight", "scalar": "is damaged, or of no DETR",
-    "arguments": "is damaged, or of no DETR", "double": "1 of float64",
+    "code": r"asks for code to be run, \S*print, and is refused; .* weights_only=False",
+    "code of protocol 4": r"asks for code to be run, \S*print, and is refused",
+    "TorchScript": "is damaged, or no checkpoint", "no weights": "holds no weights",
+    "missing": r"2 missing: backbone.0.body.layer1.0.bn1.bias, transformer.encoder.layers.1.linear1.weight$",
+    "many missing": r"68 missing: (\S+, ){19}\S+ and 48 more$",
+    "shape": r"1 of another shape: bbox_embed.layers.0.weight \[3, 3\] instead of \[32, 32\]",
+    "scalar": "is damaged, or of no DETR", "arguments": "is damaged, or of no DETR", "double": "1 of float64",
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_what_is_no_checkpoint_is_refused_in_a_sentence(small, tmp_path, capsys, damage):
-    path, state = tmp_path / "broken.pth", dict(small.state_dict())
+def damaged(damage, model, path):
+    """A file that is no checkpoint."""
+    state, content = dict(model.state_dict()), {}
     if damage == "missing":
-        del state["transformer.encoder.layers.1.norm1.weight"]
+        del state["transformer.encoder.layers.1.linear1.weight"], state["backbone.0.body.layer1.0.bn1.bias"]
+    if damage == "many missing":
+        state = {name: tensor for name, tensor in state.items() if not re.search(r"\.bn\d\.", name)}
     if damage == "shape":
         state["bbox_embed.layers.0.weight"] = torch.zeros(3, 3)
     if damage == "scalar":
         state["class_embed.weight"] = torch.tensor(1.0)
     if damage == "double":
         state["class_embed.bias"] = state["class_embed.bias"].double()
-    content = {"code": {"model": Code()}, "no weights": {"model": {"a": 1}}}.get(damage, {"model": state})
     if damage == "arguments":
         content["args"] = argparse.Namespace(nheads="many")
-    torch.save(content, path)
+    whole = {"no weights": {"model": {"a": 1}}}.get(damage, {"model": state} | content)
+    if damage.startswith("code"):
+        whole = {"model": Code()}
+    torch.save(whole, path, pickle_protocol=4 if damage.endswith("4") else 2)
+    if damage == "TorchScript":
+        torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)).save(path)
     if damage == "truncated":
         path.write_bytes(path.read_bytes()[:1000])
     if damage == "not a checkpoint":
         path.write_text("hello")
-    with pytest.raises(UserError, match=DAMAGES[damage]) as error:
-        load_checkpoint(path)
-    assert "broken.pth" in str(error.value)
-    assert not any(word in str(error.value) for word in ("\n", "\033", "weights_only"))
-    assert "never be printed" not in capsys.readouterr().out
 
 
-def test_a_refused_file_ends_with_code_2_and_nothing_written(tmp_path, monkeypatch, capsys):
-    (tmp_path / "broken.pth").write_text("hello")
-    command = ["opendetr", "convert", str(tmp_path / "broken.pth"), str(tmp_path / "out"), "--to", "huggingface"]
-    monkeypatch.setattr("sys.argv", command)
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_is_no_checkpoint_is_one_sentence_code_2_and_nothing_written(small, tmp_path, monkeypatch, capfd, damage):
+    path = tmp_path / "broken.pth"
+    damaged(damage, small, path)
+    monkeypatch.setattr("sys.argv", ["opendetr", "convert", str(path), str(tmp_path / "out"), "--to", "huggingface"])
+    warnings.simplefilter("always")  # as they would come on the command line; pytest puts the filters back
+    monkeypatch.setattr(warnings, "showwarning", lambda *found, **_: print(found[0], file=sys.stderr))
+    capfd.readouterr()
     with pytest.raises(SystemExit) as ended:
         main()
+    out, err = capfd.readouterr()
     assert ended.value.code == 2
-    assert capsys.readouterr().err.count("\n") == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["broken.pth"]
+    assert err.count("\n") == 1, err
+    assert "broken.pth" in err
+    assert "\033" not in err
+    assert re.search(DAMAGES[damage], err.strip()), err
+    assert "never be printed" not in out
+    assert [found.name for found in tmp_path.iterdir()] == ["broken.pth"]
+
+
+def test_mistakes_of_our_own_are_not_called_damage(small, tmp_path, monkeypatch):
+    def mistaken(*_):
+        raise KeyError("ours")
+
+    torch.save({"model": small.state_dict()}, tmp_path / "good.pth")
+    monkeypatch.setattr("opendetr.checkpoints.official.build_model", mistaken)
+    with pytest.raises(KeyError, match="ours"):
+        load_checkpoint(tmp_path / "good.pth")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("detr-r5O", "did you mean 'detr-r50'"), ("detr.pth", "did you mean 'detr-r50'"),
+        ("detr-r101-dc.pth", "did you mean 'detr-r101-dc5'"), ("some/model.safetensors", "give the folder it lies in"),
+    ],
+)  # fmt: skip
+def test_a_name_that_is_nearly_right(tmp_path, monkeypatch, name, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "some").mkdir()
+    (tmp_path / "some" / "model.safetensors").touch()
+    with pytest.raises(UserError, match=said):
+        load_checkpoint(name)
 
 
 def test_91_classes_are_said_to_be_taken_for_coco(released):
@@ -223,4 +289,4 @@ def test_91_classes_are_said_to_be_taken_for_coco(released):
 )
 def test_a_model_that_the_official_code_does_not_know_is_refused(changes, said):
     with pytest.raises(UserError, match=said):
-        require_paper_model(ModelConfig(**changes), "the official code")
+        require_official_model(ModelConfig(**changes))

@@ -15,7 +15,7 @@ from opendetr.data.transforms import Preprocessing
 from opendetr.explanation import maps
 from opendetr.explanation.capture import AttentionLayer, Captured, capture_attention, output_gradients
 from opendetr.explanation.look import look
-from opendetr.explanation.maps import cell_at, concentration, gradient_relevance, on_picture, rollout
+from opendetr.explanation.maps import cell_at, concentration, gradient_relevance, on_picture, rollout, widening
 from opendetr.inference.detector import Detector
 from opendetr.labels import LabelMap
 from opendetr.model.attention import MultiheadAttention
@@ -320,6 +320,13 @@ def test_concentration_compares_with_chance():
     assert concentration(inside.roll(4, 0), box) == 0
     corner = torch.tensor([0.05, 0.05, 0.1, 0.1])  # what lies beyond the map is not counted
     assert concentration(even, corner) == pytest.approx(1.0)
+
+
+def test_even_attention_by_the_boxs_own_share():
+    assert widening((10, 10), torch.tensor([0.5, 0.5, 0.2, 0.2])) == pytest.approx(16 / 4)
+    assert widening((10, 10), torch.tensor([0.05, 0.05, 0.1, 0.1])) == pytest.approx(4)  # of its 9 cells 4 are there
+    assert widening((10, 10), torch.tensor([0.0, 0.5, 0.2, 0.2])) == pytest.approx(8 / 2)  # and half of the box
+    assert widening((10, 10), torch.tensor([0.5, 0.5, 1.0, 1.0])) == pytest.approx(1)
 
 
 class Brightness(nn.Module):

@@ -55,6 +55,14 @@ def test_without_imagenet_weights_nothing_is_frozen(networks, name):
     body.eval()
 
 
+def test_where_weights_came_from_names_no_folder_of_this_machine(monkeypatch, tmp_path):
+    body = Backbone("test_resnet", pretrained=True).body
+    save_file(body.state_dict(), tmp_path / "model.safetensors")
+    monkeypatch.setattr(backbone_module, "_from_cache", lambda _: tmp_path / "model.safetensors")
+    said = load_imagenet_weights(body, "test_resnet", "auto")
+    assert said == "the local cache of the Hugging Face hub (timm/test_resnet.r160_in1k)"
+
+
 def test_timm_alone_would_leave_residual_branches_at_zero():
     network = timm.create_model("resnet18", pretrained=False)
     assert any(not m.weight.any() for m in network.modules() if isinstance(m, nn.BatchNorm2d))

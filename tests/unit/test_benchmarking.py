@@ -23,7 +23,7 @@ from opendetr.checkpoints.native import Checkpoint, save_checkpoint
 from opendetr.config import PRESETS, LossConfig, resolve_config
 from opendetr.data.transforms import Preprocessing
 from opendetr.errors import UserError
-from opendetr.exporting.choice import engines_folder
+from opendetr.exporting.choice import engine_file
 from opendetr.labels import LabelMap
 from opendetr.model.detr import build_model
 
@@ -250,7 +250,7 @@ def test_selected_queries_are_paired_before_they_are_compared(fast, monkeypatch)
 
 
 def test_without_wishes_bf16_is_measured_where_it_is_fast_and_int8_where_it_was_prepared(paper, found, monkeypatch):
-    (engines_folder(paper) / "onnxruntime-int8.onnx").touch()  # onnxruntime's fp32 was prepared for `found`
+    engine_file(paper, "onnxruntime", "int8").touch()  # onnxruntime's fp32 was prepared for `found`
     monkeypatch.setattr(measure, "measure_peaks", lambda device: {"fp32": 100.0, "bf16": 200.0})
     rows = in_short(paper, engines=("torch", "onnxruntime")).rows
     assert [row.name for row in rows] == ["torch fp32", "torch bf16", "onnxruntime fp32", "onnxruntime int8"]
@@ -285,7 +285,7 @@ def test_the_other_process_loads_what_was_prepared(paper, found, engine, tmp_pat
     else:
         written = tmp_path / "own"
         save_checkpoint(written, paper)
-    kept = engines_folder(paper) / "onnxruntime-fp32.json"
+    kept = engine_file(paper, "onnxruntime", "fp32").with_suffix(".json")
     before = kept.stat().st_mtime_ns
     order = memory.Order(engine, "fp32", "cpu", str(written), str(paper.source), 64, 96, (48, 64), 1, 1)
     assert peak_memory(order) > 1e7

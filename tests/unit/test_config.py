@@ -263,3 +263,11 @@ def test_image_size_scales_every_size_alike(image_size):
 def test_a_config_never_changes():
     with pytest.raises(dataclasses.FrozenInstanceError):
         RunConfig().model.num_queries = 3
+
+
+@pytest.mark.parametrize(("keep", "cache"), [("true", "ram"), ("false", "none")])
+def test_a_config_of_an_earlier_version_still_loads(keep, cache):
+    """`data.keep` became `data.cache`: model folders and states written before hold the old name."""
+    assert parse_config(f"[data]\nkeep = {keep}", "config.toml").data.cache == cache
+    with pytest.raises(UserError, match="unknown key"):
+        RunConfig().with_overrides([f"data.keep={keep}"])

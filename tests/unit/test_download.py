@@ -21,6 +21,9 @@ class Handler(BaseHTTPRequestHandler):
         server = self.server
         start = int((self.headers.get("Range") or "bytes=0-")[6:].rstrip("-"))
         server.asked.append((self.path, start))
+        if self.path.startswith("/elsewhere"):
+            self.send_error(404)
+            return
         if start >= len(server.content):
             self.send_error(416)
             return
@@ -77,12 +80,30 @@ def test_a_whole_partial_file_is_only_verified(server, tmp_path):
     assert fetch_release("detr-r50", server.address).read_bytes() == CONTENT
 
 
-def test_a_damaged_file_in_the_cache_is_found(server, tmp_path):
+def test_a_wrong_file_put_there_by_hand_is_refused_and_kept(server, tmp_path):
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / NAME).write_bytes(CONTENT[:-1])
-    with pytest.raises(UserError, match="was damaged and is removed"):
+    with pytest.raises(UserError, match=r"is damaged, or another file: its SHA-256 begins with .*; remove it"):
         fetch_release("detr-r50", server.address)
+    assert (tmp_path / "cache" / NAME).read_bytes() == CONTENT[:-1]
+    assert server.asked == []
+
+
+def test_a_shared_cache_need_not_be_writable(server, tmp_path, monkeypatch):
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / NAME).write_bytes(CONTENT)
+
+    def refused(*_):
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(download, "FileLock", refused)
     assert fetch_release("detr-r50", server.address).read_bytes() == CONTENT
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [NAME]
+
+
+def test_a_file_that_the_server_has_not_is_said(server):
+    with pytest.raises(UserError, match=r"/elsewhere/.* answers 404 Not Found; put the file .* there by hand"):
+        fetch_release("detr-r50", f"{server.address}elsewhere/")
 
 
 def test_without_network_and_cache_there_is_a_sentence(server):

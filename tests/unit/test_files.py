@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from opendetr.errors import UserError
-from opendetr.files import read_json, recover_folder, replacing_folder, write_json, write_text
+from opendetr.files import read_json, recover_folder, replacing_folder, write_bytes, write_json, write_text
 
 
 def names(folder: Path) -> set[str]:
@@ -159,3 +159,14 @@ def test_recovering_touches_nothing_that_is_there(tmp_path):
     assert names(tmp_path / "last") == {"one"}
     recover_folder(tmp_path / "nothing")
     assert not (tmp_path / "nothing").exists()
+
+
+def test_what_found_no_room_leaves_nothing(tmp_path, monkeypatch):
+    def half(path, content):
+        path.open("wb").write(content[:2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    with pytest.raises(OSError, match="No space"):
+        write_bytes(tmp_path / "a.bin", b"content")
+    assert not list(tmp_path.iterdir())

@@ -92,8 +92,8 @@ def test_the_other_file_may_have_fewer_categories_but_no_others():
 @pytest.mark.parametrize(
     ("other", "expected"),
     [
-        ({"dog": 2, "mouse": 7}, r"val\.json: category 7 'mouse' is unknown to the training data.*1 'cat', 2 'dog'"),
-        ({"dog": 1}, r"val\.json: category 1 is called 'dog' here and 'cat' in the training data"),
+        ({"dog": 2, "mouse": 7}, r"val\.json: category 7 'mouse' is unknown to the model.*1 'cat', 2 'dog'"),
+        ({"dog": 1}, r"val\.json: category 1 is called 'dog' here and 'cat' by the model"),
     ],
 )
 def test_a_category_that_only_the_other_file_has_is_named(other, expected):

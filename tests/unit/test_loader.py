@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from opendetr.config import DataConfig
-from opendetr.data import loader
 from opendetr.data.datasets import load_index
 from opendetr.data.loader import DetectionDataset, collate, epoch_order, group_equal_shapes, training_loader
-from opendetr.data.transforms import Preprocessing, largest_look, training_transform
+from opendetr.data.transforms import Preprocessing, training_transform
 from opendetr.errors import UserError
 from opendetr.structures import Target
 
@@ -248,48 +247,6 @@ def test_processes_agree_on_shapes():
     assert not {key for batch in both[0] for key in batch} & {key for batch in both[1] for key in batch}
     for first, second in zip(*both):
         assert len({shapes[key] for key in first + second}) == 1
-
-
-def test_pictures_that_are_kept_are_the_same_and_read_once(coco_folder, monkeypatch):
-    index = load_index(coco_folder((1, 2, 0, 3, 1)), "train")  # pictures of 64x48
-    transform = training_transform(CONFIG, PREPROCESSING)
-    kept = DetectionDataset(index, transform, seed=7, keep_side=100)
-    read, reads = loader.read_image, []
-    monkeypatch.setattr(loader, "read_image", lambda path: reads.append(path) or read(path))
-    found = [kept[key] for key in range(15)]
-    assert len(reads) == 5
-    plain = DetectionDataset(index, transform, seed=7)
-    assert all(same(one, plain[key]) for key, one in enumerate(found))
-    assert len(reads) == 20
-
-
-def test_without_room_pictures_are_read_again_and_look_the_same(coco_folder, monkeypatch):
-    index = load_index(coco_folder((1, 2, 3)), "train")
-    transform = training_transform(CONFIG, PREPROCESSING)
-    kept, crowded = (DetectionDataset(index, transform, seed=7, keep_side=24) for _ in range(2))
-    expected = [kept[key] for key in range(6)]
-    monkeypatch.setattr(loader, "KEPT_BYTES", 3 * 24 * 32)  # of one picture
-    assert all(same(one, crowded[key]) for key, one in enumerate(expected))
-    assert (len(kept._kept), len(crowded._kept)) == (3, 1)
-
-
-def test_shrunk_pictures_have_their_boxes_where_they_were(coco_folder):
-    index = load_index(coco_folder((2, 3)), "train")
-    evaluated = Preprocessing(24, 64, (0.0,) * 3, (1.0,) * 3).transform()
-    whole, shrunk = (DetectionDataset(index, evaluated, keep_side=side) for side in (0, 24))
-    for position in range(2):
-        assert shrunk.picture(position).shape == (3, 24, 32)
-        one, other = whole[position], shrunk[position]
-        torch.testing.assert_close(one[1].boxes_cxcywh, other[1].boxes_cxcywh)
-        assert float((one[0] - other[0]).abs().mean()) < 0.02  # of 0..1: resized once or twice
-
-
-def test_what_is_kept_is_as_large_as_training_looks():
-    config = replace(DataConfig(), image_size=320, train_sizes=(), crop_probability=0.0, keep=True)
-    assert largest_look(config) == 320
-    assert largest_look(replace(config, zoom_probability=0.5, zoom_in=0.5, zoom_out=1.5)) == 640
-    assert largest_look(replace(config, keep=False)) == 0
-    assert largest_look(replace(config, crop_probability=0.5)) == 600
 
 
 @pytest.mark.parametrize(

@@ -87,8 +87,8 @@ def markdown(
     if learned:
         yield (
             f"A difference in brackets says nothing: it may be chance (two-sided t-tests, each at {CONFIDENCE:.0%}, "
-            f"the variance of the seeds pooled over the rows; of twenty true zeros one stands without brackets by "
-            "chance)."
+            f"the variance of the seeds pooled over the rows; of twenty rows that change nothing, one is without "
+            f"brackets by chance)."
         )
     if settings.minutes is not None:
         yield "Runs of equal minutes may differ in picture size and passes too: config.toml of each run tells."

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torchvision.transforms import v2
 
@@ -30,9 +29,8 @@ from opendetr.devices import describe_machine, resolve_device
 from opendetr.engines.engine import ENGINES, PRECISIONS
 from opendetr.engines.graph_engines import is_installed
 from opendetr.errors import UserError
-from opendetr.exporting.certificate import BOUNDS
-from opendetr.exporting.choice import FORMATS, engines_folder
-from opendetr.exporting.files import SUFFIXES
+from opendetr.exporting.choice import FORMATS, engine_file
+from opendetr.exporting.comparison import BOUNDS, largest_differences
 from opendetr.model.complexity import count_gflops
 from opendetr.model.queries import SelectedQueries
 from opendetr.progress import track
@@ -197,7 +195,7 @@ def _wanted(
         wanted.append((engine, "fp32"))
         if gain >= GAIN and engine != "onnxruntime":  # which has no bf16 on CPUs
             wanted.append((engine, "bf16"))
-        if engine in FORMATS and (engines_folder(checkpoint) / f"{engine}-int8{SUFFIXES[FORMATS[engine]]}").is_file():
+        if engine in FORMATS and engine_file(checkpoint, engine, "int8").is_file():
             wanted.append((engine, "int8"))
     return list(dict.fromkeys(wanted)), remarks
 
@@ -223,25 +221,17 @@ def _prepare(
 
 
 def _compared(side: Side, task: Task, expected: DetrOutput, paired: bool) -> _Measured:
-    """The side with how far its answers are from the reference's.
-
-    Selected queries come in the order of their scores, which hangs on rounding: they are paired by their answers first.
-    """
-    outputs = expected, side.answer(task.images)
-    reference, found = (torch.cat([x.logits[-1], x.boxes_cxcywh[-1]], -1).float().cpu() for x in outputs)
-    if reference.shape != found.shape or not torch.isfinite(found).all():
+    """The side with how far its answers are from the reference's."""
+    logits, boxes = largest_differences(expected, side.answer(task.images), paired=paired)
+    if math.isinf(logits):
         raise UserError(f"{side.engine} {side.precision} says what are no numbers, or not as many as PyTorch says")
-    if paired:
-        pairs = [linear_sum_assignment(torch.cdist(*both, p=1))[1] for both in zip(reference, found)]
-        found = torch.stack([answers[order] for answers, order in zip(found, pairs)])
-    difference = (reference - found).abs().amax((0, 1))
 
     def model() -> None:
         for tensor in side.answer(task.images):
             tensor[-1:].cpu()  # waits for the device
 
     clock = Clock({"model": model, "end_to_end": lambda: side.detect(task.pictures)})
-    return _Measured(side, clock, float(difference[:-4].max()), float(difference[-4:].max()))
+    return _Measured(side, clock, logits, boxes)
 
 
 def _remarks_on_peer(peer: _Measured, task: Task) -> list[str]:

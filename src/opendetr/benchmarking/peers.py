@@ -51,7 +51,7 @@ class OfficialPeer:
             content = torch.load(path, map_location="cpu", weights_only=True)
         state, arguments = content["model"], content["args"]
         preprocessing = arguments.opendetr["preprocessing"]
-        arguments = argparse.Namespace(**vars(arguments), lr_backbone=0.0)  # its optimiser's; nothing is trained
+        arguments = argparse.Namespace(**{**vars(arguments), "lr_backbone": 0.0})  # its optimiser's; nothing is trained
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torchvision no longer likes the argument `pretrained`
             backbone = self.code.backbone.build_backbone(arguments)

@@ -1,19 +1,28 @@
 """Begin with a trained model: its weights for new data, what had to be left out said key by key."""
 
+from collections.abc import Mapping
 from dataclasses import fields
+from typing import Any
 
 import torch
 from torch import nn
 
+from opendetr.checkpoints.huggingface import IDS_ASSUMED
 from opendetr.checkpoints.native import Checkpoint
+from opendetr.checkpoints.official import ASSUMED
 from opendetr.checkpoints.report import fill
 from opendetr.config import ModelConfig, RunConfig
 from opendetr.errors import UserError
-from opendetr.labels import LabelMap
+from opendetr.labels import UNUSED, LabelMap
 from opendetr.model.detr import DETR, build_model
+from opendetr.progress import console
 
 MAY_CHANGE = ("num_queries", "dropout")  # of an architecture with weights
 CLASS_HEADS = ("class_embed.", "query_embed.class_embed.", "query_embed.label_embed.")  # as wide as there are classes
+MODULES = {  # of the parts that can be frozen
+    "backbone": ("backbone.",), "input_proj": ("input_proj.",), "encoder": ("transformer.encoder.",),
+    "decoder": ("transformer.decoder.", "query_embed."), "heads": ("class_embed.", "bbox_embed."),
+}  # fmt: skip
 PER_QUERY = ("query_embed.weight", "query_embed.content.weight")  # as long as there are queries
 
 
@@ -32,6 +41,43 @@ def require_same_architecture(trained: ModelConfig, wanted: ModelConfig) -> None
             )
 
 
+def labels_on(labels: LabelMap, origin: Mapping[str, Any], data: LabelMap, source: str) -> LabelMap:
+    """The classes of a model as a data set calls them, where the model's file told only half of it; said in a line.
+
+    A `.pth` of the official code has class indices without names: those of the data are taken where their raw ids fit.
+    A Hugging Face folder has names without raw ids: classes are matched by name.
+
+    Args:
+        labels: of the model.
+        origin: the checkpoint's metrics; `labels` tells what was assumed.
+        data: the labels of the data set.
+        source: of the data, for the error's sentence.
+
+    Raises:
+        UserError: the data have a category that the model does not know.
+    """
+    wanted = dict(zip(data.category_ids, data.names))
+    known = {i: name for i, name in zip(labels.category_ids, labels.names) if i is not None}
+    assumed = origin.get("labels", "")
+    if assumed and wanted.items() - known.items():
+        if assumed == ASSUMED:
+            if beyond := [i for i in wanted if i not in range(labels.num_classes)]:
+                raise UserError(
+                    f"{source}: category {beyond[0]} '{wanted[beyond[0]]}' is unknown to the model, whose classes have "
+                    f"no names but the raw ids 0 to {labels.num_classes - 1}"
+                )
+            console.print(f"the model's file does not name its classes: the names of {source} are taken, by raw id")
+            ids = tuple(index if index in wanted else None for index in range(labels.num_classes))
+            return LabelMap(ids, tuple(wanted.get(index, UNUSED) for index in range(labels.num_classes)))
+        used = [name for name, category_id in zip(labels.names, labels.category_ids) if category_id is not None]
+        if assumed == IDS_ASSUMED and set(data.names) <= set(used) and len(set(used)) == len(used):
+            console.print(f"the model's raw ids are not those of {source}: classes are matched by name")
+            raw = dict(zip(data.names, data.category_ids))
+            return LabelMap(tuple(raw.get(name) for name in labels.names), labels.names)
+    labels.require_same_categories(data, source)
+    return labels
+
+
 def labels_for(trained: Checkpoint, data: LabelMap, source: str, *, new_head: bool) -> LabelMap:
     """The classes of the model to be trained: those of the data with a new head, else the trained model's.
 
@@ -41,10 +87,9 @@ def labels_for(trained: Checkpoint, data: LabelMap, source: str, *, new_head: bo
     if new_head:
         return data
     try:
-        trained.label_map.require_same_categories(data, source)
+        return labels_on(trained.label_map, trained.metrics, data, source)
     except UserError as error:
         raise UserError(f"{error}; or give the model a new class head with --num-classes-from data") from None
-    return trained.label_map
 
 
 def begin_with(
@@ -55,30 +100,42 @@ def begin_with(
     With fewer queries the first ones are kept; with more, the others are fresh.
 
     Raises:
-        UserError: weights are missing or left over, other than those of class heads and queries.
+        UserError: weights are missing or left over, other than those of class heads and queries; or some that are fresh
+            would be frozen.
     """
     model = build_model(config.model, config.loss, label_map.num_classes)
-    own, remarks, taken = model.state_dict(), list[str](), dict[str, torch.Tensor]()
+    own, remarks, taken, fresh = model.state_dict(), list[str](), dict[str, torch.Tensor](), list[str]()
     trained_weights = trained.model.state_dict()
     for name, tensor in trained_weights.items():
         if name not in own and name.startswith(CLASS_HEADS):
             remarks.append(f"{name}: left out, for this recipe does without")
         elif new_head and name.startswith(CLASS_HEADS):
             taken[name] = own[name]
+            fresh.append(name)
             remarks.append(
                 f"{name}: fresh, for {label_map.num_classes} classes instead of {trained.label_map.num_classes}"
             )
         elif name in PER_QUERY and len(own[name]) != len(tensor):
             rows = min(len(own[name]), len(tensor))
             taken[name] = torch.cat([tensor[:rows], own[name][rows:]])
-            fresh = f", {len(own[name]) - rows} are fresh" if len(own[name]) > rows else ""
-            remarks.append(f"{name}: the first {rows} of {len(tensor)} queries are kept{fresh}")
+            added = len(own[name]) - rows
+            fresh += [name] if added else []
+            remarks.append(
+                f"{name}: the first {rows} of {len(tensor)} queries are kept"
+                + (f", {added} are fresh" if added else "")
+            )
         else:
             taken[name] = tensor
     for name in own.keys() - trained_weights.keys():
         if name.startswith(CLASS_HEADS):
             taken[name] = own[name]
+            fresh.append(name)
             remarks.append(f"{name}: fresh, for the trained model does without")
+    for part in config.train.freeze:
+        if stuck := [name for name in fresh if name.startswith(MODULES[part])]:
+            raise UserError(
+                f"--freeze {part} would fix fresh weights, {', '.join(stuck)}: they have to learn; leave it out"
+            )
     fill(model, taken, str(trained.source))
     return model, remarks
 
@@ -89,16 +146,9 @@ def freeze(model: DETR, parts: tuple[str, ...]) -> None:
     Raises:
         UserError: nothing is left to learn.
     """
-    modules: dict[str, list[nn.Module]] = {
-        "backbone": [model.backbone],
-        "input_proj": [model.input_proj],
-        "encoder": [model.transformer.encoder],
-        "decoder": [model.transformer.decoder, model.query_embed],
-        "heads": [model.class_embed, model.bbox_embed],
-    }
-    for part in parts:
-        for module in modules[part]:
-            module.requires_grad_(False)
+    for name, parameter in model.named_parameters():
+        if any(name.startswith(MODULES[part]) for part in parts):
+            parameter.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UserError(f"--freeze {' '.join(parts)} leaves nothing to learn; leave out one of them")
 

@@ -1,5 +1,6 @@
 """The model card: what others need to know of a model, filled from the run that made it."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from opendetr.checkpoints.native import Checkpoint
 from opendetr.config import RunConfig
 from opendetr.errors import UserError, first_line
 
+WEIGHTS = (".bin", ".pt", ".pth", ".safetensors")
 PAPER = "https://arxiv.org/abs/2005.12872"
 
 
@@ -26,6 +28,7 @@ def model_card(checkpoint: Checkpoint, name: str, licence: str | None = None) ->
     results = [] if not found else [
         EvalResult("object-detection", data_name, data_name, kind, found[kind], dataset_split=config.data.val_split)
         for kind in ("AP", "AP50")
+        if found[kind] >= 0  # -1 is undefined: nothing to find
     ]  # fmt: skip
     head = ModelCardData(
         model_name=name, license=licence, library_name="transformers", pipeline_tag="object-detection",
@@ -46,7 +49,10 @@ def model_card(checkpoint: Checkpoint, name: str, licence: str | None = None) ->
     ]  # fmt: skip
     if found:
         lines += ["", f"| measured on {data_name}, split {config.data.val_split} | |", "|---|---|"]
-        lines += [f"| {kind} | {found[kind]:.3f} |" for kind in ("AP", "AP50", "AP75")]
+        lines += [
+            f"| {kind} | {found[kind]:.3f} |" if found[kind] >= 0 else f"| {kind} | undefined |"
+            for kind in ("AP", "AP50", "AP75")
+        ]
     if "training" in metrics:
         lines += ["", "<details><summary>The whole config</summary>", "", "```toml", _public(config).to_toml().strip(),
                   "```", "", "</details>"]  # fmt: skip
@@ -91,8 +97,11 @@ def _public(config: RunConfig) -> RunConfig:
 
 
 def _name(text: str) -> str:
-    """The last part of a path on this machine; other names and sentences as they are."""
-    return Path(text).name if Path(text).exists() or Path(text).is_absolute() else text
+    """The last part of a path on this machine; other names and sentences as they are, without a path in brackets."""
+    text = re.sub(r" \((?:[/~.]|\w:)[^)]*\)$", "", text)  # which earlier releases wrote
+    path = Path(text)
+    local = path.exists() or path.is_absolute() or text.startswith((".", "~")) or path.suffix in WEIGHTS
+    return path.name if local else text
 
 
 def _rounded(values: tuple[float, ...]) -> list[float]:

@@ -2,7 +2,6 @@
 
 import hashlib
 import http.client
-import os
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from opendetr.errors import UserError
+from opendetr.files import cache_folder
 from opendetr.progress import console, progress_bar
 
 RELEASES = {  # short name -> file; the eight hexadecimal digits begin its SHA-256
@@ -21,11 +21,6 @@ RELEASES = {  # short name -> file; the eight hexadecimal digits begin its SHA-2
 ADDRESS = "https://dl.fbaipublicfiles.com/detr/"
 SECONDS = 20  # without an answer
 CHUNK = 2**18
-
-
-def cache_folder() -> Path:
-    """Where downloads are kept: `OPENDETR_CACHE`, else `~/.cache/opendetr`."""
-    return Path(os.environ.get("OPENDETR_CACHE") or Path.home() / ".cache" / "opendetr")
 
 
 def fetch_release(name: str, address: str = ADDRESS) -> Path:
@@ -43,35 +38,48 @@ def fetch_release(name: str, address: str = ADDRESS) -> Path:
     """
     file_name = RELEASES[name]
     path = cache_folder() / file_name
+    if path.is_file():  # also in a shared cache that cannot be written, and put there by hand
+        if (found := _hash(path)) != _hash_in(file_name):
+            raise UserError(
+                f"{path} is damaged, or another file: its SHA-256 begins with {found}, not {_hash_in(file_name)}; "
+                f"remove it, and it is downloaded again"
+            )
+        return path
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
-        if not path.is_file():
+        if not path.is_file():  # else another process has just finished
             partial = path.with_suffix(".part")
             try:
                 _download(address + file_name, partial)
+            except urllib.error.HTTPError as error:
+                raise UserError(
+                    f"'{name}' is not in {path.parent} and {address + file_name} answers {error.code} {error.reason}; "
+                    f"put the file {file_name} there by hand"
+                ) from None
             except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
                 raise UserError(
                     f"'{name}' is not in {path.parent} and {address + file_name} cannot be reached "
                     f"({getattr(error, 'reason', error)}); connect to the network, or put the file {file_name} there "
                     f"by hand; what has arrived is kept"
                 ) from None
-            _verify(partial, file_name)
+            if (found := _hash(partial)) != _hash_in(file_name):
+                partial.unlink()
+                raise UserError(
+                    f"what came from {address + file_name} was damaged and is removed: its SHA-256 began with {found}, "
+                    f"not {_hash_in(file_name)}; try again"
+                )
             partial.replace(path)
-        else:  # it may have been put there by hand
-            _verify(path, file_name)
     return path
 
 
-def _verify(path: Path, file_name: str) -> None:
-    """Check the hash, and remove a file that has another."""
-    expected = file_name.removesuffix(".pth").rpartition("-")[2]
+def _hash_in(file_name: str) -> str:
+    return file_name.removesuffix(".pth").rpartition("-")[2]
+
+
+def _hash(path: Path) -> str:
+    """The first eight digits of the SHA-256."""
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if not found.startswith(expected):
-        path.unlink()
-        raise UserError(
-            f"{path} was damaged and is removed: its SHA-256 began with {found[:8]}, not {expected}; try again"
-        )
+        return hashlib.file_digest(file, "sha256").hexdigest()[:8]
 
 
 def _download(url: str, partial: Path) -> None:

@@ -1,4 +1,4 @@
-"""Hugging Face's `DetrForObjectDetection`: folders, in the names of its files and in those it has in memory."""
+"""Hugging Face's `DetrForObjectDetection`: folders read and written, weights from their files or from memory."""
 
 import re
 from collections.abc import Mapping
@@ -6,46 +6,28 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from opendetr.checkpoints.huggingface_names import BACKBONE, file_names, from_ours, name_in_files, to_ours
 from opendetr.checkpoints.native import Checkpoint
-from opendetr.checkpoints.official import IMAGENET, PANOPTIC, require_paper_model, without_masks
-from opendetr.checkpoints.report import as_stored, code_asked_for, damage_is_said, fill, stored_weights
+from opendetr.checkpoints.official import IMAGENET, PANOPTIC, PANOPTIC_CLASSES, require_paper_model, without_masks
+from opendetr.checkpoints.pickles import read_pickle
+from opendetr.checkpoints.report import as_stored, damage_is_said, fill, stored_weights
 from opendetr.config import ModelConfig, load_recipe
 from opendetr.data.transforms import Preprocessing
 from opendetr.errors import UserError
 from opendetr.files import read_json, replacing_folder, write_json, write_text
 from opendetr.labels import COCO_CLASSES, UNUSED, LabelMap
-from opendetr.model.detr import build_model
+from opendetr.model.backbone import is_normed_as_transformers
+from opendetr.model.detr import DETR, build_model
 
-# Theirs (in files) and ours; {n} is a layer's number.
-LAYERS = {
-    "encoder": {
-        "self_attn_layer_norm": "norm1", "fc1": "ffn.linear1", "fc2": "ffn.linear2", "final_layer_norm": "norm2",
-        "self_attn.out_proj": "self_attn.out_proj",
-    },
-    "decoder": {
-        "self_attn_layer_norm": "norm1", "encoder_attn_layer_norm": "norm2", "final_layer_norm": "norm3",
-        "fc1": "ffn.linear1", "fc2": "ffn.linear2", "self_attn.out_proj": "self_attn.out_proj",
-        "encoder_attn.out_proj": "multihead_attn.out_proj",
-    },
+RESNETS = {  # that both libraries have: depth, and blocks per stage with their kind
+    18: ((2, 2, 2, 2), "basic"), 34: ((3, 4, 6, 3), "basic"), 50: ((3, 4, 6, 3), "bottleneck"),
+    101: ((3, 4, 23, 3), "bottleneck"), 152: ((3, 8, 36, 3), "bottleneck"),
 }  # fmt: skip
-ATTENTIONS = {
-    "encoder": {"self_attn": "self_attn"},
-    "decoder": {"self_attn": "self_attn", "encoder_attn": "multihead_attn"},
-}
-ELSEWHERE = {
-    "model.input_projection": "input_proj",
-    "model.query_position_embeddings": "query_embed",
-    "model.decoder.layernorm": "transformer.decoder.norm",
-    "model.position_embedding.row_embeddings": "position_encoding.row_embed",
-    "model.position_embedding.column_embeddings": "position_encoding.col_embed",
-    "class_labels_classifier": "class_embed",
-    "bbox_predictor": "bbox_embed",
-}
-BACKBONE = "model.backbone.conv_encoder.model."
+IDS_ASSUMED = "ids assumed"  # in place of "told", in a checkpoint's metrics["labels"]
+RESNET = re.compile(r"resnet(18|34|50|101|152)(\.tv\w*)?")
 
 
 def load_huggingface(folder: Path, state: Mapping[str, Tensor] | None = None) -> Checkpoint:
@@ -54,6 +36,9 @@ def load_huggingface(folder: Path, state: Mapping[str, Tensor] | None = None) ->
     Args:
         folder: with `config.json`, weights, and `preprocessor_config.json` where there is one.
         state: the weights, where they are at hand already, under the names they have in memory or in files.
+
+    Returns:
+        The model, in eval mode; `metrics["read"]` tells what was read from where.
 
     Raises:
         UserError: no DETR, a file is missing or damaged, no `id2label`, or a part that is not the paper's.
@@ -68,16 +53,19 @@ def load_huggingface(folder: Path, state: Mapping[str, Tensor] | None = None) ->
         renamed = to_ours(theirs)
         if "class_embed.weight" not in renamed or "query_embed.weight" not in renamed:
             raise UserError(f"{folder} holds no weights of DetrForObjectDetection")
+        told = config.get("opendetr", {})
         label_map = _labels(config, renamed["class_embed.weight"].shape[0] - 1, folder)
         model_config = _architecture(config, renamed, folder)
-        run = replace(load_recipe("paper"), model=model_config)
-        model = build_model(model_config, run.loss, label_map.num_classes)
-        fill(model, renamed, str(folder))
-        preprocessing = _preprocessing(folder, config.get("opendetr", {}).get("multiple_of", 1))
+        preprocessing = _preprocessing(folder, told.get("multiple_of", 1))
+        timm_backbone = not any(name.startswith(f"{BACKBONE}encoder.stages") for name in theirs)
         origin = {
-            "format": "huggingface", "read": [PANOPTIC] if len(theirs) < len(whole) else [], **as_stored(renamed),
-            "timm_backbone": not any(name.startswith(f"{BACKBONE}encoder.stages") for name in theirs),
+            "format": "huggingface", **as_stored(renamed), "timm_backbone": timm_backbone,
+            "labels": "told" if "category_ids" in told else IDS_ASSUMED,
+            "read": _remarks(model_config, label_map.num_classes, panoptic=len(theirs) < len(whole)),
         }  # fmt: skip
+    run = replace(load_recipe("paper"), model=model_config)
+    model = build_model(model_config, run.loss, label_map.num_classes)
+    fill(model, renamed, str(folder), lambda name: name_in_files(name, timm_backbone=timm_backbone))
     return Checkpoint(model.eval(), run, label_map, preprocessing, origin, folder)
 
 
@@ -87,123 +75,54 @@ def save_huggingface(checkpoint: Checkpoint, folder: Path, card: str = "") -> Pa
     Its config also carries what that library has no place for: `opendetr`, with raw category ids and `multiple_of`.
 
     Raises:
-        UserError: the model is not the paper's.
+        UserError: the model is not the paper's, or `transformers` would compute something else.
     """
-    model = checkpoint.config.model
-    require_paper_model(model, "Hugging Face's DETR")
-    if model.pre_norm:
-        raise UserError("Hugging Face's DETR cannot read a model with model.pre_norm = True; it knows False")
+    _require_writable_model(checkpoint.model, checkpoint.config.model)
     timm_backbone = checkpoint.metrics.get("timm_backbone", True)
     weights = from_ours(stored_weights(checkpoint, "huggingface"), timm_backbone=timm_backbone)
     with replacing_folder(folder) as new:
         save_file(weights, new / "model.safetensors", {"format": "pt"})
         write_text(new / "README.md", card)
-        write_json(new / "config.json", _config_of(checkpoint, timm_backbone))
+        write_json(new / "config.json", _config_of(checkpoint, weights, timm_backbone=timm_backbone))
         write_json(new / "preprocessor_config.json", _processor_of(checkpoint.preprocessing))
     return folder
 
 
-def file_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict under the names of files, whatever release it comes from: release 5 renames in memory."""
-    renamed = {}
-    for name, tensor in state.items():
-        name = re.sub(r"^model\.backbone\.position_embedding\.", "model.position_embedding.", name)  # release 4
-        name = re.sub(r"^model\.backbone\.(?!conv_encoder\.)", "model.backbone.conv_encoder.", name)
-        name = re.sub(r"(layers\.\d+)\.mlp\.(fc[12])\.", r"\1.\2.", name)
-        renamed[re.sub(r"(_attn)\.o_proj\.", r"\1.out_proj.", name)] = tensor
-    return renamed
+def _require_writable_model(model: DETR, config: ModelConfig) -> None:
+    """Check that `transformers` computes the same.
 
-
-def to_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict in their file names under ours; names nobody knows are kept, for the report to list."""
-    ours, separate = dict[str, Tensor](), dict[str, dict[str, Tensor]]()
-    for name, tensor in state.items():
-        layer = re.match(r"model\.(encoder|decoder)\.layers\.(\d+)\.(.*)\.(weight|bias)$", name)
-        if name.startswith(BACKBONE):
-            ours["backbone.body." + _timm_name(name.removeprefix(BACKBONE))] = tensor
-        elif layer is not None:
-            stack, number, part, kind = layer.groups()
-            prefix = f"transformer.{stack}.layers.{number}"
-            attention, _, projection = part.rpartition(".")
-            if projection in ("q_proj", "k_proj", "v_proj") and attention in ATTENTIONS[stack]:
-                key = f"{prefix}.{ATTENTIONS[stack][attention]}.in_proj_{kind}"
-                separate.setdefault(key, {})[projection] = tensor
-            else:
-                ours[f"{prefix}.{LAYERS[stack].get(part, part)}.{kind}"] = tensor
-        else:
-            known = next((theirs for theirs in ELSEWHERE if name.startswith(theirs + ".")), None)
-            ours[name if known is None else ELSEWHERE[known] + name.removeprefix(known)] = tensor
-    for key, parts in separate.items():
-        if parts.keys() == {"q_proj", "k_proj", "v_proj"}:  # one that lacks a part is reported as missing
-            ours[key] = torch.cat([parts[name] for name in ("q_proj", "k_proj", "v_proj")])
-    return ours
-
-
-def from_ours(state: Mapping[str, Tensor], *, timm_backbone: bool = True) -> dict[str, Tensor]:
-    """The inverse of `to_ours`."""
-    theirs = {}
-    parts = {stack: {ours: name for name, ours in names.items()} for stack, names in LAYERS.items()}
-    attentions = {stack: {ours: name for name, ours in names.items()} for stack, names in ATTENTIONS.items()}
-    elsewhere = {ours: name for name, ours in ELSEWHERE.items()}
-    for name, tensor in state.items():
-        layer = re.match(r"transformer\.(encoder|decoder)\.layers\.(\d+)\.(.*)\.(in_proj_)?(weight|bias)$", name)
-        if name.startswith("backbone.body."):
-            network = name.removeprefix("backbone.body.")
-            theirs[BACKBONE + (network if timm_backbone else _transformers_name(network))] = tensor
-        elif layer is not None:
-            stack, number, part, joined, kind = layer.groups()
-            prefix = f"model.{stack}.layers.{number}"
-            if joined:
-                for projection, piece in zip("qkv", tensor.chunk(3)):
-                    theirs[f"{prefix}.{attentions[stack][part]}.{projection}_proj.{kind}"] = piece.contiguous()
-            else:
-                theirs[f"{prefix}.{parts[stack][part]}.{kind}"] = tensor
-        else:
-            known = next(ours for ours in elsewhere if name.startswith(ours + "."))
-            theirs[elsewhere[known] + name.removeprefix(known)] = tensor
-    return theirs
-
-
-def _timm_name(name: str) -> str:
-    """The name of a ResNet's tensor in transformers as it is in timm; timm's own stay."""
-    name = re.sub(r"^embedder\.embedder\.convolution\.", "conv1.", name)
-    name = re.sub(r"^embedder\.embedder\.normalization\.", "bn1.", name)
-    match = re.match(
-        r"encoder\.stages\.(\d+)\.layers\.(\d+)\.(shortcut|layer\.(\d+))\.(convolution|normalization)\.(.*)", name
-    )
-    if match is None:
-        return name
-    stage, block, where, number, kind, rest = match.groups()
-    if where == "shortcut":
-        return f"layer{int(stage) + 1}.{block}.downsample.{0 if kind == 'convolution' else 1}.{rest}"
-    return f"layer{int(stage) + 1}.{block}.{'conv' if kind == 'convolution' else 'bn'}{int(number) + 1}.{rest}"
-
-
-def _transformers_name(name: str) -> str:
-    """The inverse of `_timm_name`."""
-    name = re.sub(r"^conv1\.", "embedder.embedder.convolution.", name)
-    name = re.sub(r"^bn1\.", "embedder.embedder.normalization.", name)
-    match = re.match(r"layer(\d)\.(\d+)\.(downsample\.|conv|bn)(\d)\.(.*)", name)
-    if match is None:
-        return name
-    stage, block, where, number, rest = match.groups()
-    prefix = f"encoder.stages.{int(stage) - 1}.layers.{block}"
-    if where == "downsample.":
-        return f"{prefix}.shortcut.{'normalization' if int(number) else 'convolution'}.{rest}"
-    return f"{prefix}.layer.{int(number) - 1}.{'convolution' if where == 'conv' else 'normalization'}.{rest}"
+    Raises:
+        UserError: it does not.
+    """
+    reader = "Hugging Face's DETR"
+    require_paper_model(config, reader)
+    if config.pre_norm:
+        raise UserError(f"{reader} cannot read a model with model.pre_norm = True; it knows False")
+    if not is_normed_as_transformers(model.backbone.body):
+        raise UserError(
+            f"{reader} cannot compute a model with the backbone {config.backbone}: it puts a plain batch norm "
+            f"of eps 1e-5 in the place of each and loses the activations in them; train with a ResNet, such as "
+            f"--backbone resnet26d"
+        )
 
 
 def _weights(folder: Path) -> dict[str, Tensor]:
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        path = folder / name
-        if path.is_file():
-            try:
-                return load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-            except Exception as error:  # safetensors, torch, pickle and zip each raise their own kinds, at length
-                code = code_asked_for(error)
-                why = "is damaged, or holds no weights" if code is None else f"asks for code to be run, {code}"
-                raise UserError(f"{path} {why}; expected the weights of DetrForObjectDetection") from None
-    raise UserError(f"{folder} holds no weights; expected model.safetensors or pytorch_model.bin beside config.json")
+    expected = "the weights of DetrForObjectDetection"
+    path = folder / "model.safetensors"
+    if path.is_file():
+        try:
+            return load_file(path)
+        except Exception:  # safetensors raises its own kind, and the system's, at length
+            raise UserError(f"{path} is damaged, or holds no weights; expected {expected}") from None
+    path = folder / "pytorch_model.bin"
+    if not path.is_file():
+        raise UserError(
+            f"{folder} holds no weights; expected model.safetensors or pytorch_model.bin beside config.json"
+        )
+    state = read_pickle(path, expected)
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{path} holds no weights; expected {expected}")
+    return state
 
 
 def _architecture(config: Mapping[str, Any], state: Mapping[str, Tensor], folder: Path) -> ModelConfig:
@@ -221,6 +140,7 @@ def _architecture(config: Mapping[str, Any], state: Mapping[str, Tensor], folder
     return ModelConfig(
         backbone=name,
         output_stride=16 if dilated else 32,
+        batch_norm="timm" if RESNET.fullmatch(name) else "huggingface",
         embed_dim=state["input_proj.weight"].shape[0],
         num_heads=int(config.get("encoder_attention_heads", 8)),
         num_encoder_layers=int(config.get("encoder_layers", 6)),
@@ -232,6 +152,22 @@ def _architecture(config: Mapping[str, Any], state: Mapping[str, Tensor], folder
     )
 
 
+def _remarks(model: ModelConfig, num_classes: int, *, panoptic: bool) -> list[str]:
+    """In words, what was read from where."""
+    remarks = [
+        f"{model.backbone}, {model.num_encoder_layers} + {model.num_decoder_layers} layers, {model.num_heads} "
+        f"attention heads, stride {model.output_stride}: from config.json",
+        f"{model.embed_dim} wide, {model.num_queries} queries, {num_classes} classes: from the weights; their names: "
+        f"from id2label",
+    ]
+    if model.batch_norm == "huggingface":
+        remarks.append(
+            f"batch norm of {model.backbone}: as transformers replaces it, of eps 1e-5 and without the activations "
+            f"that timm may keep in it"
+        )
+    return [*remarks, PANOPTIC] if panoptic else remarks
+
+
 def _backbone(config: Mapping[str, Any], folder: Path) -> tuple[str, bool]:
     """The timm name of the backbone, and whether its last stage is dilated."""
     nested = config.get("backbone_config") or {}
@@ -239,20 +175,17 @@ def _backbone(config: Mapping[str, Any], folder: Path) -> tuple[str, bool]:
     name = nested.get("backbone") or config.get("backbone")
     if nested.get("model_type") == "resnet":
         depths, kind = tuple(nested.get("depths", (3, 4, 6, 3))), nested.get("layer_type", "bottleneck")
-        known = {
-            ((2, 2, 2, 2), "basic"): 18, ((3, 4, 6, 3), "basic"): 34, ((3, 4, 6, 3), "bottleneck"): 50,
-            ((3, 4, 23, 3), "bottleneck"): 101, ((3, 8, 36, 3), "bottleneck"): 152,
-        }  # fmt: skip
+        known = {stages: depth for depth, stages in RESNETS.items()}
         unusual = nested.get("downsample_in_bottleneck") or nested.get("downsample_in_first_stage")
         if (depths, kind) not in known or unusual or nested.get("hidden_act", "relu") != "relu":
             raise UserError(f"{folder}: a ResNet of stages {depths} with {kind} blocks is none that timm knows")
         name = f"resnet{known[depths, kind]}"
     name = str(name or "resnet50").removeprefix("timm/").removeprefix("microsoft/").replace("resnet-", "resnet")
-    return (f"{name}.tv_in1k" if re.fullmatch(r"resnet(18|34|50|101|152)", name) else name), dilated
+    return (f"{name}.tv_in1k" if RESNET.fullmatch(name) and "." not in name else name), dilated
 
 
 def _labels(config: Mapping[str, Any], num_classes: int, folder: Path) -> LabelMap:
-    """The classes by `id2label`; COCO's 91 keep their raw ids, others count from 0."""
+    """The classes by `id2label`; COCO's 91 keep their raw ids, others count from 0; stuff has no boxes."""
     try:
         names = {int(index): str(name) for index, name in config["id2label"].items()}
     except (KeyError, AttributeError, TypeError, ValueError):
@@ -262,54 +195,82 @@ def _labels(config: Mapping[str, Any], num_classes: int, folder: Path) -> LabelM
         raise UserError(
             f"{folder}/config.json: id2label names {len(names)} classes; the weights have {num_classes}, from 0 on"
         )
-    coco = num_classes == len(COCO_CLASSES) and in_order[1] == COCO_CLASSES[1]
+    coco = num_classes in (len(COCO_CLASSES), PANOPTIC_CLASSES) and in_order[1] == COCO_CLASSES[1]
     told = config.get("opendetr", {}).get("category_ids")
     if told is not None and len(told) == num_classes:
         return LabelMap(tuple(told), in_order)
-    holes = {
-        index for index, name in enumerate(in_order) if name in (UNUSED, "") or (coco and COCO_CLASSES[index] == UNUSED)
-    }
+    holes = {index for index, name in enumerate(in_order) if name in (UNUSED, "")}
+    if coco:
+        holes |= {i for i in range(num_classes) if i >= len(COCO_CLASSES) or COCO_CLASSES[i] == UNUSED}
     return LabelMap(tuple(None if index in holes else index for index in range(num_classes)), in_order)
 
 
 def _preprocessing(folder: Path, multiple_of: int) -> Preprocessing:
-    """Size, mean and standard deviation of the image processor; the paper's where the folder has none."""
+    """Size, mean and standard deviation of the image processor; the paper's where the folder has none.
+
+    Raises:
+        UserError: a step or a value that is not computed here.
+    """
     path = folder / "preprocessor_config.json"
     found = read_json(path, "the config of an image processor") if path.is_file() else {}
-    size = found.get("size") or {}
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is damaged; expected the config of an image processor")
+    computed = {  # what changes the numbers, and what this library computes
+        "do_resize": True, "do_rescale": True, "do_normalize": True, "do_center_crop": False, "rescale_factor": 1 / 255,
+        "resample": 2, "pad_size": None,
+    }  # fmt: skip
+    for name, expected in computed.items():
+        value = found.get(name)
+        if value is not None and value != expected:
+            raise UserError(f"{path}: {name} = {value} cannot be computed here; expected {expected}")
+    size = found.get("size", {"shortest_edge": 800, "longest_edge": 1333})
     if isinstance(size, int):  # releases before 4.26 wrote a number, and max_size beside it
         size = {"shortest_edge": size, "longest_edge": found.get("max_size", 1333)}
-    if not isinstance(size, dict) or {"height", "width"} & size.keys():
+    edges = {name: value for name, value in size.items() if value is not None} if isinstance(size, dict) else {}
+    if edges.keys() != {"shortest_edge", "longest_edge"}:
         raise UserError(
             f"{path}: size = {size}; expected shortest_edge and longest_edge, which keep a picture's aspect"
         )
-    for step in ("do_resize", "do_rescale", "do_normalize"):
-        if found.get(step) is False:
-            raise UserError(f"{path}: {step} is false; expected an image processor that resizes and normalises")
-    mean, std = (tuple(found.get(key) or default) for key, default in zip(("image_mean", "image_std"), IMAGENET))
-    edges = size.get("shortest_edge", 800), size.get("longest_edge", 1333)
-    return Preprocessing(*edges, mean, std, multiple_of)
+    mean, std = (found.get(key) or default for key, default in zip(("image_mean", "image_std"), IMAGENET))
+    try:
+        return Preprocessing.from_json(
+            {"image_size": edges["shortest_edge"], "max_size": edges["longest_edge"], "mean": mean, "std": std,
+             "multiple_of": multiple_of}
+        )  # fmt: skip
+    except ValueError as error:
+        raise UserError(f"{path}: {error}; correct the value, or get the file anew") from None
 
 
-def _config_of(checkpoint: Checkpoint, timm_backbone: bool) -> dict[str, Any]:
-    model, loss, labels = checkpoint.config.model, checkpoint.config.loss, checkpoint.label_map
-    name, depths = model.backbone.split(".")[0], {"18": [2, 2, 2, 2], "101": [3, 4, 23, 3], "152": [3, 8, 36, 3]}
-    depth = name.removeprefix("resnet")
-    small = depth in ("18", "34")
-    network: dict[str, Any] = {"use_timm_backbone": True, "backbone": name, "use_pretrained_backbone": False}
+def _network_of(model: ModelConfig, body: Any, *, timm_backbone: bool) -> dict[str, Any]:
+    """Their config's part about the backbone."""
+    name = model.backbone.split(".")[0] if RESNET.fullmatch(model.backbone) else model.backbone
     if not timm_backbone:
-        network = {"use_timm_backbone": False, "backbone": None, "backbone_config": {
-            "model_type": "resnet", "depths": depths.get(depth, [3, 4, 6, 3]), "out_features": ["stage4"],
-            "layer_type": "basic" if small else "bottleneck",
-            "hidden_sizes": [64, 128, 256, 512] if small else [256, 512, 1024, 2048],
+        depths, kind = RESNETS[int(name.removeprefix("resnet"))]
+        widths = [64, 128, 256, 512] if kind == "basic" else [256, 512, 1024, 2048]
+        return {"use_timm_backbone": False, "backbone": None, "backbone_config": {
+            "model_type": "resnet", "depths": list(depths), "out_features": ["stage4"], "layer_type": kind,
+            "hidden_sizes": widths,
         }}  # fmt: skip
+    if RESNET.fullmatch(model.backbone):  # the form that every release reads
+        return {"use_timm_backbone": True, "backbone": name, "use_pretrained_backbone": False}
+    dilated = {"output_stride": 16} if model.output_stride == 16 else {}
+    return {"use_timm_backbone": False, "backbone": None, "backbone_config": {
+        "model_type": "timm_backbone", "backbone": name, "features_only": True, "use_pretrained_backbone": False,
+        "out_indices": list(body.feature_info.out_indices), **dilated,
+    }}  # fmt: skip
+
+
+def _config_of(checkpoint: Checkpoint, weights: Mapping[str, Tensor], *, timm_backbone: bool) -> dict[str, Any]:
+    model, loss, labels = checkpoint.config.model, checkpoint.config.loss, checkpoint.label_map
+    network = _network_of(model, checkpoint.model.backbone.body, timm_backbone=timm_backbone)
+    kind = str(weights["class_labels_classifier.weight"].dtype).removeprefix("torch.")
     costs = {
         "class_cost": loss.class_cost, "bbox_cost": loss.l1_cost, "giou_cost": loss.giou_cost,
         "bbox_loss_coefficient": loss.l1_weight, "giou_loss_coefficient": loss.giou_weight,
     }  # fmt: skip
     whole = {key: int(value) for key, value in costs.items() if value == int(value)}  # release 5 takes no others
     return {
-        "architectures": ["DetrForObjectDetection"], "model_type": "detr", "torch_dtype": "float32",
+        "architectures": ["DetrForObjectDetection"], "model_type": "detr", "torch_dtype": kind,
         **network, "dilation": model.output_stride == 16,
         "num_queries": model.num_queries, "d_model": model.embed_dim, "encoder_layers": model.num_encoder_layers,
         "decoder_layers": model.num_decoder_layers, "encoder_attention_heads": model.num_heads,

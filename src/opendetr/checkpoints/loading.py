@@ -1,8 +1,12 @@
 """One name for any model: a run or model folder, an official `.pth` or released name, a Hugging Face folder or id."""
 
+import difflib
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+
+from torch import Tensor
 
 from opendetr.checkpoints import native
 from opendetr.checkpoints.download import RELEASES, fetch_release
@@ -18,7 +22,9 @@ HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+(?<!\.pth)(?<!\.pt)(?<!\.bin)(?<!\.safe
 HUB_FILES = ["config.json", "preprocessor_config.json", "model.safetensors"]
 
 
-def load_checkpoint(name: str | Path, *, dc5: bool | None = None) -> Checkpoint:
+def load_checkpoint(
+    name: str | Path, *, dc5: bool | None = None, state: Mapping[str, Tensor] | None = None
+) -> Checkpoint:
     """Read a model, whatever it is kept in, and say what was read from where. A path that exists wins over a name.
 
     Args:
@@ -26,6 +32,8 @@ def load_checkpoint(name: str | Path, *, dc5: bool | None = None) -> Checkpoint:
             `detr-r101`, `detr-r50-dc5` or `detr-r101-dc5`, the paper's released checkpoints; a folder written by
             `save_pretrained`; `hf://ORGANISATION/NAME`, or the same without `hf://` where no such folder exists.
         dc5: whether an official `.pth` has a dilated backbone; None believes its arguments, else its name.
+        state: of a Hugging Face folder, the weights to use instead of those in its files: a `state_dict()` of
+            `DetrForObjectDetection`, of whatever release.
 
     Returns:
         The model, in eval mode, with its config, labels and preprocessing.
@@ -34,6 +42,10 @@ def load_checkpoint(name: str | Path, *, dc5: bool | None = None) -> Checkpoint:
         UserError: nothing of that name, or it cannot be read; says what was expected.
     """
     text, path = str(name), Path(name)
+    if state is not None and not (path / "config.json").is_file():
+        raise UserError(f"{path} has no config.json: a state dict of transformers needs the folder of its config")
+    if path.is_file() and path.suffix == ".safetensors":
+        raise UserError(f"{path} holds weights only; give the folder it lies in, {path.parent}, with its config")
     if text.startswith(HUB):
         found = _of_hub(text.removeprefix(HUB), "on the Hugging Face hub it cannot be had")
     elif path.is_file() or (text in RELEASES and not path.exists()):
@@ -41,9 +53,11 @@ def load_checkpoint(name: str | Path, *, dc5: bool | None = None) -> Checkpoint:
     elif (path / OFFICIAL_FILE).is_file():
         found = load_official(path / OFFICIAL_FILE, dc5=dc5)
     elif (path / "config.json").is_file():
-        found = load_huggingface(path)
+        found = load_huggingface(path, state)
     elif not path.exists() and HUB_NAME.fullmatch(text):
         found = _of_hub(text, "it is no folder here, and as a name on the Hugging Face hub it cannot be had")
+    elif not path.exists() and (similar := difflib.get_close_matches(path.stem, RELEASES, 1)):
+        raise UserError(f"{path} does not exist; did you mean '{similar[0]}', one of the paper's released checkpoints?")
     else:
         found = native.load_checkpoint(path)  # which says what is missing
         return _without_dc5(found, dc5)
@@ -53,9 +67,9 @@ def load_checkpoint(name: str | Path, *, dc5: bool | None = None) -> Checkpoint:
     return found if found.metrics["format"] == "official" else _without_dc5(found, dc5)
 
 
-def load_model(name: str | Path, *, dc5: bool | None = None) -> DETR:
-    """The bare model of any name that `load_checkpoint` takes, in eval mode on the CPU."""
-    return load_checkpoint(name, dc5=dc5).model
+def load_model(name: str | Path, *, dc5: bool | None = None, state: Mapping[str, Tensor] | None = None) -> DETR:
+    """The bare model of any name that `load_checkpoint` takes, in eval mode on the CPU; arguments as there."""
+    return load_checkpoint(name, dc5=dc5, state=state).model
 
 
 def _without_dc5(found: Checkpoint, dc5: bool | None) -> Checkpoint:

@@ -1,17 +1,20 @@
 """The official code's checkpoint files: `{"model": state_dict, "args": Namespace}` (facebookresearch/detr)."""
 
 import argparse
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from opendetr.checkpoints.download import RELEASES
 from opendetr.checkpoints.native import Checkpoint
-from opendetr.checkpoints.report import as_stored, code_asked_for, damage_is_said, fill, stored_weights
+from opendetr.checkpoints.pickles import read_pickle
+from opendetr.checkpoints.report import as_stored, damage_is_said, fill, stored_weights
 from opendetr.config import ModelConfig, RunConfig, load_recipe
 from opendetr.data.transforms import Preprocessing
 from opendetr.errors import UserError
@@ -23,6 +26,12 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 PREPROCESSING = Preprocessing(800, 1333, *IMAGENET)
 OFFICIAL_FILE = "checkpoint.pth"  # what the official training writes, and what we do
 PANOPTIC = "a panoptic checkpoint: its boxes are read, its masks are not read yet"
+PANOPTIC_CLASSES = 250  # COCO's 91 ids, then stuff
+ASSUMED = "names assumed"  # in place of "told", in a checkpoint's metrics["labels"]
+LOSS = {  # the official code's arguments and ours
+    "set_cost_class": "class_cost", "set_cost_bbox": "l1_cost", "set_cost_giou": "giou_cost",
+    "bbox_loss_coef": "l1_weight", "giou_loss_coef": "giou_weight", "eos_coef": "no_object_weight",
+}  # fmt: skip
 BLOCKS: dict[tuple[int, ...], int] = {(2, 2, 2, 2): 18, (3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
 
 
@@ -43,31 +52,38 @@ def load_official(path: Path, *, dc5: bool | None = None) -> Checkpoint:
     whole, arguments = read_pth(path)
     with damage_is_said(path):
         state = without_masks(whole)
+        panoptic = len(state) < len(whole)
         config, remarks = architecture(state, arguments, path.name, dc5)
-        if len(state) < len(whole):
-            remarks.append(PANOPTIC)
-        label_map, preprocessing, labels_from = _labels_and_preprocessing(state, arguments)
-        run = replace(load_recipe("paper"), model=config)
-        model = build_model(config, run.loss, label_map.num_classes)
+        label_map, labels_are, labels_from = _labels(state, arguments, path.name, panoptic=panoptic)
+        preprocessing = _preprocessing(arguments)
+        recipe = load_recipe("paper")
+        run = replace(recipe, model=config, loss=replace(recipe.loss, **_loss_of(arguments)))
         renamed = {our_name(name): tensor for name, tensor in state.items()}
-        fill(model, renamed, str(path))
-        origin = {"format": "official", "read": [*remarks, labels_from], **as_stored(renamed)}
+        origin = {
+            "format": "official", "read": [*remarks, labels_from, *([PANOPTIC] if panoptic else [])],
+            "labels": labels_are, "arguments": _plain(arguments), **as_stored(renamed),
+        }  # fmt: skip
+    model = build_model(config, run.loss, label_map.num_classes)
+    fill(model, renamed, str(path), official_name)
     return Checkpoint(model.eval(), run, label_map, preprocessing, origin, path)
 
 
 def save_official(checkpoint: Checkpoint, folder: Path) -> Path:
     """Write `checkpoint.pth`, which the official code's `--resume` reads.
 
-    Its stored arguments also carry what that code has no place for: `opendetr`, with the classes and the preprocessing.
+    The arguments of a file it was read from are kept. They also carry what that code has no place for: `opendetr`, with
+    the classes and the preprocessing.
 
     Raises:
         UserError: the model is not the paper's (the official code knows no selected queries or pyramids).
     """
-    config = checkpoint.config.model
-    require_paper_model(config, "the official code")
+    require_official_model(checkpoint.config.model)
     state = {official_name(name): tensor for name, tensor in stored_weights(checkpoint, "official").items()}
-    ours = {"labels": checkpoint.label_map.to_json(), "preprocessing": checkpoint.preprocessing.to_json()}
-    arguments = argparse.Namespace(**arguments_of(checkpoint.config), opendetr=ours)
+    ours: dict[str, Any] = {"preprocessing": checkpoint.preprocessing.to_json()}
+    if checkpoint.metrics.get("labels") != ASSUMED:
+        ours["labels"] = checkpoint.label_map.to_json()
+    kept = checkpoint.metrics.get("arguments", {})
+    arguments = argparse.Namespace(**{**kept, **arguments_of(checkpoint.config), "opendetr": ours})
     with replacing_folder(folder) as new:
         torch.save({"model": state, "args": arguments}, new / OFFICIAL_FILE)
     return folder / OFFICIAL_FILE
@@ -76,23 +92,12 @@ def save_official(checkpoint: Checkpoint, folder: Path) -> Path:
 def read_pth(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The weights of a `.pth`, and the arguments stored beside them ({} where none are).
 
-    Only tensors and `argparse.Namespace` are unpickled: code in the file never runs.
+    Only tensors, `argparse.Namespace` and paths are unpickled: code in the file never runs.
 
     Raises:
         UserError: the file is damaged, holds something else, or asks for code to be run.
     """
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; expected a checkpoint of the official code") from None
-    except Exception as error:  # torch, pickle and zip each raise their own kinds, at length
-        code = code_asked_for(error)
-        if code is not None:
-            raise UserError(
-                f"{path} asks for code to be run, {code}, and is refused; expected a file that holds weights only"
-            ) from None
-        raise UserError(f"{path} is damaged, or no checkpoint; expected a .pth of the official code") from None
+    content = read_pickle(path, "a .pth of the official code")
     state = content.get("model", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path} holds no weights; expected {{'model': state_dict}} as the official code writes it")
@@ -161,12 +166,16 @@ def backbone_of(state: Mapping[str, Tensor]) -> str:
     return f"resnet{depth}.tv_in1k"
 
 
-def labels_of(num_classes: int) -> LabelMap:
-    """COCO's where there are 91 classes (raw id = class index, with holes), else ids as names."""
-    if num_classes != len(COCO_CLASSES):
+def labels_of(num_classes: int, *, panoptic: bool = False) -> LabelMap:
+    """COCO's where there are 91 classes (raw id = class index, with holes), else ids as names.
+
+    The classes of a panoptic checkpoint beyond COCO's are stuff, which has no boxes.
+    """
+    stuff = PANOPTIC_CLASSES - len(COCO_CLASSES) if panoptic and num_classes == PANOPTIC_CLASSES else 0
+    if num_classes - stuff != len(COCO_CLASSES):
         return LabelMap(tuple(range(num_classes)), tuple(f"class {index}" for index in range(num_classes)))
-    ids = tuple(None if name == UNUSED else index for index, name in enumerate(COCO_CLASSES))
-    return LabelMap(ids, COCO_CLASSES)
+    names = COCO_CLASSES + (UNUSED,) * stuff
+    return LabelMap(tuple(None if name == UNUSED else index for index, name in enumerate(names)), names)
 
 
 def our_name(name: str) -> str:
@@ -190,22 +199,64 @@ def arguments_of(config: RunConfig) -> dict[str, Any]:
         "dec_layers": model.num_decoder_layers, "dim_feedforward": model.feedforward_dim,
         "hidden_dim": model.embed_dim, "dropout": model.dropout, "nheads": model.num_heads,
         "num_queries": model.num_queries, "pre_norm": model.pre_norm, "masks": False, "aux_loss": loss.auxiliary,
-        "set_cost_class": loss.class_cost, "set_cost_bbox": loss.l1_cost, "set_cost_giou": loss.giou_cost,
-        "bbox_loss_coef": loss.l1_weight, "giou_loss_coef": loss.giou_weight, "eos_coef": loss.no_object_weight,
+        **{name: getattr(loss, ours) for name, ours in LOSS.items()},
     }  # fmt: skip
 
 
-def _labels_and_preprocessing(
-    state: Mapping[str, Tensor], arguments: Mapping[str, Any]
-) -> tuple[LabelMap, Preprocessing, str]:
-    """What `save_official` wrote into the arguments, else what the official code means; and which it was."""
-    if "opendetr" in arguments:
-        told = arguments["opendetr"]
-        preprocessing = Preprocessing.from_json(told["preprocessing"])
-        return LabelMap.from_json(told["labels"]), preprocessing, "classes and preprocessing: the stored arguments"
+def _labels(
+    state: Mapping[str, Tensor], arguments: Mapping[str, Any], file_name: str, *, panoptic: bool
+) -> tuple[LabelMap, str, str]:
+    """The classes, whether they were told, and in words where they are from.
+
+    `save_official` writes them into the arguments; those of the paper's files are known.
+    """
+    told = arguments.get("opendetr", {}).get("labels")
+    if told is not None:
+        return LabelMap.from_json(told), "told", "names of the classes: the stored arguments"
     num_classes = state["class_embed.weight"].shape[0] - 1
+    labels = labels_of(num_classes, panoptic=panoptic)
+    if file_name in RELEASES.values() or panoptic:
+        return labels, "told", f"{num_classes} classes: COCO's"
     said = "taken for COCO's" if num_classes == len(COCO_CLASSES) else "their names are not in the file"
-    return labels_of(num_classes), PREPROCESSING, f"{num_classes} classes: {said}"
+    return labels, ASSUMED, f"{num_classes} classes: {said}"
+
+
+def _preprocessing(arguments: Mapping[str, Any]) -> Preprocessing:
+    """What `save_official` wrote into the arguments, else the paper's."""
+    told = arguments.get("opendetr", {}).get("preprocessing")
+    return PREPROCESSING if told is None else Preprocessing.from_json(told)
+
+
+def _loss_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The matching and the loss that the stored arguments tell of."""
+    told: dict[str, Any] = {ours: float(arguments[name]) for name, ours in LOSS.items() if name in arguments}
+    return told | ({"auxiliary": bool(arguments["aux_loss"])} if "aux_loss" in arguments else {})
+
+
+def _plain(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that JSON has a word for, to be written back; paths become text."""
+    plain = {}
+    for name, value in arguments.items():
+        kept = str(value) if isinstance(value, PurePath) else value
+        try:
+            json.dumps(kept, allow_nan=False)
+        except (TypeError, ValueError):
+            continue
+        if name != "opendetr":
+            plain[name] = kept
+    return plain
+
+
+def require_official_model(config: ModelConfig) -> None:
+    """Check that the official code can read a model.
+
+    Raises:
+        UserError: it has parts of its own, or another backbone.
+    """
+    reader = "the official code"
+    require_paper_model(config, reader)
+    if config.backbone.split(".")[0] not in {f"resnet{depth}" for depth in BLOCKS.values()} | {"resnet34"}:
+        raise UserError(f"{reader} cannot read a model with the backbone {config.backbone}; it knows resnet18 to 152")
 
 
 def require_paper_model(config: ModelConfig, reader: str) -> None:
@@ -227,8 +278,6 @@ def require_paper_model(config: ModelConfig, reader: str) -> None:
             )
     if not config.feedforward_dim:
         raise UserError(f"{reader} cannot read a model without feed-forward layers")
-    if config.backbone.split(".")[0] not in {f"resnet{depth}" for depth in BLOCKS.values()} | {"resnet34"}:
-        raise UserError(f"{reader} cannot read a model with the backbone {config.backbone}; it knows resnet18 to 152")
 
 
 def _layers(state: Mapping[str, Tensor], stack: str) -> int:

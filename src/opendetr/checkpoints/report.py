@@ -1,7 +1,6 @@
 """Weights from elsewhere go into a model all or not at all, and what does not fit is listed."""
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,15 @@ from torch import Tensor, nn
 from opendetr.checkpoints.native import Checkpoint
 from opendetr.errors import UserError, first_line
 
-SHOWN = 5  # names per sentence
+SHOWN = 20  # names per sentence
 COUNTER = "num_batches_tracked"  # batch norm's bookkeeping, which a frozen one does without
 
 
 @contextmanager
 def damage_is_said(path: Path) -> Iterator[None]:
     """Turn whatever a file with the wrong kind of content leads to into a sentence that names the file.
+
+    It is meant for reading only: around the building of a model it would hide mistakes of our own.
 
     Raises:
         UserError: instead of what would be a traceback.
@@ -31,17 +32,19 @@ def damage_is_said(path: Path) -> Iterator[None]:
         ) from None
 
 
-def code_asked_for(error: Exception) -> str | None:
-    """The name of the code that torch refused to run while it read a pickle; None where that was not the trouble."""
-    found = re.search(r"GLOBAL (\S+)", str(error))
-    return None if found is None else found[1]
-
-
-def fill(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+def fill(
+    model: nn.Module, state: Mapping[str, Tensor], source: str, name_there: Callable[[str], str] = lambda name: name
+) -> None:
     """Load a state dict in our names, strictly.
 
+    Args:
+        model: takes the weights.
+        state: under our names.
+        source: where it comes from, for the error's sentence.
+        name_there: what a tensor of ours is called in the source.
+
     Raises:
-        UserError: lists the names that are missing, unknown or of another shape.
+        UserError: lists the names that are missing, unknown or of another shape, as the source has them.
     """
     own = {name: tensor for name, tensor in model.state_dict().items() if not name.endswith(COUNTER)}
     given = {name: tensor for name, tensor in state.items() if not name.endswith(COUNTER)}
@@ -52,7 +55,14 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
         "of float64, which this library does not keep": sorted(n for n, t in given.items() if t.dtype == torch.float64),
     }
     if any(wrong.values()):
-        found = "; ".join(f"{len(names)} {kind}: {_listed(names)}" for kind, names in wrong.items() if names)
+        shapes = {
+            name: f" {list(given[name].shape)} instead of {list(own[name].shape)}" for name in wrong["of another shape"]
+        }
+        listed = {
+            kind: _listed([name_there(name) + (shapes[name] if kind == "of another shape" else "") for name in names])
+            for kind, names in wrong.items()
+        }
+        found = "; ".join(f"{len(names)} {kind}: {listed[kind]}" for kind, names in wrong.items() if names)
         raise UserError(f"{source} does not hold the model it seems to be: {found}")
     model.load_state_dict(given, strict=False)
 
@@ -90,4 +100,4 @@ def stored_weights(checkpoint: Checkpoint, form: str) -> dict[str, Tensor]:
 
 
 def _listed(names: list[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

@@ -1,5 +1,9 @@
 """The one picture reader: training, evaluation, prediction and serving all see a file the same way."""
 
+import io
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -29,13 +33,44 @@ def read_image(source: Picture, channel_order: Literal["rgb", "bgr"] = "rgb") ->
         return _from_array(source, channel_order)
     if isinstance(source, Image.Image):
         return to_rgb(source)
+    return _open(source, str(source))
+
+
+def decode_image(content: bytes, name: str) -> Image.Image:
+    """The same of a file's content; `name` is what errors call it.
+
+    Raises:
+        UserError: it is no readable picture.
+    """
+    return _open(io.BytesIO(content), name)
+
+
+def _open(source: str | Path | io.BytesIO, name: str) -> Image.Image:
     try:
         with Image.open(source) as image:
             return to_rgb(image)
     except FileNotFoundError:
-        raise UserError(f"{source} does not exist; expected a picture") from None
+        raise UserError(f"{name} does not exist; expected a picture") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{source} cannot be read as a picture ({error}); replace or remove the file") from None
+        raise UserError(f"{name} cannot be read as a picture ({error}); replace or remove the file") from None
+
+
+@contextmanager
+def pixels_unlimited() -> Iterator[None]:
+    """Reading pictures that will be cut into tiles: whoever asks for that expects more pixels than Pillow does.
+
+    Pillow's limit, a guard against pictures made to fill the memory, is one for the process: others that read at the
+    same time are not guarded either.
+    """
+    with _unlimited:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+_unlimited = threading.Lock()
 
 
 def check_image(path: Path) -> tuple[int, int]:

@@ -7,17 +7,16 @@ from typing import TypeVar
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from opendetr.data.cache import PictureCache
 from opendetr.data.check import require_size
 from opendetr.data.datasets import DatasetIndex, Record
 from opendetr.data.images import read_image
 from opendetr.data.transforms import to_target
 from opendetr.structures import Batch, Target, Targets
-
-KEPT_BYTES = 2**31  # of pictures in memory, over all loader processes; what finds no room is read again and again
 
 Sample = tuple[Tensor, Target, Record]
 T = TypeVar("T")
@@ -30,19 +29,18 @@ class DetectionDataset(Dataset[Sample]):
     depend on the worker that reads it or on where a run was interrupted.
     """
 
-    def __init__(self, index: DatasetIndex, transform: v2.Transform, seed: int = 0, keep_side: int = 0) -> None:
+    def __init__(
+        self, index: DatasetIndex, transform: v2.Transform, seed: int = 0, cache: PictureCache | None = None
+    ) -> None:
         """Lay out.
 
         Args:
             index: the pictures and their objects.
             transform: of picture and objects.
             seed: of everything that is random.
-            keep_side: above 0, pictures stay in memory once they were read, their shorter side shrunk to that many
-                pixels where it is longer: decoding a photograph can take as long as learning from it.
+            cache: keeps pictures once they were read, their shorter side shrunk to its `side` where it is longer.
         """
-        self.index, self.transform, self.seed, self.keep_side = index, transform, seed, keep_side
-        self._kept: dict[int, Tensor] = {}
-        self._kept_bytes = 0
+        self.index, self.transform, self.seed, self.cache = index, transform, seed, cache
 
     def __len__(self) -> int:
         return len(self.index)
@@ -69,22 +67,20 @@ class DetectionDataset(Dataset[Sample]):
         return image.as_subclass(Tensor), to_target(image, objects), record
 
     def picture(self, position: int) -> Tensor:
-        """The picture [3, H, W] before the transform, from the file or from memory; the same either way."""
-        if position in self._kept:
-            return self._kept[position]
+        """The picture [3, H, W] before the transform, from the file or from the cache; the same either way."""
         record = self.index.records[position]
+        kept = None if self.cache is None else self.cache.get(record)
+        if kept is not None:
+            return kept
         picture = read_image(record.path)
         require_size(record, picture.size, self.index)
         shorter = min(picture.size)
-        if 0 < self.keep_side < shorter:
-            width, height = (max(1, round(side * self.keep_side / shorter)) for side in picture.size)
+        if self.cache is not None and self.cache.side < shorter:
+            width, height = (max(1, round(side * self.cache.side / shorter)) for side in picture.size)
             picture = picture.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=2.0)
         tensor: Tensor = v2.functional.pil_to_tensor(picture)
-        worker = get_worker_info()
-        room = KEPT_BYTES // (1 if worker is None else worker.num_workers)
-        if self.keep_side and self._kept_bytes + tensor.nbytes <= room:
-            self._kept[position] = tensor
-            self._kept_bytes += tensor.nbytes
+        if self.cache is not None:
+            self.cache.put(record, tensor)
         return tensor
 
 

@@ -47,9 +47,24 @@ class Preprocessing:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Preprocessing":
-        """The inverse of `to_json`."""
+        """The inverse of `to_json`.
+
+        Raises:
+            KeyError: a value is missing.
+            ValueError: one is no size, or are no three numbers.
+        """
+        sizes = {"image_size": values["image_size"], "max_size": values["max_size"]}
+        sizes["multiple_of"] = values.get("multiple_of", 1)
+        for name, pixels in sizes.items():
+            if type(pixels) is not int or pixels < 1:
+                raise ValueError(f"{name} must be a whole number of pixels, at least 1, got {pixels!r}")
+        for name, least, expected in (("mean", -math.inf, "three numbers"), ("std", 0, "three numbers above 0")):
+            numbers = values[name]
+            fits = isinstance(numbers, list | tuple) and len(numbers) == 3
+            if not fits or not all(type(number) in (int, float) and least < number < math.inf for number in numbers):
+                raise ValueError(f"{name} must be {expected}, of red, green and blue, got {numbers}")
         mean, std = tuple(values["mean"]), tuple(values["std"])
-        return cls(values["image_size"], values["max_size"], mean, std, values.get("multiple_of", 1))
+        return cls(mean=mean, std=std, **sizes)
 
 
 def training_transform(config: DataConfig, preprocessing: Preprocessing, share: float = 1.0) -> v2.Transform:
@@ -79,9 +94,7 @@ def training_transform(config: DataConfig, preprocessing: Preprocessing, share: 
 
 
 def largest_look(config: DataConfig) -> int:
-    """The shorter side beyond which training sees no more of a picture; 0 where pictures are not to be kept."""
-    if not config.keep:
-        return 0
+    """The shorter side beyond which training sees no more of a picture."""
     size = max((*config.train_sizes, config.image_size, *(config.crop_resize if config.crop_probability else ())))
     return round(size / min(1.0, config.zoom_in)) if config.zoom_probability else size
 

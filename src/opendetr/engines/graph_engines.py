@@ -1,7 +1,9 @@
 """ONNX Runtime and OpenVINO: they run an exported graph, without PyTorch, on the CPU."""
 
 import importlib.util
-from collections import Counter
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,9 @@ from opendetr.errors import UserError, first_line
 from opendetr.structures import DetrOutput
 
 PACKAGES = {"openvino": "openvino", "onnxruntime": "onnxruntime"}
-INPUTS, ANSWERS = ("images", "padding_mask"), ("logits", "boxes_cxcywh")
+INPUTS = ("images", "padding_mask")
+OUTPUTS = ("logits", "boxes_cxcywh", "scores", "labels", "boxes_xyxy")  # and attention, where it was asked for
+ANSWERS = OUTPUTS[:2]
 
 
 def is_installed(engine: str) -> bool:
@@ -30,6 +34,18 @@ def require_installed(engine: str) -> None:
     """
     if not is_installed(engine):
         raise UserError(f"--engine {engine} needs the package {PACKAGES[engine]}: pip install 'opendetr[export]'")
+
+
+def require_bf16() -> None:
+    """Check that OpenVINO, which is installed, has bf16 on this processor.
+
+    Raises:
+        UserError: it has not, and would run fp32 without a word.
+    """
+    import openvino
+
+    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise UserError("--precision bf16: this processor has no bf16; use fp32")
 
 
 class OnnxRuntimeEngine:
@@ -67,20 +83,28 @@ class OnnxRuntimeEngine:
         padding_mask: Bool[Tensor, "B H W"] | None = None,
     ) -> DetrOutput:
         """The last decoder layer's answers, on the CPU; from bytes where the graph has its preprocessing inside."""
-        images, padding_mask = _inputs(images, padding_mask)
-        answers = self.session.run(list(ANSWERS), dict(zip(INPUTS, (images.numpy(), padding_mask.numpy()))))
-        return _output(*map(torch.from_numpy, answers))
+        return _output(self.outputs(images, padding_mask, ANSWERS))
+
+    def outputs(
+        self, images: Tensor, padding_mask: Bool[Tensor, "B H W"] | None, names: Sequence[str] = ()
+    ) -> dict[str, Tensor]:
+        """The graph's outputs of these names, or all of them."""
+        images, padding_mask = inputs(images, padding_mask)
+        names = list(names) or [output.name for output in self.session.get_outputs()]
+        found = self.session.run(names, dict(zip(INPUTS, (images.numpy(), padding_mask.numpy()))))
+        return dict(zip(names, map(torch.from_numpy, found)))
 
 
 class OpenVinoEngine:
     """OpenVINO on the CPU.
 
     A graph for any size is slower than one for a fixed size, by a fifth for a small model, and compiling one takes
-    seconds: only a shape that keeps coming gets a graph of its own.
+    seconds: only a shape that keeps coming gets a graph of its own. Threads may share an engine.
     """
 
     name = "openvino"
-    OFTEN, MOST_SHAPES = 4, 2  # a shape that came so often is compiled for; so many at a time, for each has its weights
+    OFTEN, RECENT = 4, 32  # a shape that came so often in so many calls is compiled for,
+    MOST_SHAPES = 2  # in place of one that did not come in them: each has its own copy of the weights
 
     def __init__(self, path: Path, precision: str = "fp32") -> None:
         """Load a graph.
@@ -93,20 +117,21 @@ class OpenVinoEngine:
             UserError: the package is missing, the file is no such graph, or the machine has no bf16.
         """
         require_installed(self.name)
+        if precision == "bf16":
+            require_bf16()
         import openvino
 
         self.precision, self.path = precision, path
         self.core: Any = openvino.Core()
         try:
             self.graph: Any = self.core.read_model(path)
-            self.any_shape = self._compile(self.graph)
+            compiled = self._compile(self.graph)
         except RuntimeError as error:
             raise UserError(f"{path} cannot be run by OpenVINO ({first_line(error)}); export it again") from None
-        used = self.any_shape.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-        if precision == "bf16" and used != "bf16":
-            raise UserError(f"--precision bf16: this processor has no bf16, OpenVINO would run {used}; use fp32")
-        self.seen: Counter[tuple[int, ...]] = Counter()
-        self.fixed: dict[tuple[int, ...], Any] = {}
+        self.any_shape = _Compiled(compiled)
+        self.fixed: OrderedDict[tuple[int, ...], _Compiled] = OrderedDict()  # the one that was used last comes last
+        self._recent: deque[tuple[int, ...]] = deque(maxlen=self.RECENT)
+        self._lock = threading.Lock()
 
     def __call__(
         self,
@@ -114,18 +139,33 @@ class OpenVinoEngine:
         padding_mask: Bool[Tensor, "B H W"] | None = None,
     ) -> DetrOutput:
         """The last decoder layer's answers, on the CPU; from bytes where the graph has its preprocessing inside."""
-        images, padding_mask = _inputs(images, padding_mask)
-        request = self._request(tuple(images.shape), tuple(padding_mask.shape))
-        found = request.infer(dict(zip(INPUTS, (images.numpy(), padding_mask.numpy()))), share_inputs=True)
-        return _output(*(torch.from_numpy(found[name].copy()) for name in ANSWERS))
+        return _output(self.outputs(images, padding_mask, ANSWERS))
 
-    def _request(self, shape: tuple[int, ...], mask_shape: tuple[int, ...]) -> Any:
-        self.seen[shape] += 1
-        if shape not in self.fixed and self.seen[shape] >= self.OFTEN and len(self.fixed) < self.MOST_SHAPES:
-            graph = self.core.read_model(self.path)
-            graph.reshape(dict(zip(INPUTS, (list(shape), list(mask_shape)))))
-            self.fixed[shape] = self._compile(graph).create_infer_request()
-        return self.fixed.get(shape) or self.any_shape.create_infer_request()
+    def outputs(
+        self, images: Tensor, padding_mask: Bool[Tensor, "B H W"] | None, names: Sequence[str] = ()
+    ) -> dict[str, Tensor]:
+        """The graph's outputs of these names, or all of them."""
+        images, padding_mask = inputs(images, padding_mask)
+        names = names or [output.get_any_name() for output in self.graph.outputs]
+        with self._lock:
+            compiled = self._compiled(tuple(images.shape), tuple(padding_mask.shape))
+        found = compiled.request().infer(dict(zip(INPUTS, (images.numpy(), padding_mask.numpy()))), share_inputs=True)
+        return {name: torch.from_numpy(found[name].copy()) for name in names}
+
+    def _compiled(self, shape: tuple[int, ...], mask_shape: tuple[int, ...]) -> "_Compiled":
+        self._recent.append(shape)
+        if shape in self.fixed:
+            self.fixed.move_to_end(shape)
+            return self.fixed[shape]
+        full = len(self.fixed) == self.MOST_SHAPES
+        if self._recent.count(shape) < self.OFTEN or (full and next(iter(self.fixed)) in self._recent):
+            return self.any_shape
+        if full:
+            self.fixed.popitem(last=False)
+        graph = self.core.read_model(self.path)
+        graph.reshape(dict(zip(INPUTS, (list(shape), list(mask_shape)))))
+        self.fixed[shape] = _Compiled(self._compile(graph))
+        return self.fixed[shape]
 
     def _compile(self, graph: Any) -> Any:
         precision = "bf16" if self.precision == "bf16" else "f32"
@@ -140,17 +180,31 @@ class OpenVinoEngine:
         )
 
 
+class _Compiled:
+    """A compiled graph with a request for every thread: one request shared by threads gives each other's answers."""
+
+    def __init__(self, model: Any) -> None:
+        self.model, self._of_thread = model, threading.local()
+
+    def request(self) -> Any:
+        """The calling thread's."""
+        if not hasattr(self._of_thread, "request"):
+            self._of_thread.request = self.model.create_infer_request()
+        return self._of_thread.request
+
+
 def describe_engine(engine: str) -> str:
     """Name and version."""
     return f"{engine} {version(PACKAGES.get(engine, engine))}"
 
 
-def _inputs(images: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+def inputs(images: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """What a graph is given: on the CPU, in one piece, with a mask, which is False everywhere where there is none."""
     if padding_mask is None:
         sides = images.shape[1:3] if images.dtype == torch.uint8 else images.shape[2:]  # pixels come as [B, H, W, 3]
         padding_mask = torch.zeros(images.shape[0], *sides, dtype=torch.bool)
     return images.cpu().contiguous(), padding_mask.cpu().contiguous()
 
 
-def _output(logits: Tensor, boxes_cxcywh: Tensor) -> DetrOutput:
-    return DetrOutput(logits[None], boxes_cxcywh[None])
+def _output(found: dict[str, Tensor]) -> DetrOutput:
+    return DetrOutput(found["logits"][None], found["boxes_cxcywh"][None])

@@ -13,7 +13,7 @@ from opendetr.explanation.slots import Survey
 
 HEAT = "inferno"
 INCHES = 3.2  # the width of one picture
-COLOURS = [matplotlib.colormaps["tab20"](2 * (number % 10) + number // 10)[:3] for number in range(20)]
+COLOURS = [matplotlib.colormaps[name](number)[:3] for name, of in (("tab10", 10), ("Dark2", 8)) for number in range(of)]
 MOST_SLOTS = 20  # shown, as in figure 7 of the paper
 
 
@@ -240,10 +240,15 @@ def _show(panel: Any, seen: Look, title: str) -> None:
 
 
 def _heat(panel: Any, seen: Look, attention: Tensor, title: str, colour: tuple[float, float, float]) -> None:
-    """A map over the dimmed picture."""
+    """A map over the dimmed picture; the number in the corner is the scale: how far its maximum is above even."""
     _heat_background(panel, seen)
-    panel.imshow(attention.numpy(), cmap=HEAT, alpha=0.65, extent=_extent(seen), interpolation="bilinear")
+    strength = (attention / attention.max().clamp(min=1e-12)).numpy()
+    where = {"extent": _extent(seen), "interpolation": "bilinear"}
+    panel.imshow(strength, cmap=HEAT, vmin=0, vmax=1, alpha=0.3 + 0.6 * strength, **where)
     panel.set_title(title, fontsize=8, color=colour, parse_math=False)
+    peak = float(attention.max() / attention.mean().clamp(min=1e-12))
+    corner = {"transform": panel.transAxes, "ha": "right", "va": "bottom", "fontsize": 6, "color": "white"}
+    panel.text(0.99, 0.01, f"max {peak:.1f} x even", backgroundcolor=(0, 0, 0, 0.6), **corner)
     _frame(panel, seen)
 
 
@@ -261,4 +266,7 @@ def _box(panel: Any, box: Tensor, colour: Any, label: str = "", linestyle: str =
         )
     )
     if label:
-        panel.text(x1, y1, label, fontsize=6, color="white", backgroundcolor=(*colour, 0.8), va="bottom", clip_on=True)
+        top, bottom = sorted(panel.get_ylim())
+        fits = y1 - top > 0.05 * (bottom - top)  # above the box; else in it
+        style = {"fontsize": 6, "color": "white", "backgroundcolor": (*colour, 0.8), "clip_on": True}
+        panel.text(max(x1, 0), y1 if fits else max(y1, top), label, va="bottom" if fits else "top", **style)

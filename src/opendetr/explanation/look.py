@@ -50,6 +50,11 @@ class Look:
     label_map: LabelMap
     extent: tuple[float, float]  # width and height in pixels of the picture that the maps cover
 
+    @property
+    def has_gradients(self) -> bool:
+        """Whether `gradient_maps` can be had."""
+        return self.output.logits.requires_grad
+
     def boxes_xyxy(self, layer: int = -1) -> Float[Tensor, "Q 4"]:
         """The boxes of a decoder layer in pixels of the picture."""
         return self.in_pixels(self.output.boxes_cxcywh[layer, 0])
@@ -63,7 +68,7 @@ class Look:
         """The score of every query and class in a decoder layer."""
         return self.scoring.probabilities(self.output.logits[layer, 0].detach().float()).cpu()
 
-    def explained(self, threshold: float, at_most: int = 12) -> Explained:
+    def explained(self, threshold: float, at_most: int) -> Explained:
         """The detections with at least that score, one per query; the best few where there are none."""
         scores, labels = self.scores().max(-1)
         order = scores.argsort(descending=True, stable=True)

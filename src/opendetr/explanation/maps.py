@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from opendetr.boxes import cxcywh_to_xyxy
 from opendetr.explanation.capture import AttentionLayer, Captured, output_gradients
 from opendetr.model.tokens import Tokens
 
@@ -32,7 +33,7 @@ def on_picture(attention: Float[Tensor, "*rows S"], memory: Tokens, picture: int
     for part, shape in zip(torch.split(attention, [h * w for h, w in memory.shapes], -1), memory.shapes):
         rows, columns = (_parents(*sizes) for sizes in zip((rows, columns), finer, shape))
         down, across = (_spread(*sizes).to(attention.dtype) for sizes in zip((rows, columns), shape))
-        found, finer = found + down @ part.unflatten(-1, shape) @ across.T, shape  # type: ignore[no-untyped-call]
+        found, finer = found + down @ part.reshape(*part.shape[:-1], *shape) @ across.T, shape
     return found
 
 
@@ -141,11 +142,29 @@ def concentration(attention_map: Float[Tensor, "h w"], box_cxcywh: Float[Tensor,
         attention_map: of sum 1.
         box_cxcywh: fractions of what the map covers.
     """
-    height, width = attention_map.shape
+    rows, columns = _widened(attention_map.shape, box_cxcywh)
+    share: float = float(attention_map[rows, columns].mean()) * attention_map.numel()
+    return share
+
+
+def widening(shape: Sequence[int], box_cxcywh: Float[Tensor, "4"]) -> float:
+    """How many times the box's own area in a map of that shape the widened box of `concentration` has.
+
+    Concentration times this is the attention around the box over the box's own share of the area.
+    """
+    height, width = shape
+    rows, columns = _widened(shape, box_cxcywh)
+    cells = (rows.stop - rows.start) * (columns.stop - columns.start)
+    left, top, right, bottom = cxcywh_to_xyxy(box_cxcywh).clamp(0, 1).tolist()
+    times: float = cells / max(1e-6, (right - left) * (bottom - top) * height * width)
+    return times
+
+
+def _widened(shape: Sequence[int], box_cxcywh: Tensor) -> tuple[slice, slice]:
+    """The rows and columns of a box with one cell more on every side, within the map."""
+    height, width = shape
     x, y, w, h = box_cxcywh.clamp(0, 1).tolist()
     hair = 1e-4  # of a cell: a box that ends where a cell does shall not take the next one for rounding
     left, right = math.floor((x - w / 2) * width + hair) - 1, math.ceil((x + w / 2) * width - hair) + 1
     top, bottom = math.floor((y - h / 2) * height + hair) - 1, math.ceil((y + h / 2) * height - hair) + 1
-    inside = attention_map[max(0, top) : bottom, max(0, left) : right]
-    share: float = float(inside.mean()) * attention_map.numel()
-    return share
+    return slice(max(0, top), min(height, bottom)), slice(max(0, left), min(width, right))

@@ -1,10 +1,7 @@
-"""What `opendetr explain` writes: a PNG per figure, the raw arrays as .npz, and everything on one page."""
+"""What `opendetr explain` shows: of a picture, of a picture's matching, of all queries over a data set."""
 
-import html
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,19 +9,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from opendetr._matplotlib import Figure, png_of
 from opendetr.boxes import box_iou, xyxy_to_cxcywh
 from opendetr.data.check import require_size
 from opendetr.data.datasets import DatasetIndex, Record
 from opendetr.data.images import read_image
 from opendetr.errors import UserError
-from opendetr.evaluation import page
 from opendetr.evaluation.report import metric_in_words
 from opendetr.explanation import figures
+from opendetr.explanation.folder import Folder
 from opendetr.explanation.look import Explained, Look, look
-from opendetr.explanation.matching import ObjectMatch, explain_matching
-from opendetr.explanation.slots import survey
-from opendetr.files import write_bytes, write_text
+from opendetr.explanation.matching import Candidate, ObjectMatch, explain_matching
+from opendetr.explanation.slots import Survey, survey
 from opendetr.inference.detector import Detector
 from opendetr.loss.matcher import CostWeights
 from opendetr.progress import console
@@ -41,6 +36,7 @@ class Asked:
     points: Sequence[tuple[float, float]] = ()  # pixels of the picture
     layer: int = 0
     head: int = 0
+    at_most: int = 12  # detections of a picture that are explained
 
     def of(self, maps: Tensor) -> tuple[Tensor, str]:
         """The asked layer and head of maps [L, heads, ...], and which those are in words."""
@@ -75,44 +71,6 @@ class Asked:
             )
 
 
-class Folder:
-    """Collects figures: each becomes a PNG in the folder and a part of the page."""
-
-    def __init__(self, path: Path, title: str) -> None:
-        self.path, self.title, self.body = path, title, ""
-        path.mkdir(parents=True, exist_ok=True)
-
-    def heading(self, text: str) -> None:
-        """Begin a section."""
-        self.body += f"<h2>{html.escape(text)}</h2>"
-
-    def words(self, text: str) -> None:
-        """A paragraph."""
-        self.body += f"<p>{html.escape(text)}</p>"
-
-    def table(self, header: list[str], rows: list[list[str]]) -> None:
-        """A table of texts."""
-        self.body += page.table(header, rows)
-
-    def figure(self, name: str, figure: Figure, caption: str) -> None:
-        """A figure, as `name`.png and on the page."""
-        png = png_of(figure)
-        write_bytes(self.path / f"{name}.png", png)
-        self.body += page.figure(png, caption, wide=True)
-
-    def arrays(self, name: str, values: dict[str, Any]) -> None:
-        """Raw arrays, as `name`.npz."""
-        buffer = io.BytesIO()
-        kept = {key: np.asarray(value) for key, value in values.items() if value is not None}
-        np.savez_compressed(buffer, **kept)  # type: ignore[arg-type]
-        write_bytes(self.path / f"{name}.npz", buffer.getvalue())
-
-    def finish(self) -> Path:
-        """Write the page."""
-        write_text(self.path / "explain.html", page.page(self.title, self.body))
-        return self.path / "explain.html"
-
-
 def explain_picture(folder: Folder, detector: Detector, name: str, image: Image.Image, asked: Asked) -> None:
     """Encoder maps, decoder maps in three readings, attention between queries, and the decoder layer by layer.
 
@@ -121,7 +79,7 @@ def explain_picture(folder: Folder, detector: Detector, name: str, image: Image.
     """
     points = require_inside(asked.points, name, image)
     seen = look(detector, image, gradients=True)
-    explained = seen.explained(asked.threshold)
+    explained = seen.explained(asked.threshold, asked.at_most)
     folder.heading(name)
     folder.words(_summary(explained, asked.threshold))
     arrays: dict[str, Any] = {
@@ -186,26 +144,25 @@ def explain_image_matching(
     rows = []
     for number, found in enumerate(matches, start=1):
         own = found.taken_by
-        terms = (
-            "-" if own is None else f"{own.class_cost:.2f} + {own.l1_cost:.2f} + {own.giou_cost:.2f} = {own.cost:.2f}"
-        )
+        cells = ["none", "-", "-"] if own is None else [
+            str(own.query), f"'{own.answer}' {own.score:.2f}, IoU {own.iou:.2f}",
+            f"{own.class_cost:.2f} + {own.l1_cost:.2f} + {own.giou_cost:.2f} = {own.cost:.2f}",
+        ]  # fmt: skip
         others = ", ".join(f"{other.query} ({other.cost:.2f})" for other in found.runners_up)
-        taken_by = "none" if own is None else str(own.query)
-        rows.append([f"{number} {found.name}", taken_by, terms, others, found.sentence])
-    folder.table(["object", "query", "class + L1 + GIoU cost", "runners-up (cost)", "what became of it"], rows)
+        rows.append([f"{number} {found.name}", *cells, others, found.sentence])
+    header = ["object", "query", "its answer", "class + L1 + GIoU cost", "runners-up (cost)", "what became of it"]
+    folder.table(header, rows)
     folder.arrays(
         name,
         {
             "names": [found.name for found in matches],
             "boxes_cxcywh": [found.box_cxcywh for found in matches],
             "queries": [-1 if found.taken_by is None else found.taken_by.query for found in matches],
-            "costs": [
-                [np.nan] * 3
-                if found.taken_by is None
-                else [found.taken_by.class_cost, found.taken_by.l1_cost, found.taken_by.giou_cost]
-                for found in matches
-            ],
+            "costs": [_costs(found.taken_by) for found in matches],
+            "runners_up": [[other.query for other in found.runners_up] for found in matches],
+            "runners_up_costs": [[_costs(other) for other in found.runners_up] for found in matches],
             "reasons": ["" if found.reason is None else found.reason.name for found in matches],
+            "sentences": [found.sentence for found in matches],
         },
     )
     return matches
@@ -245,29 +202,44 @@ def explain_slots(folder: Folder, detector: Detector, index: DatasetIndex, thres
     ]
     folder.table(["decoder layer", "AP", "AP with NMS", "AP50", "AP50 with NMS"], rows)
     if len(found.concentrations):
-        medians = np.median(found.concentrations, axis=0)
-        folder.words(
-            f"How dense attention is in a detection's box with one cell added around it, against evenly spread "
-            f"attention (1); medians over {len(found.concentrations)} detections with a score from {threshold:g} on."
-        )
-        folder.table(
-            ["decoder layer", *(f"head {head}" for head in range(1, medians.shape[1] + 1)), "mean of heads"],
-            [
-                [str(layer + 1), *(f"{value:.2f}" for value in heads), f"{median_of_means:.2f}"]
-                for layer, (heads, median_of_means) in enumerate(
-                    zip(medians, np.median(found.concentrations.mean(-1), axis=0))
-                )
-            ],
-        )
+        _concentration_table(folder, found)
     learned = found.starts_cxcywh is None  # only those are the same query in every picture
     folder.arrays(
         "slots",
         {
             "boxes_cxcywh": found.boxes_cxcywh, "scores": found.scores, "starts_cxcywh": found.starts_cxcywh,
             "usage": found.usage if learned else None, "overlap": found.specialisation if learned else None,
-            "concentrations": found.concentrations,
+            "concentrations": found.concentrations, "widenings": found.widenings, "by_gradient": found.by_gradient,
         },
     )  # fmt: skip
+
+
+def _concentration_table(folder: Folder, found: Survey) -> None:
+    """How well attention knows the boxes: medians over detections."""
+    everywhere, around = found.concentrations, found.widenings
+    gradient, wide = found.by_gradient.T
+    even = np.median(around)
+    folder.words(
+        f"Attention around detections: the share of a map within a box widened by one cell on every side, over that "
+        f"widened box's share of the area (1 for evenly spread attention), and over the box's own share ({even:.2f} "
+        f"for evenly spread attention, the boxes being small). Medians over {len(everywhere)} detections with a "
+        f"score from {found.threshold:g} on; by gradient over {len(gradient)} of them, from a sample of pictures."
+    )
+    by_layer = everywhere.mean(-1)
+    rows = [
+        [f"layer {number}", *(f"{value:.2f}" for value in np.median(heads, axis=0)), *_medians(heads.mean(-1), around)]
+        for number, heads in enumerate(everywhere.swapaxes(0, 1), start=1)
+    ]
+    none = ["-"] * everywhere.shape[-1]
+    rows.append(["mean of layers", *none, *_medians(by_layer.mean(-1), around)])
+    if len(gradient):
+        rows.append(["by gradient, all layers", *none, *_medians(gradient, wide)])
+    heads = (f"head {number}" for number in range(1, everywhere.shape[-1] + 1))
+    folder.table(["decoder attention", *heads, "mean of heads", "over the box's own share"], rows)
+
+
+def _medians(concentrations: np.ndarray, widenings: np.ndarray) -> list[str]:
+    return [f"{np.median(concentrations):.2f}", f"{np.median(concentrations * widenings):.2f}"]
 
 
 def record_of(index: DatasetIndex, image_id: int) -> Record:
@@ -312,7 +284,11 @@ def missed_in_words(matches: Sequence[ObjectMatch]) -> list[str]:
 def _summary(explained: Explained, threshold: float) -> str:
     if explained.found > len(explained):
         names = ", ".join(explained.titles)
-        return f"Explained are the {len(explained)} best of {explained.found} detections: {names}."
+        left_out = explained.found - len(explained)
+        return (
+            f"Explained are the {len(explained)} best of {explained.found} detections: {names}. {left_out} more are "
+            f"left out (--at-most)."
+        )
     if explained.found:
         return f"Explained: {', '.join(explained.titles)}."
     return (
@@ -336,6 +312,11 @@ def _rivals(seen: Look, explained: Explained, threshold: float) -> list[int]:
     overlaps[:, explained.queries] = -1
     overlaps[:, seen.scores().amax(-1) >= threshold] = -1
     return [int(query) for row, query in zip(overlaps, overlaps.argmax(1)) if float(row[query]) > 0]
+
+
+def _costs(candidate: Candidate | None) -> list[float]:
+    """Class, L1 and GIoU."""
+    return [np.nan] * 3 if candidate is None else [candidate.class_cost, candidate.l1_cost, candidate.giou_cost]
 
 
 def _target_of(record: Record) -> Target:

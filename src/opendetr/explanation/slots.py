@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from opendetr.data.images import read_image
 from opendetr.evaluation.coco import CocoMetrics
 from opendetr.evaluation.runner import metrics_of
 from opendetr.explanation.look import Look, look
-from opendetr.explanation.maps import concentration
+from opendetr.explanation.maps import concentration, widening
 from opendetr.inference.detector import Detector
 from opendetr.model.postprocess import postprocess
 from opendetr.progress import track
@@ -22,6 +23,7 @@ from opendetr.structures import Batch, Detections, DetrOutput
 
 NMS_IOU = 0.7  # of the comparison only, as in the paper's figure 4: detections are never suppressed
 FINEST_GRID, BOXES_PER_CELL = 16, 4  # where the overlap of slots is measured: few boxes need large cells
+GRADIENT_PICTURES = 20  # of a split, evenly spread: every detection needs a backward pass of its own
 DRAWS = 20  # of equal slots, to see what overlap they show by chance
 
 
@@ -34,10 +36,12 @@ class Survey:
     starts_cxcywh: Float[np.ndarray, "N Q 4"] | None  # of selected queries, which have no place of their own
     sides: Float[np.ndarray, "N 2"]  # width and height of the pictures, pixels
     concentrations: Float[np.ndarray, "K L heads"]  # of attention, for detections above the threshold; 1 is by chance
+    widenings: Float[np.ndarray, " K"]  # that many times a box's own area was looked at for its concentration
+    by_gradient: Float[np.ndarray, "G 2"]  # concentration and widening of gradient-weighted attention, for a sample
     layers: list[tuple[CocoMetrics, CocoMetrics]]  # per decoder layer: without and with NMS
     threshold: float
 
-    @property
+    @cached_property
     def specialisation(self) -> Float[np.ndarray, "Q Q"]:
         """The overlap of every two slots, 0..1: of the histograms of their boxes' centres over the unit square."""
         return _overlaps(self._histograms())
@@ -84,10 +88,10 @@ def survey(detector: Detector, index: DatasetIndex, threshold: float) -> Survey:
         UserError: a picture cannot be read.
     """
     boxes, scores, starts, sides = [], [], [], []
-    concentrations = []
+    concentrations, widenings, by_gradient = [], [], []
     detections: list[list[tuple[int, Detections]]] = []
     for number, seen in track(_looks(detector, index), "looking", len(index)):
-        boxes.append(seen.output.boxes_cxcywh[-1, 0].float().cpu().numpy())
+        boxes.append(seen.output.boxes_cxcywh[-1, 0].detach().float().cpu().numpy())
         scores.append(seen.scores().amax(-1).numpy())
         sides.append(seen.image.size)
         if seen.starts_cxcywh is not None:
@@ -96,23 +100,29 @@ def survey(detector: Detector, index: DatasetIndex, threshold: float) -> Survey:
         if found.found:
             maps = seen.cross_maps(found.queries)
             covered = torch.tensor([side / whole for side, whole in zip(seen.image.size, seen.extent)] * 2)
-            own = seen.output.boxes_cxcywh[-1, 0, found.queries].cpu() * covered
+            own = seen.output.boxes_cxcywh[-1, 0, found.queries].detach().float().cpu() * covered
             concentrations += [
                 [[concentration(head, box) for head in layer] for layer in of_query]
                 for of_query, box in zip(maps.permute(2, 0, 1, 3, 4), own)
             ]
+            wide = [widening(maps.shape[-2:], box) for box in own]
+            widenings += wide
+            if seen.has_gradients:
+                weighted = seen.gradient_maps(found.queries, found.labels)
+                by_gradient += [(concentration(of_query, box), w) for of_query, box, w in zip(weighted, own, wide)]
         for layer, of_layer in enumerate(_by_layer(seen, index.records[number].image_id)):
             if layer == len(detections):
                 detections.append([])
             detections[layer].append((number, of_layer))
     num_heads = detector.checkpoint.config.model.num_heads
-    fewest = min(len(picture) for picture in boxes)  # tiny pictures have fewer cells to select queries from
     return Survey(
-        np.stack([picture[:fewest] for picture in boxes]),
-        np.stack([picture[:fewest] for picture in scores]),
-        np.stack([picture[:fewest] for picture in starts]) if starts else None,
+        np.stack(boxes),
+        np.stack(scores),
+        np.stack(starts) if starts else None,
         np.array(sides, dtype=float),
         np.array(concentrations).reshape(len(concentrations), len(detections), num_heads),
+        np.array(widenings),
+        np.array(by_gradient).reshape(-1, 2),
         [(metrics_of(index, layer), metrics_of(index, [(n, suppressed(d)) for n, d in layer])) for layer in detections],
         threshold,
     )
@@ -126,10 +136,11 @@ def suppressed(detections: Detections) -> Detections:
 
 
 def _looks(detector: Detector, index: DatasetIndex) -> Iterator[tuple[int, Look]]:
+    sample = set(np.linspace(0, len(index) - 1, GRADIENT_PICTURES).round().astype(int).tolist())
     for number, record in enumerate(index.records):
         image = read_image(record.path)
         require_size(record, image.size, index)
-        yield number, look(detector, image)
+        yield number, look(detector, image, gradients=number in sample)
 
 
 def _by_layer(seen: Look, image_id: int) -> Iterator[Detections]:
@@ -137,5 +148,5 @@ def _by_layer(seen: Look, image_id: int) -> Iterator[Detections]:
     sizes = torch.tensor([[seen.image.height, seen.image.width]])
     batch = Batch(torch.zeros(1, 3, 1, 1), None, sizes, torch.tensor([image_id]))
     for layer in range(len(seen.output.logits)):
-        output = DetrOutput(seen.output.logits[layer : layer + 1], seen.output.boxes_cxcywh[layer : layer + 1])
+        output = DetrOutput(seen.output.logits[layer, None].detach(), seen.output.boxes_cxcywh[layer, None].detach())
         yield from postprocess(output, batch, seen.scoring, seen.label_map)

@@ -1,18 +1,17 @@
 """The certificate: an exported model says what PyTorch says, on real pictures, whatever their number and shape."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import date
-from typing import Any, NamedTuple
+from typing import Any, Protocol
 
 import torch
 from PIL import Image, ImageOps
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from opendetr.boxes import box_iou, cxcywh_to_xyxy
 from opendetr.checkpoints.native import Checkpoint
 from opendetr.data.datasets import DatasetIndex
 from opendetr.data.digits import photographs
@@ -21,47 +20,23 @@ from opendetr.devices import describe_machine
 from opendetr.engines.engine import Engine, TorchEngine
 from opendetr.engines.graph_engines import describe_engine
 from opendetr.evaluation.runner import evaluate_split
+from opendetr.exporting.comparison import (
+    BOUNDS,
+    LEAST_ANSWERS,
+    THRESHOLD,
+    Answers,
+    Bounds,
+    Comparison,
+    compare,
+    pair_queries,
+)
+from opendetr.exporting.graph import ExportableModel
 from opendetr.model.queries import SelectedQueries
 from opendetr.progress import track
 from opendetr.structures import DetrOutput
 
 BATCHES = (1, 2, 8)
 FRAMES = ((480, 480), (480, 640), (640, 360))  # height and width before preprocessing: three aspect ratios
-THRESHOLD = 0.5  # of the detections that must agree
-TIE = 1e-5  # scores so near each other rank by the last bit of the arithmetic
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """How far an export may be from the model it was made of. What is None is measured and not judged."""
-
-    logits: float | None
-    boxes: float | None  # of cxcywh in 0..1
-    score: float  # of a detection
-    iou: float  # of a detection's boxes, at least
-    agreement: float  # the share of detections that must have a partner
-    ap: float  # lost on the user's data, 0..1
-
-
-BOUNDS = {
-    "fp32": Bounds(1e-3, 1e-4, 1e-3, 0.99, 1.0, 0.0005),
-    "bf16": Bounds(None, None, 0.1, 0.8, 0.9, 0.005),
-    "int8": Bounds(None, None, 0.2, 0.7, 0.0, 0.005),
-}
-
-
-class Comparison(NamedTuple):
-    """One batch, both ways."""
-
-    batch: int
-    height: int  # of the model's input, in pixels
-    width: int
-    padded: bool  # pictures of several shapes in one batch
-    logits: float  # the largest difference
-    boxes: float  # the largest difference
-    detections: int
-    agreeing: int
-    passed_over: int  # pictures whose choice of queries hangs on the last bit
 
 
 @dataclass(frozen=True)
@@ -77,37 +52,52 @@ class Certificate:
     bounds: Bounds
     comparisons: list[Comparison] = field(default_factory=list)
     ap: dict[str, float] | None = None  # of both, and on how many pictures
+    attention: float | None = None  # the largest difference, where it was exported
 
     def problems(self) -> list[str]:
         """Why it does not hold, in words; empty where it holds."""
         found = []
+        judged = (("logits", "logits"), ("boxes", "boxes"), ("answer_boxes", "boxes of answers"))
         for row in self.comparisons:
-            where = f"batch {row.batch} at {row.height}x{row.width}{' with padding' if row.padded else ''}"
-            for name, limit in (("logits", self.bounds.logits), ("boxes", self.bounds.boxes)):
-                if limit is not None and not getattr(row, name) <= limit:
-                    found.append(f"{name} differ by {getattr(row, name):.2g} in {where}, {limit:.2g} is allowed")
-        detections, agreeing = self.detections
-        if detections and agreeing / detections < self.bounds.agreement:
-            found.append(f"{agreeing} of {detections} detections agree, {self.bounds.agreement:.0%} are needed")
-        if self.ap is not None and self.ap["torch"] - self.ap["engine"] > self.bounds.ap:
+            for name, called in judged:
+                difference, limit = getattr(row, name), getattr(self.bounds, name)
+                if not math.isfinite(difference):
+                    found.append(f"{called} are no numbers, or not as many as there should be, in {row.where}")
+                elif limit is not None and difference > limit:
+                    found.append(f"{called} differ by {difference:.2g} in {row.where}, {limit:.2g} is allowed")
+        if self.attention is not None and not self.attention <= (self.bounds.attention or 1.0):
+            found.append(f"attention differs by {self.attention:.2g}, {self.bounds.attention or 1.0} is allowed")
+        if self._sum("undecided") == self._sum("pictures"):
+            found.append("in none of the pictures is it decided which queries are selected; compare on others, --data")
+        answers, agreeing = self._sum("answers"), self._sum("agreeing")
+        if not answers:
+            found.append("the model answers nothing that could be compared")
+        elif agreeing / answers < self.bounds.agreement:
+            found.append(f"{agreeing} of {answers} answers agree, {self.bounds.agreement:.0%} are needed")
+        if self.ap is not None and not self.ap["torch"] - self.ap["engine"] <= self.bounds.ap:
             lost = self.ap["torch"] - self.ap["engine"]
             found.append(f"AP falls by {lost:.4f} (from {self.ap['torch']:.4f}), {self.bounds.ap} is allowed")
         return found
 
-    @property
-    def detections(self) -> tuple[int, int]:
-        """How many there are at a score of 0.5, and how many of them agree."""
-        return sum(row.detections for row in self.comparisons), sum(row.agreeing for row in self.comparisons)
+    def _sum(self, name: str) -> int:
+        return sum(getattr(row, name) for row in self.comparisons)
 
     def summary(self) -> str:
         """One sentence."""
-        detections, agreeing = self.detections
+        logits, boxes, apart = (
+            max(getattr(row, name) for row in self.comparisons) for name in ("logits", "boxes", "answer_boxes")
+        )
         said = (
             f"{self.engine} {self.precision} against {self.against} on {self.pictures}, batches of "
-            f"{', '.join(map(str, BATCHES))} at three aspect ratios and one with padding: logits within "
-            f"{max(row.logits for row in self.comparisons):.1g}, boxes within "
-            f"{max(row.boxes for row in self.comparisons):.1g}, {agreeing} of {detections} detections agree"
+            f"{', '.join(map(str, BATCHES))} at three aspect ratios and one with padding, "
+            f"{self._sum('pictures')} comparisons: logits within {logits:.1g}, boxes within {boxes:.1g}, "
+            f"{self._sum('agreeing')} of {self._sum('answers')} answers of both (scores from {THRESHOLD}, at least the "
+            f"best {LEAST_ANSWERS} of each picture) agree, their boxes within {apart:.1g}"
         )
+        if self.attention is not None:
+            said += f"; attention within {self.attention:.1g}"
+        if undecided := self._sum("undecided"):
+            said += f"; of {undecided} only the answers are compared, for rounding selects their queries"
         if self.ap is not None:
             ap, before, count = (self.ap[name] for name in ("engine", "torch", "pictures"))
             said += f"; AP {ap:.4f} instead of {before:.4f} on {count:.0f} pictures"
@@ -129,13 +119,23 @@ class Certificate:
         })  # fmt: skip
 
 
-def certify(engine: Engine, checkpoint: Checkpoint, index: DatasetIndex | None) -> Certificate:
-    """Compare an engine with PyTorch in fp32.
+class GraphEngine(Engine, Protocol):
+    """An engine that runs an exported graph, and gives all that it says."""
+
+    def outputs(self, images: Tensor, padding_mask: Tensor | None) -> dict[str, Tensor]:
+        """The outputs of the graph by their names."""
+
+
+def certify(
+    engine: GraphEngine, checkpoint: Checkpoint, index: DatasetIndex | None, max_ap_loss: float | None = None
+) -> Certificate:
+    """Compare an engine with PyTorch in fp32: what its graph says of every query, and the answers users get.
 
     Args:
         engine: of the exported model.
         checkpoint: the model it was made of.
         index: a split of the user's data, for its pictures and AP; without it, two photographs and no AP.
+        max_ap_loss: how much AP it may lose there; by default as much as its precision allows.
 
     Raises:
         UserError: a picture cannot be read; or there is no split and scikit-learn, whose photographs they are, is
@@ -143,19 +143,26 @@ def certify(engine: Engine, checkpoint: Checkpoint, index: DatasetIndex | None) 
     """
     reference = TorchEngine.prepared(checkpoint.model, torch.device("cpu"), "fp32")
     images, called = _pictures(index)
-    selects = isinstance(checkpoint.model.query_embed, SelectedQueries)
     bounds = BOUNDS[engine.precision]
-    comparisons, mixed = [], []
+    bounds = bounds if max_ap_loss is None else replace(bounds, ap=max_ap_loss)
+    comparisons, mixed, attention = [], [], None
     for frame in track(FRAMES, f"comparing {engine.name} with torch", len(FRAMES)):
         looks = [_prepare(checkpoint, image, frame) for image in images]
         alone = [reference(look[None]) for look in looks]
         mixed.append(looks[0])
-        for size in BATCHES:
-            found = engine(torch.stack(looks[:size]))
-            comparisons.append(_compare(checkpoint, alone[:size], _split(found), looks[0], selects, bounds))
+        size = (looks[0].shape[1], looks[0].shape[2])
+        for batch in BATCHES:
+            # All pictures one by one once: an engine may compile another graph for a shape that keeps coming.
+            count = len(looks) if (batch, frame) == (1, FRAMES[0]) else batch
+            said = [engine.outputs(torch.stack(looks[at : at + batch]), None) for at in range(0, count, batch)]
+            found = [one for part in said for one in _split(part)]
+            comparisons.append(compare(checkpoint, alone[:count], found, size, bounds, batch=batch))
+            if attention is None and "attention" in said[0]:
+                attention = _attention_difference(checkpoint, looks[0][None], said[0])
     stacked, mask = _pad(mixed)
-    both = _split(reference(stacked, mask)), _split(engine(stacked, mask))
-    comparisons.append(_compare(checkpoint, *both, stacked[0], selects, bounds)._replace(padded=True))
+    truth = _pictures_of(reference(stacked, mask))
+    found, size = _split(engine.outputs(stacked, mask)), (stacked.shape[2], stacked.shape[3])
+    comparisons.append(compare(checkpoint, truth, found, size, bounds, batch=len(mixed), padded=True))
     ap = None
     if index is not None:
         described = checkpoint.description
@@ -164,8 +171,42 @@ def certify(engine: Engine, checkpoint: Checkpoint, index: DatasetIndex | None) 
         ap["pictures"] = float(len(index))
     return Certificate(
         describe_engine(engine.name), engine.precision, f"{describe_engine('torch')} fp32", describe_machine(),
-        date.today().isoformat(), called, bounds, comparisons, ap,
+        date.today().isoformat(), called, bounds, comparisons, ap, attention,
     )  # fmt: skip
+
+
+def _split(said: dict[str, Tensor]) -> list[tuple[DetrOutput, Answers]]:
+    """The pictures of a batch one by one."""
+    return [
+        (
+            DetrOutput(said["logits"][None, row : row + 1], said["boxes_cxcywh"][None, row : row + 1]),
+            Answers(*(said[name][row : row + 1] for name in Answers._fields)),
+        )
+        for row in range(len(said["logits"]))
+    ]
+
+
+def _pictures_of(output: DetrOutput) -> list[DetrOutput]:
+    """The same of PyTorch's output, with the proposals, which no graph gives."""
+    proposals = [None] * output.logits.shape[1] if output.proposals is None else _pictures_of(output.proposals)
+    return [
+        DetrOutput(output.logits[:, row : row + 1], output.boxes_cxcywh[:, row : row + 1], proposals[row])
+        for row in range(output.logits.shape[1])
+    ]
+
+
+def _attention_difference(checkpoint: Checkpoint, images: Tensor, said: dict[str, Tensor]) -> float:
+    """Between the attention of a graph and that of the module it was traced from, for one picture."""
+    module = ExportableModel(checkpoint, with_preprocessing=False, with_attention=True)
+    mask = torch.zeros(1, *images.shape[2:], dtype=torch.bool)
+    with torch.no_grad():
+        logits, boxes, *_, attention = module(images, mask)
+    truth, output = DetrOutput(logits[None], boxes[None]), _split(said)[0][0]
+    if isinstance(checkpoint.model.query_embed, SelectedQueries) and torch.isfinite(said["logits"]).all():
+        order = pair_queries(truth, output)[0]
+        said = said | {"attention": said["attention"][:, :, order]}
+    difference = (attention - said["attention"].float()).abs().max()
+    return float(difference) if torch.isfinite(difference) else float("inf")
 
 
 def _pictures(index: DatasetIndex | None) -> tuple[list[Image.Image], str]:
@@ -195,67 +236,3 @@ def _pad(looks: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         stacked[row, :, : look.shape[1], : look.shape[2]] = look
         mask[row, : look.shape[1], : look.shape[2]] = False
     return stacked, mask
-
-
-def _split(output: DetrOutput) -> list[DetrOutput]:
-    """The pictures of a batch one by one."""
-    proposals = [None] * output.logits.shape[1] if output.proposals is None else _split(output.proposals)
-    return [
-        DetrOutput(output.logits[:, row : row + 1], output.boxes_cxcywh[:, row : row + 1], proposals[row])
-        for row in range(output.logits.shape[1])
-    ]
-
-
-def _compare(
-    checkpoint: Checkpoint,
-    expected: Sequence[DetrOutput],
-    found: Sequence[DetrOutput],
-    look: Tensor,
-    selects: bool,
-    bounds: Bounds,
-) -> Comparison:
-    logits = boxes = 0.0
-    detections = agreeing = passed_over = 0
-    for truth, answer in zip(expected, found, strict=True):
-        if selects and bounds.logits is not None and _hangs_on_a_tie(truth, checkpoint):
-            passed_over += 1
-            continue
-        logits = max(logits, _largest(truth.logits[-1], answer.logits[-1]))
-        boxes = max(boxes, _largest(truth.boxes_cxcywh[-1], answer.boxes_cxcywh[-1]))
-        count, agree = _agreement(truth, answer, checkpoint, bounds)
-        detections, agreeing = detections + count, agreeing + agree
-    height, width = look.shape[1:]
-    return Comparison(len(expected), height, width, False, logits, boxes, detections, agreeing, passed_over)
-
-
-def _largest(expected: Tensor, found: Tensor) -> float:
-    """The largest difference; infinite where the shapes differ or a number is none."""
-    if expected.shape != found.shape or not torch.isfinite(found).all():
-        return float("inf")
-    return float((expected.float() - found.float()).abs().max())
-
-
-def _hangs_on_a_tie(output: DetrOutput, checkpoint: Checkpoint) -> bool:
-    """Whether the order of the selected cells, or who is the last of them, is decided by rounding."""
-    assert output.proposals is not None
-    promise = output.proposals.logits[0, 0].amax(-1)
-    best = promise.topk(min(checkpoint.config.model.num_queries + 1, len(promise))).values
-    return bool((best.diff().abs() < TIE).any())
-
-
-def _agreement(truth: DetrOutput, answer: DetrOutput, checkpoint: Checkpoint, bounds: Bounds) -> tuple[int, int]:
-    """How many detections either side has at the threshold, and how many have a partner on the other."""
-    scoring = checkpoint.model.scoring
-    sides = []
-    for output in (truth, answer):
-        scores, labels, queries = scoring.answers(output.logits[-1].float())
-        sides.append((scores[0], labels[0], cxcywh_to_xyxy(output.boxes_cxcywh[-1, 0].float()[queries[0]])))
-    (scores, labels, boxes), (other_scores, other_labels, other_boxes) = sides
-    fits = box_iou(boxes[:, None], other_boxes[None]) >= bounds.iou
-    fits &= labels[:, None] == other_labels[None]
-    fits &= (scores[:, None] - other_scores[None]).abs() <= bounds.score
-    counts = torch.maximum(scores[:, None], other_scores[None]) >= THRESHOLD
-    rows, columns = linear_sum_assignment((fits & counts).float(), maximize=True)
-    met = fits[rows, columns] & counts[rows, columns]
-    mine, others = int((scores >= THRESHOLD).sum()), int((other_scores >= THRESHOLD).sum())
-    return max(mine, others), min(int(met.sum()), max(mine, others))

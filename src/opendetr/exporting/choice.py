@@ -1,11 +1,15 @@
 """Which engine runs a model: the one that is asked for, or the fastest whose certificate holds on this machine.
 
-What an engine needs is made at first use and kept beside the model, in `engines/`:
+What an engine needs is made at first use and kept in `engines/` in the model's folder, or in our cache for models of
+others; M is a number of the machine and its threads, for machines may share a folder:
 
-    openvino-fp32.xml, .bin     the graph, with its certificate
-    openvino-fp32.json          on which machine it was compared with PyTorch, with which result, and how fast it was
+    openvino-fp32-M.xml, .bin   the graph, with its certificate
+    openvino-fp32-M.json        what it was compared with, and the result; or why there is no graph
+    fastest-fp32-M.json         how long each engine took for a picture
 """
 
+import hashlib
+import os
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -24,7 +28,8 @@ from opendetr.engines.graph_engines import describe_engine, is_installed, requir
 from opendetr.errors import UserError
 from opendetr.exporting.export import ExportOptions, export_model, run_file
 from opendetr.exporting.files import SUFFIXES, fingerprint
-from opendetr.files import read_json, write_json
+from opendetr.exporting.graph import ExportError
+from opendetr.files import cache_folder, read_json, write_json
 from opendetr.progress import console
 
 FORMATS: dict[str, Literal["openvino", "onnx"]] = {"openvino": "openvino", "onnxruntime": "onnx"}
@@ -51,7 +56,7 @@ def choose_engine(checkpoint: Checkpoint, engine: str, precision: str, device: s
     if engine in FORMATS:
         if target.type != "cpu" and device != "auto":
             raise UserError(f"--engine {engine} runs on the CPU; leave out --device {device}, or use --engine torch")
-        return _prepared(checkpoint, engine, precision)[0]
+        return _prepared(checkpoint, engine, precision)
     candidates = [name for name in FORMATS if is_installed(name)] if engine == "auto" and target.type == "cpu" else []
     if not candidates:
         return TorchEngine.prepared(checkpoint.model, target, precision)
@@ -60,54 +65,78 @@ def choose_engine(checkpoint: Checkpoint, engine: str, precision: str, device: s
 
 def _fastest(checkpoint: Checkpoint, candidates: list[str], precision: str, device: torch.device) -> Engine:
     """The fastest of the candidates and PyTorch; those that cannot are said and passed over."""
-    found: dict[str, tuple[Engine, float]] = {}
-    for name in candidates:
+    names = candidates + (["torch"] if precision != "int8" else [])
+    note, state = _path(checkpoint, "fastest", precision, ".json"), {name: _state(checkpoint, name) for name in names}
+    kept, found = _kept(note), dict[str, Engine]()
+    times: dict[str, float] = kept["seconds"] if kept.get("state") == state else {}
+    for name in sorted(times, key=times.__getitem__) or names:
         try:
-            found[name] = _prepared(checkpoint, name, precision)
+            if name == "torch":
+                found[name] = TorchEngine.prepared(checkpoint.model, device, precision)
+            else:
+                found[name] = _prepared(checkpoint, name, precision)
         except (UserError, OSError) as error:  # a folder that cannot be written, for one
             console.print(f"engine {name} is passed over: {error}", style="yellow")
-    if precision != "int8":
-        torch_engine = TorchEngine.prepared(checkpoint.model, device, precision)
-        found["torch"] = torch_engine, _kept_seconds(checkpoint, torch_engine)
+        if times and found:  # the fastest is known
+            break
     if not found:
         raise UserError(f"no engine can run this model in {precision} here; use --precision fp32")
-    name = min(found, key=lambda engine: found[engine][1])
-    times = ", ".join(f"{other} {seconds * 1000:.0f} ms" for other, (_, seconds) in found.items())
-    console.print(f"engine: {name} {precision}, the fastest here for a picture ({times})")
-    return found[name][0]
+    if not times:
+        times = seconds_per_picture(found, checkpoint)
+        with suppress(OSError):
+            write_json(note, {"state": state, "seconds": times})
+    name = min(found, key=lambda engine: times[engine])
+    taken = ", ".join(f"{other} {seconds * 1000:.0f} ms" for other, seconds in times.items())
+    console.print(f"engine: {name} {precision}, the fastest here for a picture ({taken})")
+    return found[name]
 
 
 def engines_folder(checkpoint: Checkpoint) -> Path:
-    """Where the engines of a model are kept: in its folder, or beside its file."""
+    """Where the engines of a model are kept: in its folder if that is one of ours, else in our cache."""
     source = checkpoint.source
-    return source / "engines" if source.is_dir() else source.with_name(f"{source.name}.engines")
+    if (source / "config.toml").is_file() and os.access(source, os.W_OK):
+        return source / "engines"
+    return cache_folder() / "engines" / fingerprint(checkpoint)
 
 
-def _prepared(checkpoint: Checkpoint, engine: str, precision: str) -> tuple[Engine, float]:
-    """An engine whose certificate holds, and the seconds it takes for a picture; made at first use.
+def engine_file(checkpoint: Checkpoint, engine: str, precision: str) -> Path:
+    """The graph of an engine on this machine."""
+    return _path(checkpoint, engine, precision, SUFFIXES[FORMATS[engine]])
+
+
+def _path(checkpoint: Checkpoint, what: str, precision: str, suffix: str) -> Path:
+    machine = hashlib.blake2b(describe_machine().encode(), digest_size=4).hexdigest()
+    return engines_folder(checkpoint) / f"{what}-{precision}-{machine}{suffix}"
+
+
+def _prepared(checkpoint: Checkpoint, engine: str, precision: str) -> Engine:
+    """An engine whose certificate holds; made at first use.
 
     Raises:
-        UserError: it cannot be made, or disagrees with PyTorch.
+        UserError: it cannot be made, or disagrees with PyTorch; that is remembered.
     """
     require_installed(engine)
-    folder = engines_folder(checkpoint)
-    path = folder / f"{engine}-{precision}{SUFFIXES[FORMATS[engine]]}"
-    options, state = ExportOptions(FORMATS[engine], precision), _state(checkpoint, engine)
-    options.require_possible(None if precision != "int8" else _own_data(checkpoint))
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):
-        kept = _kept(path.with_suffix(".json"))
+    options = ExportOptions(FORMATS[engine], precision)
+    options.require_precision()
+    path, state = engine_file(checkpoint, engine, precision), _state(checkpoint, engine)
+    note = path.with_suffix(".json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.parent / ".lock"):
+        kept = _kept(note)
+        if kept.get("state") == state and kept.get("reason"):
+            raise UserError(f"{kept['reason']} (remove {note} to try again)")
         if kept.get("state") == state and path.is_file():
-            return run_file(path, precision), kept["seconds"]
-        console.print(f"preparing {engine} {precision} for this model, once; it is kept in {folder}")
-        certificate = export_model(checkpoint, path, options, _own_data(checkpoint) if precision == "int8" else None)
+            return run_file(path, precision)
+        index = _own_data(checkpoint) if precision == "int8" else None
+        console.print(f"preparing {engine} {precision} for this model, once; it is kept in {path.parent}")
+        try:
+            certificate = export_model(checkpoint, path, options, index)
+        except ExportError as error:
+            write_json(note, {"state": state, "reason": str(error)})
+            raise
         console.print(certificate.summary())
-        running = run_file(path, precision)
-        seconds = seconds_per_picture(running, checkpoint)
-        write_json(
-            path.with_suffix(".json"), {"state": state, "seconds": seconds, "certificate": certificate.to_json()}
-        )
-    return running, seconds
+        write_json(note, {"state": state, "certificate": certificate.to_json()})
+    return run_file(path, precision)
 
 
 def _own_data(checkpoint: Checkpoint) -> DatasetIndex:
@@ -142,24 +171,13 @@ def _kept(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _kept_seconds(checkpoint: Checkpoint, engine: TorchEngine) -> float:
-    """How long PyTorch takes for a picture, measured once."""
-    path = engines_folder(checkpoint) / f"torch-{engine.precision}.json"
-    state, kept = _state(checkpoint, "torch"), _kept(path)
-    if kept.get("state") == state:
-        return float(kept["seconds"])
-    seconds = seconds_per_picture(engine, checkpoint)
-    with suppress(OSError):
-        write_json(path, {"state": state, "seconds": seconds})
-    return seconds
-
-
-def seconds_per_picture(engine: Engine, checkpoint: Checkpoint) -> float:
-    """Median seconds for one picture of 480x640 after preprocessing."""
+def seconds_per_picture(engines: dict[str, Engine], checkpoint: Checkpoint) -> dict[str, float]:
+    """Median seconds for one picture of 480x640 after preprocessing, of all engines in turn."""
     image = torch.zeros(1, 3, *checkpoint.preprocessing.shape(480, 640))
-    taken = []
+    taken: dict[str, list[float]] = {name: [] for name in engines}
     for _ in range(ROUNDS + 2):  # a shape that keeps coming is compiled for
-        begun = time.perf_counter()
-        engine(image)
-        taken.append(time.perf_counter() - begun)
-    return median(taken[-3:])
+        for name, engine in engines.items():
+            begun = time.perf_counter()
+            engine(image)
+            taken[name].append(time.perf_counter() - begun)
+    return {name: median(seconds[-3:]) for name, seconds in taken.items()}

@@ -6,21 +6,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
 
 from opendetr.checkpoints.native import Checkpoint
 from opendetr.data.datasets import DatasetIndex
-from opendetr.data.transforms import Preprocessing
-from opendetr.engines.engine import Engine
-from opendetr.engines.graph_engines import INPUTS, OnnxRuntimeEngine, OpenVinoEngine, require_installed
+from opendetr.engines.graph_engines import INPUTS, OnnxRuntimeEngine, OpenVinoEngine, require_bf16, require_installed
 from opendetr.errors import UserError
-from opendetr.exporting.certificate import Certificate, certify
-from opendetr.exporting.files import SUFFIXES, ProgramEngine, metadata_of, write_onnx, write_openvino, write_pt2
-from opendetr.exporting.graph import export_program, to_onnx
+from opendetr.exporting.certificate import Certificate, GraphEngine, certify
+from opendetr.exporting.files import (
+    SUFFIXES,
+    FromPixels,
+    ProgramEngine,
+    metadata_of,
+    write_onnx,
+    write_openvino,
+    write_pt2,
+)
+from opendetr.exporting.graph import ExportError, export_program, to_onnx
 from opendetr.exporting.quantization import quantize
 from opendetr.progress import console
-from opendetr.structures import DetrOutput
 
 FORMATS = tuple(SUFFIXES)
 
@@ -33,12 +36,29 @@ class ExportOptions:
     precision: str = "fp32"
     with_preprocessing: bool = False
     with_attention: bool = False
+    max_ap_loss: float | None = None  # by default what the precision allows
 
     def require_possible(self, index: DatasetIndex | None) -> None:
         """Check the combination.
 
         Raises:
             UserError: it cannot be.
+        """
+        self.require_precision()
+        if self.precision == "int8" and index is None:
+            raise UserError("--precision int8 is calibrated on your pictures: give --data DIR with --split")
+        if self.precision == "int8" and self.with_preprocessing:
+            raise UserError("--precision int8 goes without --with-preprocessing")
+        if self.max_ap_loss is not None and (index is None or not 0 <= self.max_ap_loss <= 1):
+            raise UserError(
+                f"--max-ap-loss {self.max_ap_loss:g}: expected 0 to 1, with --data, on which AP is measured"
+            )
+
+    def require_precision(self) -> None:
+        """Check that the format exists and can have this precision here.
+
+        Raises:
+            UserError: it cannot.
         """
         if self.format not in FORMATS:
             raise UserError(f"--format {self.format}: expected {', '.join(FORMATS)}")
@@ -48,16 +68,18 @@ class ExportOptions:
             raise UserError("--precision int8 is for --format onnx and openvino; pt2 is written as fp32")
         if self.precision not in ("fp32", "bf16", "int8"):
             raise UserError(f"--precision {self.precision}: expected fp32, bf16 or int8")
-        if self.precision == "int8" and index is None:
-            raise UserError("--precision int8 is calibrated on your pictures: give --data DIR with --split")
-        if self.precision == "int8" and self.with_preprocessing:
-            raise UserError("--precision int8 goes without --with-preprocessing")
         if self.format == "openvino":
             require_installed("openvino")
+        if self.precision == "bf16":
+            require_bf16()
 
 
 def export_model(
-    checkpoint: Checkpoint, output: Path, options: ExportOptions, index: DatasetIndex | None = None
+    checkpoint: Checkpoint,
+    output: Path,
+    options: ExportOptions,
+    index: DatasetIndex | None = None,
+    calibration: DatasetIndex | None = None,
 ) -> Certificate:
     """Write a model as a file for other programs, if it says there what it says in PyTorch.
 
@@ -65,7 +87,8 @@ def export_model(
         checkpoint: the model.
         output: the file; with `openvino` a `.bin` of the same name beside it.
         options: what to write.
-        index: a split of the user's data, for the certificate and for int8.
+        index: a split of the user's data, for the certificate.
+        calibration: another one, for int8; the same where None.
 
     Returns:
         The certificate, which is in the file too.
@@ -78,9 +101,10 @@ def export_model(
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as folder:
         draft = Path(folder) / output.name
-        certificate = _write_draft(checkpoint, draft, options, index)
+        certificate = _write_draft(checkpoint, draft, options, index, calibration or index)
         if problems := certificate.problems():
-            raise UserError(f"{output} is not written, for it would differ from the model: {'; '.join(problems[:3])}")
+            said = "; ".join(problems[:3])
+            raise ExportError(f"{output} is not written, for it would differ from the model: {said}")
         if options.format == "openvino":
             draft.with_suffix(".bin").replace(output.with_suffix(".bin"))
         draft.replace(output)
@@ -88,7 +112,11 @@ def export_model(
 
 
 def _write_draft(
-    checkpoint: Checkpoint, draft: Path, options: ExportOptions, index: DatasetIndex | None
+    checkpoint: Checkpoint,
+    draft: Path,
+    options: ExportOptions,
+    index: DatasetIndex | None,
+    calibration: DatasetIndex | None,
 ) -> Certificate:
     console.print("tracing the model")
     program = export_program(
@@ -103,13 +131,13 @@ def _write_draft(
     if options.format == "openvino":
         graph, write = _openvino_graph(graph, draft), write_openvino
     if options.precision == "int8":
-        assert index is not None
-        graph = quantize(graph, checkpoint, index)
+        assert calibration is not None
+        graph = quantize(graph, checkpoint, calibration)
     write(graph, draft, metadata)
-    engine = run_file(draft, options.precision)
+    engine: GraphEngine = run_file(draft, options.precision)
     if options.with_preprocessing:
         engine = FromPixels(engine, checkpoint.preprocessing)
-    certificate = certify(engine, checkpoint, index)
+    certificate = certify(engine, checkpoint, index, options.max_ap_loss)
     metadata["certificate"] = certificate.to_json()
     write(graph, draft, metadata)
     return certificate
@@ -124,7 +152,7 @@ def _openvino_graph(onnx_graph: Any, draft: Path) -> Any:
     return openvino.convert_model(source)
 
 
-def run_file(path: Path, precision: str) -> Engine:
+def run_file(path: Path, precision: str) -> GraphEngine:
     """The engine for a file of ours."""
     if path.suffix == ".onnx":
         return OnnxRuntimeEngine(path, precision)
@@ -138,20 +166,3 @@ def _describe_inputs(options: ExportOptions) -> dict[str, str]:
         else "float32 [batch, 3, height, width]: RGB pictures, resized and normalised as `preprocessing` says"
     )
     return dict(zip(INPUTS, (images, "bool [batch, height, width]: True where a picture was padded")))
-
-
-class FromPixels:
-    """Feeds a graph that has its preprocessing inside from normalised pictures: the pixels they were made of."""
-
-    def __init__(self, engine: Any, preprocessing: Preprocessing) -> None:
-        self.engine, self.name, self.precision = engine, engine.name, engine.precision
-        self.mean = torch.tensor(preprocessing.mean)[:, None, None]
-        self.std = torch.tensor(preprocessing.std)[:, None, None]
-
-    def __call__(
-        self, images: Float[Tensor, "B 3 H W"], padding_mask: Bool[Tensor, "B H W"] | None = None
-    ) -> DetrOutput:
-        """What the graph says about the pixels."""
-        pixels = ((images * self.std + self.mean) * 255).round().clamp(0, 255).to(torch.uint8)
-        found: DetrOutput = self.engine(pixels.permute(0, 2, 3, 1).contiguous(), padding_mask)
-        return found

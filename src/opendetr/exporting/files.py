@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
-from torch._export.serde.serialize import SerializeError
 from torch.export import ExportedProgram
 
 import opendetr
 from opendetr.checkpoints.description import Description
 from opendetr.checkpoints.native import Checkpoint
+from opendetr.data.transforms import Preprocessing
 from opendetr.engines.engine import Engine
-from opendetr.engines.graph_engines import OnnxRuntimeEngine, OpenVinoEngine, require_installed
+from opendetr.engines.graph_engines import OUTPUTS, OnnxRuntimeEngine, OpenVinoEngine, inputs, require_installed
 from opendetr.errors import UserError, first_line
 from opendetr.structures import DetrOutput
 
@@ -78,12 +78,39 @@ class ProgramEngine:
         padding_mask: Bool[Tensor, "B H W"] | None = None,
     ) -> DetrOutput:
         """The last decoder layer's answers; from bytes where the graph has its preprocessing inside."""
-        if padding_mask is None:
-            sides = images.shape[1:3] if images.dtype == torch.uint8 else images.shape[2:]
-            padding_mask = torch.zeros(images.shape[0], *sides, dtype=torch.bool)
+        found = self.outputs(images, padding_mask)
+        return DetrOutput(found["logits"][None], found["boxes_cxcywh"][None])
+
+    def outputs(self, images: Tensor, padding_mask: Bool[Tensor, "B H W"] | None) -> dict[str, Tensor]:
+        """All outputs of the graph."""
         with torch.no_grad():
-            logits, boxes_cxcywh, *_ = self.module(images.cpu(), padding_mask.cpu())
-        return DetrOutput(logits[None], boxes_cxcywh[None])
+            return dict(zip((*OUTPUTS, "attention"), self.module(*inputs(images, padding_mask))))
+
+
+class FromPixels:
+    """Feeds a graph that has its preprocessing inside from normalised pictures: the pixels they were made of."""
+
+    def __init__(self, engine: Any, preprocessing: Preprocessing) -> None:
+        self.engine, self.name, self.precision = engine, engine.name, engine.precision
+        self.mean = torch.tensor(preprocessing.mean)[:, None, None]
+        self.std = torch.tensor(preprocessing.std)[:, None, None]
+
+    def __call__(
+        self, images: Float[Tensor, "B 3 H W"], padding_mask: Bool[Tensor, "B H W"] | None = None
+    ) -> DetrOutput:
+        """What the graph says about the pixels."""
+        found: DetrOutput = self.engine(self.pixels(images), padding_mask)
+        return found
+
+    def outputs(self, images: Tensor, padding_mask: Bool[Tensor, "B H W"] | None) -> dict[str, Tensor]:
+        """All outputs of the graph."""
+        found: dict[str, Tensor] = self.engine.outputs(self.pixels(images), padding_mask)
+        return found
+
+    def pixels(self, images: Float[Tensor, "B 3 H W"]) -> UInt8[Tensor, "B H W 3"]:
+        """What was normalised."""
+        pixels = ((images * self.std + self.mean) * 255).round().clamp(0, 255).to(torch.uint8)
+        return pixels.permute(0, 2, 3, 1).contiguous()
 
 
 def write_onnx(graph: Any, path: Path, metadata: dict[str, Any]) -> None:
@@ -104,6 +131,8 @@ def write_openvino(graph: Any, path: Path, metadata: dict[str, Any]) -> None:
 
 def write_pt2(program: ExportedProgram, path: Path, metadata: dict[str, Any]) -> None:
     """Write a `torch.export` archive."""
+    from torch._export.serde.serialize import SerializeError  # a private module: only who needs it may miss it
+
     try:
         torch.export.save(program, path, extra_files={KEY: json.dumps(metadata)})
     except SerializeError as error:
@@ -155,8 +184,6 @@ def load_exported(path: Path, engine: str = "auto") -> Exported:
     natural = {".onnx": ("onnxruntime", "openvino"), ".xml": ("openvino",), ".pt2": ("torch",)}[path.suffix]
     if engine not in ("auto", *natural):
         raise UserError(f"--engine {engine} does not run {path.suffix} files; {' or '.join(natural)} does")
-    if metadata["inputs"]["images"].startswith("uint8"):
-        raise UserError(f"{path} has its preprocessing inside and is made for other programs; export it without")
     chosen, precision = natural[0] if engine == "auto" else engine, metadata["precision"]
     running: Engine
     if chosen == "openvino":
@@ -165,4 +192,7 @@ def load_exported(path: Path, engine: str = "auto") -> Exported:
         running = OnnxRuntimeEngine(path, precision)
     else:
         running = ProgramEngine(torch.export.load(path))
-    return Exported(running, Description.from_json(metadata), metadata)
+    description = Description.from_json(metadata)
+    if metadata["inputs"]["images"].startswith("uint8"):
+        running = FromPixels(running, description.preprocessing)
+    return Exported(running, description, metadata)

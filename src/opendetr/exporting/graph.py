@@ -15,14 +15,18 @@ from torch.nn import functional as F
 
 from opendetr.boxes import cxcywh_to_xyxy
 from opendetr.checkpoints.native import Checkpoint
-from opendetr.errors import UserError
+from opendetr.engines.graph_engines import OUTPUTS
+from opendetr.errors import UserError, first_line
 from opendetr.model.attention import MultiheadAttention
 from opendetr.model.detr import DETR
 from opendetr.model.postprocess import answers
 
-OUTPUTS = ("logits", "boxes_cxcywh", "scores", "labels", "boxes_xyxy")
 STRIDE = 32  # of the coarsest map
 OPSET = 20
+
+
+class ExportError(UserError):
+    """The model cannot be exported, or its export differs too much; trying again will not help."""
 
 
 class ExportableModel(nn.Module):
@@ -100,7 +104,10 @@ def export_program(
     shapes = {"images": {0: Dim.DYNAMIC, **of_images}, "padding_mask": {0: Dim.DYNAMIC, 1: sides[0], 2: sides[1]}}
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own, about its own
-        return torch.export.export(model, (images, mask), dynamic_shapes=shapes)
+        try:
+            return torch.export.export(model, (images, mask), dynamic_shapes=shapes)
+        except Exception as error:  # torch raises kinds of its own for each way a model can be untraceable
+            raise ExportError(f"torch cannot trace this model for any size ({first_line(error)})") from error
 
 
 def to_onnx(program: ExportedProgram) -> Any:
@@ -118,10 +125,13 @@ def to_onnx(program: ExportedProgram) -> Any:
     logging.getLogger("onnxscript").setLevel(logging.ERROR)  # it tells of every node it leaves as it is
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        written: Any = torch.onnx.export(
-            program, dynamo=True, opset_version=OPSET, verbose=False, input_names=["images", "padding_mask"],
-            output_names=[*OUTPUTS, *(["attention"] if with_attention else [])],
-        )  # fmt: skip
+        try:
+            written: Any = torch.onnx.export(
+                program, dynamo=True, opset_version=OPSET, verbose=False, input_names=["images", "padding_mask"],
+                output_names=[*OUTPUTS, *(["attention"] if with_attention else [])],
+            )  # fmt: skip
+        except Exception as error:  # as above
+            raise ExportError(f"torch cannot write this model as ONNX ({first_line(error)})") from error
     return written.model_proto
 
 
@@ -133,7 +143,7 @@ def require_exportable(checkpoint: Checkpoint) -> None:
     """
     same = [module for module in checkpoint.model.backbone.modules() if is_same_convolution(module)]
     if same and checkpoint.preprocessing.multiple_of % STRIDE:
-        raise UserError(
+        raise ExportError(
             f"the backbone {checkpoint.config.model.backbone} pads as TensorFlow does, by the size of its input, and "
             f"can be exported only where both sides are multiples of {STRIDE}; this model's are multiples of "
             f"{checkpoint.preprocessing.multiple_of}: train it with --set data.multiple_of={STRIDE}"

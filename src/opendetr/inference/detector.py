@@ -78,10 +78,12 @@ class Detector:
                 arguments and its name do not.
 
         Raises:
-            UserError: there is no such model, device, engine or precision; or the engine does not agree with PyTorch.
+            UserError: there is no such model, device, engine or precision; the engine does not agree with PyTorch; or
+                an exported file, in which all that is settled, is asked to be something else.
         """
         if is_exported(model):
             exported = load_exported(Path(model), engine)
+            _require_no_contradiction(Path(model), exported.engine.precision, device, precision, dc5)
             return cls(exported.engine, exported.description, identity=exported.metadata["weights"])
         checkpoint = load_checkpoint(model, dc5=dc5)
         return cls(choose_engine(checkpoint, engine, precision, device), checkpoint.description, checkpoint)
@@ -176,3 +178,15 @@ class Detector:
         """The model's input [3, h, w] from an RGB picture, on the CPU."""
         tensor: Tensor = self.transform(tv_tensors.Image(v2.functional.pil_to_tensor(image)))
         return tensor.as_subclass(Tensor)
+
+
+def _require_no_contradiction(path: Path, is_of: str, device: str, precision: str, dc5: bool | None) -> None:
+    """Check what is asked of an exported file; `fp32`, the default, asks for nothing."""
+    if precision not in ("fp32", is_of):
+        raise UserError(
+            f"{path} is {is_of}, not {precision}: leave out --precision, or export the model in {precision}"
+        )
+    if device not in ("auto", "cpu"):
+        raise UserError(f"{path} runs on the CPU: leave out --device {device}, or give the model it was made from")
+    if dc5 is not None:
+        raise UserError(f"{path} is a finished graph: --dc5 belongs to the .pth it was made from")

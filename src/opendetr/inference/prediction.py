@@ -1,21 +1,21 @@
 """Detections of many pictures, whole or in tiles and of videos: read ahead, detected together, written as they come."""
 
-import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from PIL import Image
 
-from opendetr.data.images import read_image
+from opendetr.data.images import pixels_unlimited, read_image
 from opendetr.engines.detecting import Prepared
 from opendetr.errors import UserError
 from opendetr.inference.detector import Detector
 from opendetr.inference.drawing import draw
-from opendetr.inference.reading import read_ahead
-from opendetr.inference.results import Results, Shard, merge_shards
+from opendetr.inference.reading import AHEAD, read_ahead
+from opendetr.inference.results import Results, Shard, is_finished, merge_shards
 from opendetr.inference.sources import distinct_names, image_ids, report_left_out
 from opendetr.inference.tiling import Tile, merge_tiles, tile_boxes
 from opendetr.inference.video import Video, VideoDrawing
@@ -52,11 +52,14 @@ class _Open(NamedTuple):
 
 def detect_pictures(
     detector: Detector,
-    pictures: Iterable[tuple[int, Image.Image | Path]],
+    pictures: Iterable[tuple[int, Any]],
     threshold: float,
     batch_size: int,
     tiling: Tiling | None = None,
     broken: Callable[[int, str], None] | None = None,
+    *,
+    read: Callable[[Any], Image.Image] = read_image,
+    live: bool = False,
 ) -> Iterator[Found]:
     """Every picture with its detections, as they come.
 
@@ -64,38 +67,42 @@ def detect_pictures(
 
     Args:
         detector: the model.
-        pictures: positions with RGB pictures or their files.
+        pictures: positions with pictures, as `read` takes them.
         threshold: the lowest score that is reported.
         batch_size: pictures or tiles at once, as far as they have one shape.
         tiling: cuts every picture; None leaves them whole.
         broken: told the position and the sentence of a file that cannot be read, which is passed over; without it the
             sentence is raised.
+        read: makes the RGB picture, in a thread, or raises a UserError.
+        live: pictures come from a camera: each is answered before the next is asked for.
     """
     waiting: dict[int, _Open] = {}
 
-    def prepare(item: tuple[int, Image.Image | Path]) -> tuple[int, _Open, list[Prepared]] | tuple[int, str]:
+    def prepare(item: tuple[int, Any]) -> tuple[int, Image.Image | str, Prepared | None]:
         position, picture = item
         try:
-            image = read_image(picture)
+            with nullcontext() if tiling is None else pixels_unlimited():
+                image = read(picture)
         except UserError as error:
-            return position, str(error)
-        whole = [Tile(0, 0, image.height, image.width)]
-        tiles = whole if tiling is None else tile_boxes(image.height, image.width, tiling.side, tiling.overlap)
-        parts = [image.crop((tile.left, tile.top, tile.left + tile.width, tile.top + tile.height)) for tile in tiles]
-        return position, _Open(image, tiles, {}), [detector.prepared(0, part) for part in parts]
+            return position, str(error), None
+        return position, image, detector.prepared(0, image) if tiling is None else None
 
     owners: dict[int, tuple[int, int]] = {}  # key of a part -> position of its picture, number of its tile
 
     def parts() -> Iterator[Prepared]:
         key = 0
-        for read in read_ahead(prepare, pictures):
-            if len(read) == 2:
+        # A huge picture is a matter of hundreds of megabytes: one at a time, its tiles are cut as they are needed.
+        for position, image, whole in read_ahead(prepare, pictures, 0 if live or tiling is not None else AHEAD):
+            if isinstance(image, str):
                 if broken is None:
-                    raise UserError(read[1])
-                broken(*read)
+                    raise UserError(image)
+                broken(position, image)
                 continue
-            position, opened, prepared = read
-            waiting[position] = opened
+            tiles = [Tile(0, 0, image.height, image.width)]
+            if tiling is not None:
+                tiles = tile_boxes(image.height, image.width, tiling.side, tiling.overlap)
+            waiting[position] = _Open(image, tiles, {})
+            prepared = iter([whole]) if whole is not None else read_ahead(partial(_cut, detector, image), tiles)
             for tile, part in enumerate(prepared):
                 owners[key] = position, tile
                 yield part._replace(key=key)
@@ -111,6 +118,10 @@ def detect_pictures(
             found = [opened.found[number] for number in range(len(opened.tiles))]
             whole = found[0] if len(found) == 1 else merge_tiles(found, opened.tiles, size)
             yield Found(position, opened.image, replace(whole, image_size=size))
+
+
+def _cut(detector: Detector, image: Image.Image, tile: Tile) -> Prepared:
+    return detector.prepared(0, image.crop((tile.left, tile.top, tile.left + tile.width, tile.top + tile.height)))
 
 
 def predict_pictures(
@@ -134,11 +145,15 @@ def predict_pictures(
     """
     known, names = image_ids(paths), distinct_names(paths)
     settings = {
-        "model": detector.identity, "pictures": [str(path) for path in paths], "threshold": threshold,
+        "model": detector.identity, "engine": detector.engine.name, "precision": detector.engine.precision,
+        "pictures": [str(path) for path in paths], "threshold": threshold,
         "tiling": None if tiling is None else [tiling.side, tiling.overlap], "drawn": drawn,
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     broken: list[str] = []
+    if shard.count > 1 and is_finished(folder, shard, settings):
+        console.print(f"part {shard.number} of {shard.count} is finished: {folder / shard.name}")
+        return merge_shards(folder, shard.count, settings, known) or folder / shard.name
     with Results(folder, shard, settings) as results:
         todo = [position for position in shard.positions(len(paths)) if position not in results.offsets]
 
@@ -154,15 +169,15 @@ def predict_pictures(
             lambda _, sentence: broken.append(sentence),
         )  # fmt: skip
         count = 0
-        for position, entries in track(read_ahead(finish, found), "detecting", len(todo)):
+        for position, entries in track(read_ahead(finish, found, 0 if tiling else AHEAD), "detecting", len(todo)):
             results.add(position, entries)
             count += len(entries)
-        done = results.finish()
+        done = results.finish(len(broken))
     console.print(f"{count} detections in {len(todo) - len(broken)} pictures; {done} are in {results.path}")
-    report_left_out(broken)
-    merged = merge_shards(folder, shard.count) if shard.count > 1 else None
+    merged = merge_shards(folder, shard.count, settings, known) if shard.count > 1 else None
     if merged is not None:
         console.print(f"All {shard.count} parts are there: {merged}")
+    report_left_out(broken)
     return merged or results.path
 
 
@@ -189,7 +204,7 @@ def predict_video(
         folder.mkdir(parents=True, exist_ok=True)
         target = folder / f"{Path(video.name).stem or 'stream'}.mp4"
         drawing = closing.enter_context(VideoDrawing(target, video.frames_per_second / every)) if drawn else None
-        results = closing.enter_context(Results(folder, Shard(), {"video": source, "began": time.time()}))
+        results = closing.enter_context(Results(folder, Shard(), {"video": source}, continues=False))
         seconds: dict[int, float] = {}
 
         def frames() -> Iterator[tuple[int, Image.Image]]:
@@ -200,7 +215,9 @@ def predict_video(
         total = -(-(video.num_frames or 0) // every)
         try:
             # In batches of one the frames keep their order and a camera is answered at once; all have one shape.
-            found = detect_pictures(detector, frames(), threshold, 1 if tiling is None else batch_size, tiling)
+            found = detect_pictures(
+                detector, frames(), threshold, 1 if tiling is None else batch_size, tiling, live=video.live
+            )
             for number, image, detections in track(found, "detecting", total, "frames"):
                 at = seconds.pop(number)
                 detections = replace(detections, image_id=number, file_name=video.name)

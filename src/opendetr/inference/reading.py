@@ -11,17 +11,22 @@ Result = TypeVar("Result")
 THREADS, AHEAD = 2, 8  # decoding and resizing let go of Python's lock; so many results wait at most
 
 
-def read_ahead(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+def read_ahead(work: Callable[[Item], Result], items: Iterable[Item], ahead: int = AHEAD) -> Iterator[Result]:
     """`work` of every item, in their order, done by threads before it is asked for.
 
     An exception is raised where its result would have come.
+
+    Args:
+        work: done by threads.
+        items: taken when there is room.
+        ahead: so many results wait at most; 0 for items that come live, whose answers must not wait for later ones.
     """
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(THREADS, "opendetr-reading") as pool:
         try:
             for item in items:
                 waiting.append(pool.submit(work, item))
-                if len(waiting) > AHEAD:
+                if len(waiting) > ahead:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

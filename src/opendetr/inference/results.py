@@ -1,15 +1,16 @@
 """Results on disk: written picture by picture, so that memory stays flat and what was done is never done again."""
 
+import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from opendetr.errors import UserError
-from opendetr.files import write_lines
+from opendetr.files import write_json, write_lines
 from opendetr.progress import console
 
 
@@ -50,18 +51,23 @@ class Results:
     A journal beside it, one line per picture, holds what is done until all is; work that was stopped goes on from it.
     """
 
-    def __init__(self, folder: Path, shard: Shard, settings: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, shard: Shard, settings: dict[str, Any], *, continues: bool = True) -> None:
         """Open the journal.
 
         Args:
             folder: where the results go.
             shard: the part of the work.
-            settings: what the results depend on; a journal with other settings is begun anew.
+            settings: what the results depend on.
+            continues: work that was stopped goes on; a video begins anew.
+
+        Raises:
+            UserError: work that was begun there with other settings is not finished.
         """
-        self.path = folder / shard.name
+        self.path, self.shard = folder / shard.name, shard
         self.journal = folder / f".{shard.name}.journal"
         self.settings = json.loads(json.dumps(settings))
-        self.offsets = self._read()  # position -> where its line begins
+        earlier = self._read(continues)
+        self.offsets = earlier if continues else {}  # position -> where its line begins
         if self.offsets:
             console.print(f"{len(self.offsets)} pictures are done; the work goes on from {self.journal}")
         self._file: Any = None
@@ -85,11 +91,18 @@ class Results:
         self._file.write(json.dumps([position, entries]).encode() + b"\n")
         self._file.flush()
 
-    def finish(self) -> int:
-        """Write `detections.json`, in the order of the pictures, and forget the journal; returns their number."""
+    def finish(self, left_out: int = 0) -> int:
+        """Write the results in the order of the pictures and forget the journal; returns the number of pictures.
+
+        Beside a shard's stands what it depends on, so that only parts of one work are put together, and how many
+        pictures were left out.
+        """
         self._file.flush()
         os.fsync(self._file.fileno())
-        write_lines(self.path, _as_json_array(self._entries()))
+        if self.shard.count > 1:
+            self.path.unlink(missing_ok=True)  # it may be of other settings
+            write_json(_about_path(self.path), {"settings": _digest(self.settings), "left_out": left_out})
+        write_entries(self.path, self._entries())
         self.journal.unlink()
         return len(self.offsets)
 
@@ -99,38 +112,91 @@ class Results:
                 file.seek(self.offsets[position])
                 yield from json.loads(file.readline())[1]
 
-    def _read(self) -> dict[int, int]:
+    def _read(self, continues: bool) -> dict[int, int]:
         """Where the lines of an earlier journal with the same settings begin."""
         found: dict[int, int] = {}
         if not self.journal.is_file():
             return found
         with self.journal.open("rb") as file:
-            try:
-                if json.loads(file.readline()) != self.settings:
-                    return {}
-                self._end = file.tell()
-                while line := file.readline():
+            first = file.readline()
+            if not first.endswith(b"\n"):  # nothing was done yet
+                return found
+            self._require_same(json.loads(first), continues)
+            self._end = file.tell()
+            while (line := file.readline()).endswith(b"\n"):  # the last line may have been cut off
+                try:
                     found[json.loads(line)[0]] = self._end
-                    self._end = file.tell()
-            except (ValueError, IndexError, TypeError, KeyError):  # the last line, cut off
-                pass
+                except ValueError:
+                    break
+                self._end = file.tell()
         return found
 
+    def _require_same(self, earlier: dict[str, Any], continues: bool) -> None:
+        if not continues and earlier.keys() == self.settings.keys():
+            return
+        differ = [
+            name for name in self.settings.keys() | earlier.keys() if self.settings.get(name) != earlier.get(name)
+        ]
+        if differ:
+            raise UserError(
+                f"{self.path.parent} holds unfinished work with other settings ({', '.join(sorted(differ))} differ): "
+                f"give those again to go on, choose another --output, or remove {self.journal}"
+            )
 
-def merge_shards(folder: Path, count: int) -> Path | None:
-    """`detections.json` of all parts, once the last of them is there; None before."""
+
+def is_finished(folder: Path, shard: Shard, settings: dict[str, Any]) -> bool:
+    """Whether a part of exactly this work is there, with every picture of it."""
+    path = folder / shard.name
+    return path.is_file() and _about(path) == {"settings": _digest(settings), "left_out": 0}
+
+
+def merge_shards(folder: Path, count: int, settings: dict[str, Any], pictures: list[tuple[str, int]]) -> Path | None:
+    """`detections.json` of all parts, as one run writes it, once the last of them is there; None before.
+
+    Args:
+        folder: of the parts.
+        count: of the parts.
+        settings: of the work; parts of another work that were left there do not count.
+        pictures: file name and id of each, in their order.
+    """
     parts = [folder / Shard(number, count).name for number in range(1, count + 1)]
-    if not all(part.is_file() for part in parts):
+    digest = _digest(settings)
+    if not all(part.is_file() and _about(part).get("settings") == digest for part in parts):
         return None
+    turn = {picture: position for position, picture in enumerate(pictures)}
     entries = [entry for part in parts for entry in json.loads(part.read_text(encoding="utf-8"))]
-    entries.sort(key=lambda entry: entry["image_id"])
+    entries.sort(key=lambda entry: turn[entry["file_name"], entry["image_id"]])
     target = folder / Shard().name
-    write_lines(target, _as_json_array(iter(entries)))
+    write_entries(target, iter(entries))
     return target
 
 
-def _as_json_array(entries: Iterator[dict[str, Any]]) -> Iterator[str]:
-    yield "["
-    for number, entry in enumerate(entries):
-        yield ("," if number else "") + json.dumps(entry, allow_nan=False)
-    yield "]"
+def write_entries(path: Path, entries: Iterable[dict[str, Any]]) -> None:
+    """Write COCO results, one line each; they need not fit in memory."""
+
+    def lines() -> Iterator[str]:
+        yield "["
+        for number, entry in enumerate(entries):
+            yield ("," if number else "") + json.dumps(entry, allow_nan=False)
+        yield "]"
+
+    write_lines(path, lines())
+
+
+def _about_path(part: Path) -> Path:
+    return part.with_name(f".{part.name}.settings")
+
+
+def _about(part: Path) -> dict[str, Any]:
+    """What a part depends on and lacks; nothing where that is not known."""
+    try:
+        found = json.loads(_about_path(part).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _digest(settings: dict[str, Any]) -> str:
+    """Of all but the engine: each machine may have its own, and all of them agree with PyTorch."""
+    common = {name: value for name, value in settings.items() if name != "engine"}
+    return hashlib.blake2b(json.dumps(common, sort_keys=True).encode(), digest_size=16).hexdigest()

@@ -49,6 +49,7 @@ class Video:
         frames_per_second: of the video itself, whatever `every` is; 25 where it does not say.
         num_frames: of the video itself, as its header or its duration promises; None where neither does.
         size: (height, width) of an upright frame, in pixels.
+        live: whether it is a webcam or a stream, whose frames come when they happen.
         damaged: frames met so far that could not be decoded (left out), or only in part (kept).
     """
 
@@ -58,6 +59,7 @@ class Video:
             raise UserError(f"{name} holds no moving pictures; expected a video")
         self.name, self.every, self.damaged = name, every, 0
         self.frames_per_second = float(stream.average_rate or stream.guessed_rate or 25)
+        self.live = False
         self._container, self._stream, self._read, self._broken_off = container, stream, 0, ""
         self._promised = 0.0  # seconds, by the header; 0 for unknown
         if stream.duration and stream.time_base:
@@ -103,7 +105,9 @@ class Video:
                 container = av.open(str(Path(source).absolute()))  # FFmpeg takes "a:b.mp4" for an address
         except (av.FFmpegError, OSError, LookupError, ValueError) as error:
             raise UserError(f"{said} ({_reason(error)}); {advice}") from None
-        return cls(container, name, every)
+        video = cls(container, name, every)
+        video.live = webcam is not None or source.lower().startswith(STREAMS)
+        return video
 
     def __enter__(self) -> "Video":
         return self

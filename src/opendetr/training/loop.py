@@ -17,9 +17,10 @@ from torch import Tensor
 
 from opendetr.checkpoints.adapt import train_mode
 from opendetr.checkpoints.native import Checkpoint
+from opendetr.data.cache import build_cache
 from opendetr.data.datasets import DatasetIndex
 from opendetr.data.loader import DetectionDataset, epoch_order, training_loader
-from opendetr.data.transforms import largest_look, training_transform
+from opendetr.data.transforms import training_transform
 from opendetr.devices import autocast
 from opendetr.loss.auxiliary import denoising_losses, proposal_losses
 from opendetr.loss.criterion import LossWeights, Normalisers, set_loss, statistics
@@ -243,8 +244,8 @@ class Trainer:
     @cached_property
     def upright(self) -> DetectionDataset:
         """The pictures as evaluation sees them."""
-        transform, keep_side = self.checkpoint.preprocessing.transform(), largest_look(self.config.data)
-        return DetectionDataset(self.dataset.index, transform, keep_side=keep_side)
+        transform = self.checkpoint.preprocessing.transform()
+        return DetectionDataset(self.dataset.index, transform, cache=build_cache(self.config.data))
 
     def try_flips(self, progress: float) -> bool:
         """Flip pictures from now on where the recipe leaves it open and the model understands them flipped as well.

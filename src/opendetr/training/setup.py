@@ -14,10 +14,11 @@ from accelerate.utils import broadcast_object_list
 from opendetr.checkpoints.adapt import begin_with, freeze, labels_for
 from opendetr.checkpoints.native import Checkpoint, copy_checkpoint, load_checkpoint, load_training_state
 from opendetr.config import RunConfig
+from opendetr.data.cache import build_cache
 from opendetr.data.check import check_pictures, describe, warnings
 from opendetr.data.datasets import DatasetIndex, has_split, load_index, shared_pictures
 from opendetr.data.loader import DetectionDataset
-from opendetr.data.transforms import Preprocessing, largest_look, training_transform
+from opendetr.data.transforms import Preprocessing, training_transform
 from opendetr.devices import default_workers, keep_freed_memory, place, resolve_device
 from opendetr.errors import UserError
 from opendetr.files import require_folder
@@ -105,7 +106,7 @@ def assemble(
     checkpoint, config = replace(checkpoint, source=output), checkpoint.config
     transform = training_transform(config.data, checkpoint.preprocessing)
     dataset = DetectionDataset(
-        train_index.under(checkpoint.label_map), transform, config.train.seed, largest_look(config.data)
+        train_index.under(checkpoint.label_map), transform, config.train.seed, build_cache(config.data)
     )
     trainer = Trainer(checkpoint, dataset, val_index, plan, accelerator, output)
     plan.total_steps = config.train.epochs * trainer.steps_per_epoch

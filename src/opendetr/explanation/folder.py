@@ -1,0 +1,67 @@
+"""What `opendetr explain` writes: a PNG per figure, the raw arrays as .npz, and everything on one page."""
+
+import html
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from opendetr._matplotlib import Figure, png_of
+from opendetr.evaluation import page
+from opendetr.files import write_bytes, write_text
+
+_FILES, _FILE = re.compile(r"<ul id=files>(.*)</ul>"), re.compile(r"<li>([^<]*\.(?:png|npz))</li>")
+
+
+class Folder:
+    """Collects figures: each becomes a PNG in the folder and a part of the page, which ends with a list of its files.
+
+    Files that an earlier page in the folder lists and this one does not have go when this one is written.
+    """
+
+    def __init__(self, path: Path, title: str) -> None:
+        self.path, self.title, self.body = path, title, ""
+        self.files: list[str] = []
+        path.mkdir(parents=True, exist_ok=True)
+
+    def heading(self, text: str) -> None:
+        """Begin a section."""
+        self.body += f"<h2>{html.escape(text)}</h2>"
+
+    def words(self, text: str) -> None:
+        """A paragraph."""
+        self.body += f"<p>{html.escape(text)}</p>"
+
+    def table(self, header: list[str], rows: list[list[str]]) -> None:
+        """A table of texts."""
+        self.body += page.table(header, rows)
+
+    def figure(self, name: str, figure: Figure, caption: str) -> None:
+        """A figure, as `name`.png and on the page."""
+        png = png_of(figure)
+        self._write(f"{name}.png", png)
+        self.body += page.figure(png, caption, wide=True)
+
+    def arrays(self, name: str, values: dict[str, Any]) -> None:
+        """Raw arrays, as `name`.npz."""
+        buffer = io.BytesIO()
+        kept = {key: np.asarray(value) for key, value in values.items() if value is not None}
+        np.savez_compressed(buffer, **kept)  # type: ignore[arg-type]
+        self._write(f"{name}.npz", buffer.getvalue())
+
+    def finish(self) -> Path:
+        """Write the page."""
+        written = self.path / "explain.html"
+        before = _FILES.search(written.read_text(encoding="utf-8")) if written.is_file() else None
+        files = "".join(f"<li>{html.escape(name)}</li>" for name in self.files)
+        write_text(written, page.page(self.title, f"{self.body}<h3>Files</h3><ul id=files>{files}</ul>"))
+        for name in _FILE.findall(before[1]) if before else ():
+            if html.unescape(name) not in self.files:
+                (self.path / Path(html.unescape(name)).name).unlink(missing_ok=True)
+        return written
+
+    def _write(self, name: str, content: bytes) -> None:
+        write_bytes(self.path / name, content)
+        self.files.append(name)

@@ -1,0 +1,203 @@
+"""Prediction by Ray: every worker holds the model in a process of its own, on this machine or on many."""
+
+import importlib.util
+import logging
+import os
+import pickle
+import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import islice
+from math import ceil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from opendetr.devices import resolve_device
+from opendetr.errors import UserError
+from opendetr.files import require_folder
+from opendetr.inference.detector import Detector, EngineName, PrecisionName
+from opendetr.inference.prediction import Tiling, detect_pictures
+from opendetr.inference.results import write_entries
+from opendetr.inference.sources import report_left_out
+from opendetr.progress import console, track
+from opendetr.structures import Detections
+
+if TYPE_CHECKING:
+    from opendetr.inference.tables import Named, Row, Stored
+
+PART = 256  # pictures that are written together; so many are done again where a worker dies
+PACKAGES = ("ray", "pyarrow", "fsspec")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker is told."""
+
+    model: str
+    engine: EngineName
+    precision: PrecisionName
+    device: str
+    dc5: bool | None
+    output: str
+    threshold: float
+    batch_size: int
+    tiling: Tiling | None
+
+    def load(self) -> Detector:
+        """The model, ready to detect."""
+        return Detector.load(self.model, self.device, self.engine, self.precision, dc5=self.dc5)
+
+
+def predict_distributed(job: Job, sources: list[str], workers: int | None = None) -> Path | str:
+    """Detect in pictures by several workers, and write Parquet parts as they are done.
+
+    Called again, it goes on where it was stopped: pictures that are in the sink are not looked at again.
+
+    Args:
+        job: the model and what to do. Its engine is chosen here, once, for all workers.
+        sources: as `list_pictures` takes them.
+        workers: processes with a model each; by default as many as fit with this process's number of threads.
+
+    Returns:
+        `detections.json` in a folder of this machine, elsewhere the address of the Parquet parts.
+
+    Raises:
+        UserError: the extra `ray` is missing, or anything that is asked for; or pictures could not be read, after
+            the others were written.
+    """
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"--engine ray needs the package {missing[0]}: pip install 'opendetr[ray]'")
+    if workers is not None and workers < 1:
+        raise UserError(f"--workers must be at least 1, got {workers}")
+    from opendetr.inference.tables import Parts, digest, list_pictures
+
+    pictures, parts = list_pictures(sources, job.output), Parts(job.output)
+    if parts.local is not None:
+        require_folder(parts.local)
+    job = replace(job, output=str(parts.local or job.output), device=resolve_device(job.device).type)
+    if Path(job.model).exists():  # workers may live in another folder
+        job = replace(job, model=str(Path(job.model).resolve()))
+    detector = job.load()
+    tiling = None if job.tiling is None else [job.tiling.side, job.tiling.overlap]
+    done = parts.done(
+        {"model": detector.identity, "pictures": digest(pictures), "threshold": job.threshold, "tiling": tiling}
+    )
+    if done:
+        console.print(f"{len(done)} pictures are done; the work goes on from {parts.folder}")
+    job = replace(job, engine=detector.engine.name)  # type: ignore[arg-type]
+    del detector
+    count, found, broken = _run(job, pictures, done, workers)
+    console.print(f"{found} detections in {count} pictures; {len(done) + count} are in {parts.folder}")
+    if parts.local is not None:
+        write_entries(parts.local / "detections.json", parts.entries())
+    report_left_out(broken)
+    return str(parts.system.unstrip_protocol(parts.folder)) if parts.local is None else parts.local / "detections.json"
+
+
+def _run(job: Job, pictures: "list[Named | Stored]", done: set[int], workers: int | None) -> tuple[int, int, list[str]]:
+    """Let workers do what is not done: pictures that are now, their detections, and what could not be read."""
+    from opendetr.inference.tables import Named
+
+    rows = [row for piece in pictures if isinstance(piece, Named) for row in piece if row.position not in done]
+    stored = [piece for piece in pictures if not isinstance(piece, Named) and not done.issuperset(piece.positions)]
+    if not rows and not stored:
+        return 0, 0, []
+    with _ray() as ray:
+        kind = "GPU" if job.device == "cuda" else "CPU"
+        there = int(ray.cluster_resources().get(kind, 1))
+        workers = workers or max(1, there if kind == "GPU" else there // torch.get_num_threads())
+        share = there / workers if workers > there else there // workers  # of a worker: whole threads where they last
+        size = min(PART, max(1, ceil(len(rows) / (4 * workers))))  # small enough for all to have work until the end
+        pieces = [*(Named(rows[at : at + size]) for at in range(0, len(rows), size)), *stored]
+        console.print(f"{workers} workers by Ray, each with {share:g} {kind}; the engine is {job.engine}")
+        threads = max(1, int(share)) if kind == "CPU" else torch.get_num_threads()
+        answers = (
+            ray.data.from_items([{"piece": pickle.dumps(piece)} for piece in pieces], override_num_blocks=len(pieces))
+            .map_batches(
+                Worker, fn_constructor_args=[job, threads, frozenset(done), secrets.token_hex(4)], batch_size=1,
+                compute=ray.data.ActorPoolStrategy(size=workers), **{f"num_{kind.lower()}s": share},
+            )
+            .iter_rows()
+        )  # fmt: skip
+        count, found, broken = 0, 0, []
+        total = len(rows) + sum(len(set(piece.positions) - done) for piece in stored)
+        for sentence, detections in track(_outcomes(answers), "detecting", total):
+            if sentence:
+                broken.append(sentence)
+            else:
+                count, found = count + 1, found + detections
+        return count, found, broken
+
+
+def _outcomes(answers: Iterable[dict[str, Any]]) -> Iterator[tuple[str, int]]:
+    """What came of each picture: why it could not be read, or nothing and the number of its detections."""
+    for answer in answers:
+        yield from pickle.loads(answer["outcomes"])
+
+
+class Worker:
+    """Detects in the pictures of a piece and writes their results, part by part. Ray calls it in its process."""
+
+    def __init__(self, job: Job, threads: int, done: frozenset[int], run: str) -> None:
+        """Load the model.
+
+        Args:
+            job: what to do.
+            threads: to compute with.
+            done: positions to pass over.
+            run: makes names of parts differ from those of earlier runs; a piece that is done twice has them once.
+        """
+        from opendetr.inference.tables import Parts
+
+        torch.set_num_threads(threads)
+        self.job, self.done, self.run = job, done, run
+        self.detector, self.parts = job.load(), Parts(job.output)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[bytes]]:
+        """Work on one piece; returns what came of its pictures."""
+        outcomes: list[tuple[str, int]] = []
+        try:
+            todo = (row for row in pickle.loads(batch["piece"][0]) if row.position not in self.done)
+            while rows := list(islice(todo, PART)):
+                found = list(self.detect(rows, outcomes))
+                if found:
+                    self.parts.write(f"{rows[0].position:09}-{self.run}", found)
+                outcomes += [("", len(detections)) for _, detections in found]
+        except UserError as error:  # the rest of a table that cannot be read
+            outcomes.append((str(error), 0))
+        return {"outcomes": [pickle.dumps(outcomes)]}
+
+    def detect(self, rows: "list[Row]", outcomes: list[tuple[str, int]]) -> Iterator[tuple[int, Detections]]:
+        """Positions and detections of the pictures that can be read."""
+        by_position = {row.position: row for row in rows}
+        found = detect_pictures(
+            self.detector, by_position.items(), self.job.threshold, self.job.batch_size, self.job.tiling,
+            lambda _, sentence: outcomes.append((sentence, 0)), read=lambda row: row.read(),
+        )  # fmt: skip
+        for position, _, detections in found:
+            row = by_position[position]
+            yield position, replace(detections, image_id=row.image_id, file_name=row.file_name)
+
+
+@contextmanager
+def _ray() -> Iterator[Any]:
+    """Ray: the cluster that `RAY_ADDRESS` names or that is connected to already, else one of this machine's own."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # before the import: nothing is reported to anybody
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what fails is raised; its other lines are for its makers
+    import ray
+    import ray.data
+
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    begun = not ray.is_initialized()
+    if begun:
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    try:
+        yield ray
+    finally:
+        if begun:
+            ray.shutdown()
