@@ -18,7 +18,7 @@ def model():
 def machine(monkeypatch):
     def with_gains(products, backbone):
         monkeypatch.setattr(precision, "_gain_of_products", lambda device: products)
-        monkeypatch.setattr(precision, "_gain_of_backbone", lambda model, device: backbone)
+        monkeypatch.setattr(precision, "_gain_of_backbone", lambda model, device, training: backbone)
 
     return with_gains
 
@@ -49,10 +49,12 @@ def test_the_measurement_itself(model):
 
 def test_the_look_at_the_backbone_teaches_its_batch_norm_nothing(monkeypatch):
     monkeypatch.setattr(precision, "_gain_of_products", lambda device: 4.0)
+    monkeypatch.setattr(precision, "SURELY_SLOWER", 0.0)  # whatever machine this is
     fresh = build_model(replace(PRESETS["detr-tiny"], backbone_weights="none"), LossConfig(), 3).train()
     before = {name: buffer.clone() for name, buffer in fresh.named_buffers()}
     assert any("running_mean" in name for name in before)
-    fit_precision(fresh, torch.device("cpu"), "bf16")
+    fit_precision(fresh, torch.device("cpu"), "bf16", training=True)
+    assert all(parameter.grad is None for parameter in fresh.parameters())
     assert all(torch.equal(before[name], buffer) for name, buffer in fresh.named_buffers())
     assert fresh.backbone.training
 
@@ -63,3 +65,18 @@ def test_autocast_stops_at_a_backbone_in_full_precision(model):
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             assert model.backbone(torch.zeros(1, 3, 64, 64), None)[-1].map.dtype == expected
     model.backbone.in_full_precision = False
+
+
+def test_training_is_looked_at_with_a_backward_pass(model, monkeypatch):
+    learned = []
+
+    def gain(device, work):
+        work()
+        learned.append(any(parameter.grad is not None for parameter in model.backbone.parameters()))
+        return 4.0
+
+    monkeypatch.setattr(precision, "_gain", gain)
+    fit_precision(model, torch.device("cpu"), "bf16")
+    assert not any(learned)
+    fit_precision(model, torch.device("cpu"), "bf16", training=True)
+    assert learned[-1]

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -9,8 +10,10 @@ from torch import Tensor
 from opendetr.devices import autocast
 from opendetr.model.detr import DETR
 
+SURELY_SLOWER = 0.3  # a backbone's gain in a small look, below which a longer one is not worth its time
 
-def fit_precision(model: DETR, device: torch.device, precision: str) -> tuple[str, str]:
+
+def fit_precision(model: DETR, device: torch.device, precision: str, *, training: bool = False) -> tuple[str, str]:
     """Choose between float32 and bfloat16, for the transformer and for the backbone.
 
     Depthwise convolutions can be many times slower in bfloat16 on a CPU that multiplies matrices four times as fast in
@@ -21,6 +24,7 @@ def fit_precision(model: DETR, device: torch.device, precision: str) -> tuple[st
         model: on the device.
         device: where it will run.
         precision: `auto`; or `fp32`; or `bf16`, which leaves only the backbone to choose for.
+        training: it will learn there: a backward pass gains differently from a forward one.
 
     Returns:
         `fp32` or `bf16`, and the reason in words.
@@ -34,7 +38,7 @@ def fit_precision(model: DETR, device: torch.device, precision: str) -> tuple[st
     products = _gain_of_products(device)
     if precision == "auto" and products < 1.2:
         return "fp32", f"precision fp32: matrix products in bf16 run at {products:.2f} times the speed of fp32 here"
-    maps = _gain_of_backbone(model, device)
+    maps = _gain_of_backbone(model, device, training)
     model.backbone.in_full_precision = maps < 1
     said = f"precision bf16: matrix products run at {products:.2f} times the speed of fp32 here"
     if model.backbone.in_full_precision:
@@ -47,25 +51,44 @@ def _gain_of_products(device: torch.device) -> float:
     return _gain(device, lambda: left @ right)
 
 
-def _gain_of_backbone(model: DETR, device: torch.device) -> float:
-    image = torch.zeros(1, 3, 96, 96, device=device).to(memory_format=torch.channels_last)
-    was_training = model.backbone.training
+def _gain_of_backbone(model: DETR, device: torch.device, training: bool) -> float:
+    was_training, learns = model.backbone.training, any(p.requires_grad for p in model.backbone.parameters())
     model.backbone.eval()  # batch norm shall not learn from this
+
+    def look(images: Tensor) -> Tensor:
+        found: Tensor = model.backbone(images, None)[-1].map
+        return found
+
+    def learn(images: Tensor) -> Tensor:
+        maps = model.backbone(images, None)
+        total = sum((level.map.float().sum() for level in maps), images.new_zeros(()))
+        total.backward()
+        return total.detach()
+
     with torch.no_grad():
-        gain = _gain(device, lambda: model.backbone(image, None)[-1].map)
+        gain = _gain(device, partial(look, _zeros(1, 96, 96, device)))
+    if training and learns and gain > SURELY_SLOWER:
+        statistics = {name: buffer.clone() for name, buffer in model.backbone.named_buffers()}
+        model.backbone.train()  # frozen batch norms fold in training only
+        gain = _gain(device, partial(learn, _zeros(4, 224, 288, device)))
+        for name, buffer in model.backbone.named_buffers():
+            buffer.copy_(statistics[name])
+        model.backbone.zero_grad(set_to_none=True)
     model.backbone.train(was_training)
     return gain
 
 
+def _zeros(batch: int, height: int, width: int, device: torch.device) -> Tensor:
+    return torch.zeros(batch, 3, height, width, device=device).to(memory_format=torch.channels_last)
+
+
 def _gain(device: torch.device, work: Callable[[], Tensor]) -> float:
-    """How many times faster the work is in bfloat16: best of three each, after one to warm up."""
-    best = {}
-    for precision in ("fp32", "bf16"):
-        seconds = []
-        with autocast(device, precision):
-            for _ in range(4):
+    """How many times faster the work is in bfloat16: best of three each, in turn, after one to warm up."""
+    seconds: dict[str, list[float]] = {"fp32": [], "bf16": []}
+    for _ in range(4):
+        for precision, taken in seconds.items():
+            with autocast(device, precision):
                 begun = time.perf_counter()
                 float(work().sum())  # waits for the device
-                seconds.append(time.perf_counter() - begun)
-        best[precision] = min(seconds[1:])
-    return best["fp32"] / best["bf16"]
+                taken.append(time.perf_counter() - begun)
+    return min(seconds["fp32"][1:]) / min(seconds["bf16"][1:])

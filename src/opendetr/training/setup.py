@@ -231,7 +231,7 @@ def on_device(model: DETR, config: RunConfig, device: torch.device) -> tuple[DET
     freeze(model, fixed_parts(config))
     model = place(model, device)
     asked = config.train.precision
-    precision, reason = fit_precision(model, device, asked)
+    precision, reason = fit_precision(model, device, asked, training=True)
     if asked != "fp32":
         console.print(f"chosen: {reason}")
     measured = [precision, model.backbone.in_full_precision]  # by each process for itself: the first one decides
