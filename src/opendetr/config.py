@@ -65,6 +65,7 @@ class ModelConfig:
         Literal["learned", "selected"], "learned vectors, or the most promising cells with boxes that layers refine"
     ] = "learned"
     precedence: Annotated[bool, "selected queries: each is told how far more promising ones cover its box"] = False
+    focus: Annotated[bool, "selected queries: attention to the image begins in and around their boxes"] = False
     scoring: Annotated[Literal["softmax", "focal"], "softmax with no-object, or a sigmoid that also says the fit"] = (
         "softmax"
     )
@@ -86,6 +87,8 @@ class ModelConfig:
         _require(self, "query_source", fits, "'learned' with softmax scoring: cells are selected by focal scores")
         ranked = self.query_source == "selected" or not self.precedence
         _require(self, "precedence", ranked, "false with learned queries: none of them is more promising than another")
+        boxed = self.query_source == "selected" or not self.focus
+        _require(self, "focus", boxed, "false with learned queries: they have no boxes to begin with")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

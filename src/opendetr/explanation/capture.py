@@ -27,17 +27,19 @@ class AttentionLayer:
     key: Float[Tensor, "B M D"]
     value: Float[Tensor, "B M D"]
     blocked: Tensor | None  # [B, M] or [B, N, M]
+    focus: Tensor | None  # [B, heads, N, M]
     output: Float[Tensor, "B N D"]
 
     def weights(self, rows: Sequence[int] | None = None) -> Float[Tensor, "B heads N M"]:
         """The attention weights (section A.1, equation 8); every row sums to 1. Only some of the N rows, if named."""
         if rows is None:
-            return self.attention.weights(self.query, self.key, self.blocked)
+            return self.attention.weights(self.query, self.key, self.blocked, self.focus)
         rows = list(rows)
         blocked = self.blocked
         if blocked is not None and blocked.ndim == 3:
             blocked = blocked[:, rows]
-        return self.attention.weights(self.query[:, rows], self.key, blocked)
+        focus = None if self.focus is None else self.focus[:, :, rows]
+        return self.attention.weights(self.query[:, rows], self.key, blocked, focus)
 
     def gradient(self, of_output: Float[Tensor, "B N D"]) -> Float[Tensor, "B heads N M"]:
         """The gradient of the attention weights, from that of the module's output."""
@@ -88,8 +90,8 @@ def capture_attention(model: DETR) -> Iterator[Captured]:
 
     def note_into(layers: list[AttentionLayer]) -> Any:
         def note(module: MultiheadAttention, args: Any, output: Tensor) -> None:
-            query, key, value, *blocked = args
-            layers.append(AttentionLayer(module, query, key, value, blocked[0] if blocked else None, output))
+            query, key, value, blocked, focus = (*args, None, None)[:5]
+            layers.append(AttentionLayer(module, query, key, value, blocked, focus, output))
 
         return note
 

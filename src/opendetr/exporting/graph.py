@@ -75,8 +75,8 @@ class ExportableModel(nn.Module):
 
 def _weights_into(attention: list[Tensor]) -> Callable[..., None]:
     def hook(module: MultiheadAttention, inputs: tuple[Any, ...], _: Tensor) -> None:
-        query, key, _, blocked = inputs
-        attention.append(module.weights(query, key, blocked))
+        query, key, _, *others = inputs
+        attention.append(module.weights(query, key, *others))
 
     return hook
 

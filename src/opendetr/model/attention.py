@@ -30,11 +30,18 @@ class MultiheadAttention(nn.Module):
         key: Float[Tensor, "B M D"],
         value: Float[Tensor, "B M D"],
         blocked: Bool[Tensor, "B M"] | Bool[Tensor, "B N M"] | None = None,
+        focus: Float[Tensor, "B heads N M"] | None = None,
     ) -> Float[Tensor, "B N D"]:
-        """Each query's mixture of values; keys where `blocked` is True (such as padding) are never attended to."""
+        """Each query's mixture of values.
+
+        Keys where `blocked` is True (such as padding) are never attended to; `focus` is added to the similarities.
+        """
         q, k, v = self.project(query, key, value)
         dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=attend_to(blocked), dropout_p=dropout)
+        allowed = attend_to(blocked)
+        if focus is not None:
+            allowed = focus.to(q.dtype) if allowed is None else focus.to(q.dtype).masked_fill(~allowed, float("-inf"))
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout)
         out: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
         return out
 
@@ -43,10 +50,13 @@ class MultiheadAttention(nn.Module):
         query: Float[Tensor, "B N D"],
         key: Float[Tensor, "B M D"],
         blocked: Bool[Tensor, "B M"] | Bool[Tensor, "B N M"] | None = None,
+        focus: Float[Tensor, "B heads N M"] | None = None,
     ) -> Float[Tensor, "B heads N M"]:
         """The attention weights by themselves (section A.1, equation 8); every row sums to 1."""
         q, k = self.project(query, key)
         similarity = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
+        if focus is not None:
+            similarity = similarity + focus
         allowed = attend_to(blocked)
         if allowed is not None:
             similarity = similarity.masked_fill(~allowed, float("-inf"))

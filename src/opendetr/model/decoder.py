@@ -30,6 +30,7 @@ class DecoderLayer(nn.Module):
         located_memory: Float[Tensor, "B S D"],
         padding_mask: Bool[Tensor, "B S"] | None,
         blocked: Bool[Tensor, "B Q"] | Bool[Tensor, "B Q Q"] | None = None,
+        focus: Float[Tensor, "B heads Q S"] | None = None,
     ) -> Float[Tensor, "B Q D"]:
         """The queries, each now knowing the others and what it found in the image."""
 
@@ -41,7 +42,9 @@ class DecoderLayer(nn.Module):
 
         def look(queries: Tensor) -> Tensor:
             located = add_position(queries, query_position)
-            return self.multihead_attn(located, located_memory, memory, padding_mask)  # type: ignore[no-any-return]
+            if focus is None:
+                return self.multihead_attn(located, located_memory, memory, padding_mask)  # type: ignore[no-any-return]
+            return self.multihead_attn(located, located_memory, memory, padding_mask, focus)  # type: ignore[no-any-return]
 
         x = self.residual(x, self.norm1, agree)
         x = self.residual(x, self.norm2, look)
@@ -57,6 +60,7 @@ class Decoder(nn.Module):
         norm: nn.Module,
         reference_position: nn.Module | None = None,
         precedence: nn.Module | None = None,
+        focus: nn.Module | None = None,
     ) -> None:
         """Compose.
 
@@ -66,12 +70,14 @@ class Decoder(nn.Module):
             reference_position: the position of a query from its reference box, which every layer refines; None where
                 queries have a position of their own.
             precedence: tells queries how far more promising ones cover their boxes; None tells them nothing.
+            focus: where in the image heads look by themselves, by the reference boxes; None: anywhere.
         """
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.norm = norm
         self.reference_position = reference_position
         self.precedence = precedence
+        self.focus = focus
 
     def forward(
         self, queries: Queries, memory: Tokens, box_head: nn.Module
@@ -85,7 +91,8 @@ class Decoder(nn.Module):
                 position = self.reference_position(reference_boxes).to(x.dtype)
             if self.precedence is not None:
                 x = x + self.precedence(reference_boxes, num_ranked).to(x.dtype)
-            x = layer(x, position, memory.content, located_memory, memory.padding_mask, blocked)
+            focus = None if self.focus is None else self.focus(reference_boxes, memory.cells)
+            x = layer(x, position, memory.content, located_memory, memory.padding_mask, blocked, focus)
             hidden.append(self.norm(x))
             boxes.append(box_head(hidden[-1], reference_boxes))
             if reference_boxes is not None:
