@@ -1,5 +1,5 @@
 import math
-from itertools import combinations, product, pairwise
+from itertools import combinations, pairwise, product
 
 import pytest
 import torch
