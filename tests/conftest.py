@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from jaxtyping import install_import_hook
 from PIL import Image, ImageDraw
 
@@ -20,6 +21,12 @@ LAYOUTS = {  # annotation file and picture folder of a split
     "coco2017": ("annotations/instances_{split}2017.json", "{split}2017"),
     "roboflow": ("{split}/_annotations.coco.json", "{split}"),
 }
+
+
+@pytest.fixture(autouse=True)
+def same_numbers():
+    """What a test draws does not hang on the tests before it."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ PACKAGE = Path(opendetr.__file__).parent
 ROOMS = [
     "errors", "files", "devices", "config", "labels", "_supervision", "_matplotlib", "structures", "boxes", "scoring",
     "progress", "data", "model", "loss", "checkpoints", "engines", "evaluation", "training", "exporting", "inference",
-    "benchmarking", "explanation", "studies", "ablation", "demonstration", "api", "cli",
+    "benchmarking", "explanation", "studies", "ablation", "demonstration", "api", "cli", "__main__",
 ]  # fmt: skip
 
 

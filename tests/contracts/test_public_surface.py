@@ -3,6 +3,8 @@
 import ast
 import hashlib
 import importlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -128,3 +130,9 @@ def test_weight_names_of_the_paper_model():
     assert digest == "9241074b260bd03cda8cde615ac911939a27796d6ec5c21adabdbe70d3035637", (
         "weights were renamed: old checkpoints no longer load"
     )
+
+
+def test_the_package_runs_as_a_module():
+    ran = subprocess.run([sys.executable, "-m", "opendetr", "--version"], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert opendetr.__version__ in ran.stdout

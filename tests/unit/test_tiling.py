@@ -1,5 +1,5 @@
 import math
-from itertools import combinations, pairwise
+from itertools import combinations, pairwise, product
 
 import pytest
 import torch
@@ -291,7 +291,8 @@ def test_objects_that_look_alike_in_one_overlap_are_told_apart_by_other_tiles():
     """Both fill what the middle tiles of the upper two rows share, and the corners there."""
     tiles = tile_boxes(260, 180, tile=100, overlap=0.2)
     boxes, labels = torch.tensor([[44, 6, 150, 230], [27, 84, 130, 250]]).float(), torch.tensor([0, 0])
-    for order in ([0, 1], [1, 0]):
-        for shift in (0, 1):  # so that the tiles do not list them in one order
-            found = [look(boxes[order].roll(n * shift, 0), labels, tile) for n, tile in enumerate(tiles)]
-            assert_each_once(merge_tiles(found, tiles, (260, 180)), boxes, labels)
+    for seed, order, shift in product(range(8), ([0, 1], [1, 0]), (0, 1)):
+        # scores differ, and the tiles do not list them in one order
+        random = torch.Generator().manual_seed(seed)
+        found = [look(boxes[order].roll(n * shift, 0), labels, tile, 0.0, random) for n, tile in enumerate(tiles)]
+        assert_each_once(merge_tiles(found, tiles, (260, 180)), boxes, labels)

@@ -160,8 +160,8 @@ def _same_objects(one: _View, other: _View, window: Float[Tensor, " 4"]) -> list
     if not likeness.any():
         return []
     # Sure detections choose first: with a low threshold there are unsure ones near them.
-    likeness *= (one.scores[:, None] * other.scores[None]).sqrt()
-    i, j = map(torch.from_numpy, linear_sum_assignment(likeness.numpy(), maximize=True))
+    sure = likeness * (one.scores[:, None] * other.scores[None]).sqrt()
+    i, j = map(torch.from_numpy, linear_sum_assignment(sure.numpy(), maximize=True))
     both, chosen = _clip(rows[i], columns[j]), likeness[i, j]
     likeness[i, j] = 0  # what is left are the rivals
     rival = torch.maximum(likeness[i].amax(1), likeness[:, j].amax(0))
