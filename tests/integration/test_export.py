@@ -38,7 +38,7 @@ RECIPES = {
     "paper": replace(PRESETS["detr-tiny"], output_stride=32, dropout=0.0),
     "fast": replace(
         PRESETS["detr-tiny"], query_source="selected", scoring="focal", output_stride=32, encoder_strides=(16,),
-        proposal_strides=(8,), position_encoding="cell", num_queries=12, dropout=0.0, precedence=True,
+        proposal_strides=(8,), position_encoding="cell", num_queries=12, dropout=0.0, precedence=True, focus=True,
     ),
 }  # fmt: skip
 EXACT = 1e-4  # float32 through another library's kernels; logits here are of the size of 1

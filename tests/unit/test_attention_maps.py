@@ -31,7 +31,7 @@ KINDS = {
     "pre-norm": replace(TINY, pre_norm=True),
     "fast": replace(
         TINY, query_source="selected", scoring="focal", output_stride=32, encoder_strides=(16,), proposal_strides=(8,),
-        position_encoding="cell", dropout=0.0, precedence=True,
+        position_encoding="cell", dropout=0.0, precedence=True, focus=True,
     ),
 }  # fmt: skip
 
@@ -213,9 +213,9 @@ def test_maps_ask_for_the_wanted_rows_only_and_without_a_graph(monkeypatch, grad
     seen = look(detector_of(build(config), config, 64, 96), Image.new("RGB", (96, 64)), gradients=gradients)
     asked, weigh = [], MultiheadAttention.weights
 
-    def noted(self, query, key, blocked=None):
+    def noted(self, query, *others):
         asked.append((query.shape[1], torch.is_grad_enabled()))
-        return weigh(self, query, key, blocked)
+        return weigh(self, query, *others)
 
     monkeypatch.setattr(MultiheadAttention, "weights", noted)
     seen.encoder_maps([(1.0, 1.0)])
@@ -239,7 +239,7 @@ class Given(AttentionLayer):
 def given(weights):
     weights = torch.tensor(weights)[None, None]  # [B, heads, rows, columns]
     rows, columns = (torch.zeros(1, count, 4) for count in weights.shape[2:])
-    return Given(MultiheadAttention(4, 1, 0.0), rows, columns, columns, None, rows, weights)
+    return Given(MultiheadAttention(4, 1, 0.0), rows, columns, columns, None, None, rows, weights)
 
 
 def by_hand(monkeypatch):

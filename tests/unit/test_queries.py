@@ -19,7 +19,7 @@ CLASSES, QUERIES = 3, 12
 LOSS = LossConfig(proposal_repeats=4, denoising_queries=40)
 FAST = replace(
     PRESETS["detr-tiny"], query_source="selected", scoring="focal", output_stride=32, encoder_strides=(16,),
-    proposal_strides=(8,), position_encoding="cell", num_queries=QUERIES, dropout=0.0, precedence=True,
+    proposal_strides=(8,), position_encoding="cell", num_queries=QUERIES, dropout=0.0, precedence=True, focus=True,
 )  # fmt: skip
 EXACT = 1e-5  # float32; what is compared differs by a hundred times as much where it should differ
 
@@ -175,10 +175,12 @@ def test_padding_is_never_selected_attended_to_or_smoothed_in(model, images):
         scrambled = tokens._replace(content=torch.where(tokens.padding_mask[..., None], noise, tokens.content))
         answers = [answer(model, t) for t in (tokens, scrambled)]
         unmasked = [answer(model, t._replace(padding_mask=None)) for t in (tokens, scrambled)]
+        promise = model.query_embed(model.transformer.encode(tokens)).proposals.logits[0].amax(-1)
+        selected, _ = model.query_embed.most_promising(promise, tokens.padding_mask)
     for before, after in zip(*answers):
         torch.testing.assert_close(after, before, rtol=0, atol=EXACT)
     assert any((after - before).abs().max() > 100 * EXACT for before, after in zip(*unmasked))
-    assert (answers[0][1][..., 0] < 1).all()  # reference boxes begin inside the picture
+    assert not tokens.padding_mask.gather(1, selected).any()
 
 
 def answer(model, tokens):
@@ -328,9 +330,11 @@ def test_a_new_model_makes_nothing_of_precedence(images):
         assert torch.equal(told(images).logits, untold(images).logits)
 
 
-def test_precedence_needs_an_order():
+def test_precedence_needs_an_order_and_focus_a_box():
     with pytest.raises(UserError, match=r"model\.precedence must be false with learned queries"):
-        replace(FAST, query_source="learned")
+        replace(FAST, query_source="learned", focus=False)
+    with pytest.raises(UserError, match=r"model\.focus must be false with learned queries"):
+        replace(FAST, query_source="learned", precedence=False)
 
 
 def test_without_auxiliary_losses_only_the_last_layer_is_supervised(model, images, targets):
