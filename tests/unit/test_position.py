@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from opendetr.errors import UserError
-from opendetr.model.position import BoxFocus, LearnedPosition, SinePosition, build_position_encoding
+from opendetr.model.position import SPREAD, LearnedPosition, SinePosition, build_position_encoding, focus_on
 
 ENCODINGS = {"sine": SinePosition, "learned": LearnedPosition}
 
@@ -75,20 +75,14 @@ def test_more_cells_than_learned_vectors(shape):
 
 
 def test_focus_is_a_gaussian_in_shares_of_the_box():
-    focus = BoxFocus(num_heads=2)
-    with torch.no_grad():
-        focus.place.copy_(torch.tensor([[0.0, 0.0], [0.5, 0.0]]))  # the centre, and the middle of the right side
-        focus.log_spread.fill_(math.log(0.5))
     box, cell = torch.tensor([[[0.4, 0.5, 0.2, 0.4]]]), 0.02
-    places = torch.tensor([[0.4, 0.5], [0.5, 0.5], [0.4, 0.7], [0.5, 0.7]])
-    with torch.no_grad():
-        found = focus(box, torch.cat([places, torch.full((4, 2), cell)], 1)[None])[0, :, 0]
-    across, down = 0.1 / (0.1 + cell / 2), 0.2 / (0.2 + cell / 2)  # half a cell is added to the spread
-    centre = torch.tensor([0, across**2, down**2, across**2 + down**2]) / -2
-    right = torch.tensor([across**2, 0, across**2 + down**2, down**2]) / -2
-    torch.testing.assert_close(found, torch.stack([centre, right]), rtol=0, atol=1e-5)
+    places = torch.tensor([[0.4, 0.5], [0.5, 0.5], [0.4, 0.7], [0.5, 0.7]])  # the centre, right, below, the corner
+    found = focus_on(box, torch.cat([places, torch.full((4, 2), cell)], 1)[None])
+    across, down = 0.1 / (SPREAD * 0.2 + cell / 2), 0.2 / (SPREAD * 0.4 + cell / 2)  # half a cell is added
+    expected = torch.tensor([0, across**2, down**2, across**2 + down**2]) / -2
+    torch.testing.assert_close(found, expected[None, None, None], rtol=0, atol=1e-5)
 
 
 def test_focus_stays_finite_for_boxes_of_no_size():
-    found = BoxFocus(num_heads=4)(torch.zeros(1, 1, 4), torch.tensor([[[0.5, 0.5, 0.1, 0.1]]]))
+    found = focus_on(torch.zeros(1, 1, 4), torch.tensor([[[0.5, 0.5, 0.1, 0.1]]]))
     assert torch.isfinite(found).all()

@@ -27,7 +27,7 @@ class AttentionLayer:
     key: Float[Tensor, "B M D"]
     value: Float[Tensor, "B M D"]
     blocked: Tensor | None  # [B, M] or [B, N, M]
-    focus: Tensor | None  # [B, heads, N, M]
+    focus: Tensor | None  # [B, 1, N, M]
     output: Float[Tensor, "B N D"]
 
     def weights(self, rows: Sequence[int] | None = None) -> Float[Tensor, "B heads N M"]:

@@ -30,7 +30,7 @@ class MultiheadAttention(nn.Module):
         key: Float[Tensor, "B M D"],
         value: Float[Tensor, "B M D"],
         blocked: Bool[Tensor, "B M"] | Bool[Tensor, "B N M"] | None = None,
-        focus: Float[Tensor, "B heads N M"] | None = None,
+        focus: Float[Tensor, "B _ N M"] | None = None,
     ) -> Float[Tensor, "B N D"]:
         """Each query's mixture of values.
 
@@ -50,7 +50,7 @@ class MultiheadAttention(nn.Module):
         query: Float[Tensor, "B N D"],
         key: Float[Tensor, "B M D"],
         blocked: Bool[Tensor, "B M"] | Bool[Tensor, "B N M"] | None = None,
-        focus: Float[Tensor, "B heads N M"] | None = None,
+        focus: Float[Tensor, "B _ N M"] | None = None,
     ) -> Float[Tensor, "B heads N M"]:
         """The attention weights by themselves (section A.1, equation 8); every row sums to 1."""
         q, k = self.project(query, key)

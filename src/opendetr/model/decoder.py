@@ -1,5 +1,7 @@
 """The transformer decoder: object queries agree among themselves and look at the image (section 3.2, figure 10)."""
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -30,7 +32,7 @@ class DecoderLayer(nn.Module):
         located_memory: Float[Tensor, "B S D"],
         padding_mask: Bool[Tensor, "B S"] | None,
         blocked: Bool[Tensor, "B Q"] | Bool[Tensor, "B Q Q"] | None = None,
-        focus: Float[Tensor, "B heads Q S"] | None = None,
+        focus: Float[Tensor, "B _ Q S"] | None = None,
     ) -> Float[Tensor, "B Q D"]:
         """The queries, each now knowing the others and what it found in the image."""
 
@@ -58,7 +60,7 @@ class Decoder(nn.Module):
         norm: nn.Module,
         reference_position: nn.Module | None = None,
         precedence: nn.Module | None = None,
-        focus: nn.Module | None = None,
+        focus: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
         """Compose.
 
@@ -68,7 +70,7 @@ class Decoder(nn.Module):
             reference_position: the position of a query from its reference box, which every layer refines; None where
                 queries have a position of their own.
             precedence: tells queries how far more promising ones cover their boxes; None tells them nothing.
-            focus: where in the image heads look by themselves, by the reference boxes; None: anywhere.
+            focus: where attention begins, by the reference boxes and the cells; None: anywhere.
         """
         super().__init__()
         self.layers = nn.ModuleList(layers)
@@ -87,9 +89,9 @@ class Decoder(nn.Module):
         for layer in self.layers:
             if self.reference_position is not None:
                 position = self.reference_position(reference_boxes).to(x.dtype)
+            focus = self.focus(reference_boxes, memory.cells) if self.focus and reference_boxes is not None else None
             if self.precedence is not None:
                 x = x + self.precedence(reference_boxes, num_ranked).to(x.dtype)
-            focus = None if self.focus is None else self.focus(reference_boxes, memory.cells)
             x = layer(x, position, memory.content, located_memory, memory.padding_mask, blocked, focus)
             hidden.append(self.norm(x))
             boxes.append(box_head(hidden[-1], reference_boxes))

@@ -12,7 +12,7 @@ from opendetr.model.backbone import Backbone, load_imagenet_weights
 from opendetr.model.decoder import Decoder, DecoderLayer
 from opendetr.model.encoder import Encoder, EncoderLayer
 from opendetr.model.heads import BoxHead
-from opendetr.model.position import BoxFocus, BoxPosition, build_position_encoding
+from opendetr.model.position import BoxPosition, build_position_encoding, focus_on
 from opendetr.model.pyramid import InputProjection, Merge, PyramidEncoder, PyramidProjection
 from opendetr.model.queries import SILENT, LearnedQueries, Precedence, SelectedQueries
 from opendetr.model.tokens import Tokens, cell_boxes
@@ -170,7 +170,7 @@ def build_model(model: ModelConfig, loss: LossConfig, num_classes: int) -> DETR:
         nn.LayerNorm(model.embed_dim),
         BoxPosition(model.embed_dim) if selects else None,
         Precedence(model.embed_dim) if model.precedence else None,
-        BoxFocus(model.num_heads) if model.focus else None,
+        focus_on if model.focus else None,
     )
     return DETR(
         backbone,

@@ -87,27 +87,24 @@ class BoxPosition(nn.Module):
         return encoded
 
 
-class BoxFocus(nn.Module):
-    """Where each head looks by itself: a Gaussian in and around a query's reference box (SMCA, Gao et al. 2021, 3.2).
+SPREAD = 0.4  # of attention around the centre of a box, in shares of its sides
 
-    Its logarithm is added to the similarities, so that content decides within the neighbourhood, and by enough
-    similarity beyond it. Every head learns its place in the box and its spread, in shares of the box.
+
+def focus_on(boxes: Float[Tensor, "B Q 4"], cells: Float[Tensor, "B S 4"]) -> Float[Tensor, "B 1 Q S"]:
+    """What cross-attention starts from where queries have boxes: the logarithm of a Gaussian in and around each.
+
+    It is added to the similarities of every head, so that content decides among the cells of an object, and by enough
+    similarity beyond them (the spatial prior of SMCA, Gao et al. 2021, section 3.2, with nothing to learn).
+
+    Args:
+        boxes: cxcywh of the queries.
+        cells: cxcywh of the tokens in the same frame.
     """
-
-    def __init__(self, num_heads: int) -> None:
-        super().__init__()
-        turn = 2 * math.pi * (torch.arange(num_heads) + 0.5) / num_heads
-        self.place = nn.Parameter(0.25 * torch.stack([turn.cos(), turn.sin()], -1))  # of a head, from the box's centre
-        self.log_spread = nn.Parameter(torch.full((num_heads, 1), math.log(0.4)))
-
-    def forward(self, boxes: Float[Tensor, "B Q 4"], cells: Float[Tensor, "B S 4"]) -> Float[Tensor, "B heads Q S"]:
-        """Logarithms, 0 where a head looks; boxes and cells are cxcywh in the same frame."""
-        centres, sizes = boxes[:, None].chunk(2, -1)  # [B, 1, Q, 2]
-        seen_from = (centres + self.place[:, None] * sizes)[..., None, :]  # [B, heads, Q, 1, 2]
-        spread = (self.log_spread.exp()[:, None] * sizes)[..., None, :]
-        places, cell_sizes = cells[:, None, None].chunk(2, -1)  # [B, 1, 1, S, 2]
-        distance = (places - seen_from) / (spread + cell_sizes / 2)  # a box may be smaller than a cell
-        return -distance.square().sum(-1) / 2
+    x, y, width, height = boxes[:, None, :, :, None].unbind(-2)  # [B, 1, Q, 1]
+    cell_x, cell_y, cell_width, cell_height = cells.transpose(1, 2)[:, None, None].unbind(-2)  # [B, 1, 1, S]
+    across = (cell_x - x) / (SPREAD * width + cell_width / 2)  # a box may be smaller than a cell
+    down = (cell_y - y) / (SPREAD * height + cell_height / 2)
+    return -(across.square() + down.square()) / 2
 
 
 def _fractions(places: Float[Tensor, "... n"], num_frequencies: int) -> Float[Tensor, "... m"]:
