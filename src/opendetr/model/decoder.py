@@ -44,6 +44,8 @@ class DecoderLayer(nn.Module):
 
         def look(queries: Tensor) -> Tensor:
             located = add_position(queries, query_position)
+            if focus is None:
+                return self.multihead_attn(located, located_memory, memory, padding_mask)  # type: ignore[no-any-return]
             return self.multihead_attn(located, located_memory, memory, padding_mask, focus)  # type: ignore[no-any-return]
 
         x = self.residual(x, self.norm1, agree)
