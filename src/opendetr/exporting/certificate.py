@@ -97,7 +97,7 @@ class Certificate:
         if self.attention is not None:
             said += f"; attention within {self.attention:.1g}"
         if undecided := self._sum("undecided"):
-            said += f"; of {undecided} only the answers are compared, for rounding selects their queries"
+            said += f"; {undecided} are left out, for rounding selects their queries"
         if self.ap is not None:
             ap, before, count = (self.ap[name] for name in ("engine", "torch", "pictures"))
             said += f"; AP {ap:.4f} instead of {before:.4f} on {count:.0f} pictures"

@@ -69,7 +69,7 @@ class Comparison(NamedTuple):
     pictures: int
     answers: int  # of both sides: with a score of at least 0.5, or else the best of each picture
     agreeing: int
-    undecided: int  # pictures whose choice of queries hangs on the last bit: only their answers are compared
+    undecided: int  # pictures whose choice of queries hangs on the last bit, and so what is said of them: left out
 
     @property
     def where(self) -> str:
@@ -106,9 +106,9 @@ def compare(
         within = of_logits <= (bounds.logits or of_logits) and of_boxes <= (bounds.boxes or of_boxes)
         finite = max(of_logits, of_boxes) < float("inf")
         if not within and finite and selects and _hangs_on_a_tie(truth, checkpoint):
-            undecided += 1
-        else:
-            logits, boxes = max(logits, of_logits), max(boxes, of_boxes)
+            undecided += 1  # PyTorch with another number of threads would differ as well
+            continue
+        logits, boxes = max(logits, of_logits), max(boxes, of_boxes)
         count, agree, apart = _agreement(Answers.of(truth, checkpoint.model.scoring), said, bounds)
         counted, agreeing, answer_boxes = counted + count, agreeing + agree, max(answer_boxes, apart)
     return Comparison(
