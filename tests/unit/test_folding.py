@@ -37,6 +37,18 @@ def test_folding_changes_no_number_and_no_name(name):
     scale = gradients[0].abs().max()
     torch.testing.assert_close(gradients[1] / scale, gradients[0] / scale, rtol=0, atol=1e-11)
     assert torch.equal(folded.eval()(images)[-1], plain.eval()(images)[-1])
+    before = images.clone()
+    with torch.no_grad():  # in place
+        assert torch.equal(folded(images)[-1], plain(images)[-1])
+    assert torch.equal(images, before)
+
+
+def test_bf16_folds_in_evaluation_too():
+    body = network("test_resnet")
+    fold_frozen_norms(body)
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(body.eval()(images)[-1], body.train()(images)[-1])
 
 
 def test_a_copy_folds_its_own_norm():

@@ -1,4 +1,9 @@
-"""Frozen batch norm as part of the convolution before it: the same numbers in fewer passes over the feature map."""
+"""Frozen batch norm as part of the convolution before it: the same numbers in fewer passes over the feature map.
+
+Training, and all that runs in bf16, puts the norm into the convolution's weights. Prediction in fp32 keeps the order of
+operations, and with it the last bit, of the official code, but writes into the convolution's output instead of making two
+more of its size.
+"""
 
 from typing import Any
 
@@ -10,18 +15,16 @@ from torchvision.ops import FrozenBatchNorm2d
 
 
 class FoldedConv2d(nn.Conv2d):
-    """A convolution that in training does the work of the frozen batch norm after it; its weights train as before."""
+    """A convolution that, where it folds, does the work of the frozen batch norm after it; its weights train as before."""
 
     norm: tuple[Any]  # in a tuple, because it belongs to the network as a module of its own
     unfolded: type[nn.Conv2d]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalised features in training; in evaluation those of the convolution alone."""
-        if not self.training:
+        """Normalised features where it folds, else those of the convolution alone."""
+        if not _folds(self, x):
             return self.unfolded.forward(self, x)
-        (norm,) = self.norm
-        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-        shift = norm.bias - norm.running_mean * scale
+        scale, shift = _scale_and_shift(*self.norm)
         if self.bias is not None:
             shift = shift + self.bias * scale
         weight = self.weight * scale[:, None, None, None]
@@ -32,21 +35,29 @@ class FoldedConv2d(nn.Conv2d):
 
 
 class FoldedNorm(nn.Module):
-    """In training, what is left of a frozen batch norm: the activation, if it has one."""
-
-    unfolded: type[nn.Module]
+    """A frozen batch norm whose convolution may have done its work, but for the activation, if it has one."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """The activation in training; normalised features in evaluation."""
-        if not self.training:
-            return self.unfolded.forward(self, x)  # type: ignore[no-any-return]
+        """Normalised features, in the place of `x` if no gradient needs it; after a folded convolution they are `x`."""
+        if not _folds(self, x):
+            scale, shift = (values[:, None, None] for values in _scale_and_shift(self))
+            x = x * scale + shift if torch.is_grad_enabled() else x.mul_(scale).add_(shift)
         return self.act(self.drop(x)) if hasattr(self, "act") else x  # type: ignore[operator]
+
+
+def _folds(module: nn.Module, x: Tensor) -> bool:
+    return module.training or torch.is_autocast_enabled(x.device.type)
+
+
+def _scale_and_shift(norm: Any) -> tuple[Tensor, Tensor]:
+    """What a frozen batch norm multiplies each channel by, and what it adds."""
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    return scale, norm.bias - norm.running_mean * scale
 
 
 def fold_frozen_norms(body: nn.Module) -> None:
     """Fold every frozen batch norm that reads the output of a convolution. Names and weights stay as they are.
 
-    Only training folds: evaluation keeps the order of operations, and with it the last bit, of the official code.
     The pairs are found by running the network, so that any timm architecture will do.
     """
     outputs: dict[int, tuple[Any, Tensor]] = {}  # the tensor is kept so that its id stays its own
@@ -77,5 +88,5 @@ def fold_frozen_norms(body: nn.Module) -> None:
     for convolution, norm in pairs:
         if calls.count(convolution) == calls.count(norm) == 1:  # a module used twice is left alone
             convolution.norm = (norm,)
-            convolution.unfolded, norm.unfolded = type(convolution), type(norm)
+            convolution.unfolded = type(convolution)
             convolution.__class__, norm.__class__ = FoldedConv2d, FoldedNorm
