@@ -7,6 +7,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from opendetr.model.dropout import Dropout
+
 
 class MultiheadAttention(nn.Module):
     """Scaled dot-product attention over several heads (section A.1).
@@ -16,7 +18,7 @@ class MultiheadAttention(nn.Module):
 
     def __init__(self, embed_dim: int, num_heads: int, dropout: float) -> None:
         super().__init__()
-        self.num_heads, self.dropout = num_heads, dropout
+        self.num_heads, self.dropout = num_heads, Dropout(dropout)
         self.in_proj_weight = nn.Parameter(torch.empty(3 * embed_dim, embed_dim))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * embed_dim))
         self.out_proj = nn.Linear(embed_dim, embed_dim)
@@ -37,11 +39,11 @@ class MultiheadAttention(nn.Module):
         Keys where `blocked` is True (such as padding) are never attended to; `focus` is added to the similarities.
         """
         q, k, v = self.project(query, key, value)
-        dropout = self.dropout if self.training else 0.0
-        allowed = attend_to(blocked)
-        if focus is not None:
-            allowed = focus.to(q.dtype) if allowed is None else focus.to(q.dtype).masked_fill(~allowed, float("-inf"))
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout)
+        dropout = self.dropout.p if self.training else 0.0
+        if dropout and q.device.type == "cpu":  # there PyTorch would do the same with slower random numbers
+            mixed = self.dropout(_weights(q, k, blocked, focus)) @ v
+        else:
+            mixed = F.scaled_dot_product_attention(q, k, v, _mask(blocked, focus, q.dtype), dropout)
         out: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
         return out
 
@@ -54,14 +56,7 @@ class MultiheadAttention(nn.Module):
     ) -> Float[Tensor, "B heads N M"]:
         """The attention weights by themselves (section A.1, equation 8); every row sums to 1."""
         q, k = self.project(query, key)
-        similarity = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
-        if focus is not None:
-            similarity = similarity + focus
-        allowed = attend_to(blocked)
-        if allowed is not None:
-            similarity = similarity.masked_fill(~allowed, float("-inf"))
-        weights: Tensor = similarity.softmax(-1)
-        return weights
+        return _weights(q, k, blocked, focus)
 
     def project(self, *inputs: Float[Tensor, "B _ D"]) -> list[Float[Tensor, "B heads _ d"]]:
         """Queries, keys and values of every head, d = D / heads wide; as many of them as there are inputs."""
@@ -72,11 +67,22 @@ class MultiheadAttention(nn.Module):
         ]
 
 
-def attend_to(blocked: Bool[Tensor, "B M"] | Bool[Tensor, "B N M"] | None) -> Tensor | None:
-    """The other way round, and for every head [B, 1, 1 or N, M]: True where attention may look."""
-    if blocked is None:
-        return None
-    return ~blocked[:, None] if blocked.ndim == 3 else ~blocked[:, None, None]
+def _weights(q: Tensor, k: Tensor, blocked: Tensor | None, focus: Tensor | None) -> Tensor:
+    similarity = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    mask = _mask(blocked, focus, q.dtype)
+    if mask is not None:
+        similarity = similarity.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else similarity + mask
+    weights: Tensor = similarity.softmax(-1)
+    return weights
+
+
+def _mask(blocked: Tensor | None, focus: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """For every head [B, 1 or heads, 1 or N, M]: True where attention may look; with focus, what similarities gain."""
+    allowed = None if blocked is None else ~blocked[:, None] if blocked.ndim == 3 else ~blocked[:, None, None]
+    if focus is None:
+        return allowed
+    gain = focus.to(dtype)
+    return gain if allowed is None else gain.masked_fill(~allowed, float("-inf"))
 
 
 class FeedForward(nn.Module):
@@ -86,7 +92,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.linear1 = nn.Linear(embed_dim, feedforward_dim)
         self.linear2 = nn.Linear(feedforward_dim, embed_dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         for linear in (self.linear1, self.linear2):
             nn.init.xavier_uniform_(linear.weight)
 
@@ -106,7 +112,7 @@ class Residual(nn.Module):
 
     def __init__(self, dropout: float, pre_norm: bool) -> None:
         super().__init__()
-        self.dropout, self.pre_norm = nn.Dropout(dropout), pre_norm
+        self.dropout, self.pre_norm = Dropout(dropout), pre_norm
 
     def forward(self, x: Tensor, norm: nn.Module, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
         """`norm(x + sublayer(x))`, or `x + sublayer(norm(x))`."""

@@ -1,8 +1,8 @@
 """Frozen batch norm as part of the convolution before it: the same numbers in fewer passes over the feature map.
 
 Training, and all that runs in bf16, puts the norm into the convolution's weights. Prediction in fp32 keeps the order of
-operations, and with it the last bit, of the official code, but writes into the convolution's output instead of making two
-more of its size.
+operations, and with it the last bit, of the official code, but writes into the convolution's output instead of making
+two more of its size.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 
 class FoldedConv2d(nn.Conv2d):
-    """A convolution that, where it folds, does the work of the frozen batch norm after it; its weights train as before."""
+    """A convolution that may do the work of the frozen batch norm after it; its weights train as before."""
 
     norm: tuple[Any]  # in a tuple, because it belongs to the network as a module of its own
     unfolded: type[nn.Conv2d]

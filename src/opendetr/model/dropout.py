@@ -1,0 +1,29 @@
+"""Dropout whose random numbers do not take a sixth of a training step."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+CHANCES = 2**16  # the values that 16 random bits have
+
+
+class Dropout(nn.Module):
+    """In training every value becomes 0 with probability `p`, or is divided by 1 - p (Srivastava et al. 2014).
+
+    On a CPU PyTorch draws a double for each value, one after the other. Here 16 bits decide, which rounds p to a
+    multiple of 2^-16; what is divided by is rounded with it, so that the expected value stays exact.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x` in evaluation."""
+        if not self.training or self.p == 0 or x.device.type != "cpu":
+            return F.dropout(x, self.p, self.training)
+        dropped = min(round(self.p * CHANCES), CHANCES - 1)
+        words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+        bits = words.view(torch.int16)[: x.numel()].view(x.shape)
+        keep = torch.ge(bits, dropped - CHANCES // 2, out=torch.empty_like(x, requires_grad=False))
+        return x * keep * (CHANCES / (CHANCES - dropped))

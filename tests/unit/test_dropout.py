@@ -1,0 +1,58 @@
+import pytest
+import torch
+
+from opendetr.model.attention import MultiheadAttention
+from opendetr.model.dropout import Dropout
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+def test_as_many_values_as_asked_become_zero_and_the_others_make_up_for_them(p, dtype):
+    torch.manual_seed(0)
+    x = torch.full((1001, 999), 2.0, dtype=dtype)
+    found = Dropout(p)(x)
+    kept = found != 0
+    assert found.dtype == dtype
+    assert kept.float().mean().item() == pytest.approx(1 - p, abs=2.5e-3)  # five standard deviations
+    torch.testing.assert_close(
+        found[kept], torch.full_like(found[kept], 2 / (1 - p)), rtol=1e-4 + 8e-3 * (dtype != torch.float32), atol=0
+    )
+    for neighbours in (kept[:, 1:] & kept[:, :-1], kept[:, 4:] & kept[:, :-4], kept[1:] & kept[:-1]):
+        assert neighbours.float().mean().item() == pytest.approx((1 - p) ** 2, abs=5e-3)  # each for itself
+
+
+def test_the_seed_decides_and_evaluation_changes_nothing():
+    x, dropout = torch.randn(3, 5, 7), Dropout(0.4)
+    torch.manual_seed(1)
+    first, second = dropout(x), dropout(x)
+    torch.manual_seed(1)
+    assert torch.equal(dropout(x), first)
+    assert not torch.equal(first, second)
+    assert torch.equal(dropout.eval()(x), x)
+
+
+def test_a_gradient_goes_where_values_went():
+    torch.manual_seed(0)
+    x = torch.rand(6, 10, dtype=torch.double).add(1).transpose(0, 1).requires_grad_()
+    found = Dropout(0.3)(x)
+    (gradient,) = torch.autograd.grad(found.sum(), x)
+    torch.testing.assert_close(gradient * x, found)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("focused", [False, True])
+def test_attention_that_drops_nothing_is_attention(masked, focused):
+    torch.manual_seed(0)
+    attention = MultiheadAttention(16, 4, 1e-9)  # less than one chance of all
+    query, key, value = torch.randn(2, 5, 16), torch.randn(2, 9, 16), torch.randn(2, 9, 16)
+    blocked = torch.rand(2, 9) < 0.3 if masked else None
+    focus = torch.randn(2, 1, 5, 9) if focused else None
+    given = (query, key, value, blocked, focus)
+    torch.testing.assert_close(attention.train()(*given), attention.eval()(*given), rtol=0, atol=1e-6)
+
+
+def test_attention_drops_weights():
+    torch.manual_seed(0)
+    attention = MultiheadAttention(16, 4, 0.5).train()
+    given = [torch.randn(2, 5, 16) for _ in range(3)]
+    assert not torch.allclose(attention(*given), attention(*given))
