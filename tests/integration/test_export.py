@@ -344,9 +344,12 @@ def test_the_shapes_that_came_last_are_compiled_for(paper, tmp_path):
         for _ in range(engine.OFTEN):
             engine(torch.zeros(1, 3, *shape))
     assert [shape[2:] for shape in engine.fixed] == shapes[:2]  # the first came a while ago, but did come
+    assert engine.any_shape
     for _ in range(engine.OFTEN):
         engine(torch.zeros(1, 3, *shapes[2]))
     assert [shape[2:] for shape in engine.fixed] == shapes[1:]
+    assert not engine.any_shape  # each holds the weights
+    assert engine(torch.zeros(1, 3, 96, 96)).logits.isfinite().all()
 
 
 def test_bf16_runs_from_its_file_and_beside_its_model(paper, tmp_path):

@@ -99,12 +99,13 @@ class OpenVinoEngine:
     """OpenVINO on the CPU.
 
     A graph for any size is slower than one for a fixed size, by a fifth for a small model, and compiling one takes
-    seconds: only a shape that keeps coming gets a graph of its own. Threads may share an engine.
+    seconds: only a shape that keeps coming gets a graph of its own. Each holds a copy of the weights, so the graph for
+    any size is let go then, and compiled again for the next shape that is new. Threads may share an engine.
     """
 
     name = "openvino"
     OFTEN, RECENT = 4, 32  # a shape that came so often in so many calls is compiled for,
-    MOST_SHAPES = 2  # in place of one that did not come in them: each has its own copy of the weights
+    MOST_SHAPES = 2  # in place of one that did not come in them
 
     def __init__(self, path: Path, precision: str = "fp32") -> None:
         """Load a graph.
@@ -124,11 +125,9 @@ class OpenVinoEngine:
         self.precision, self.path = precision, path
         self.core: Any = openvino.Core()
         try:
-            self.graph: Any = self.core.read_model(path)
-            compiled = self._compile(self.graph)
+            self.any_shape: _Compiled | None = self._compile()
         except RuntimeError as error:
             raise UserError(f"{path} cannot be run by OpenVINO ({first_line(error)}); export it again") from None
-        self.any_shape = _Compiled(compiled)
         self.fixed: OrderedDict[tuple[int, ...], _Compiled] = OrderedDict()  # the one that was used last comes last
         self._recent: deque[tuple[int, ...]] = deque(maxlen=self.RECENT)
         self._lock = threading.Lock()
@@ -146,9 +145,9 @@ class OpenVinoEngine:
     ) -> dict[str, Tensor]:
         """The graph's outputs of these names, or all of them."""
         images, padding_mask = inputs(images, padding_mask)
-        names = names or [output.get_any_name() for output in self.graph.outputs]
         with self._lock:
             compiled = self._compiled(tuple(images.shape), tuple(padding_mask.shape))
+        names = names or [output.get_any_name() for output in compiled.model.outputs]
         found = compiled.request().infer(dict(zip(INPUTS, (images.numpy(), padding_mask.numpy()))), share_inputs=True)
         return {name: torch.from_numpy(found[name].copy()) for name in names}
 
@@ -159,25 +158,25 @@ class OpenVinoEngine:
             return self.fixed[shape]
         full = len(self.fixed) == self.MOST_SHAPES
         if self._recent.count(shape) < self.OFTEN or (full and next(iter(self.fixed)) in self._recent):
+            self.any_shape = self.any_shape or self._compile()
             return self.any_shape
         if full:
             self.fixed.popitem(last=False)
-        graph = self.core.read_model(self.path)
-        graph.reshape(dict(zip(INPUTS, (list(shape), list(mask_shape)))))
-        self.fixed[shape] = _Compiled(self._compile(graph))
+        self.any_shape = None
+        self.fixed[shape] = self._compile(shape, mask_shape)
         return self.fixed[shape]
 
-    def _compile(self, graph: Any) -> Any:
-        precision = "bf16" if self.precision == "bf16" else "f32"
-        return self.core.compile_model(
-            graph,
-            "CPU",
-            {
-                "PERFORMANCE_HINT": "LATENCY",
-                "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-                "INFERENCE_PRECISION_HINT": precision,
-            },
-        )
+    def _compile(self, *shapes: tuple[int, ...]) -> "_Compiled":
+        """For inputs of these shapes, or of any."""
+        graph = self.core.read_model(self.path)
+        if shapes:
+            graph.reshape(dict(zip(INPUTS, map(list, shapes))))
+        settings = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "INFERENCE_PRECISION_HINT": "bf16" if self.precision == "bf16" else "f32",
+        }
+        return _Compiled(self.core.compile_model(graph, "CPU", settings))
 
 
 class _Compiled:
