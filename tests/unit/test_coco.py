@@ -1,3 +1,4 @@
+import gc
 import json
 
 import numpy as np
@@ -218,3 +219,17 @@ def test_results_that_are_none(files, content, expected):
     with pytest.raises(UserError, match=expected) as caught:
         evaluate_files(results, truth)
     assert str(results) in str(caught.value)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_garbage_is_collected_afterwards_as_before(enabled):
+    truth = {"images": [{"id": 1}], "annotations": [], "categories": [{"id": 1, "name": "a"}]}
+    try:
+        if not enabled:
+            gc.disable()
+        evaluate_detections(truth, [])
+        with pytest.raises(KeyError):
+            evaluate_detections(truth, [{"image_id": 1}])
+        assert gc.isenabled() == enabled
+    finally:
+        gc.enable()
