@@ -268,6 +268,8 @@ def test_a_picture_whose_queries_are_selected_by_rounding_is_no_evidence(paper, 
     row = compare(checkpoint, [truth], found, (64, 64), BOUNDS["fp32"], batch=1)
     assert row.undecided == undecided
     assert (row.answers, row.agreeing) == ((0, 0) if undecided else (4, 2))
+    broken = Answers.of(other, scoring)._replace(scores=torch.full((1, 2), float("nan")))
+    assert not compare(checkpoint, [truth], [(other, broken)], (64, 64), BOUNDS["fp32"], batch=1).undecided
 
 
 def test_boxes_of_answers_are_bounded_in_bf16_and_what_was_compared_is_said():
