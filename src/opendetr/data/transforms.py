@@ -100,7 +100,7 @@ def largest_look(config: DataConfig) -> int:
 
 
 def _normalise(mean: Sequence[float], std: Sequence[float]) -> list[v2.Transform]:
-    return [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std), inplace=True)]
+    return [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))]
 
 
 def to_target(image: Tensor, objects: dict[str, Tensor]) -> Target:

@@ -100,7 +100,8 @@ class OpenVinoEngine:
 
     A graph for any size is slower than one for a fixed size, by a fifth for a small model, and compiling one takes
     seconds: only a shape that keeps coming gets a graph of its own. Each holds a copy of the weights, so the graph for
-    any size is let go then, and compiled again for the next shape that is new. Threads may share an engine.
+    any size is let go then, and compiled again for the next shape that is new; all threads wait for that. Threads may
+    share an engine.
     """
 
     name = "openvino"
@@ -122,9 +123,10 @@ class OpenVinoEngine:
             require_bf16()
         import openvino
 
-        self.precision, self.path = precision, path
+        self.precision = precision
         self.core: Any = openvino.Core()
         try:
+            self.graph: Any = self.core.read_model(path)
             self.any_shape: _Compiled | None = self._compile()
         except RuntimeError as error:
             raise UserError(f"{path} cannot be run by OpenVINO ({first_line(error)}); export it again") from None
@@ -145,9 +147,9 @@ class OpenVinoEngine:
     ) -> dict[str, Tensor]:
         """The graph's outputs of these names, or all of them."""
         images, padding_mask = inputs(images, padding_mask)
+        names = names or [output.get_any_name() for output in self.graph.outputs]
         with self._lock:
             compiled = self._compiled(tuple(images.shape), tuple(padding_mask.shape))
-        names = names or [output.get_any_name() for output in compiled.model.outputs]
         found = compiled.request().infer(dict(zip(INPUTS, (images.numpy(), padding_mask.numpy()))), share_inputs=True)
         return {name: torch.from_numpy(found[name].copy()) for name in names}
 
@@ -168,8 +170,9 @@ class OpenVinoEngine:
 
     def _compile(self, *shapes: tuple[int, ...]) -> "_Compiled":
         """For inputs of these shapes, or of any."""
-        graph = self.core.read_model(self.path)
+        graph = self.graph
         if shapes:
+            graph = graph.clone()  # the file may have been replaced since it was read
             graph.reshape(dict(zip(INPUTS, map(list, shapes))))
         settings = {
             "PERFORMANCE_HINT": "LATENCY",

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from opendetr.devices import without_autocast
 from opendetr.model.dropout import Dropout
 
 
@@ -36,12 +37,13 @@ class MultiheadAttention(nn.Module):
     ) -> Float[Tensor, "B N D"]:
         """Each query's mixture of values.
 
-        Keys where `blocked` is True (such as padding) are never attended to; `focus` is added to the similarities.
+        Keys where `blocked` is True (such as padding) are never attended to, but no query may lose all of them;
+        `focus` is added to the similarities.
         """
         q, k, v = self.project(query, key, value)
         dropout = self.dropout.p if self.training else 0.0
         if dropout and q.device.type == "cpu":  # there PyTorch would do the same with slower random numbers
-            mixed = self.dropout(_weights(q, k, blocked, focus)) @ v
+            mixed = self.dropout(_weights(q, k, blocked, focus).to(v.dtype)) @ v
         else:
             mixed = F.scaled_dot_product_attention(q, k, v, _mask(blocked, focus, q.dtype), dropout)
         out: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
@@ -67,17 +69,22 @@ class MultiheadAttention(nn.Module):
         ]
 
 
-def _weights(q: Tensor, k: Tensor, blocked: Tensor | None, focus: Tensor | None) -> Tensor:
-    similarity = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-    mask = _mask(blocked, focus, q.dtype)
-    if mask is not None:
-        similarity = similarity.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else similarity + mask
-    weights: Tensor = similarity.softmax(-1)
+def _weights(
+    q: Float[Tensor, "B heads N d"], k: Float[Tensor, "B heads M d"], blocked: Tensor | None, focus: Tensor | None
+) -> Float[Tensor, "B heads N M"]:
+    """At least in float32: similarities rounded to bf16 would move weights by per cents where attention is sharp."""
+    wide = torch.promote_types(q.dtype, torch.float32)
+    mask = _mask(blocked, focus, wide)
+    with without_autocast(q.device):
+        similarity = (q.to(wide) * q.shape[-1] ** -0.5) @ k.to(wide).transpose(-2, -1)
+        if mask is not None:
+            similarity = similarity.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else similarity + mask
+        weights: Tensor = similarity.softmax(-1)
     return weights
 
 
 def _mask(blocked: Tensor | None, focus: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """For every head [B, 1 or heads, 1 or N, M]: True where attention may look; with focus, what similarities gain."""
+    """For every head [B, 1 or heads, 1 or N, M]: without focus True where attention may look, else what is added."""
     allowed = None if blocked is None else ~blocked[:, None] if blocked.ndim == 3 else ~blocked[:, None, None]
     if focus is None:
         return allowed

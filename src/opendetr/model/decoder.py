@@ -44,7 +44,7 @@ class DecoderLayer(nn.Module):
 
         def look(queries: Tensor) -> Tensor:
             located = add_position(queries, query_position)
-            if focus is None:  # the paper's attention knows nothing of it
+            if focus is None:  # any attention of the paper's will do
                 return self.multihead_attn(located, located_memory, memory, padding_mask)  # type: ignore[no-any-return]
             return self.multihead_attn(located, located_memory, memory, padding_mask, focus)  # type: ignore[no-any-return]
 

@@ -1,8 +1,8 @@
 """Frozen batch norm as part of the convolution before it: the same numbers in fewer passes over the feature map.
 
-Training, and all that runs in bf16, puts the norm into the convolution's weights. Prediction in fp32 keeps the order of
-operations, and with it the last bit, of the official code, but writes into the convolution's output instead of making
-two more of its size.
+Training, and whatever autocast runs, puts the norm into the convolution's weights. Other evaluation keeps the order of
+operations, and with it the last bit, of the official code. Where gradients are off it writes into the convolution's
+output instead of making two more of its size: a hook that wants features listens to the norm or to a stage.
 """
 
 from typing import Any
@@ -38,7 +38,7 @@ class FoldedNorm(nn.Module):
     """A frozen batch norm whose convolution may have done its work, but for the activation, if it has one."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalised features, in the place of `x` if no gradient needs it; after a folded convolution they are `x`."""
+        """Normalised features, in the place of `x` where gradients are off; after a folded convolution they are `x`."""
         if not _folds(self, x):
             scale, shift = (values[:, None, None] for values in _scale_and_shift(self))
             x = x * scale + shift if torch.is_grad_enabled() else x.mul_(scale).add_(shift)
@@ -56,7 +56,7 @@ def _scale_and_shift(norm: Any) -> tuple[Tensor, Tensor]:
 
 
 def fold_frozen_norms(body: nn.Module) -> None:
-    """Fold every frozen batch norm that reads the output of a convolution. Names and weights stay as they are.
+    """Fold every frozen batch norm that is the reader of a convolution's output. Names and weights stay as they are.
 
     The pairs are found by running the network, so that any timm architecture will do.
     """
