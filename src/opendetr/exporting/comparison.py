@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from opendetr.boxes import box_iou, cxcywh_to_xyxy
@@ -136,6 +135,8 @@ def largest_differences(expected: DetrOutput, found: DetrOutput, *, paired: bool
 
 def pair_queries(expected: DetrOutput, found: DetrOutput) -> list[Int[Tensor, " Q"]]:
     """Of every picture the queries of `found` in the order of those of `expected` that say the same."""
+    from scipy.optimize import linear_sum_assignment  # 35 MB and half a second that a Detector does without
+
     pairs = (torch.cdist(*both, p=1).numpy() for both in zip(_queries(expected), _queries(found)))
     return [torch.from_numpy(linear_sum_assignment(costs)[1]) for costs in pairs]
 
@@ -154,6 +155,8 @@ def _hangs_on_a_tie(output: DetrOutput, checkpoint: Checkpoint) -> bool:
 
 def _agreement(truth: Answers, said: Answers, bounds: Bounds) -> tuple[int, int, float]:
     """How many answers of a picture both sides have, how many have a partner, and how far these boxes are apart."""
+    from scipy.optimize import linear_sum_assignment
+
     scores, labels, boxes = (part[0].float().cpu() for part in truth)
     other_scores, other_labels, other_boxes = (part[0].float().cpu() for part in said)
     best = scores.topk(min(LEAST_ANSWERS, len(scores))).values
