@@ -44,8 +44,12 @@ def require_bf16() -> None:
     """
     import openvino
 
-    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if not _has_bf16(openvino.Core()):
         raise UserError("--precision bf16: this processor has no bf16; use fp32")
+
+
+def _has_bf16(core: Any) -> bool:
+    return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 class OnnxRuntimeEngine:
@@ -113,7 +117,8 @@ class OpenVinoEngine:
 
         Args:
             path: the `.onnx` or `.xml` file.
-            precision: `fp32`, `bf16` (the file is that of fp32), or `int8`, as the file was written.
+            precision: `fp32`, `bf16` (the file is that of fp32), or `int8`, as the file was written; what int8 leaves
+                in floating point is computed in bf16 where the processor has it.
 
         Raises:
             UserError: the package is missing, the file is no such graph, or the machine has no bf16.
@@ -174,10 +179,11 @@ class OpenVinoEngine:
         if shapes:
             graph = graph.clone()  # the file may have been replaced since it was read
             graph.reshape(dict(zip(INPUTS, map(list, shapes))))
+        in_bf16 = self.precision == "bf16" or (self.precision == "int8" and _has_bf16(self.core))
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            "INFERENCE_PRECISION_HINT": "bf16" if self.precision == "bf16" else "f32",
+            "INFERENCE_PRECISION_HINT": "bf16" if in_bf16 else "f32",
         }
         return _Compiled(self.core.compile_model(graph, "CPU", settings))
 
