@@ -39,13 +39,13 @@ def main() -> None:
     mask = torch.zeros(1, *images.shape[2:], dtype=torch.bool)
 
     core = openvino.Core()
-    graph = core.read_model(engine.path)
+    graph = engine.graph.clone()
     graph.reshape({"images": list(images.shape), "padding_mask": list(mask.shape)})
     compiled = core.compile_model(
         graph, "CPU",
         {
             "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            "INFERENCE_PRECISION_HINT": "bf16" if given.precision == "bf16" else "f32",
+            "INFERENCE_PRECISION_HINT": "f32" if given.precision == "fp32" else "bf16",
         },
     )  # fmt: skip
     request = compiled.create_infer_request()

@@ -167,17 +167,20 @@ def val(
     split: str = "val",
     *,
     batch_size: int = 4,
-    engine: EngineName = "torch",
+    engine: EngineName | None = None,
     precision: PrecisionName = "fp32",
     device: str = "auto",
     dc5: bool | None = None,
 ) -> CocoMetrics:
     """COCO metrics of a model, or of an exported file, on any split of a data set whose categories it knows.
 
+    Where no engine is named, a model is run by PyTorch and a file by what it was exported for.
+
     Raises:
         UserError: no such model, data set or split; or a category the model has never heard of.
     """
     require_positive_batch(batch_size)
+    engine = engine or ("auto" if is_exported(model) else "torch")
     detector = Detector.load(model, device, engine, precision, dc5=dc5)
     index = load_index(Path(data), split)
     origin = {} if is_exported(model) else detector.checkpoint.metrics

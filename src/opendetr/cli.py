@@ -129,7 +129,10 @@ def val(
     annotations: Annotated[Path | None, typer.Option(help="With --detections: the COCO annotation file.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the numbers to this file.")] = None,
     batch_size: Annotated[int, typer.Option(help="Pictures at once.")] = 4,
-    engine: Engine = "torch",
+    engine: Annotated[
+        str | None,
+        typer.Option(help="auto, torch, openvino or onnxruntime.  [default: torch; for an exported file its own]"),
+    ] = None,
     precision: Precision = "fp32",
     device: Device = "auto",
     dc5: Dc5 = None,

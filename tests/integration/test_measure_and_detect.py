@@ -43,6 +43,13 @@ def test_val_does_not_depend_on_the_batch_size(tiny_run, digits):
     assert one == pytest.approx(seven, abs=1e-4)
 
 
+def test_an_exported_file_is_measured_as_its_model(tiny_run, digits, tmp_path):
+    pytest.importorskip("onnxruntime")
+    api.export(tiny_run, tmp_path / "model.onnx")
+    expected = api.val(tiny_run, digits, "val").summary
+    assert api.val(tmp_path / "model.onnx", digits, "val").summary == pytest.approx(expected, abs=1e-4)
+
+
 def test_one_picture_gives_one_object_and_a_list_a_list(tiny_run, pictures):
     detector = Detector.load(tiny_run)
     one = detector.predict(pictures[1], threshold=0)

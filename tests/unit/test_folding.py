@@ -66,3 +66,19 @@ def test_a_copy_folds_its_own_norm():
             buffer.add_(1)
     assert torch.equal(body(images)[-1], before)
     assert not torch.allclose(twin(images)[-1], before)
+
+
+def test_strided_depthwise_convolutions_learn_in_fp32_and_answer_in_bf16():
+    body = network("tf_efficientnet_lite0").train()
+    fold_frozen_norms(body)
+    learned = [m for m in body.modules() if isinstance(m, FoldedConv2d) and m.groups > 1 and max(m.stride) > 1]
+    assert learned
+    for module in learned:
+        x = torch.randn(2, module.in_channels, 11, 14).bfloat16().requires_grad_()
+        exact = module(x.float())
+        with torch.autocast("cpu", torch.bfloat16):
+            found = module(x)
+            assert not torch.equal(module(x.detach()), exact.bfloat16())  # without a gradient bf16 is as fast
+        assert torch.equal(found, exact.bfloat16())
+        gradient, expected = (torch.autograd.grad(output.float().sum(), x)[0] for output in (found, exact))
+        torch.testing.assert_close(gradient, expected)

@@ -36,7 +36,7 @@ class Bounds:
 
 BOUNDS = {
     "fp32": Bounds(1e-3, 1e-4, 1e-3, 1e-3, 1e-3, 0.99, 1.0, 0.0005),
-    "bf16": Bounds(None, None, 0.02, None, 0.1, 0.8, 0.9, 0.005),
+    "bf16": Bounds(None, None, 0.05, None, 0.1, 0.8, 0.9, 0.005),
     "int8": Bounds(None, None, None, None, 0.2, 0.7, 0.5, 0.005),
 }
 

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import FrozenBatchNorm2d
 
+from opendetr.devices import without_autocast
+
 
 class FoldedConv2d(nn.Conv2d):
     """A convolution that may do the work of the frozen batch norm after it; its weights train as before."""
@@ -31,7 +33,16 @@ class FoldedConv2d(nn.Conv2d):
         padding: Any = self.padding
         if issubclass(self.unfolded, Conv2dSame):  # TensorFlow's padding, which depends on the size of the input
             x, padding = pad_same(x, self.kernel_size, self.stride, self.dilation), 0  # type: ignore[arg-type]
+        if self._learns_slowly_in_bf16(x):
+            with without_autocast(x.device):
+                out = F.conv2d(x.float(), weight, shift, self.stride, padding, self.dilation, self.groups)
+            return out.to(x.dtype)
         return F.conv2d(x, weight, shift, self.stride, padding, self.dilation, self.groups)
+
+    def _learns_slowly_in_bf16(self, x: Tensor) -> bool:
+        """On a CPU the gradient of a depthwise convolution with a stride takes ten times as long in bf16 as in fp32."""
+        depthwise_and_strided = self.groups > 1 and max(self.stride) > 1
+        return x.requires_grad and x.device.type == "cpu" and depthwise_and_strided and _in_autocast(x)
 
 
 class FoldedNorm(nn.Module):
@@ -46,7 +57,11 @@ class FoldedNorm(nn.Module):
 
 
 def _folds(module: nn.Module, x: Tensor) -> bool:
-    return module.training or torch.is_autocast_enabled(x.device.type)
+    return module.training or _in_autocast(x)
+
+
+def _in_autocast(x: Tensor) -> bool:
+    return torch.is_autocast_enabled(x.device.type)
 
 
 def _scale_and_shift(norm: Any) -> tuple[Tensor, Tensor]:
