@@ -83,7 +83,7 @@ def train(
     preset: Annotated[str | None, typer.Option(help="A model by name, e.g. detr-r50; replaces the recipe's.")] = None,
     train_split: Annotated[str | None, typer.Option(help="The split to learn from.")] = None,
     val_split: Annotated[str | None, typer.Option(help="The split that chooses the best weights.")] = None,
-    output: Annotated[Path | None, typer.Option(help="The run folder.  [default: runs/NAME-OF-DATA]")] = None,
+    output: Annotated[Path | None, typer.Option(help="The run folder.  (default: runs/NAME-OF-DATA)")] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue this run.")] = None,
     init: Annotated[
         str | None, typer.Option(help="Begin with this model: a folder, .pth, released name, hub id.")
@@ -131,7 +131,7 @@ def val(
     batch_size: Annotated[int, typer.Option(help="Pictures at once.")] = 4,
     engine: Annotated[
         str | None,
-        typer.Option(help="auto, torch, openvino or onnxruntime.  [default: torch; for an exported file its own]"),
+        typer.Option(help="auto, torch, openvino or onnxruntime.  (default: torch; for an exported file its own)"),
     ] = None,
     precision: Precision = "fp32",
     device: Device = "auto",
@@ -224,7 +224,7 @@ def explain(
 @app.command()
 def info(
     model: Model,
-    size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH for the cost.  [default: the evaluation size]")] = None,
+    size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH for the cost.  (default: the evaluation size)")] = None,
     json: Annotated[Path | None, typer.Option(help="Write everything to this file.")] = None,
     dc5: Dc5 = None,
 ) -> None:
@@ -260,7 +260,7 @@ def convert(
 def export(
     model: Model,
     output: Annotated[Path, typer.Option(help="The file: .onnx, .xml or .pt2.", show_default=False)],
-    format: Annotated[str | None, typer.Option(help="onnx, openvino or pt2.  [default: of the file's suffix]")] = None,
+    format: Annotated[str | None, typer.Option(help="onnx, openvino or pt2.  (default: of the file's suffix)")] = None,
     precision: Precision = "fp32",
     with_preprocessing: Annotated[
         bool, typer.Option("--with-preprocessing", help="Take pictures as bytes; normalise inside.")
@@ -271,7 +271,7 @@ def export(
     data: Annotated[Path | None, typer.Option(help="Compare AP on this data set; int8 needs it.")] = None,
     split: Annotated[str, typer.Option(help="Of it, for AP; int8 is calibrated on train.")] = "val",
     max_ap_loss: Annotated[
-        float | None, typer.Option(help="AP that may be lost.  [default: 0.005; fp32: 0.0005]", show_default=False)
+        float | None, typer.Option(help="AP that may be lost.  (default: 0.005; fp32: 0.0005)", show_default=False)
     ] = None,
     dc5: Dc5 = None,
 ) -> None:
@@ -291,11 +291,11 @@ def benchmark(
         str | None, typer.Option(help="huggingface or official: the same weights in their code.")
     ] = None,
     size: Annotated[
-        str | None, typer.Option(help="HEIGHTxWIDTH of the input.  [default: of a 480x640 picture]")
+        str | None, typer.Option(help="HEIGHTxWIDTH of the input.  (default: of a 480x640 picture)")
     ] = None,
     batch: Annotated[int, typer.Option(help="Pictures at once.")] = 1,
-    engine: Annotated[list[str] | None, typer.Option(help="torch, openvino, onnxruntime.  [default: all]")] = None,
-    precision: Annotated[list[str] | None, typer.Option(help="fp32, bf16, int8.  [default: what pays]")] = None,
+    engine: Annotated[list[str] | None, typer.Option(help="torch, openvino, onnxruntime.  (default: all)")] = None,
+    precision: Annotated[list[str] | None, typer.Option(help="fp32, bf16, int8.  (default: what pays)")] = None,
     seconds: Annotated[float, typer.Option(help="Of measuring for each row.")] = 20.0,
     output: Annotated[Path | None, typer.Option(help="Folder for benchmark.json and benchmark.md.")] = None,
     memory: Annotated[bool, typer.Option("--memory/--no-memory", help="Measure peak memory too.")] = True,
@@ -315,12 +315,12 @@ def benchmark(
 @app.command()
 def ablate(
     study: Annotated[str | None, typer.Argument(help="A study by name; none with --set.", show_default=False)] = None,
-    data: Annotated[Path | None, typer.Option(help="The data set's folder.  [default: digit scenes]")] = None,
-    output: Annotated[Path | None, typer.Option(help="The study's folder.  [default: runs/ablate-STUDY]")] = None,
+    data: Annotated[Path | None, typer.Option(help="The data set's folder.  (default: digit scenes)")] = None,
+    output: Annotated[Path | None, typer.Option(help="The study's folder.  (default: runs/ablate-STUDY)")] = None,
     recipe: Annotated[str, typer.Option(help="What the rows change.")] = "fast",
     split: Annotated[str, typer.Option(help="The split to measure on.")] = "val",
     seeds: Annotated[int, typer.Option(help="Runs per row.")] = 2,
-    epochs: Annotated[int | None, typer.Option(help="Of each run.  [default: 3 on digits, else 20]")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Of each run.  (default: 3 on digits, else 20)")] = None,
     minutes: Annotated[float | None, typer.Option(help="Of each run instead.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="section.key=VALUE for all rows, or VALUE,VALUE for a study.")
@@ -341,7 +341,7 @@ def doctor(
     data: Annotated[Path, typer.Option(help="The data set's folder.", show_default=False)],
     train_split: Annotated[str, typer.Option(help="The split to look at.")] = "train",
     recipe: Annotated[str | None, typer.Option(help="A shipped recipe or a TOML file.")] = None,
-    image_size: Annotated[int | None, typer.Option(help="Shorter side.  [default: chosen]")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Shorter side.  (default: chosen)")] = None,
     seconds: Annotated[float, typer.Option(help="For learning eight pictures by heart.")] = 45.0,
     device: Device = "auto",
 ) -> None:

@@ -39,21 +39,28 @@ def test_a_gradient_goes_where_values_went():
     torch.testing.assert_close(gradient * x, found)
 
 
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("masked", ["no", "keys", "keys of each query"])
 @pytest.mark.parametrize("focused", [False, True])
-def test_attention_that_drops_nothing_is_attention(masked, focused):
+@pytest.mark.parametrize("large", [False, True])
+def test_attention_learns_from_what_it_will_say(masked, focused, large, monkeypatch):
+    """Written out while it is small, and fused: the same answers and gradients."""
+    monkeypatch.setattr("opendetr.model.attention.SMALL", 0 if large else 1000)
     torch.manual_seed(0)
-    attention = MultiheadAttention(16, 4, 1e-9)  # less than one chance of all
-    query, key, value = torch.randn(2, 5, 16), torch.randn(2, 9, 16), torch.randn(2, 9, 16)
-    blocked = torch.rand(2, 9) < 0.3 if masked else None
-    focus = torch.randn(2, 1, 5, 9) if focused else None
-    given = (query, key, value, blocked, focus)
-    torch.testing.assert_close(attention.train()(*given), attention.eval()(*given), rtol=0, atol=1e-6)
+    attention = MultiheadAttention(16, 4, 0.0).double()
+    query, key, value = (torch.randn(2, count, 16, dtype=torch.double, requires_grad=True) for count in (5, 9, 9))
+    blocked = {"no": None, "keys": torch.rand(2, 9) < 0.3, "keys of each query": torch.rand(2, 5, 9) < 0.3}[masked]
+    focus = torch.randn(2, 1, 5, 9, dtype=torch.double, requires_grad=True) if focused else None
+    learned = [query, key, value, *attention.parameters(), *([focus] if focused else [])]
+    found = []
+    for training in (True, False):
+        output = attention.train(training)(query, key, value, blocked, focus)
+        found.append((output, *torch.autograd.grad(output.square().sum(), learned)))
+    torch.testing.assert_close(found[0], found[1])
 
 
-def test_attention_that_drops_is_as_exact_in_bf16_as_the_one_that_does_not():
+def test_attention_that_learns_is_as_exact_in_bf16_as_the_one_that_answers():
     torch.manual_seed(0)
-    attention, worst = MultiheadAttention(32, 4, 1e-9), {}
+    attention, worst = MultiheadAttention(32, 4, 0.0), {}
     given = [4 * torch.randn(8, 40, 32) for _ in range(3)]  # sharp: one key has most of the weight
     with torch.no_grad():
         expected = attention.eval()(*given)

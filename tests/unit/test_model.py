@@ -258,10 +258,11 @@ def test_positions_are_never_added_to_values(pre_norm):
     assert_different(decoder(content, query_position, mixed, mixed, None), decoder(content, None, mixed, mixed, None))
 
 
-def test_attention_is_that_of_torch():
+@pytest.mark.parametrize("training", [True, False])  # written out, and fused
+def test_attention_is_that_of_torch(training):
     torch.manual_seed(0)
     ours, theirs = MultiheadAttention(16, 4, 0.0), torch.nn.MultiheadAttention(16, 4, batch_first=True)
-    theirs.load_state_dict(ours.state_dict())
+    theirs.load_state_dict(ours.train(training).state_dict())
     query, key, value = random_parts((2, 5, 16), (2, 7, 16), (2, 7, 16))
     mask = torch.arange(7).expand(2, 7) > torch.tensor([[4], [6]])
     for padding_mask in (mask, None):

@@ -1,6 +1,6 @@
 """Attention seen from outside: hooks note what goes in and out, and the weights are computed again where asked for.
 
-So the model itself never pays for being looked at: its attention stays fused, captured or not, and says the same.
+So the model itself never pays for being looked at: its attention runs as it would unseen, and says the same.
 """
 
 from collections.abc import Iterator, Sequence

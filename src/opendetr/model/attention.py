@@ -10,6 +10,8 @@ from torch.nn import functional as F
 from opendetr.devices import without_autocast
 from opendetr.model.dropout import Dropout
 
+SMALL = 2**24  # weights of all queries, keys, heads and pictures: 100 MB in training with bf16
+
 
 class MultiheadAttention(nn.Module):
     """Scaled dot-product attention over several heads (section A.1).
@@ -41,10 +43,10 @@ class MultiheadAttention(nn.Module):
         `focus` is added to the similarities.
         """
         q, k, v = self.project(query, key, value)
-        dropout = self.dropout.p if self.training else 0.0
-        if self.training and q.device.type == "cpu":  # there the backward pass of the fused kernel is slower
+        if self.training and q.device.type == "cpu" and (self.dropout.p or _is_small(q, k)):
             mixed = self.dropout(_weights(q, k, blocked, focus).to(v.dtype)) @ v
         else:
+            dropout = self.dropout.p if self.training else 0.0
             mixed = F.scaled_dot_product_attention(q, k, v, _mask(blocked, focus, q.dtype), dropout)
         out: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
         return out
@@ -67,6 +69,11 @@ class MultiheadAttention(nn.Module):
             F.linear(x, weight, bias).view(*x.shape[:2], self.num_heads, -1).transpose(1, 2)
             for x, weight, bias in zip(inputs, weights, biases)
         ]
+
+
+def _is_small(q: Tensor, k: Tensor) -> bool:
+    """Whether it is faster on a CPU to learn from weights that are written out; more of them would take much memory."""
+    return q[..., 0].numel() * k.shape[-2] <= SMALL
 
 
 def _weights(

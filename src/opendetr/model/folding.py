@@ -36,13 +36,13 @@ class FoldedConv2d(nn.Conv2d):
         if self._learns_slowly_in_bf16(x):
             with without_autocast(x.device):
                 out = F.conv2d(x.float(), weight, shift, self.stride, padding, self.dilation, self.groups)
-            return out.to(x.dtype)
+            return out.to(torch.get_autocast_dtype(x.device.type))
         return F.conv2d(x, weight, shift, self.stride, padding, self.dilation, self.groups)
 
     def _learns_slowly_in_bf16(self, x: Tensor) -> bool:
         """On a CPU the gradient of a depthwise convolution with a stride takes ten times as long in bf16 as in fp32."""
-        depthwise_and_strided = self.groups > 1 and max(self.stride) > 1
-        return x.requires_grad and x.device.type == "cpu" and depthwise_and_strided and _in_autocast(x)
+        depthwise = self.groups == self.in_channels > 1
+        return depthwise and max(self.stride) > 1 and x.requires_grad and x.device.type == "cpu" and _in_autocast(x)
 
 
 class FoldedNorm(nn.Module):
