@@ -1,8 +1,8 @@
 """How fast int8 is: OpenVINO with a quantized graph against the same graph in fp32 and bf16.
 
-Run `python benchmarks/int8.py MODEL DATA --size 800x1066`. The graph is quantized as by `opendetr export`, on pictures of
-the split `val` of DATA, and int8 is not certified: speed can be measured with random weights and classes of other data,
-of which no certificate could be made. One ready-made tensor at a time, all sides in turn.
+Run `python benchmarks/int8.py MODEL DATA --size 800x1066`. The graph is quantized as by `opendetr export`, on pictures
+of the split `val` of DATA, and int8 is not certified: speed can be measured with random weights and classes of other
+data, of which no certificate could be made. One ready-made tensor at a time, all sides in turn.
 """
 
 import argparse
