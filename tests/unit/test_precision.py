@@ -80,3 +80,11 @@ def test_training_is_looked_at_with_a_backward_pass(model, monkeypatch):
     assert not any(learned)
     fit_precision(model, torch.device("cpu"), "bf16", training=True)
     assert learned[-1]
+
+
+def test_small_maps_do_not_decide_against_half_precision(model, monkeypatch):
+    gains = iter((0.9, 2.0))
+    monkeypatch.setattr(precision, "_gain_of_products", lambda device: 4.0)
+    monkeypatch.setattr(precision, "_gain", lambda device, work: next(gains))
+    fit_precision(model, torch.device("cpu"), "bf16")
+    assert not model.backbone.in_full_precision
