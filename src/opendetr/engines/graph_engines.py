@@ -103,9 +103,9 @@ class OpenVinoEngine:
     """OpenVINO on the CPU.
 
     A graph for any size is slower than one for a fixed size, by a fifth for a small model, and compiling one takes
-    seconds: only a shape that keeps coming gets a graph of its own. Each holds a copy of the weights, so the graph for
-    any size is let go then, and compiled again for the next shape that is new; all threads wait for that. Threads may
-    share an engine.
+    seconds: only the first shape, and later one that keeps coming, get a graph of their own. Each holds a copy of the
+    weights, so the graph for any size is let go then, and compiled again for the next shape that is new; all threads
+    wait for that. Threads may share an engine.
     """
 
     name = "openvino"
@@ -128,13 +128,13 @@ class OpenVinoEngine:
             require_bf16()
         import openvino
 
-        self.precision = precision
+        self.path, self.precision = path, precision
         self.core: Any = openvino.Core()
         try:
             self.graph: Any = self.core.read_model(path)
-            self.any_shape: _Compiled | None = self._compile()
         except RuntimeError as error:
-            raise UserError(f"{path} cannot be run by OpenVINO ({first_line(error)}); export it again") from None
+            raise self._unusable(error) from None
+        self.any_shape: _Compiled | None = None
         self.fixed: OrderedDict[tuple[int, ...], _Compiled] = OrderedDict()  # the one that was used last comes last
         self._recent: deque[tuple[int, ...]] = deque(maxlen=self.RECENT)
         self._lock = threading.Lock()
@@ -164,7 +164,8 @@ class OpenVinoEngine:
             self.fixed.move_to_end(shape)
             return self.fixed[shape]
         full = len(self.fixed) == self.MOST_SHAPES
-        if self._recent.count(shape) < self.OFTEN or (full and next(iter(self.fixed)) in self._recent):
+        often = self._recent.count(shape) >= self.OFTEN
+        if self.fixed and (not often or (full and next(iter(self.fixed)) in self._recent)):
             self.any_shape = self.any_shape or self._compile()
             return self.any_shape
         if full:
@@ -185,7 +186,13 @@ class OpenVinoEngine:
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "INFERENCE_PRECISION_HINT": "bf16" if in_bf16 else "f32",
         }
-        return _Compiled(self.core.compile_model(graph, "CPU", settings))
+        try:
+            return _Compiled(self.core.compile_model(graph, "CPU", settings))
+        except RuntimeError as error:
+            raise self._unusable(error) from None
+
+    def _unusable(self, error: RuntimeError) -> UserError:
+        return UserError(f"{self.path} cannot be run by OpenVINO ({first_line(error)}); export it again")
 
 
 class _Compiled:
