@@ -5,6 +5,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import torch
+from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -62,7 +63,8 @@ class DetectionDataset(Dataset[Sample]):
             "labels": torch.from_numpy(record.labels),
         }
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(hash((self.seed, key)))
+            # torch.manual_seed would seed GPUs too, whose dropout shall go on, and note the stack of calls for each.
+            torch.default_generator.manual_seed(hash((self.seed, key)))
             image, objects = self.transform(tv_tensors.Image(picture), objects)
         return image.as_subclass(Tensor), to_target(image, objects), record
 
@@ -86,20 +88,33 @@ class DetectionDataset(Dataset[Sample]):
 
 def collate(samples: list[Sample]) -> tuple[Batch, Targets]:
     """Stack samples, padded at the right and bottom to the largest height and width."""
-    images = [image for image, _, _ in samples]
-    height, width = (max(image.shape[side] for image in images) for side in (1, 2))
-    stacked = torch.zeros(len(images), 3, height, width)
-    mask = torch.ones(len(images), height, width, dtype=torch.bool)
-    for row, image in enumerate(images):
-        stacked[row, :, : image.shape[1], : image.shape[2]] = image
-        mask[row, : image.shape[1], : image.shape[2]] = False
     batch = Batch(
-        stacked,
-        mask if bool(mask.any()) else None,
+        *pad_to_largest([image for image, _, _ in samples]),
         torch.tensor([(record.height, record.width) for _, _, record in samples]),
         torch.tensor([record.image_id for _, _, record in samples]),
     )
     return batch, Targets.stack([target for _, target, _ in samples])
+
+
+def pad_to_largest(
+    images: Sequence[Float[Tensor, "3 _ _"]],
+) -> tuple[Float[Tensor, "B 3 H W"], Bool[Tensor, "B H W"] | None]:
+    """Stack pictures, padded with zeros at the right and bottom to the largest height and width.
+
+    Returns:
+        The batch, and its padding mask: True where a picture was padded; None where none was.
+    """
+    height, width = (max(image.shape[side] for image in images) for side in (1, 2))
+    if all(image.shape[1:] == (height, width) for image in images):
+        return torch.stack(list(images)), None
+    stacked = torch.empty(len(images), 3, height, width)
+    mask = torch.ones(len(images), height, width, dtype=torch.bool)
+    for image, row, padded in zip(images, stacked, mask):
+        row[:, : image.shape[1], : image.shape[2]] = image
+        row[:, image.shape[1] :] = 0
+        row[:, : image.shape[1], image.shape[2] :] = 0
+        padded[: image.shape[1], : image.shape[2]] = False
+    return stacked, mask
 
 
 def epoch_order(

@@ -32,7 +32,7 @@ class Preprocessing:
     def transform(self) -> v2.Transform:
         """Resize, scale to 0..1, normalise."""
         resize = ResizeShorterSide((self.image_size,), self.max_size, self.multiple_of)
-        return v2.Compose([resize, *_normalise(self.mean, self.std)])
+        return v2.Compose([resize, Normalise(self.mean, self.std)])
 
     def shape(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of a picture after `transform`."""
@@ -90,17 +90,13 @@ def training_transform(config: DataConfig, preprocessing: Preprocessing, share: 
         v2.ClampBoundingBoxes(): 1.0,  # rounding leaves boxes at the border a hair outside
     }
     used = [step for step, strength in steps.items() if strength]
-    return v2.Compose([*used, *_normalise(preprocessing.mean, preprocessing.std)])
+    return v2.Compose([*used, Normalise(preprocessing.mean, preprocessing.std)])
 
 
 def largest_look(config: DataConfig) -> int:
     """The shorter side beyond which training sees no more of a picture."""
     size = max((*config.train_sizes, config.image_size, *(config.crop_resize if config.crop_probability else ())))
     return round(size / min(1.0, config.zoom_in)) if config.zoom_probability else size
-
-
-def _normalise(mean: Sequence[float], std: Sequence[float]) -> list[v2.Transform]:
-    return [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))]
 
 
 def to_target(image: Tensor, objects: dict[str, Tensor]) -> Target:
@@ -132,6 +128,22 @@ class ResizeShorterSide(v2.Transform):  # type: ignore[misc]
         resized = v2.functional.resize(inpt, list(params["size"]), antialias=True)
         # A decoder leaves the colours of a pixel side by side; what follows is three times as fast with each by itself.
         return tv_tensors.wrap(resized.contiguous(), like=resized)
+
+
+class Normalise(v2.Transform):  # type: ignore[misc]
+    """Scale pixels to 0..1 as float32, subtract the mean and divide by the standard deviation, in one new tensor."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.mean, self.std = list(mean), list(std)
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Normalise a picture; its boxes stay as they are."""
+        if isinstance(inpt, tv_tensors.BoundingBoxes):
+            return inpt
+        scaled = v2.functional.to_dtype(inpt, torch.float32, scale=True)
+        is_new = inpt.dtype != torch.float32  # else it is the caller's
+        return v2.functional.normalize(scaled, self.mean, self.std, inplace=is_new)
 
 
 def resized_shape(height: int, width: int, size: int, max_size: int | None) -> tuple[int, int]:

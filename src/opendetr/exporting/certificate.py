@@ -1,7 +1,6 @@
 """The certificate: an exported model says what PyTorch says, on real pictures, whatever their number and shape."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from typing import Any, Protocol
@@ -16,6 +15,7 @@ from opendetr.checkpoints.native import Checkpoint
 from opendetr.data.datasets import DatasetIndex
 from opendetr.data.digits import photographs
 from opendetr.data.images import read_image
+from opendetr.data.loader import pad_to_largest
 from opendetr.devices import describe_machine
 from opendetr.engines.engine import Engine, TorchEngine
 from opendetr.engines.graph_engines import describe_engine
@@ -159,7 +159,7 @@ def certify(
             comparisons.append(compare(checkpoint, alone[:count], found, size, bounds, batch=batch))
             if attention is None and "attention" in said[0]:
                 attention = _attention_difference(checkpoint, looks[0][None], said[0])
-    stacked, mask = _pad(mixed)
+    stacked, mask = pad_to_largest(mixed)
     truth = _pictures_of(reference(stacked, mask))
     found, size = _split(engine.outputs(stacked, mask)), (stacked.shape[2], stacked.shape[3])
     comparisons.append(compare(checkpoint, truth, found, size, bounds, batch=len(mixed), padded=True))
@@ -226,13 +226,3 @@ def _prepare(checkpoint: Checkpoint, image: Image.Image, frame: tuple[int, int])
     cut = ImageOps.fit(image, (frame[1], frame[0]))
     tensor: Tensor = checkpoint.preprocessing.transform()(tv_tensors.Image(v2.functional.pil_to_tensor(cut)))
     return tensor.as_subclass(Tensor)
-
-
-def _pad(looks: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """One batch of several shapes, and its padding mask."""
-    height, width = (max(look.shape[side] for look in looks) for side in (1, 2))
-    stacked, mask = torch.zeros(len(looks), 3, height, width), torch.ones(len(looks), height, width, dtype=torch.bool)
-    for row, look in enumerate(looks):
-        stacked[row, :, : look.shape[1], : look.shape[2]] = look
-        mask[row, : look.shape[1], : look.shape[2]] = False
-    return stacked, mask
