@@ -48,6 +48,15 @@ def test_a_key_alone_decides_a_sample(dataset):
     assert torch.equal(torch.get_rng_state(), state)  # nor does a sample disturb others
 
 
+def test_a_sample_leaves_the_random_numbers_of_gpus_alone(dataset, monkeypatch):
+    seeded = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    torch.manual_seed(0)
+    assert seeded == [0]  # what dropout on a GPU would draw from
+    dataset[4]
+    assert seeded == [0]
+
+
 def test_every_epoch_and_every_seed_draws_anew(dataset):
     for position in range(5):
         epochs = [dataset[epoch * 5 + position] for epoch in range(6)]
@@ -167,7 +176,8 @@ def test_the_order_changes_with_epoch_and_seed():
     assert len(orders) == 16
 
 
-def test_collate_pads_right_and_bottom(dataset):
+def test_collate_pads_right_and_bottom(dataset, monkeypatch):
+    monkeypatch.setattr(torch, "empty", lambda *shape: torch.full(shape, torch.nan))  # memory has been used before
     record = dataset.index.records[0]
     images = [torch.rand(3, height, width) + 1 for height, width in ((5, 9), (7, 4), (7, 9))]
     targets = [Target(torch.arange(count), torch.rand(count, 4)) for count in (2, 0, 3)]

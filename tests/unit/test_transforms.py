@@ -99,6 +99,14 @@ def test_evaluation_resizes_and_normalises(shape):
     torch.testing.assert_close(image.as_subclass(torch.Tensor).std((1, 2)), torch.zeros(3))
 
 
+def test_normalising_leaves_a_picture_of_numbers_as_it_was():
+    given = tv_tensors.Image(torch.rand(3, 60, 60))
+    before = given.clone()
+    image = Preprocessing(60, 100, mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 2.0)).transform()(given)
+    assert torch.equal(given, before)
+    torch.testing.assert_close(image[2].as_subclass(torch.Tensor), before[2].as_subclass(torch.Tensor) / 2)
+
+
 def test_training_normalises_as_evaluation_does():
     preprocessing = Preprocessing(120, 160, mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 2.0))
     sample = picture_of(120, 160, [(20, 30, 60, 80), (90, 20, 150, 100)])
