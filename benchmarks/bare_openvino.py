@@ -52,7 +52,7 @@ def main() -> None:
     inputs = {"images": images.numpy(), "padding_mask": mask.numpy()}
     bare = Clock({"bare": lambda: request.infer(inputs, share_inputs=True)})
     ours = Clock({"ours": lambda: detector.predict(picture)})
-    for _ in range(engine.OFTEN):  # from then on this size has a graph of its own
+    for _ in range(engine.OFTEN):  # a size that comes so often has a graph of its own
         detector.predict(picture)
     others = take_turns([bare, ours], given.seconds)
 

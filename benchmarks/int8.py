@@ -51,7 +51,7 @@ def main() -> None:
         expected, boxes = fp32(images), dict[str, float]()
         paired = isinstance(checkpoint.model.query_embed, SelectedQueries)
         for name, engine in engines.items():
-            for _ in range(engine.OFTEN):  # from then on this size has a graph of its own
+            for _ in range(engine.OFTEN):  # a size that comes so often has a graph of its own
                 engine(images)
             _, boxes[name] = largest_differences(expected, engine(images), paired=paired)
         clocks = {name: Clock({name: partial(engine, images)}) for name, engine in engines.items()}

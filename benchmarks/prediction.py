@@ -26,7 +26,7 @@ from opendetr.inference.results import Shard
 from opendetr.inference.sources import expand_sources
 
 WIDTH, HEIGHT, QUALITY, NOISE = 640, 480, 95, 6.0  # with grain a file is as large as one of COCO's
-SEED, WARM_UP = 0, 8  # batches; OpenVINO compiles for a shape that keeps coming
+SEED, WARM_UP = 0, 8  # batches; OpenVINO compiles for shapes that keep coming
 
 
 def write_pictures(folder: Path, count: int) -> None:

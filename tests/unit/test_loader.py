@@ -179,7 +179,7 @@ def test_the_order_changes_with_epoch_and_seed():
 def test_collate_pads_right_and_bottom(dataset, monkeypatch):
     monkeypatch.setattr(torch, "empty", lambda *shape: torch.full(shape, torch.nan))  # memory has been used before
     record = dataset.index.records[0]
-    images = [torch.rand(3, height, width) + 1 for height, width in ((5, 9), (7, 4), (7, 9))]
+    images = [torch.rand(3, height, width) + 1 for height, width in ((5, 4), (7, 4), (5, 9))]
     targets = [Target(torch.arange(count), torch.rand(count, 4)) for count in (2, 0, 3)]
     batch, stacked = collate([(image, target, record) for image, target in zip(images, targets)])
     assert batch.images.shape == (3, 3, 7, 9)

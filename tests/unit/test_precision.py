@@ -83,8 +83,14 @@ def test_training_is_looked_at_with_a_backward_pass(model, monkeypatch):
 
 
 def test_small_maps_do_not_decide_against_half_precision(model, monkeypatch):
-    gains = iter((0.9, 2.0))
+    def gain(device, work):
+        work()
+        return 0.9 if seen[-1] < 200 else 2.0
+
+    seen = []
     monkeypatch.setattr(precision, "_gain_of_products", lambda device: 4.0)
-    monkeypatch.setattr(precision, "_gain", lambda device, work: next(gains))
+    monkeypatch.setattr(precision, "_gain", gain)
+    watch = model.backbone.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape[-1]))
     fit_precision(model, torch.device("cpu"), "bf16")
+    watch.remove()
     assert not model.backbone.in_full_precision

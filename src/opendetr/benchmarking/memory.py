@@ -12,7 +12,7 @@ from PIL import Image
 
 from opendetr.errors import UserError
 
-PICTURES_SHOWN = 5  # OpenVINO compiles for a shape that keeps coming, which takes memory too
+PICTURES_SHOWN = 5  # OpenVINO compiles for the first shape and for those that keep coming: that takes memory too
 SEED = 0
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from opendetr.progress import console, track
 
-WARM_UP = 3  # calls of each kind; an engine may compile for a shape that keeps coming
+WARM_UP = 3  # calls of each kind; an engine may compile for a shape that is new or keeps coming
 LEAST_ROUNDS, MOST_ROUNDS = 3, 200
 TURN = 0.05  # seconds: fast calls are repeated in their turn
 PRODUCTS = (512, 2048)  # rows and columns of the matrices whose product is the peak

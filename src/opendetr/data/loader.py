@@ -63,7 +63,7 @@ class DetectionDataset(Dataset[Sample]):
             "labels": torch.from_numpy(record.labels),
         }
         with torch.random.fork_rng(devices=[]):
-            # torch.manual_seed would seed GPUs too, whose dropout shall go on, and note the stack of calls for each.
+            # torch.manual_seed would also seed GPUs, whose dropout must go on, and write down the stack for each.
             torch.default_generator.manual_seed(hash((self.seed, key)))
             image, objects = self.transform(tv_tensors.Image(picture), objects)
         return image.as_subclass(Tensor), to_target(image, objects), record

@@ -138,8 +138,8 @@ class Normalise(v2.Transform):  # type: ignore[misc]
         self.mean, self.std = list(mean), list(std)
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Normalise a picture; its boxes stay as they are."""
-        if isinstance(inpt, tv_tensors.BoundingBoxes):
+        """Normalise a picture; its boxes, and whatever else belongs to it, stay as they are."""
+        if isinstance(inpt, tv_tensors.TVTensor) and not isinstance(inpt, tv_tensors.Image):
             return inpt
         scaled = v2.functional.to_dtype(inpt, torch.float32, scale=True)
         is_new = inpt.dtype != torch.float32  # else it is the caller's

@@ -103,7 +103,7 @@ class OpenVinoEngine:
     """OpenVINO on the CPU.
 
     A graph for any size is slower than one for a fixed size, by a fifth for a small model, and compiling one takes
-    seconds: only the first shape, and later one that keeps coming, get a graph of their own. Each holds a copy of the
+    seconds: only the first shape, and later each that keeps coming, gets a graph of its own. Each holds a copy of the
     weights, so the graph for any size is let go then, and compiled again for the next shape that is new; all threads
     wait for that. Threads may share an engine.
     """
@@ -133,7 +133,7 @@ class OpenVinoEngine:
         try:
             self.graph: Any = self.core.read_model(path)
         except RuntimeError as error:
-            raise self._unusable(error) from None
+            raise UserError(f"{path} cannot be run by OpenVINO ({first_line(error)}); export it again") from None
         self.any_shape: _Compiled | None = None
         self.fixed: OrderedDict[tuple[int, ...], _Compiled] = OrderedDict()  # the one that was used last comes last
         self._recent: deque[tuple[int, ...]] = deque(maxlen=self.RECENT)
@@ -176,23 +176,23 @@ class OpenVinoEngine:
 
     def _compile(self, *shapes: tuple[int, ...]) -> "_Compiled":
         """For inputs of these shapes, or of any."""
-        graph = self.graph
-        if shapes:
-            graph = graph.clone()  # the file may have been replaced since it was read
-            graph.reshape(dict(zip(INPUTS, map(list, shapes))))
         in_bf16 = self.precision == "bf16" or (self.precision == "int8" and _has_bf16(self.core))
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "INFERENCE_PRECISION_HINT": "bf16" if in_bf16 else "f32",
         }
+        graph = self.graph
         try:
+            if shapes:
+                graph = graph.clone()  # the file may have been replaced since it was read
+                graph.reshape(dict(zip(INPUTS, map(list, shapes))))
             return _Compiled(self.core.compile_model(graph, "CPU", settings))
         except RuntimeError as error:
-            raise self._unusable(error) from None
-
-    def _unusable(self, error: RuntimeError) -> UserError:
-        return UserError(f"{self.path} cannot be run by OpenVINO ({first_line(error)}); export it again")
+            inputs = f"inputs of shape {list(shapes[0])}" if shapes else "inputs of any shape"
+            raise UserError(
+                f"{self.path} cannot be run by OpenVINO for {inputs} ({first_line(error)}); use --engine torch"
+            ) from None
 
 
 class _Compiled:

@@ -152,7 +152,7 @@ def certify(
         mixed.append(looks[0])
         size = (looks[0].shape[1], looks[0].shape[2])
         for batch in BATCHES:
-            # All pictures one by one once: an engine may compile another graph for a shape that keeps coming.
+            # All pictures one by one once: OpenVINO has a graph for the first shape and for each that keeps coming.
             count = len(looks) if (batch, frame) == (1, FRAMES[0]) else batch
             said = [engine.outputs(torch.stack(looks[at : at + batch]), None) for at in range(0, count, batch)]
             found = [one for part in said for one in _split(part)]

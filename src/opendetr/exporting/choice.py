@@ -175,7 +175,7 @@ def seconds_per_picture(engines: dict[str, Engine], checkpoint: Checkpoint) -> d
     """Median seconds for one picture of 480x640 after preprocessing, of all engines in turn."""
     image = torch.zeros(1, 3, *checkpoint.preprocessing.shape(480, 640))
     taken: dict[str, list[float]] = {name: [] for name in engines}
-    for _ in range(ROUNDS + 2):  # a shape that keeps coming is compiled for
+    for _ in range(ROUNDS + 2):  # the first compiles, and the last three are the measure
         for name, engine in engines.items():
             begun = time.perf_counter()
             engine(image)
