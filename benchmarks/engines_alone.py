@@ -60,7 +60,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", help="a checkpoint of the paper's model")
     parser.add_argument("--size", default="800x1066", help="HEIGHTxWIDTH of the model's input (default %(default)s)")
-    parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES, help="the first is the measure (default all)")
+    parser.add_argument(
+        "--sides", nargs="+", choices=SIDES, default=SIDES, help="by default all; ratios refer to the first"
+    )
     parser.add_argument("--rounds", type=int, default=10, help="turns of each side (default %(default)s)")
     given = parser.parse_args()
     height, width = map(int, given.size.split("x"))
