@@ -6,8 +6,6 @@ picture: it resizes and normalises it, runs the graph, and makes boxes, scores a
 """
 
 import argparse
-import platform
-from datetime import date
 from statistics import median
 
 import numpy as np
@@ -15,9 +13,9 @@ import openvino
 import torch
 from PIL import Image
 
+from opendetr.benchmarking.report import provenance
 from opendetr.benchmarking.timing import Clock, take_turns
-from opendetr.devices import describe_machine
-from opendetr.engines.graph_engines import OpenVinoEngine, describe_engine
+from opendetr.engines.graph_engines import OpenVinoEngine
 from opendetr.inference.detector import Detector
 
 SEED = 0
@@ -67,8 +65,7 @@ def main() -> None:
     print(f"| opendetr, picture to detections | {milliseconds['ours']:.1f} | {share:.0%} |")
     if others is not None:
         print(f"\nOther programs took {others:.0%} of the processors meanwhile.")
-    print(f"{describe_machine()}; Python {platform.python_version()}, torch {torch.__version__},", end=" ")
-    print(f"{describe_engine('openvino')}, {date.today()}")
+    print(provenance("openvino"))
 
 
 if __name__ == "__main__":

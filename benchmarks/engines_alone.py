@@ -9,11 +9,9 @@ sides in bf16 out (`--sides`) where the processor has none.
 import argparse
 import multiprocessing
 import os
-import platform
 import sys
 import tempfile
-import time
-from datetime import date
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
@@ -24,13 +22,13 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "parity"))  # offic
 import official
 
 from opendetr.benchmarking.peers import load_peer
+from opendetr.benchmarking.report import provenance
 from opendetr.benchmarking.sides import OwnSide, Side, write_for_peer
+from opendetr.benchmarking.timing import Clock
 from opendetr.checkpoints.loading import load_checkpoint
-from opendetr.devices import describe_machine
-from opendetr.engines.graph_engines import describe_engine
 
 SIDES = ("official fp32", "torch fp32", "torch bf16", "onnxruntime fp32", "openvino fp32", "openvino bf16")
-SEED, WARM_UP_ROUNDS, CALLS = 0, 2, 3  # calls in a turn; the first wakes the threads and is not timed
+SEED, WARM_UP_ROUNDS = 0, 2
 
 
 def build(side: str, model: str, written: Path) -> Side:
@@ -48,12 +46,9 @@ def serve(pipe: Connection, side: str, model: str, written: Path, height: int, w
     images = torch.randn(1, 3, height, width)
     pipe.send("ready")
     while pipe.recv() == "turn":
-        seconds = []
-        for _ in range(CALLS):
-            begun = time.perf_counter()
-            built.answer(images)
-            seconds.append(time.perf_counter() - begun)
-        pipe.send(seconds[1:])
+        clock = Clock({"answer": partial(built.answer, images)})
+        clock.tick()
+        pipe.send(clock.seconds["answer"])
 
 
 def main() -> None:
@@ -63,7 +58,7 @@ def main() -> None:
     parser.add_argument(
         "--sides", nargs="+", choices=SIDES, default=SIDES, help="by default all; ratios refer to the first"
     )
-    parser.add_argument("--rounds", type=int, default=10, help="turns of each side (default %(default)s)")
+    parser.add_argument("--rounds", type=int, default=20, help="turns of each side (default %(default)s)")
     given = parser.parse_args()
     height, width = map(int, given.size.split("x"))
     os.environ.setdefault("OPENDETR_PEERS", str(official.folder()))
@@ -89,8 +84,7 @@ def main() -> None:
     print(f"| | ms | times {given.sides[0]} |\n|---|---|---|")
     for side, taken in seconds.items():
         print(f"| {side} | {median(taken) * 1000:.0f} | {peer / median(taken):.2f} |")
-    print(f"\n{describe_machine()}; Python {platform.python_version()}, torch {torch.__version__},", end=" ")
-    print(f"{describe_engine('openvino')}, {describe_engine('onnxruntime')}, {date.today()}")
+    print(f"\n{provenance('openvino', 'onnxruntime')}")
 
 
 if __name__ == "__main__":

@@ -6,9 +6,7 @@ data, of which no certificate could be made. One ready-made tensor at a time, al
 """
 
 import argparse
-import platform
 import tempfile
-from datetime import date
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -16,11 +14,11 @@ from statistics import median
 import openvino
 import torch
 
+from opendetr.benchmarking.report import provenance
 from opendetr.benchmarking.timing import Clock, take_turns
 from opendetr.checkpoints.loading import load_checkpoint
 from opendetr.data.datasets import load_index
-from opendetr.devices import describe_machine
-from opendetr.engines.graph_engines import OpenVinoEngine, describe_engine
+from opendetr.engines.graph_engines import OpenVinoEngine
 from opendetr.exporting.choice import choose_engine
 from opendetr.exporting.comparison import largest_differences
 from opendetr.exporting.quantization import quantize
@@ -61,8 +59,7 @@ def main() -> None:
     print("| | ms | times fp32 | boxes differ by |\n|---|---|---|---|")
     for name, taken in milliseconds.items():
         print(f"| OpenVINO {name} | {taken:.1f} | {milliseconds['fp32'] / taken:.2f} | {boxes[name]:.0e} |")
-    print(f"\n{describe_machine()}; Python {platform.python_version()}, torch {torch.__version__},", end=" ")
-    print(f"{describe_engine('openvino')}, {date.today()}")
+    print(f"\n{provenance('openvino')}")
 
 
 if __name__ == "__main__":

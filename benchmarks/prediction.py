@@ -6,11 +6,8 @@ that changes its pace meanwhile does it to both. The reading threads use the sam
 """
 
 import argparse
-import platform
 import tempfile
 import time
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +15,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from opendetr.devices import describe_machine
-from opendetr.engines.graph_engines import describe_engine
+from opendetr.benchmarking.report import provenance
 from opendetr.inference.detector import Detector
 from opendetr.inference.prediction import predict_pictures
 from opendetr.inference.results import Shard
@@ -84,8 +80,7 @@ def main() -> None:
     print("| | pictures/s | of the engine alone |\n|---|---|---|")
     print(f"| engine alone | {engine_rate:.1f} | |")
     print(f"| predict, files to detections.json | {rate:.1f} | {rate / engine_rate:.0%} |")
-    print(f"\n{describe_machine()}; Python {platform.python_version()}, torch {torch.__version__},", end=" ")
-    print(f"{describe_engine(detector.engine.name)}, opendetr {version('opendetr')}, {date.today()}")
+    print(f"\n{provenance(detector.engine.name, 'opendetr')}")
 
 
 if __name__ == "__main__":

@@ -313,7 +313,7 @@ def test_pairing_finds_queries_in_another_order_and_no_more(wrong):
 
 
 def test_graphs_for_one_shape_and_for_any_are_certified(paper, tmp_path, monkeypatch):
-    """OpenVINO answers through it; shapes that are rare have one for all."""
+    """OpenVINO compiles for the first shape and for those that keep coming; rare ones share a graph."""
     compiled, used = OpenVinoEngine._compiled, []
 
     def _compiled(engine, shape, mask_shape):

@@ -1,12 +1,16 @@
 """What a benchmark found: numbers in SI units as JSON, and tables for people."""
 
+import platform
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.table import Table
 
+from opendetr.devices import describe_machine
+from opendetr.engines.graph_engines import describe_engine
 from opendetr.files import write_json, write_text
 from opendetr.progress import console
 
@@ -90,6 +94,12 @@ class _Part(NamedTuple):
     title: str
     header: list[str]
     rows: list[list[str]]
+
+
+def provenance(*packages: str) -> str:
+    """Machine, versions and day, for the end of a table; Python and PyTorch are always named."""
+    versions = ", ".join(dict.fromkeys(map(describe_engine, ("torch", *packages))))
+    return f"{describe_machine()}; Python {platform.python_version()}, {versions}, {date.today()}"
 
 
 def print_benchmark(benchmark: Benchmark) -> None:

@@ -189,9 +189,9 @@ class OpenVinoEngine:
                 graph.reshape(dict(zip(INPUTS, map(list, shapes))))
             return _Compiled(self.core.compile_model(graph, "CPU", settings))
         except RuntimeError as error:
-            inputs = f"inputs of shape {list(shapes[0])}" if shapes else "inputs of any shape"
+            shape = f"shape {list(shapes[0])}" if shapes else "any shape"
             raise UserError(
-                f"{self.path} cannot be run by OpenVINO for {inputs} ({first_line(error)}); use --engine torch"
+                f"{self.path} cannot be run by OpenVINO for inputs of {shape} ({first_line(error)}); use --engine torch"
             ) from None
 
 

@@ -52,7 +52,8 @@ def _gain_of_products(device: torch.device) -> float:
 
 
 def _gain_of_backbone(model: DETR, device: torch.device, training: bool) -> float:
-    was_training, learns = model.backbone.training, any(p.requires_grad for p in model.backbone.parameters())
+    was_training = model.backbone.training
+    learns = training and any(parameter.requires_grad for parameter in model.backbone.parameters())
     model.backbone.eval()  # batch norm shall not learn from this
 
     def look(images: Tensor) -> Tensor:
@@ -67,9 +68,9 @@ def _gain_of_backbone(model: DETR, device: torch.device, training: bool) -> floa
 
     with torch.no_grad():
         gain = _gain(device, partial(look, _zeros(1, 96, 96, device)))
-        if gain > SURELY_SLOWER and not (training and learns):  # small maps hide what large ones gain
+        if gain > SURELY_SLOWER and not learns:  # small maps hide what large ones gain
             gain = _gain(device, partial(look, _zeros(1, 320, 416, device)))
-    if training and learns and gain > SURELY_SLOWER:
+    if gain > SURELY_SLOWER and learns:
         statistics = {name: buffer.clone() for name, buffer in model.backbone.named_buffers()}
         model.backbone.train()  # frozen batch norms fold in training only
         gain = _gain(device, partial(learn, _zeros(4, 224, 288, device)))
