@@ -18,8 +18,6 @@ from opendetr.inference.detector import Detector
 from opendetr.labels import LabelMap
 from opendetr.structures import Detections
 
-pytestmark = pytest.mark.xdist_group("ablate")  # its models are made once
-
 SMALL = (
     "model.backbone=test_resnet", "model.backbone_weights=none", "data.image_size=64", "train.workers=0",
     "train.batch_size=8", "train.precision=fp32", *TINY_FAST["overrides"],

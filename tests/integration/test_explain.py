@@ -18,8 +18,6 @@ from opendetr.explanation.report import Asked
 from opendetr.explanation.slots import Survey, survey
 from opendetr.inference.detector import Detector
 
-pytestmark = pytest.mark.xdist_group("explain")  # its models are made once
-
 
 @pytest.fixture(scope="module")
 def fast_run(digits, tmp_path_factory):

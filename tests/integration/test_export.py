@@ -339,6 +339,30 @@ def test_threads_that_share_an_engine_get_their_own_answers(paper, tmp_path):
         torch.testing.assert_close(logits, expected[number % 3], rtol=0, atol=EXACT)
 
 
+def test_a_signal_after_models_were_let_go_is_handled(paper, tmp_path):
+    """The older of two first, and the other in a thread; in a process of its own, which a wrong signal stack ends."""
+    api.export(paper.source, tmp_path / "model.xml")
+    code = f"""
+import signal, threading
+from pathlib import Path
+import torch
+from opendetr.exporting.files import load_exported
+handled = []
+signal.signal(signal.SIGUSR1, lambda *_: handled.append("once"))
+engines = [load_exported(Path({str(tmp_path / "model.xml")!r})).engine for _ in range(2)]
+for engine in engines:
+    engine(torch.zeros(1, 3, 64, 64))
+del engine, engines[0]
+thread = threading.Thread(target=engines.clear)
+thread.start()
+thread.join()
+signal.raise_signal(signal.SIGUSR1)
+print(*handled)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout.strip()) == (0, "once"), ended.stderr
+
+
 def test_the_shapes_that_came_last_are_compiled_for(paper, tmp_path):
     api.export(paper.source, tmp_path / "model.xml")
     engine = load_exported(tmp_path / "model.xml").engine

@@ -19,8 +19,6 @@ from opendetr.errors import UserError
 from opendetr.labels import LabelMap
 from opendetr.model.detr import build_model
 
-pytestmark = pytest.mark.xdist_group("finetune")  # its models are made once
-
 SMALL = ModelConfig(
     backbone="resnet18.tv_in1k", embed_dim=32, num_heads=4, num_encoder_layers=1, num_decoder_layers=2,
     feedforward_dim=64, num_queries=12, dropout=0.0,

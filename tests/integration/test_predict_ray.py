@@ -18,8 +18,6 @@ from opendetr.inference import distributed
 from opendetr.inference.results import write_entries
 from opendetr.inference.tables import Parts, list_pictures
 
-pytestmark = pytest.mark.xdist_group("predict_ray")  # its models are made once
-
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
 

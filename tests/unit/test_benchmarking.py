@@ -27,8 +27,6 @@ from opendetr.exporting.choice import engine_file
 from opendetr.labels import LabelMap
 from opendetr.model.detr import build_model
 
-pytestmark = pytest.mark.xdist_group("benchmarking")  # its models are made once
-
 LABELS = LabelMap((1, 5, 9), ("circle", "square", "star"))
 MODELS = {
     "paper": replace(PRESETS["detr-tiny"], output_stride=32, dropout=0.0, backbone="resnet18.tv_in1k"),

@@ -4,6 +4,7 @@ import importlib.util
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Sequence
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -42,14 +43,25 @@ def require_bf16() -> None:
     Raises:
         UserError: it has not, and would run fp32 without a word.
     """
-    import openvino
-
-    if not _has_bf16(openvino.Core()):
+    if not _has_bf16():
         raise UserError("--precision bf16: this processor has no bf16; use fp32")
 
 
-def _has_bf16(core: Any) -> bool:
-    return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+def _has_bf16() -> bool:
+    return "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+@cache
+def openvino_core() -> Any:
+    """The `Core` of OpenVINO that this process has, and never lets go.
+
+    A Core gives the thread in which it first runs on the CPU a stack for signal handlers, and takes it away when it is
+    let go. Where that happens in another thread, or to the older of two first, the thread is left with a stack that is
+    no longer there: the next signal that is handled, Ctrl-C for one, is a segmentation fault (OpenVINO 2026.4).
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 class OnnxRuntimeEngine:
@@ -126,12 +138,9 @@ class OpenVinoEngine:
         require_installed(self.name)
         if precision == "bf16":
             require_bf16()
-        import openvino
-
         self.path, self.precision = path, precision
-        self.core: Any = openvino.Core()
         try:
-            self.graph: Any = self.core.read_model(path)
+            self.graph: Any = openvino_core().read_model(path)
         except RuntimeError as error:
             raise UserError(f"{path} cannot be run by OpenVINO ({first_line(error)}); export it again") from None
         self.any_shape: _Compiled | None = None
@@ -176,7 +185,7 @@ class OpenVinoEngine:
 
     def _compile(self, *shapes: tuple[int, ...]) -> "_Compiled":
         """For inputs of these shapes, or of any."""
-        in_bf16 = self.precision == "bf16" or (self.precision == "int8" and _has_bf16(self.core))
+        in_bf16 = self.precision == "bf16" or (self.precision == "int8" and _has_bf16())
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
@@ -187,7 +196,7 @@ class OpenVinoEngine:
             if shapes:
                 graph = graph.clone()  # the file may have been replaced since it was read
                 graph.reshape(dict(zip(INPUTS, map(list, shapes))))
-            return _Compiled(self.core.compile_model(graph, "CPU", settings))
+            return _Compiled(openvino_core().compile_model(graph, "CPU", settings))
         except RuntimeError as error:
             shape = f"shape {list(shapes[0])}" if shapes else "any shape"
             raise UserError(

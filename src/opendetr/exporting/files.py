@@ -16,7 +16,14 @@ from opendetr.checkpoints.description import Description
 from opendetr.checkpoints.native import Checkpoint
 from opendetr.data.transforms import Preprocessing
 from opendetr.engines.engine import Engine
-from opendetr.engines.graph_engines import OUTPUTS, OnnxRuntimeEngine, OpenVinoEngine, inputs, require_installed
+from opendetr.engines.graph_engines import (
+    OUTPUTS,
+    OnnxRuntimeEngine,
+    OpenVinoEngine,
+    inputs,
+    openvino_core,
+    require_installed,
+)
 from opendetr.errors import UserError, first_line
 from opendetr.structures import DetrOutput
 
@@ -156,9 +163,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
             text = session.get_modelmeta().custom_metadata_map.get(KEY)
         elif path.suffix == ".xml":
             require_installed("openvino")
-            import openvino
-
-            model = openvino.Core().read_model(path)
+            model = openvino_core().read_model(path)
             text = model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None
         else:
             extra = {KEY: ""}
