@@ -3,7 +3,8 @@
 Run `python benchmarks/training_step.py`; tests/parity/official.py says where the official code has to be. DETR-R50 with
 the same random weights, batch norm and the first stage fixed as both fix them, the same pictures and targets. Ours is
 the `Trainer.step` of the recipe `paper`; the official step is put together from its parts as its `engine.py` does it.
-With `--recipe fast` it is the step of that recipe, which has no peer.
+With `--recipe fast` it is the step of that recipe, which has no peer. `--compile` adds ours with the backbone and every
+encoder and decoder layer compiled by `torch.compile`, and says after how many steps that would have paid for itself.
 
 Every side is a process of its own, and they step in turn: training lets the C library keep freed memory, which one
 process cannot do for a part of itself. The official code is therefore measured twice, without that and with it.
@@ -42,6 +43,9 @@ from opendetr.devices import autocast, describe_machine, keep_freed_memory
 from opendetr.labels import LabelMap
 from opendetr.loss.criterion import Normalisers, set_loss
 from opendetr.loss.matcher import match
+from opendetr.model.backbone import Backbone
+from opendetr.model.decoder import DecoderLayer
+from opendetr.model.encoder import EncoderLayer
 from opendetr.progress import console
 from opendetr.structures import Target
 from opendetr.training.optim import set_learning_rates
@@ -51,6 +55,7 @@ HEIGHT, WIDTH, PADDED_WIDTH = 480, 640, 512
 PAPER_CLASSES, FAST_CLASSES, MOST_OBJECTS = 91, 3, 14
 FAST_BATCH, FAST_HEIGHT, FAST_WIDTH = 8, 320, 416
 SEED, WARM_UP_ROUNDS, ROUNDS = 0, 2, {"paper": 10, "fast": 30}
+PLAIN, COMPILED, REGIONS = "opendetr fp32", "opendetr fp32, compiled", (Backbone, EncoderLayer, DecoderLayer)
 PARTS = ("forward", "losses", "backward", "update", "other")
 TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2}  # of the loss of all weights and pictures, before the first step
 
@@ -225,16 +230,27 @@ def fast_side(folder: Path, padded: bool, precision: str) -> OurSide:
     return OurSide(config.with_values(values, "this benchmark"), samples, FAST_CLASSES, folder)
 
 
+def compiled(build: Callable[..., OurSide], folder: Path, padded: bool) -> OurSide:
+    """The same side, its regions compiled when they are first run: forward and backward, for its shapes."""
+    side = build(folder, padded)
+    for module in side.trainer.model.modules():
+        if isinstance(module, REGIONS):
+            module.compile()
+    return side
+
+
 SIDES: dict[str, dict[str, Callable[[Path, bool], OfficialSide | OurSide]]] = {
     "paper": {
         "official code": partial(OfficialSide, keep_memory=False),
         "official, memory kept": partial(OfficialSide, keep_memory=True),
-        "opendetr fp32": partial(paper_side, precision="fp32"),
+        PLAIN: partial(paper_side, precision="fp32"),
         "opendetr bf16": partial(paper_side, precision="auto"),
+        COMPILED: partial(compiled, partial(paper_side, precision="fp32")),
     },
     "fast": {
-        "opendetr fp32": partial(fast_side, precision="fp32"),
+        PLAIN: partial(fast_side, precision="fp32"),
         "opendetr bf16": partial(fast_side, precision="auto"),
+        COMPILED: partial(compiled, partial(fast_side, precision="fp32")),
     },
 }
 
@@ -259,6 +275,7 @@ class Remote:
 
     pipe: Connection
     facts: dict[str, Any]
+    first_step: float = 0.0  # seconds
     steps: list[dict[str, float]] = field(default_factory=list)
 
     @classmethod
@@ -280,11 +297,20 @@ class Remote:
         return median(step[part] if part else sum(step.values()) for step in self.steps) * 1000
 
 
+def compiling(plain: Remote, compiled: Remote) -> str:
+    """What compiling cost, and when it pays."""
+    cost = compiled.first_step - plain.first_step
+    gain = (plain.milliseconds() - compiled.milliseconds()) / 1000
+    pays = f"pays after {cost / gain:.0f} steps" if gain > 0 else "never pays"
+    return f"compiling took {cost:.1f} s more in the first step and saves {gain * 1000:.1f} ms a step: it {pays}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--recipe", choices=("paper", "fast"), default="paper")
     parser.add_argument("--rounds", type=int, help=f"steps of each side (default {ROUNDS})")
     parser.add_argument("--padded", action="store_true", help="paper: one of the two pictures is narrower")
+    parser.add_argument("--compile", action="store_true", help="also ours with compiled regions")
     options = parser.parse_args()
     recipe, rounds = options.recipe, options.rounds or ROUNDS[options.recipe]
     if options.padded and recipe == "fast":
@@ -294,6 +320,8 @@ def main() -> None:
     remarks = []
     with tempfile.TemporaryDirectory() as folder:
         for name in SIDES[recipe]:
+            if name == COMPILED and not options.compile:
+                continue
             side = Remote.start(recipe, name, Path(folder), options.padded)
             if name.endswith("bf16") and side.facts["precision"] != "bf16":
                 remarks.append("no bf16 here; " + next(line for line in side.facts["chosen"] if "precision" in line))
@@ -311,6 +339,8 @@ def main() -> None:
                 parts = side.ask("step")
                 if turn >= WARM_UP_ROUNDS:
                     side.steps.append(parts)
+                elif turn == 0:
+                    side.first_step = sum(parts.values())
         memory = {name: side.ask("end") for name, side in sides.items()}
 
     if recipe == "fast":
@@ -330,6 +360,8 @@ def main() -> None:
     print(f"  {'megabytes':22}{'peak':>8}{'before the first step':>24}")
     for name, side in sides.items():
         print(f"  {name:22}{memory[name]:8.0f}{side.facts['megabytes']:24.0f}")
+    if options.compile:
+        remarks.append(compiling(sides[PLAIN], sides[COMPILED]))
     print("\n".join(remarks + list(sides.values())[-1].facts["chosen"]))
     print(f"{describe_machine()}, {platform.platform()}, {os.cpu_count()} CPUs")
     print(f"Python {platform.python_version()}, torch {torch.__version__}, torchvision {torchvision.__version__},")

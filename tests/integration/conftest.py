@@ -4,6 +4,16 @@ import pytest
 from tiny import TINY
 
 from opendetr import api
+from opendetr.training import flips
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_pictures_tried():
+    """Most of a tiny run would be flips tried; tests/unit/test_flips.py tries them in earnest."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flips, "PICTURES", 3)
+        patch.setattr(flips, "MOST_PICTURES", 6)
+        yield
 
 
 @pytest.fixture(scope="session")
