@@ -7,7 +7,7 @@ from opendetr import api
 from opendetr.training import flips
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def few_pictures_tried():
     """Most of a tiny run would be flips tried; tests/unit/test_flips.py tries them in earnest."""
     with pytest.MonkeyPatch.context() as patch:
