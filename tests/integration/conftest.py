@@ -11,7 +11,7 @@ from opendetr.training import flips
 def few_pictures_tried():
     """Most of a tiny run would be flips tried; tests/unit/test_flips.py tries them in earnest."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(flips, "PICTURES", 3)
+        patch.setattr(flips, "PICTURES", 6)
         patch.setattr(flips, "MOST_PICTURES", 6)
         yield
 

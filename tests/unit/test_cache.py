@@ -23,8 +23,9 @@ KINDS = {"ram": RamCache, "disk": DiskCache}
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    """Where the disk cache is."""
+    """Where the disk cache is, on a disk that always has room."""
     monkeypatch.setenv("OPENDETR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(cache, "FREE_BYTES", 0)
     return tmp_path / "cache" / "pictures"
 
 

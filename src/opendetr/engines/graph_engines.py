@@ -21,6 +21,8 @@ INPUTS = ("images", "padding_mask")
 OUTPUTS = ("logits", "boxes_cxcywh", "scores", "labels", "boxes_xyxy")  # and attention, where it was asked for
 ANSWERS = OUTPUTS[:2]
 
+_CORE_LOCK = threading.Lock()
+
 
 def is_installed(engine: str) -> bool:
     """Whether the package of an engine is there; nothing is imported."""
@@ -51,14 +53,20 @@ def _has_bf16() -> bool:
     return "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-@cache
 def openvino_core() -> Any:
-    """The `Core` of OpenVINO that this process has, and never lets go.
+    """OpenVINO's `Core`, the one for all engines of this process, which is never let go.
 
-    A Core gives the thread in which it first runs on the CPU a stack for signal handlers, and takes it away when it is
-    let go. Where that happens in another thread, or to the older of two first, the thread is left with a stack that is
-    no longer there: the next signal that is handled, Ctrl-C for one, is a segmentation fault (OpenVINO 2026.4).
+    A Core gives the thread in which it first turns to the CPU a stack for signal handlers, and takes it back when it is
+    let go. Where that happens in another thread, or to the older of two before the younger, the thread is left with a
+    stack that is no longer there, and the next signal that is handled, Ctrl-C for one, is a segmentation fault
+    (OpenVINO 2026.4).
     """
+    with _CORE_LOCK:  # threads that ask at the same time get the same
+        return _core()
+
+
+@cache
+def _core() -> Any:
     import openvino
 
     return openvino.Core()
@@ -138,9 +146,9 @@ class OpenVinoEngine:
         require_installed(self.name)
         if precision == "bf16":
             require_bf16()
-        self.path, self.precision = path, precision
+        self.path, self.precision, self.core = path, precision, openvino_core()
         try:
-            self.graph: Any = openvino_core().read_model(path)
+            self.graph: Any = self.core.read_model(path)
         except RuntimeError as error:
             raise UserError(f"{path} cannot be run by OpenVINO ({first_line(error)}); export it again") from None
         self.any_shape: _Compiled | None = None
@@ -196,7 +204,7 @@ class OpenVinoEngine:
             if shapes:
                 graph = graph.clone()  # the file may have been replaced since it was read
                 graph.reshape(dict(zip(INPUTS, map(list, shapes))))
-            return _Compiled(openvino_core().compile_model(graph, "CPU", settings))
+            return _Compiled(self.core.compile_model(graph, "CPU", settings))
         except RuntimeError as error:
             shape = f"shape {list(shapes[0])}" if shapes else "any shape"
             raise UserError(
