@@ -238,7 +238,7 @@ def compiled_side(build: Callable[..., OurSide], name: str, folder: Path, padded
     Nothing that an earlier run compiled is used. Whether it computes the same is not compared: the loss that all sides
     are compared by is that of the regions as they are written.
     """
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / name)
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / name.replace(" ", "-"))  # it quotes no spaces
     side = build(folder, padded)
     for module in side.trainer.model.modules():
         if isinstance(module, COMPILED[name]):
