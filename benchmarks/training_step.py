@@ -308,8 +308,8 @@ def describe_compiling(plain: Remote, compiled: Remote) -> str:
     """What compiling cost, and when it pays."""
     cost = compiled.warm_up - plain.warm_up
     gain = (plain.milliseconds() - compiled.milliseconds()) / 1000
-    pays = f"pays after {cost / gain:.0f} steps" if gain > 0 else "never pays"
-    return f"compiling took {cost:.1f} s of the first steps and saves {gain * 1000:.1f} ms in each later one: it {pays}"
+    effect = f"less: it pays after {cost / gain:.0f} steps" if gain > 0 else "more: it never pays"
+    return f"compiling took {cost:.1f} s of the first steps; each later one takes {abs(gain) * 1000:.1f} ms {effect}"
 
 
 def main() -> None:

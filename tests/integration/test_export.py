@@ -179,6 +179,8 @@ def test_pixels_in_and_attention_out(paper, tmp_path):
     np.testing.assert_allclose(found["logits"], expected.logits[-1], atol=EXACT)
     with torch.no_grad():
         attention = captured.decoder_cross[-1].weights()
+    assert found["attention"].shape[:3] == (1, 4, expected.logits.shape[2])
+    np.testing.assert_allclose(found["attention"].sum(-1), 1, atol=EXACT)
     np.testing.assert_allclose(found["attention"], attention, atol=EXACT)
     assert Detector.load(path).predict(picture, 0.0).scores.tolist() == pytest.approx(
         Detector.load(paper.source, engine="torch").predict(picture, 0.0).scores.tolist(), abs=EXACT
@@ -426,8 +428,7 @@ def test_bf16_runs_from_its_file_and_beside_its_model(paper, tmp_path):
 
 
 def test_attention_of_selected_queries_is_certified_where_it_is_exported(tmp_path):
-    """One layer, for tracing takes long; that the last is exported test_pixels_in_and_attention_out sees."""
-    source = make_checkpoint(tmp_path / "model", "fast", num_decoder_layers=1).source
+    source = make_checkpoint(tmp_path / "model", "fast").source
     certificate = api.export(source, tmp_path / "model.xml", with_attention=True)
     assert certificate.attention < EXACT
 
