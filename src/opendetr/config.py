@@ -191,6 +191,9 @@ class TrainConfig:
 
     epochs: Annotated[int, "passes over the training split; not used where minutes is set"] = 300
     minutes: Annotated[float, "wall-clock budget, from process start to exit; 0 counts epochs instead"] = 0.0
+    patience: Annotated[
+        int, "the run ends after so many evaluations on val without a better AP; 0 never; not in its first half"
+    ] = 0
     batch_size: Annotated[int, "pictures per process and step; 0 chooses by their size"] = 2
     accumulate: Annotated[int, "steps whose gradients are summed before the weights change"] = 1
     lr: Annotated[float, "AdamW's learning rate for the transformer and the heads"] = 1e-4
@@ -219,7 +222,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("epochs", "accumulate"):
             _require(self, name, getattr(self, name) >= 1, "at least 1")
-        for name in ("batch_size", "minutes", "lr", "backbone_lr", "weight_decay", "clip_norm"):
+        for name in ("batch_size", "minutes", "patience", "lr", "backbone_lr", "weight_decay", "clip_norm"):
             _require(self, name, getattr(self, name) >= 0, "at least 0")
         _require(self, "lr_drop", 0 < self.lr_drop <= 1, "above 0 and at most 1 (a fraction of the run)")
         for name in ("warmup", "ema", "small_first"):

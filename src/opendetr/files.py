@@ -38,6 +38,12 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
+def append_line(path: Path, line: str) -> None:
+    """Add a line of text as UTF-8 to `path` in one write: a program that is killed leaves at most the last one torn."""
+    with path.open("ab", buffering=0) as file:
+        file.write(f"{line}\n".encode())
+
+
 def write_lines(path: Path, lines: Iterable[str]) -> None:
     """Write lines of text as UTF-8 to `path` atomically, one at a time: they need not fit in memory."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -78,6 +84,22 @@ def read_json(path: Path, expected: str) -> Any:
         raise UserError(f"{path} does not exist; expected {expected}") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"{path} cannot be read as JSON ({error}); expected {expected}") from None
+
+
+def read_json_lines(path: Path, expected: str) -> list[Any]:
+    """The values of a file of JSON lines, without a torn last one; none where there is no file.
+
+    Raises:
+        UserError: another line is not JSON.
+    """
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else [""]
+    values = []
+    for number, line in enumerate(lines[:-1], start=1):  # what follows the last line break was torn, or is nothing
+        try:
+            values.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}, line {number} cannot be read as JSON ({error}); expected {expected}") from None
+    return values
 
 
 @contextmanager

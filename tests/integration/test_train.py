@@ -17,10 +17,12 @@ from tiny import TINY, TINY_FAST
 from opendetr import api
 from opendetr.checkpoints.native import load_checkpoint
 from opendetr.errors import UserError
+from opendetr.training.resume import read_metrics
 
 
-def lines(run: Path) -> list[dict]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+def lines(run: Path, *kinds: str) -> list[dict]:
+    """The lines of a run's log, of these kinds; of epochs by default."""
+    return [line for line in read_metrics(run) if line["kind"] in (kinds or ("epoch",))]
 
 
 def test_a_run_folder_describes_itself(tiny_run):
@@ -50,8 +52,11 @@ def test_metrics_are_logged_every_epoch(tiny_run):
         "matched_accuracy",
         "class_error",
     } <= first.keys()
-    assert {"cardinality_error", "val_AP", "val_AP50", "lr", "pictures_per_second"} <= first.keys()
+    assert {"cardinality_error", "lr", "pictures_per_second"} <= first.keys()
     assert second["step"] == 2 * first["step"]
+    measured = lines(tiny_run, "val")
+    assert [line["step"] for line in measured] == [first["step"], second["step"]]
+    assert {"val_AP", "val_AP50", "seconds"} <= measured[0].keys()
 
 
 def test_a_resumed_run_is_the_run_that_was_not_stopped(digits, tmp_path):
@@ -63,7 +68,8 @@ def test_a_resumed_run_is_the_run_that_was_not_stopped(digits, tmp_path):
     expected, found = (load_file(run / "last" / "model.safetensors") for run in (whole, part))
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     ignored = {"seconds", "pictures_per_second"}
-    strip = [[{k: v for k, v in line.items() if k not in ignored} for line in lines(run)] for run in (whole, part)]
+    kinds = ("step", "epoch", "val")
+    strip = [[{k: v for k, v in x.items() if k not in ignored} for x in lines(run, *kinds)] for run in (whole, part)]
     assert strip[0] == strip[1]
 
 
@@ -101,7 +107,7 @@ def test_val_pictures_that_were_trained_on_choose_nothing(digits, tmp_path, caps
 def test_an_undefined_ap_is_never_the_best(coco_folder, tmp_path):
     folder = coco_folder(boxes_per_picture=[0, 0])
     run = api.train(folder, **{**TINY, "batch_size": 1}, epochs=1, output=tmp_path / "run")
-    assert lines(run)[-1].get("val_AP", -1) == -1
+    assert [line["val_AP"] for line in lines(run, "val")] == [-1]
     assert not (run / "best").exists()
 
 

@@ -24,6 +24,7 @@ from opendetr.explanation.slots import survey
 from opendetr.files import current_folder, read_json, require_folder, write_json, write_text
 from opendetr.inference.detector import Detector
 from opendetr.progress import console
+from opendetr.training.resume import read_metrics
 from opendetr.training.setup import prepare
 
 SCENES = 2000  # of digits, where no data are given
@@ -192,7 +193,7 @@ def _measure(study: Study, settings: Settings, run: Path, device: str) -> dict[s
     checkpoint = detector.checkpoint
     index = load_index(Path(settings.data), settings.split)
     metrics = evaluate_split(detector.engine, checkpoint.description, index)
-    history = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    history = [line for line in read_metrics(run) if line["kind"] == "epoch"]
     found: dict[str, Any] = {
         "AP": metrics.summary["AP"], "AP50": metrics.summary["AP50"], "AP75": metrics.summary["AP75"],
         "epochs": history[-1]["epoch"], "seconds": history[-1]["seconds"],

@@ -10,8 +10,9 @@ _STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:1100px;margin:2rem auto;padding:0 1rem;color:#222}
 h1,h2,h3{line-height:1.2}svg{max-width:100%;height:auto}td,th{padding:.1rem .8rem;text-align:left}
 td:nth-child(2),td:nth-child(3){font-variant-numeric:tabular-nums}.side{display:flex;gap:3rem;flex-wrap:wrap}
-.grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(230px,1fr));gap:1rem}
+.grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(320px,1fr));gap:1rem}
 figure{margin:0}.grid figure img{width:100%;display:block}figcaption{font-size:.85rem;color:#555}
+pre{background:#f4f4f4;padding:.8rem;overflow-x:auto;font-size:.9rem}.small{font-size:.85rem;color:#555}
 figure.wide{margin:1.5rem 0}figure.wide img{max-width:100%;display:block}
 """
 
@@ -37,6 +38,11 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     head = f"<tr>{head}</tr>" if header else ""
     body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table>{head}{body}</table>"
+
+
+def preformatted(text: str) -> str:
+    """Text as it is, such as commands."""
+    return f"<pre>{html.escape(text)}</pre>"
 
 
 def as_png(image: Image.Image) -> bytes:

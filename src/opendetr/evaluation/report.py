@@ -11,7 +11,7 @@ from PIL import Image
 from rich.table import Table
 
 from opendetr.evaluation.coco import CocoMetrics
-from opendetr.evaluation.page import as_png, figure, page, table
+from opendetr.evaluation.page import as_png, figure, page, preformatted, table
 from opendetr.files import write_text
 from opendetr.progress import console
 
@@ -74,11 +74,22 @@ class RunReport:
     history: Sequence[dict[str, Any]]  # the lines of metrics.jsonl
     metrics: CocoMetrics  # on held-out pictures
     pictures: Sequence[tuple[str, Image.Image]]  # caption and picture each
+    attention: str = ""  # HTML: what the model looks at in one of them
 
 
-def write_report(path: Path, title: str, runs: Sequence[RunReport]) -> None:
-    """Write learning curves, AP tables and pictures of one run or more as one self-contained HTML file."""
-    write_text(path, page(title, "".join(_section(run) for run in runs)))
+def write_report(path: Path, title: str, runs: Sequence[RunReport], machine: str, commands: Sequence[str]) -> None:
+    """Write learning curves, AP tables and pictures of one run or more as one self-contained HTML file.
+
+    Args:
+        path: the file.
+        title: of the page.
+        runs: what was learned.
+        machine: where.
+        commands: what to do next.
+    """
+    closing = "<h2>Your own pictures</h2>" + preformatted("\n".join(commands))
+    body = "".join(_section(run) for run in runs) + closing + f"<p class=small>{html.escape(machine)}</p>"
+    write_text(path, page(title, body))
 
 
 def _section(run: RunReport) -> str:
@@ -91,29 +102,30 @@ def _section(run: RunReport) -> str:
         f"<h3>Learning curves</h3>{_curves(run.history)}<h3>Average precision on held-out pictures</h3>"
         f"<div class=side>{table([], summary)}{table(['class', 'AP', 'AP50'], classes)}</div>"
         f"<h3>Held-out pictures, detections with a score of at least 0.5</h3><div class=grid>{figures}</div>"
+        f"{run.attention}"
     )
 
 
 def _curves(history: Sequence[dict[str, Any]]) -> str:
-    """Loss, matching and AP over the epochs, as SVG."""
+    """Loss, matching and AP over the minutes of the run, as SVG; AP has a point whenever val was measured."""
     from opendetr._matplotlib import Figure, matplotlib
 
+    steps = [line for line in history if line["kind"] == "step"]
+    trained = steps if len(steps) > 1 else [line for line in history if line["kind"] == "epoch"]
     panels = [
-        ("Loss of the last decoder layer", {"class": "loss_class", "L1": "loss_l1", "GIoU": "loss_giou"}),
-        ("Matched queries", {"IoU": "matched_iou", "accuracy / 100": "matched_accuracy"}),
-        ("Average precision on val", {"AP": "val_AP", "AP50": "val_AP50"}),
+        ("Loss of the last decoder layer", trained, {"class": "loss_class", "L1": "loss_l1", "GIoU": "loss_giou"}),
+        ("Matched queries", trained, {"IoU": "matched_iou", "accuracy / 100": "matched_accuracy"}),
+        ("Average precision on val", history, {"AP": "val_AP", "AP50": "val_AP50"}),
     ]
-    panels = [
-        (title, curves) for title, curves in panels if any(key in line for line in history for key in curves.values())
-    ]
+    panels = [panel for panel in panels if any(key in line for line in panel[1] for key in panel[2].values())]
     with matplotlib.rc_context({"svg.fonttype": "none", "font.size": 9, "font.family": "sans-serif"}):
         drawn = Figure(figsize=(11 * len(panels) / 3, 3.1), layout="constrained")
-        for axes, (title, curves) in zip(drawn.subplots(1, len(panels)), panels):
+        for axes, (title, lines, curves) in zip(drawn.subplots(1, len(panels)), panels):
             for label, key in curves.items():
-                points = [(line["epoch"], line[key]) for line in history if line.get(key) is not None]
+                points = [(line["seconds"] / 60, line[key]) for line in lines if line.get(key) is not None]
                 scale = 0.01 if key == "matched_accuracy" else 1
                 axes.plot([x for x, _ in points], [y * scale for _, y in points], label=label, marker=".", markersize=4)
-            axes.set(title=title, xlabel="epoch", ylim=(0, None) if "Loss" in title else (0, 1))
+            axes.set(title=title, xlabel="minutes", ylim=(0, None) if "Loss" in title else (0, 1))
             axes.legend(frameon=False)
             axes.spines[["top", "right"]].set_visible(False)
         buffer = io.StringIO()

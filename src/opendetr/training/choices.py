@@ -1,19 +1,13 @@
 """What a recipe leaves open is chosen by a look at the data set and at the machine, and said with the reason."""
 
 import math
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 
 from opendetr.config import LONGEST_ASPECT, RunConfig
 from opendetr.data.datasets import DatasetIndex
-from opendetr.devices import autocast
-from opendetr.model.detr import DETR
-from opendetr.model.queries import make_denoising
-from opendetr.structures import DetrOutput, Targets
 
 FINE_ENOUGH = 0.2  # of a picture's shorter side: objects from this size on need no feature map finer than stride 16
 SMALLEST_PIXELS, COMFORTABLE_PIXELS = 12, 64  # sides of the smallest kind of object: what can be found, what is ample
@@ -21,7 +15,7 @@ FEWEST_OBJECTS, FEWEST_SHARE = 5, 0.02  # of a kind that decides, alone or with 
 # Of the pixels a budget can train on, how many should be in one picture: area = BALANCE * sqrt(all pixels), so that
 # twice the time gives 1.4 times as large pictures 1.4 times as often. Five minutes of BCCD get 224 or 256 pixels.
 BALANCE = 4.4
-BESIDE = 1.1  # matching, losses, the optimiser and reading, as a factor of a step without them
+FOR_STEPS = 0.9  # of the time; the rest goes to starting and ending
 FEWEST_QUERIES, MOST_QUERIES, QUERIES_PER_OBJECT = 30, 300, 2.5
 SIDE_STEP = 32
 MANY_PASSES = 8  # a picture that is seen less often needs no variation
@@ -37,6 +31,11 @@ class ObjectSizes:
     pixels: int  # the median picture's shorter side
     aspect: float  # the median picture's longer side over its shorter
     per_picture: float  # the mean number of objects
+
+    @property
+    def in_a_picture(self) -> int:
+        """Objects of a typical picture, at least one."""
+        return max(1, round(self.per_picture))
 
 
 def measure_objects(index: DatasetIndex) -> ObjectSizes:
@@ -102,7 +101,7 @@ def _choices(config: RunConfig, index: DatasetIndex, objects: ObjectSizes) -> It
 
 
 def fit_to_time(
-    config: RunConfig, objects: ObjectSizes, pictures: int, model: DETR, device: torch.device, seconds: float | None
+    config: RunConfig, objects: ObjectSizes, pictures: int, seconds_per_pixel: float, seconds: float | None
 ) -> tuple[RunConfig, list[str]]:
     """Choose the size of the pictures, and whether to zoom, by the objects and by the time there is.
 
@@ -110,8 +109,7 @@ def fit_to_time(
         config: the recipe.
         objects: what is to be found.
         pictures: of the training split.
-        model: on the device, its precision chosen.
-        device: where training will run.
+        seconds_per_pixel: what learning takes here.
         seconds: left for training, those of all processes together; None where epochs are counted.
 
     Returns:
@@ -119,11 +117,7 @@ def fit_to_time(
     """
     data, said = config.data, list[str]()
     open_size, open_zoom = data.image_size == 0, data.zoom_probability < 0
-    pixels = None
-    if seconds is not None and (open_size or open_zoom):
-        for_steps = 0.9 * max(seconds, 1.0)  # a tenth goes to starting and ending
-        pixels = for_steps / _seconds_per_pixel(config, model, device, max(1, round(objects.per_picture)))
-        pixels *= 1 + 1.25 * config.train.small_first  # at two thirds of the size, 9/4 times as many in the time
+    pixels = None if seconds is None else pixels_in(config, seconds, seconds_per_pixel)
     size, reason = choose_size(objects, pictures, pixels) if open_size else (data.image_size, "")
     if open_size:
         said.append(f"pictures of {size} pixels (shorter side): {reason}")
@@ -136,6 +130,12 @@ def fit_to_time(
         data = replace(data, zoom_probability=zoom)
         said.append(f"{'zooming' if zoom else 'no zooming'}: every picture is seen about {passes:.0f} times")
     return replace(config, data=data), said
+
+
+def pixels_in(config: RunConfig, seconds: float, seconds_per_pixel: float) -> float:
+    """How many pixels, of all pictures together, can be learned from in the time, counted at their full size."""
+    pixels = FOR_STEPS * max(seconds, 1.0) / seconds_per_pixel
+    return pixels * (1 + 1.25 * config.train.small_first)  # at two thirds of the size, 9/4 times as many in the time
 
 
 def choose_size(objects: ObjectSizes, pictures: int, pixels: float | None) -> tuple[int, str]:
@@ -162,10 +162,21 @@ def choose_size(objects: ObjectSizes, pictures: int, pixels: float | None) -> tu
     return size, reason
 
 
-def fit_batch(config: RunConfig, processes: int) -> tuple[RunConfig, str]:
-    """Choose how many pictures make a step: few, for many steps, as was measured to teach most in minutes."""
+def fit_batch(
+    config: RunConfig, processes: int, fits: Callable[[RunConfig, int], bool] = lambda *_: True
+) -> tuple[RunConfig, str]:
+    """Choose how many pictures make a step: few, for many steps, as was measured to teach most in minutes.
+
+    `fits` says whether there is memory for so many; where there is none, gradients of smaller steps are summed.
+    """
     pixels = config.data.image_size**2 * 4 // 3
-    batch = next(size for size, at_most in ((8, 32_000), (4, 10**9)) if pixels <= at_most)
+    batch = wanted = next(size for size, at_most in ((8, 32_000), (4, 10**9)) if pixels <= at_most)
+    while batch > 1 and not fits(config, batch):
+        batch //= 2
+    if batch < wanted:
+        accumulate = config.train.accumulate * wanted // batch
+        reason = f"{batch} pictures at once, for memory, and {accumulate} times that for an update"
+        return config.with_values({"train.batch_size": batch, "train.accumulate": accumulate}, "the memory"), reason
     reason = f"{batch} pictures per step: of this size many small steps teach more in the same time than few large ones"
     together = batch * config.train.accumulate * processes
     if together > batch:
@@ -176,26 +187,3 @@ def fit_batch(config: RunConfig, processes: int) -> tuple[RunConfig, str]:
 def _sides(pixels: float, *, up: bool) -> int:
     whole = -(-pixels // SIDE_STEP) if up else pixels // SIDE_STEP
     return max(1, int(whole)) * SIDE_STEP
-
-
-def _seconds_per_pixel(config: RunConfig, model: DETR, device: torch.device, objects: int) -> float:
-    """What learning from a pixel takes with so many objects per picture, by the fastest of three steps."""
-    batch, (height, width) = config.train.batch_size or 4, (224, 288)
-    labels, boxes = torch.zeros(batch, objects, dtype=torch.long), torch.full((batch, objects, 4), 0.5)
-    targets = Targets(labels, boxes, torch.full((batch,), objects)).to(device)
-    images = torch.zeros(batch, 3, height, width, device=device).to(memory_format=torch.channels_last)
-    taken, statistics = [], {name: buffer.clone() for name, buffer in model.named_buffers()}
-    for _ in range(3):
-        begun = time.perf_counter()
-        extra = config.loss.denoising_queries
-        denoising = make_denoising(targets, model.num_classes, extra) if extra else None
-        with autocast(device, config.train.precision):
-            output: DetrOutput = model(images, None, denoising)
-        total = output.logits.float().sum() + output.boxes_cxcywh.float().sum()
-        total.backward()  # type: ignore[no-untyped-call]
-        float(total.detach())
-        taken.append(time.perf_counter() - begun)
-    model.zero_grad(set_to_none=True)
-    for name, buffer in model.named_buffers():  # batch norm shall not have learned from this
-        buffer.copy_(statistics[name])
-    return BESIDE * min(taken) / (batch * height * width)

@@ -1,6 +1,7 @@
 """The training loop. `Trainer.step` is the paper's training step; `Trainer.fit` is the life of a run."""
 
 import itertools
+import math
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from opendetr.checkpoints.adapt import train_mode
 from opendetr.checkpoints.native import Checkpoint
+from opendetr.config import RunConfig
 from opendetr.data.cache import build_cache
 from opendetr.data.datasets import DatasetIndex
 from opendetr.data.loader import DetectionDataset, epoch_order, training_loader
@@ -32,12 +34,15 @@ from opendetr.training.ema import AveragedModel
 from opendetr.training.flips import TRIALS, FlipTrial, open_flips, settle_flips, try_flips
 from opendetr.training.means import EpochMeans, combine, in_words, line_in_words
 from opendetr.training.optim import build_optimizer, set_learning_rates
-from opendetr.training.plan import Plan
+from opendetr.training.plan import Forecast, Plan
 from opendetr.training.processes import any_process, mean_of_processes
 from opendetr.training.resume import RunFolder, RunState, random_state, restore_random_state
+from opendetr.training.sizing import Sizing
 from opendetr.training.validation import Validation
 
 MicroBatches = list[tuple[Batch, Targets]]
+
+LOGGED_EVERY = 20  # steps of an epoch
 
 
 class Trainer:
@@ -51,6 +56,7 @@ class Trainer:
         plan: Plan,
         accelerator: Accelerator,
         output: Path,
+        sizing: Sizing | None = None,
     ) -> None:
         """Put everything in place.
 
@@ -61,12 +67,14 @@ class Trainer:
             plan: epochs or minutes.
             accelerator: devices and processes.
             output: the run folder.
+            sizing: what the size of pictures was chosen by, where it was chosen for the time there is.
         """
         self.checkpoint = checkpoint
         self.dataset = dataset
         self.val_index = val_index
         self.plan = plan
         self.accelerator = accelerator
+        self.sizing = sizing
         self.config = checkpoint.config
         self.scoring = checkpoint.model.scoring
         loss = self.config.loss
@@ -78,8 +86,12 @@ class Trainer:
         optimizer = build_optimizer(checkpoint.model, self.config.train)
         self.model, self.optimizer = accelerator.prepare(checkpoint.model, optimizer)
         self.state = RunState()
+        self.means: EpochMeans | None = None  # over the epoch's steps since the session began
+        self.latest = EpochMeans()  # over those since the log's last line of a step
         self.folder = RunFolder(output)
         self.validation = None if val_index is None else Validation(val_index, plan, accelerator, self.folder)
+        self.forecast = Forecast(plan)
+        self.threads = None
 
     def step(self, micro_batches: MicroBatches) -> dict[str, float]:
         """One update of the weights, from the summed gradients of its micro-batches on all processes."""
@@ -171,15 +183,17 @@ class Trainer:
         with self.plan.listening():
             self.plan.begin()
             self.show_pictures(small=self.progress() < self.config.train.small_first)
+            if self.plan.goal is not None:
+                self.plan.goal.growth = self.growth()
             while not self.finished():
                 self.train_epoch()
                 evaluate = self.evaluation_is_due()
                 if evaluate or self.finished() or self.plan.may_save():
                     self.save()
-                if evaluate and self.validation is not None:
-                    self.validation.measure(self.unwrapped(), self.steps_done)
+                if evaluate:
+                    self.measure()
             if self.validation is not None and self.validation.is_due_at_the_end(self.steps_done):
-                self.validation.measure(self.unwrapped(), self.steps_done)
+                self.measure()
 
     def batches_from(self, first_epoch: int, first_step: int) -> Iterator[tuple[Batch, Targets]]:
         """The batches of all epochs from here on, read ahead of their use."""
@@ -195,51 +209,93 @@ class Trainer:
         return batches
 
     def finished(self) -> bool:
-        """Whether the epochs are done or the plan stops the run."""
+        """Whether the epochs are done, val has stopped getting better, or the plan stops the run."""
         done = self.plan.total_seconds is None and self.state.epoch >= self.config.train.epochs
-        return done or self.must_stop()
+        return done or self.is_out_of_patience() or self.must_stop()
+
+    def is_out_of_patience(self) -> bool:
+        """Whether the last so many evaluations gave no better AP.
+
+        While learning rates are still to fall, AP rises in the end however long it stood: only the last half counts.
+        """
+        train, plan = self.config.train, self.plan
+        if not train.patience:
+            return False
+        since = 0.5 if train.schedule == "cosine" or train.lr_drop < 1 else 0.0
+        waited = self.folder.waited(lambda line: plan.progress_at(line["step"], line["seconds"]) >= since)
+        return any_process(self.accelerator, waited >= train.patience)  # the first one has the log
 
     def must_stop(self) -> bool:
         """Whether the plan stops the run here and now: all processes stop where one of them must."""
         return any_process(self.accelerator, self.plan.must_stop())
 
     def train_epoch(self) -> None:
-        """The steps of an epoch that are still to do, as far as the plan allows."""
+        """The steps of an epoch that are still to do, as far as the plan allows and val need not be looked at."""
         train_mode(self.model)
-        train, state, device = self.config.train, self.state, self.accelerator.device
-        batches_per_epoch, means = len(self.epoch_batches(state.epoch)), EpochMeans()
+        train, state = self.config.train, self.state
+        batches_per_epoch = len(self.epoch_batches(state.epoch))
+        if state.step == 0 or self.means is None:
+            self.means, self.latest = EpochMeans(), EpochMeans()
+        else:  # what passed since the last step was no training
+            self.latest = EpochMeans()
         with progress_bar(TextColumn("{task.fields[parts]}")) as bar:
             total = self.steps_per_epoch
             task = bar.add_task(f"epoch {state.epoch + 1}", total=total, completed=state.step, rate="", parts="")
             while state.step < total:
                 progress = self.progress()
-                if self.try_flips(progress):
-                    state.progress = progress
-                if self.small != (progress < train.small_first):
-                    self.show_pictures(small=not self.small)
+                self.adapt(progress)
                 begun = time.time()
                 left = batches_per_epoch - state.step * train.accumulate
-                micro_batches = [
-                    (batch.to(device), targets.to(device))
-                    for batch, targets in itertools.islice(self.batches, min(train.accumulate, left))
-                ]
+                micro_batches = self.next_batches(min(train.accumulate, left))
                 set_learning_rates(self.optimizer, progress, train)
                 parts = self.step(micro_batches)
-                pictures = sum(len(batch.images) for batch, _ in micro_batches) * self.accelerator.num_processes
-                means.add(parts, pictures)
                 state.step += 1
-                if self.averaged is not None:
-                    self.averaged.update(self.steps_done, self.progress())
-                self.plan.record_step(time.time() - begun)
-                if self.plan.evaluating == 0 and self.val_index is not None:  # until one is measured, a forward pass
-                    self.plan.evaluation_seconds = 0.7 * self.plan.step_seconds / pictures * len(self.val_index)
+                self.record_step(micro_batches, parts, time.time() - begun)
                 if not bar.disable:
-                    bar.update(task, completed=state.step, rate=self.time_left(means), parts=in_words(parts))
-                elif means.is_time_to_speak():
-                    console.print(f"epoch {state.epoch + 1}  step {state.step}/{total}  {self.time_left(means)}")
-                if self.must_stop():
+                    bar.update(task, completed=state.step, rate=self.time_left(), parts=in_words(parts))
+                elif self.means.is_time_to_speak():
+                    console.print(f"epoch {state.epoch + 1}  step {state.step}/{total}  {self.time_left()}")
+                if self.must_stop() or self.must_measure():
                     break
-        self.log_epoch(means)
+        if state.step == total or self.must_stop():
+            self.log_epoch()
+
+    def adapt(self, progress: float) -> None:
+        """What changes within a run: the flips, the size of pictures, small ones or full ones."""
+        if self.try_flips(progress):
+            self.state.progress = progress
+        if self.sizing is not None and self.plan.total_seconds is not None and self.sizing.is_due(progress):
+            seconds = (self.plan.total_seconds - self.plan.began) * self.accelerator.num_processes
+            found = mean_of_processes(self.accelerator, self.sizing.found)
+            self.resize(*self.sizing.chosen_again(self.config, seconds, found))
+        if self.small != (progress < self.config.train.small_first):
+            self.show_pictures(small=not self.small)
+
+    def next_batches(self, count: int) -> MicroBatches:
+        """So many micro-batches, on the device."""
+        device = self.accelerator.device
+        return [(batch.to(device), targets.to(device)) for batch, targets in itertools.islice(self.batches, count)]
+
+    def record_step(self, micro_batches: MicroBatches, parts: dict[str, float], seconds: float) -> None:
+        """What follows from a step for the average of the weights, the plan, the log, and what else watches."""
+        pictures = sum(len(batch.images) for batch, _ in micro_batches) * self.accelerator.num_processes
+        pixels = sum(batch.images[:, 0].numel() for batch, _ in micro_batches)
+        assert self.means is not None
+        self.means.add(parts, pictures)
+        self.latest.add(parts, pictures)
+        self.plan.record_step(seconds)
+        if self.threads is not None:
+            self.threads.observe(seconds, pixels)
+        if self.sizing is not None:
+            self.sizing.observe(pixels, seconds)
+        if self.averaged is not None:
+            self.averaged.update(self.steps_done, self.progress())
+        if self.plan.evaluating == 0 and self.val_index is not None:  # until one is measured, a forward pass
+            self.plan.evaluation_seconds = 0.7 * self.plan.step_seconds / pictures * len(self.val_index)
+        if self.state.step % LOGGED_EVERY == 0:
+            self.log({"kind": "step", **self.where(), "lr": self.lr, **self.latest.line()})
+            self.forecast.say_after(self.steps_done, self.latest.pictures_per_second)
+            self.latest = EpochMeans()
 
     @cached_property
     def upright(self) -> DetectionDataset:
@@ -277,6 +333,30 @@ class Trainer:
         """Whether a single process must stop; several would wait for each other."""
         return self.accelerator.num_processes == 1 and self.plan.must_stop()
 
+    def resize(self, config: RunConfig, reason: str) -> None:
+        """From the next step on, pictures as large as the config says; models that are saved are for that size."""
+        if reason:
+            console.print(f"chosen: {reason}")
+        if config == self.config:
+            return
+        self.config, data = config, config.data
+        before = self.checkpoint.preprocessing
+        preprocessing = replace(before, image_size=data.image_size, max_size=data.max_size)
+        self.checkpoint = replace(self.checkpoint, config=config, preprocessing=preprocessing)
+        self.dataset.cache = build_cache(data)  # larger pictures than it has may be wanted
+        for name in ("shapes", "upright"):
+            self.__dict__.pop(name, None)
+        if self.accelerator.is_main_process:
+            self.folder.write_config(config)
+        self.show_pictures(small=self.small)
+
+    def growth(self) -> float:
+        """How much longer a step over full pictures takes than one over those shown now."""
+        shape = self.checkpoint.preprocessing.shape
+        record = self.dataset.index.records[0]
+        full, now = math.prod(shape(record.height, record.width)), self.dataset[0][0][0].numel()
+        return full / now
+
     def show_pictures(self, *, small: bool) -> None:
         """From the next step on: with the config's augmentation, at two thirds of the size where `small`."""
         self.small = small
@@ -293,27 +373,37 @@ class Trainer:
         """Steps of the whole run."""
         return self.state.epoch * self.steps_per_epoch + self.state.step
 
-    def time_left(self, means: EpochMeans) -> str:
-        """Throughput, and the time until the run is over."""
-        seconds = self.plan.remaining_of_run(self.steps_done)
-        return f"{means.pictures_per_second:.1f} pictures/s, {timedelta(seconds=round(seconds))} left of the run"
+    def time_left(self) -> str:
+        """Throughput, the time until the run is over, and what val said last."""
+        assert self.means is not None
+        seconds, ap50 = self.plan.remaining_of_run(self.steps_done), self.folder.last_ap50
+        known = "" if ap50 is None else f", AP50 {ap50:.2f} on val"
+        return f"{self.means.pictures_per_second:.1f} pictures/s, {timedelta(seconds=round(seconds))} left{known}"
 
-    def log_epoch(self, means: EpochMeans) -> None:
-        """Write the epoch's line of metrics.jsonl, and move on where the epoch is whole."""
-        state = self.state
-        line = {
-            "epoch": round(state.epoch + state.step / self.steps_per_epoch, 4),
-            "step": self.steps_done,
-            "seconds": round(self.plan.elapsed(), 2),
-            "lr": self.optimizer.param_groups[0]["lr"],
-            "pictures_per_second": round(means.pictures_per_second, 3),
-            "skipped_steps": state.skipped,
-            **means.values(),
-        }
-        if state.step == self.steps_per_epoch:
-            state.epoch, state.step = state.epoch + 1, 0
+    def where(self) -> dict[str, Any]:
+        """Where the run is, for a line of its log."""
+        epoch = round(self.state.epoch + self.state.step / self.steps_per_epoch, 4)
+        return {"epoch": epoch, "step": self.steps_done, "seconds": round(self.plan.elapsed(), 2)}
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the transformer and the heads."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Write a line of metrics.jsonl."""
         if self.accelerator.is_main_process:
             self.folder.log(line)
+
+    def log_epoch(self) -> None:
+        """Write the epoch's line of metrics.jsonl, and move on where the epoch is whole."""
+        state = self.state
+        assert self.means is not None
+        line = {"kind": "epoch", **self.where(), "lr": self.lr, "skipped_steps": state.skipped, **self.means.line()}
+        if state.step == self.steps_per_epoch:
+            state.epoch, state.step = state.epoch + 1, 0
+        self.log(line)
+        if self.accelerator.is_main_process:
             console.print(line_in_words(self.folder.history[-1]))
 
     def save(self) -> None:
@@ -324,10 +414,28 @@ class Trainer:
             self.plan.record_saving(time.time() - begun)
 
     def evaluation_is_due(self) -> bool:
-        """Between epochs, as the budget allows."""
-        if self.validation is None or self.state.step > 0 or self.finished():
+        """Between epochs, or whenever the plan wants to know, as the budget allows."""
+        between = self.state.step == 0 and self.plan.goal is None
+        if self.validation is None or not (between or self.must_measure()) or self.finished():
             return False
         return self.validation.is_affordable()
+
+    def must_measure(self) -> bool:
+        """Whether the plan cannot go on without a look at val."""
+        if self.plan.goal is None or self.validation is None:
+            return False
+        return any_process(self.accelerator, self.plan.may_evaluate())
+
+    def measure(self) -> None:
+        """Measure the weights that are kept on val; what comes of it."""
+        assert self.validation is not None
+        ap50 = self.validation.measure(self.unwrapped(), self.where())
+        if ap50 is not None and self.plan.goal is not None:
+            self.plan.goal.record(ap50)
+        if self.is_out_of_patience():
+            console.print(
+                f"{self.config.train.patience} evaluations gave no better AP on val: the run ends (--patience)."
+            )
 
     def unwrapped(self) -> Checkpoint:
         """The model as it is kept: averaged where the recipe says so, without what Accelerate put around it."""

@@ -56,6 +56,10 @@ class EpochMeans:
             if name != "pairs"
         }
 
+    def line(self) -> dict[str, float]:
+        """The means and the throughput, for a line of the log."""
+        return {"pictures_per_second": round(self.pictures_per_second, 3), **self.values()}
+
     @property
     def pictures_per_second(self) -> float:
         """Throughput, reading included."""

@@ -1,4 +1,4 @@
-"""How far a run is, and when it must stop: after its epochs, before its minutes are over, or on Ctrl-C."""
+"""How far a run is, and when it must stop: after its epochs or minutes, when it knows enough, or on Ctrl-C."""
 
 import signal
 import threading
@@ -12,12 +12,65 @@ from opendetr.progress import console
 
 
 @dataclass
+class Goal:
+    """A run that lasts until the model knows enough, whatever the machine.
+
+    The schedule is laid out over `steps`. Halfway, where the learning rate still teaches, it waits until val says that
+    the falling learning rate will lead to what is wanted, and only then goes on to its end.
+
+    Attributes:
+        ap50: on val, from which on the schedule need not wait.
+        steps: of the whole schedule where it never waits.
+        growth: how much longer a step takes once pictures have their full size.
+        progress: how far the schedule is, 0..1.
+        is_reached: whether val has said so.
+        unmeasured: steps since val was last measured.
+    """
+
+    ap50: float
+    steps: int
+    growth: float = 1.0
+    progress: float = 0.0
+    is_reached: bool = False
+    unmeasured: int = 0
+
+    WAITING_AT = 0.5  # where pictures begin to have their full size and flips are settled
+    MEASURED_EVERY, WHILE_WAITING, MEASURED_FROM = 0.1, 0.05, 0.2  # shares of the schedule
+
+    def advance(self, step_seconds: float, remaining: float) -> None:
+        """Move on by a step, where one takes so long and so many seconds are left."""
+        self.unmeasured += 1
+        needed = self.seconds_left(step_seconds)
+        hurry = max(1.0, needed / max(remaining, 1e-3))  # who cannot do all steps goes through the schedule faster
+        then = min(1.0, self.progress + hurry / self.steps)
+        waits = not self.is_reached and hurry == 1 and self.progress <= self.WAITING_AT
+        self.progress = min(then, self.WAITING_AT) if waits else then
+
+    def seconds_left(self, step_seconds: float) -> float:
+        """What the rest of the schedule takes where a step takes so long now and nothing more must be waited for."""
+        small, full = max(0.0, self.WAITING_AT - self.progress), 1 - max(self.WAITING_AT, self.progress)
+        return self.steps * step_seconds * (small + full * (self.growth if small else 1.0))
+
+    def wants_measurement(self) -> bool:
+        """Whether val should be looked at now."""
+        waits = self.progress == self.WAITING_AT
+        every = self.WHILE_WAITING if waits else self.MEASURED_EVERY
+        return self.progress >= self.MEASURED_FROM and self.unmeasured >= every * self.steps
+
+    def record(self, ap50: float) -> None:
+        """What val said."""
+        self.unmeasured = 0
+        self.is_reached = self.is_reached or ap50 >= self.ap50
+
+
+@dataclass
 class Plan:
     """Progress in 0..1 over epochs or over a wall-clock budget, and the time that must be left for the end.
 
     Attributes:
         total_steps: of all epochs; used where `total_seconds` is None.
         total_seconds: the budget of all sessions of the run together, or None.
+        goal: what ends the run before its budget is over, or None.
         started: when this session began, as of `time.time()`; for the command line the start of the process.
         spent: seconds used by the run's earlier sessions.
         began: seconds of the run before its first step: importing, reading, looking at the machine.
@@ -31,6 +84,7 @@ class Plan:
     total_steps: int
     total_seconds: float | None
     started: float
+    goal: Goal | None = None
     spent: float = 0.0
     began: float = 0.0
     step_seconds: float = 0.0
@@ -54,9 +108,13 @@ class Plan:
 
     def progress(self, step: int) -> float:
         """How far training is, 0..1; the learning-rate schedule is laid out over it."""
+        return self.goal.progress if self.goal is not None else self.progress_at(step, self.elapsed())
+
+    def progress_at(self, step: int, elapsed: float) -> float:
+        """How far training is, 0..1, after so many steps and seconds of the run, where it has a length."""
         if self.total_seconds is None:
             return min(1.0, step / self.total_steps)
-        return min(1.0, (self.elapsed() - self.began) / max(1e-3, self.total_seconds - self.began))
+        return min(1.0, (elapsed - self.began) / max(1e-3, self.total_seconds - self.began))
 
     def interrupted(self) -> bool:
         """Whether the user asked to stop."""
@@ -64,7 +122,7 @@ class Plan:
 
     def must_stop(self) -> bool:
         """Whether another step would leave too little time to evaluate, write and exit. The first step always runs."""
-        if self.interrupted():
+        if self.interrupted() or (self.goal is not None and self.goal.progress == 1):
             return True
         return self.step_seconds > 0 and self.remaining() < 1.2 * self.step_seconds + self.final_seconds()
 
@@ -73,13 +131,21 @@ class Plan:
         affordable = self.evaluation_seconds <= 0.25 * (self.total_seconds or float("inf"))
         return self.saving_seconds + (self.evaluation_seconds if affordable else 0.0)
 
+    def time_for_steps(self) -> float:
+        """Seconds left of the budget before the end must begin."""
+        return max(0.0, self.remaining() - self.final_seconds())
+
     def remaining_of_run(self, step: int) -> float:
         """Seconds until the run is over, by its budget or by the steps it still has to do."""
+        if self.goal is not None:
+            return min(self.goal.seconds_left(self.step_seconds), self.time_for_steps())
         return self.remaining() if self.total_seconds is not None else (self.total_steps - step) * self.step_seconds
 
     def record_step(self, seconds: float) -> None:
         """Learn from a step how long the next will take."""
         self.step_seconds = seconds if self.step_seconds == 0 else 0.9 * self.step_seconds + 0.1 * seconds
+        if self.goal is not None:
+            self.goal.advance(self.step_seconds, self.time_for_steps())
 
     def record_evaluation(self, seconds: float) -> None:
         """Learn from an evaluation how long the next will take."""
@@ -98,6 +164,8 @@ class Plan:
         """Whether an evaluation between epochs is affordable: at most 15 % of a wall-clock budget goes there."""
         if self.total_seconds is None:
             return True
+        if self.goal is not None and not self.goal.wants_measurement():
+            return False
         share = self.evaluating + self.evaluation_seconds <= 0.15 * self.elapsed()
         return share and self.remaining() > self.evaluation_seconds + self.final_seconds() + self.step_seconds
 
@@ -120,3 +188,29 @@ class Plan:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
+
+
+@dataclass
+class Forecast:
+    """Says how long a run with a goal will take: after its first steps, and again when that has changed much."""
+
+    plan: Plan
+    said: float = 0.0  # seconds, of the whole run
+    FROM, MUCH = 20, 1.4  # steps; a factor
+
+    def say_after(self, step: int, pictures_per_second: float) -> None:
+        """Say it after this step, where there is something new to say."""
+        if self.plan.goal is None or step < self.FROM:
+            return
+        expected = self.plan.elapsed() + self.plan.remaining_of_run(step)
+        if not self.said:
+            console.print(
+                f"This machine learns from about {pictures_per_second:.0f} pictures a second: expect "
+                f"{expected / 60:.1f} minutes."
+            )
+        elif max(expected / self.said, self.said / expected) > self.MUCH:
+            faster = "faster" if expected < self.said else "slower"
+            console.print(f"It goes {faster} than it did: expect {expected / 60:.1f} minutes in all.")
+        else:
+            return
+        self.said = expected

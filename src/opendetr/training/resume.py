@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from opendetr.checkpoints.native import Checkpoint, copy_checkpoint, save_checkpoint
 from opendetr.config import RunConfig
 from opendetr.evaluation.coco import CocoMetrics
-from opendetr.files import write_json, write_text
+from opendetr.files import append_line, read_json_lines, write_json, write_text
 
 
 @dataclass
@@ -35,44 +35,70 @@ class RunFolder:
 
     path: Path
     history: list[dict[str, Any]] = field(default_factory=list)  # the lines of metrics.jsonl
+    _is_begun: bool = False  # whether the file holds our history, and only needs to grow
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Add a line; numbers that are not finite become null, as JSON has no word for them."""
         self.history.append({k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()})
-        self.write_history()
+        path = self.path / "metrics.jsonl"
+        if self._is_begun:
+            append_line(path, json.dumps(self.history[-1]))
+        else:
+            write_text(path, "".join(json.dumps(line) + "\n" for line in self.history))
+            self._is_begun = True
 
     def write_config(self, config: RunConfig) -> None:
         """Write config.toml."""
         write_text(self.path / "config.toml", config.to_toml())
 
-    def write_history(self) -> None:
-        """Write metrics.jsonl."""
-        write_text(self.path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in self.history))
-
     def read_history(self, folder: Path, until_epoch: float) -> None:
         """Take over the lines that another folder's `last` has lived through."""
-        path = folder / "metrics.jsonl"
-        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-        self.history = [line for line in lines if line["epoch"] <= until_epoch + 1e-4]
+        self.history = [line for line in read_metrics(folder) if line["epoch"] <= until_epoch + 1e-4]
 
     @property
     def best_ap(self) -> float:
         """The highest AP on val so far; 0 before the first, so that an undefined AP (-1) is never the best."""
         return max((line["val_AP"] for line in self.history if "val_AP" in line), default=0.0)
 
+    @property
+    def last_ap50(self) -> float | None:
+        """AP50 of the last evaluation on val; None before the first."""
+        return next((line["val_AP50"] for line in reversed(self.history) if "val_AP50" in line), None)
+
+    def waited(self, counts: Callable[[Mapping[str, Any]], bool]) -> int:
+        """Evaluations in a row, up to the last, without a better AP, as far as their line counts."""
+        measured = [line for line in self.history if "val_AP" in line]
+        aps = [line["val_AP"] for line in measured]
+        best = aps.index(max(aps)) if aps else 0  # the first of equals
+        return sum(map(counts, measured[best + 1 :]))
+
     def save_last(self, checkpoint: Checkpoint, training_state: dict[str, Any]) -> None:
         """Write the weights as they are, with what resuming needs."""
-        origin = {**checkpoint.metrics, "training": self.history[-1]}
-        save_checkpoint(self.path / "last", replace(checkpoint, metrics=origin), training_state)
+        save_checkpoint(self.path / "last", replace(checkpoint, metrics=self._origin(checkpoint)), training_state)
 
-    def record_evaluation(self, checkpoint: Checkpoint, metrics: CocoMetrics) -> None:
+    def record_evaluation(self, checkpoint: Checkpoint, metrics: CocoMetrics, when: Mapping[str, Any]) -> None:
         """Write what was measured of `last`; it becomes `best` where no AP on val has been higher yet."""
-        origin = {**checkpoint.metrics, "training": self.history[-1], "val": metrics.to_json()}
+        origin = self._origin(checkpoint) | {"val": metrics.to_json()}
         write_json(self.path / "last" / "metrics.json", origin)
         if metrics.summary["AP"] >= self.best_ap:
             copy_checkpoint(self.path / "last", self.path / "best")
-        self.history[-1].update({f"val_{name}": value for name, value in metrics.summary.items()})
-        self.write_history()
+        self.log({"kind": "val", **when, **{f"val_{name}": value for name, value in metrics.summary.items()}})
+
+    def _origin(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        """What the checkpoint came from, with the last that was said of its training."""
+        said = next((line for line in reversed(self.history) if line.get("kind") != "val"), None)
+        return checkpoint.metrics | ({} if said is None else {"training": said})
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """The lines of a run's `metrics.jsonl`, each with its `kind`: `step`, `epoch` or `val`.
+
+    Earlier versions wrote epochs only, without a kind, with the figures of val among the others.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    return [{"kind": "epoch", **line} for line in read_json_lines(run / "metrics.jsonl", "the log of a run")]
 
 
 def random_state() -> dict[str, Any]:

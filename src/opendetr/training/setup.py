@@ -4,6 +4,7 @@ import atexit
 import gc
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,9 @@ from opendetr.model.precision import fit_precision
 from opendetr.progress import console
 from opendetr.training.choices import ObjectSizes, fit_batch, fit_to_data, fit_to_time, measure_objects
 from opendetr.training.loop import Trainer
-from opendetr.training.plan import Plan
+from opendetr.training.plan import Goal, Plan
+from opendetr.training.sizing import Sizing
+from opendetr.training.speed import Speed, expectations, fits_in_memory, look_at_speed, memory_warning
 
 
 def prepare(
@@ -39,6 +42,7 @@ def prepare(
     *,
     trained: Checkpoint | None = None,
     fresh_minutes: bool = False,
+    goal: Goal | None = None,
 ) -> Trainer:
     """Read the data, build or restore the model, and lay out the run.
 
@@ -49,6 +53,7 @@ def prepare(
         resume: a run to continue, its config being `config` but for the length of the run and the machine.
         trained: the model that `config.train.init` names, to begin with.
         fresh_minutes: the config's minutes are this session's own, instead of the whole run's.
+        goal: what ends the run before its minutes are over.
 
     Raises:
         UserError: whatever is wrong with data, weights, device or folders.
@@ -56,8 +61,13 @@ def prepare(
     budget = config.train.minutes * 60
     require_free(output, resume)
     train_index, val_index = read_splits(config, check_seconds=min(5.0, budget / 20) if budget else 5.0)
+    if config.train.patience and val_index is None:
+        raise UserError(
+            f"--patience {config.train.patience} counts validations, but there is no val split to measure; give one by "
+            f"--val-split, or leave --patience out"
+        )
     return assemble(
-        config, train_index, val_index, output, started, resume, trained=trained, fresh_minutes=fresh_minutes
+        config, train_index, val_index, output, started, resume, trained=trained, fresh_minutes=fresh_minutes, goal=goal
     )
 
 
@@ -84,6 +94,7 @@ def assemble(
     *,
     trained: Checkpoint | None = None,
     fresh_minutes: bool = False,
+    goal: Goal | None = None,
     objects: ObjectSizes | None = None,
 ) -> Trainer:
     """Build or restore the model and lay out the run over data that were read.
@@ -98,17 +109,21 @@ def assemble(
     torch.manual_seed(config.train.seed)
     budget = config.train.minutes * 60
     train_index = replace(train_index, coco={})  # only evaluation needs it, and of COCO it fills gigabytes
-    plan = Plan(total_steps=1, total_seconds=budget or None, started=started)
+    plan = Plan(total_steps=1, total_seconds=budget or None, started=started, goal=goal)
+    objects, state = objects or measure_objects(train_index), None
+    open_size = config.data.image_size == 0
     if resume is None:
-        checkpoint, state = new_model(config, train_index, accelerator.device, plan, trained, objects), None
+        checkpoint, speed = new_model(config, train_index, accelerator.device, plan, trained, objects)
     else:
         checkpoint, state = resumed_model(config, resume, train_index, accelerator.device)
+        speed = look_at_speed(checkpoint.config, checkpoint.model, accelerator.device, objects.in_a_picture)
     checkpoint, config = replace(checkpoint, source=output), checkpoint.config
     transform = training_transform(config.data, checkpoint.preprocessing)
     dataset = DetectionDataset(
         train_index.under(checkpoint.label_map), transform, config.train.seed, build_cache(config.data)
     )
-    trainer = Trainer(checkpoint, dataset, val_index, plan, accelerator, output)
+    sizing = Sizing(objects, len(train_index), speed.seconds_per_pixel) if open_size and budget and not goal else None
+    trainer = Trainer(checkpoint, dataset, val_index, plan, accelerator, output, sizing)
     plan.total_steps = config.train.epochs * trainer.steps_per_epoch
     torch.manual_seed(config.train.seed + accelerator.process_index)  # processes shall not drop out alike
     if state is not None and resume is not None:
@@ -118,12 +133,29 @@ def assemble(
         trainer.restore(state, resume)
         if resume != output and (resume / "best").is_dir():
             copy_checkpoint(resume / "best", output / "best")
+    say_what_to_expect(trainer, objects, speed)
     if accelerator.num_processes > 1:
         console.print(
             f"{accelerator.num_processes} processes: every step sees "
             f"{config.train.batch_size * config.train.accumulate * accelerator.num_processes} pictures"
         )
     return trainer
+
+
+def say_what_to_expect(trainer: Trainer, objects: ObjectSizes, speed: Speed) -> None:
+    """How fast this machine learns, how far that leads, and whether a step fits into its memory."""
+    plan, accelerator = trainer.plan, trainer.accelerator
+    sentences = list[str]()
+    if plan.goal is None:  # what knows when to stop says so itself, after some steps
+        left = None if plan.total_seconds is None else plan.remaining()
+        sentences += expectations(
+            trainer.config, objects, len(trainer.dataset), speed, left, accelerator.num_processes,
+            epochs_done=trainer.state.epoch,
+        )  # fmt: skip
+    if warning := memory_warning(trainer.config, objects, speed, trainer.checkpoint.model, accelerator.device):
+        sentences.append(warning)
+    for sentence in sentences:
+        console.print(sentence, style="yellow" if sentence.startswith("Warning") else None)
 
 
 def leave_processes() -> None:
@@ -165,12 +197,12 @@ def new_model(
     index: DatasetIndex,
     device: torch.device,
     plan: Plan,
-    trained: Checkpoint | None = None,
-    objects: ObjectSizes | None = None,
-) -> Checkpoint:
+    trained: Checkpoint | None,
+    objects: ObjectSizes,
+) -> tuple[Checkpoint, Speed]:
     """The model to be trained: a trained one, or one of a pretrained backbone and fresh heads, as the config says.
 
-    What the config leaves open is chosen here, and said.
+    What the config leaves open is chosen here, and said. Beside it, what learning takes on this machine.
     """
     config, choices = fit_to_data(config, index)
     label_map, new_head = index.label_map, config.train.new_head
@@ -188,10 +220,11 @@ def new_model(
     model, config = on_device(model, config, device)
     processes = PartialState().num_processes
     seconds = plan.remaining() * processes if plan.total_seconds else None
-    config, more = fit_to_time(config, objects or measure_objects(index), len(index), model, device, seconds)
+    speed = look_at_speed(config, model, device, objects.in_a_picture)
+    config, more = fit_to_time(config, objects, len(index), speed.seconds_per_pixel, seconds)
     choices += more
     if config.train.batch_size == 0:
-        config, choice = fit_batch(config, processes)
+        config, choice = fit_batch(config, processes, partial(fits_in_memory, objects, speed, model, device))
         choices.append(choice)
     for choice in choices:
         console.print(f"chosen: {choice}")
@@ -204,7 +237,7 @@ def new_model(
         "backbone_weights": weights_from,
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
-    return Checkpoint(model, config, label_map, preprocessing, origin, Path())
+    return Checkpoint(model, config, label_map, preprocessing, origin, Path()), speed
 
 
 def fixed_parts(config: RunConfig) -> tuple[str, ...]:

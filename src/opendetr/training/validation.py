@@ -1,6 +1,8 @@
 """The split that chooses the best weights: when it is looked at, and what comes of it."""
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from accelerate import Accelerator
 
@@ -42,8 +44,16 @@ class Validation:
             console.print("No time is left to evaluate on val; opendetr val measures the model that is written.")
         return not too_late
 
-    def measure(self, checkpoint: Checkpoint, step: int) -> None:
-        """Measure the model of `step`, every process its share of the pictures; the best yet becomes `best`."""
+    def measure(self, checkpoint: Checkpoint, when: Mapping[str, Any]) -> float | None:
+        """Measure a model, every process its share of the pictures; the best yet becomes `best`.
+
+        Args:
+            checkpoint: the model.
+            when: `step` and whatever else tells where in the run it stands.
+
+        Returns:
+            AP50; None where there was no time to finish.
+        """
         begun, rank, world = time.time(), self.accelerator.process_index, self.accelerator.num_processes
         overtime = min(10.0, 0.03 * (self.plan.total_seconds or 0))
 
@@ -59,10 +69,11 @@ class Validation:
             detections = list(track(found, "evaluating", len(share)))
         except StoppedError:
             console.print("The evaluation on val was cut short; opendetr val measures the model that is written.")
-            return
+            return None
         metrics = metrics_of(self.index, of_all_processes(self.accelerator, detections))
         self.plan.record_evaluation(time.time() - begun)
-        self.step = step
+        self.step = when["step"]
         if self.accelerator.is_main_process:
-            self.folder.record_evaluation(checkpoint, metrics)
+            self.folder.record_evaluation(checkpoint, metrics, when)
             console.print(f"    on val: AP {metrics.summary['AP']:.3f}  AP50 {metrics.summary['AP50']:.3f}")
+        return metrics.summary["AP50"]

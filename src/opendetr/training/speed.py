@@ -1,0 +1,164 @@
+"""What learning takes on this machine: a look before the first step, and what is to be expected of the run."""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from opendetr.config import RunConfig
+from opendetr.devices import autocast
+from opendetr.memory import free_bytes
+from opendetr.model.detr import DETR
+from opendetr.model.queries import make_denoising
+from opendetr.structures import DetrOutput, Targets
+from opendetr.training.choices import FEWEST_PASSES, FOR_STEPS, SMALLEST_PIXELS, ObjectSizes, pixels_in
+
+LOOKED_AT = (224, 288)  # height and width of the pictures of the look
+BESIDE = 1.1  # matching, losses, the optimiser and reading, as a factor of a step without them
+KEPT_TWICE = 1.5  # gradients and what operations need for themselves, as a factor of what is kept for the backward pass
+COPIES = 5  # of every weight that learns: itself, its gradient, AdamW's two means, the average
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What learning from a pixel takes here."""
+
+    seconds_per_pixel: float
+    bytes_per_pixel: float  # kept by the forward pass for the backward pass
+
+
+def look_at_speed(config: RunConfig, model: DETR, device: torch.device, objects: int) -> Speed:
+    """Three steps over grey pictures with so many objects each; the fastest counts. The model stays as it was.
+
+    Args:
+        config: the recipe, its precision chosen.
+        model: on the device.
+        device: where training will run.
+        objects: per picture.
+    """
+    batch, (height, width) = min(4, config.train.batch_size or 4), LOOKED_AT
+    labels, boxes = torch.zeros(batch, objects, dtype=torch.long), torch.full((batch, objects, 4), 0.5)
+    targets = Targets(labels, boxes, torch.full((batch,), objects)).to(device)
+    images = torch.zeros(batch, 3, height, width, device=device).to(memory_format=torch.channels_last)
+    taken, statistics = [], {name: buffer.clone() for name, buffer in model.named_buffers()}
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, torch.nn.Parameter):
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    for number in range(3):
+        begun = time.perf_counter()
+        extra = config.loss.denoising_queries
+        denoising = make_denoising(targets, model.num_classes, extra) if extra else None
+        with autocast(device, config.train.precision):
+            if number == 0:  # counting takes time
+                with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+                    output: DetrOutput = model(images, None, denoising)
+            else:
+                output = model(images, None, denoising)
+        total = output.logits.float().sum() + output.boxes_cxcywh.float().sum()
+        total.backward()  # type: ignore[no-untyped-call]
+        float(total.detach())
+        taken.append(time.perf_counter() - begun)
+    model.zero_grad(set_to_none=True)
+    for name, buffer in model.named_buffers():  # batch norm shall not have learned from this
+        buffer.copy_(statistics[name])
+    pixels = batch * height * width
+    return Speed(BESIDE * min(taken) / pixels, sum(kept.values()) / pixels)
+
+
+def picture_pixels(config: RunConfig, objects: ObjectSizes) -> float:
+    """Pixels of a typical picture in training, once it has its full size."""
+    sizes = config.data.train_sizes or (config.data.image_size,)
+    return objects.aspect * sum(size**2 for size in sizes) / len(sizes)
+
+
+def expectations(
+    config: RunConfig,
+    objects: ObjectSizes,
+    pictures: int,
+    speed: Speed,
+    seconds: float | None,
+    processes: int = 1,
+    epochs_done: int = 0,
+) -> Iterator[str]:
+    """What is to be expected of a run, in sentences; a warning begins with `Warning`.
+
+    Args:
+        config: what was chosen.
+        objects: of the training split.
+        pictures: of it.
+        speed: of a process.
+        seconds: left for training; None where epochs are counted.
+        processes: that learn together.
+        epochs_done: by earlier sessions of the run.
+    """
+    pixels = picture_pixels(config, objects)
+    if seconds is None:
+        # The same steps at two thirds of the size take four ninths of the time.
+        each = speed.seconds_per_pixel * pixels * (1 - 5 / 9 * config.train.small_first) / processes
+        epochs = config.train.epochs - epochs_done
+        yield (
+            f"This machine learns from about {1 / each:.3g} pictures a second: {epochs} epochs of {pictures:,} will "
+            f"take about {minutes_in_words(epochs * pictures * each / 60)}, and evaluations on val their time."
+        )
+        return
+    learned = pixels_in(config, seconds * processes, speed.seconds_per_pixel) / pixels
+    passes = learned / pictures
+    yield (
+        f"This machine learns from about {learned / (FOR_STEPS * max(seconds, 1.0)):.3g} pictures a second: "
+        f"{passes:.1f} passes over {pictures:,} in the {minutes_in_words(seconds / 60)} that are left."
+    )
+    visible = config.data.image_size  # a size at which the smallest kind of object can be found
+    if objects.smallest_kind * visible < SMALLEST_PIXELS and SMALLEST_PIXELS / objects.smallest_kind <= objects.pixels:
+        visible = math.ceil(SMALLEST_PIXELS / objects.smallest_kind)
+    passes_then = passes * (config.data.image_size / visible) ** 2
+    if passes_then < FEWEST_PASSES:
+        enough = config.train.minutes + (FEWEST_PASSES / passes_then - 1) * seconds / 60
+        at_size = f" at {visible} pixels, which its smallest objects need" if visible > config.data.image_size else ""
+        yield (
+            f"Warning: that teaches little; --minutes {math.ceil(enough)} would be enough for {FEWEST_PASSES} "
+            f"passes{at_size}."
+        )
+
+
+def memory_warning(
+    config: RunConfig, objects: ObjectSizes, speed: Speed, model: DETR, device: torch.device
+) -> str | None:
+    """A sentence where a step is not likely to fit into what is free; None where it does."""
+    batch = config.train.batch_size
+    if fits_in_memory(objects, speed, model, device, config, batch):
+        return None
+    needed, free = step_bytes(config, objects, speed, model, batch), free_bytes(device)
+    return (
+        f"Warning: a step of {batch} pictures needs about {needed / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are "
+        f"free, so the run may be ended by the system; take a smaller --batch-size or --image-size."
+    )
+
+
+def fits_in_memory(
+    objects: ObjectSizes, speed: Speed, model: DETR, device: torch.device, config: RunConfig, batch: int
+) -> bool:
+    """Whether a step over so many pictures is likely to fit into what is free."""
+    return step_bytes(config, objects, speed, model, batch) <= free_bytes(device)
+
+
+def step_bytes(config: RunConfig, objects: ObjectSizes, speed: Speed, model: DETR, batch: int) -> float:
+    """What a step over so many pictures is likely to take, copies of the weights included."""
+    largest = max(config.data.train_sizes or (config.data.image_size,)) ** 2 * objects.aspect
+    weights = sum(parameter.nbytes for parameter in model.parameters())
+    return KEPT_TWICE * speed.bytes_per_pixel * largest * batch + COPIES * weights
+
+
+def minutes_in_words(minutes: float) -> str:
+    """A length of time, as exact as a forecast is."""
+    if minutes < 1.5:
+        return f"{max(1, 60 * minutes):.0f} seconds"
+    if minutes < 100:
+        return f"{minutes:.3g} minutes" if minutes < 10 else f"{minutes:.0f} minutes"
+    return f"{minutes / 60:.3g} hours" if minutes < 4800 else f"{minutes / 1440:.3g} days"
