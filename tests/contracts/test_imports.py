@@ -13,9 +13,9 @@ PACKAGE = Path(opendetr.__file__).parent
 
 # From top to bottom, as docs/architecture.md lists them. `__init__` is exempt: it only names where things live.
 ROOMS = [
-    "errors", "files", "devices", "config", "labels", "_supervision", "_matplotlib", "structures", "boxes", "scoring",
-    "progress", "data", "model", "loss", "checkpoints", "engines", "evaluation", "training", "exporting", "inference",
-    "benchmarking", "explanation", "studies", "ablation", "demonstration", "api", "cli", "__main__",
+    "errors", "files", "memory", "devices", "config", "labels", "_supervision", "_matplotlib", "structures", "boxes",
+    "scoring", "progress", "data", "model", "loss", "checkpoints", "engines", "evaluation", "training", "exporting",
+    "inference", "benchmarking", "explanation", "studies", "ablation", "demonstration", "api", "cli", "__main__",
 ]  # fmt: skip
 
 
