@@ -52,6 +52,7 @@ def train(
     dc5: bool | None = None,
     epochs: int | None = None,
     minutes: float | None = None,
+    patience: int | None = None,
     seed: int | None = None,
     batch_size: int | None = None,
     image_size: int | None = None,
@@ -82,6 +83,8 @@ def train(
         dc5: with `init`, whether an official `.pth` has a dilated backbone.
         epochs: passes over the training split.
         minutes: a wall-clock budget instead of epochs; of this call when resuming.
+        patience: the run ends after so many evaluations on val without a better AP, and keeps `best`; not before half
+            of its schedule while learning rates are still to fall.
         seed: of weights, order and augmentation.
         batch_size: pictures per process and step.
         image_size: the shorter side at evaluation; scales all sizes of the recipe.
@@ -111,6 +114,7 @@ def train(
         "data.root": None if data is None else str(Path(data).resolve()),
         "data.train_split": train_split, "data.val_split": val_split,
         "train.epochs": epochs, "train.minutes": 0.0 if epochs is not None else minutes, "train.seed": seed,
+        "train.patience": patience,
         "train.batch_size": batch_size, "model.backbone": backbone, "model.backbone_weights": backbone_weights,
         "train.workers": workers, "data.cache": cache, "train.precision": precision, "train.device": device,
         "train.init": None if init is None else str(init), "train.new_head": new_head or None,

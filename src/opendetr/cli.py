@@ -95,6 +95,9 @@ def train(
     dc5: Dc5 = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training split.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Wall-clock budget, from process start to exit.")] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="End after so many validations without a better AP.", show_default=False)
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, order and augmentation.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Pictures per process and step.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Shorter side at evaluation; scales all sizes.")] = None,
@@ -114,9 +117,9 @@ def train(
     api.train(
         data, init=init, new_head=num_classes_from == "data", freeze=freeze or (), recipe=recipe, preset=preset,
         train_split=train_split, val_split=val_split, output=output, resume=resume, epochs=epochs, minutes=minutes,
-        seed=seed, batch_size=batch_size, image_size=image_size, backbone=backbone, backbone_weights=backbone_weights,
-        workers=workers, cache=cache, precision=precision, device=device,  # type: ignore[arg-type]
-        overrides=set_ or (), dc5=dc5, started=STARTED,
+        patience=patience, seed=seed, batch_size=batch_size, image_size=image_size, backbone=backbone,
+        backbone_weights=backbone_weights, workers=workers, cache=cache, precision=precision,  # type: ignore[arg-type]
+        device=device, overrides=set_ or (), dc5=dc5, started=STARTED,
     )  # fmt: skip
 
 

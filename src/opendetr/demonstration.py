@@ -30,7 +30,7 @@ from opendetr.training.resume import read_metrics
 from opendetr.training.setup import prepare
 
 TRAINING_SCENES = 2000
-STEPS = 950  # of 8 scenes, that teach the digits
+STEPS = 880  # of 8 scenes, that teach the digits
 # AP50 of the averaged weights on the scenes of val, half-way, from which the falling learning rate leads to WANTED_AP50
 # on the held-out ones (docs/results/small-data.md has the runs).
 ENOUGH_AP50, WANTED_AP50 = 0.85, 0.9

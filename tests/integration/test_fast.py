@@ -16,6 +16,8 @@ from opendetr import Detector, api, demonstration
 from opendetr.checkpoints.native import load_checkpoint, load_training_state
 from opendetr.config import LossConfig, load_recipe
 from opendetr.model.detr import build_pretrained_model
+from opendetr.training.resume import read_metrics
+from opendetr.training.speed import Speed
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +94,7 @@ def test_portrait_and_landscape_train_together(coco_folder, tmp_path):
     merged["annotations"] += [{**a, "id": a["id"] + 100, "image_id": a["image_id"] + 100} for a in other["annotations"]]
     (root / "annotations" / "train.json").write_text(json.dumps(merged))
     run = api.train(root, **TINY_FAST, epochs=2, output=tmp_path / "run")
-    assert len((run / "metrics.jsonl").read_text().splitlines()) == 2
+    assert [line["epoch"] for line in read_metrics(run)] == [1, 2]
 
 
 def test_a_preset_of_learned_queries_leaves_the_helpers_out():
@@ -134,6 +136,29 @@ def test_pictures_grow_after_half_of_the_run(digits, tmp_path, monkeypatch):
     options = TINY_FAST | {"image_size": 96, "overrides": upright, "val_split": "none"}
     api.train(digits, **options, epochs=2, output=tmp_path / "run")
     assert seen == [64] * 6 + [96] * 6  # of 24 scenes in fours
+
+
+def test_a_machine_slower_than_it_seemed_gets_smaller_pictures_and_the_model_knows(
+    digits, tmp_path, monkeypatch, capsys
+):
+    """The look at the start says one speed, steps take another: the size is chosen again, saved, and can be resumed."""
+    from opendetr.training.sizing import Sizing
+
+    monkeypatch.setattr("opendetr.training.setup.look_at_speed", lambda *_: Speed(1e-8, 100.0))
+    monkeypatch.setattr("opendetr.training.sizing.choose_size", lambda *_: (64, "it is slow"))
+    monkeypatch.setattr(
+        Sizing, "is_due", lambda self, progress: self.pixels > 0 and not self.done.append(1) and len(self.done) == 2
+    )
+    free = TINY_FAST | {"image_size": None, "val_split": "none"}
+    run = api.train(digits, **free, minutes=0.05, output=tmp_path / "run")
+    said = capsys.readouterr().out.replace("\n", " ")
+    assert "pictures of 128 pixels" in said
+    assert re.search(r"this machine is .* times as slow as expected: pictures of 64 pixels: it is slow", said)
+    checkpoint = load_checkpoint(run)
+    assert (checkpoint.preprocessing.image_size, checkpoint.config.data.image_size) == (64, 64)
+    assert load_recipe(str(run / "config.toml")).data.image_size == 64
+    api.train(resume=run, minutes=0.01)
+    assert load_checkpoint(run).preprocessing.image_size == 64
 
 
 def image_records(sizes):
@@ -221,11 +246,22 @@ def test_what_is_frozen_stays_and_what_learns_moves(digits, tmp_path):
 
 @pytest.mark.parametrize("compare", [False, True])
 def test_the_demo_reports_what_it_learned(tmp_path, monkeypatch, compare):
-    monkeypatch.setattr(demonstration, "MINUTES", 0.02)
-    monkeypatch.setattr(demonstration, "TRAINING_SCENES", 16)
+    monkeypatch.setattr(demonstration, "STEPS", 22)
+    monkeypatch.setattr(demonstration, "ENOUGH_AP50", 0.0)
+    monkeypatch.setattr(demonstration, "TRAINING_SCENES", 176)  # an epoch of all steps
     report = demonstration.run_demo(tmp_path / "demo", time.time(), compare=compare)
     page = report.read_text()
     assert page.count("held-out scenes") == 1 + compare
-    assert page.count("data:image/") >= 4 * (1 + compare)  # of 4 test scenes
+    assert page.count("data:image/") >= 17 * (1 + compare)  # 12 test scenes, and five figures of what it looks at
+    assert page.count("attends to") + page.count("gathers from") >= 1 + compare
+    assert "opendetr train --data DATA" in page
+    facts = json.loads((tmp_path / "demo" / "report.json").read_text())
+    assert 0 <= facts["ap50"] <= 1
+    assert facts["minutes"] > 0
+    assert facts["threads"] == torch.get_num_threads()
+    history = read_metrics(tmp_path / "demo" / "run-1")
+    assert [line["step"] for line in history if line["kind"] == "step"] == [20]
+    assert len([line for line in history if line["kind"] == "val"]) > 5  # AP while it learns
+    assert history[-1]["step"] == 22
     assert not re.search(r"""(src|href)=.?https?:|url\(.?http""", page)  # it works from disk, offline
     assert [run.name for run in sorted((tmp_path / "demo").glob("run-*"))] == ["run-1", "run-2"][: 1 + compare]

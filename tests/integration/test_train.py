@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,6 +18,8 @@ from tiny import TINY, TINY_FAST
 from opendetr import api
 from opendetr.checkpoints.native import load_checkpoint
 from opendetr.errors import UserError
+from opendetr.evaluation.coco import CocoMetrics
+from opendetr.evaluation.report import MEANING
 from opendetr.training.resume import read_metrics
 
 
@@ -109,6 +112,55 @@ def test_an_undefined_ap_is_never_the_best(coco_folder, tmp_path):
     run = api.train(folder, **{**TINY, "batch_size": 1}, epochs=1, output=tmp_path / "run")
     assert [line["val_AP"] for line in lines(run, "val")] == [-1]
     assert not (run / "best").exists()
+
+
+def flat(aps):
+    """Metrics whose AP is the next of these; the last one again and again."""
+    left = list(aps)
+
+    def metrics_of(index, detections):
+        ap = left.pop(0) if len(left) > 1 else left[0]
+        return CocoMetrics({name: ap for name in MEANING}, {})
+
+    return metrics_of
+
+
+@pytest.mark.parametrize(("schedule", "epochs"), [("train.lr_drop=1.0", 3), ("train.lr_drop=0.5", 6)])
+def test_patience_ends_a_run_whose_val_gets_no_better(digits, tmp_path, monkeypatch, capsys, schedule, epochs):
+    """Two evaluations without a better AP; while learning rates are to fall, only those of the last half count."""
+    monkeypatch.setattr("opendetr.training.validation.metrics_of", flat([0.4, 0.3]))
+    options = {**TINY, "epochs": 10, "patience": 2, "overrides": [schedule]}
+    run = api.train(digits, **options, output=tmp_path / "run")
+    assert [line["epoch"] for line in lines(run)] == list(range(1, epochs + 1))
+    assert "2 evaluations gave no better AP on val" in capsys.readouterr().out.replace("\n", " ")
+    assert json.loads((run / "best" / "metrics.json").read_text())["val"]["AP"] == 0.4
+    api.train(resume=run)  # its patience is over still
+    assert len(lines(run)) == epochs
+    api.train(resume=run, patience=4)
+    assert len(lines(run)) == epochs + 2
+
+
+def test_patience_needs_a_val_split(digits, tmp_path):
+    with pytest.raises(UserError, match="--patience 3 counts validations, but there is no val split"):
+        api.train(digits, **TINY, epochs=1, patience=3, val_split="none", output=tmp_path / "run")
+
+
+def test_a_run_says_what_to_expect_before_its_first_step(digits, tmp_path, capsys):
+    api.train(digits, **TINY, epochs=1, output=tmp_path / "run")
+    said = capsys.readouterr().out.replace("\n", " ")
+    assert re.search(r"learns from about \S+ pictures a second: 1 epochs of 24 will take about", said)
+    assert said.index("This machine learns") < said.index("epoch 1 ")
+
+
+def test_steps_are_logged_between_epochs(coco_folder, tmp_path):
+    folder = coco_folder(boxes_per_picture=[1] * 45)
+    run = api.train(folder, **{**TINY, "batch_size": 1}, epochs=2, val_split="none", output=tmp_path / "run")
+    assert [(line["step"], line["kind"]) for line in lines(run, "step", "epoch")] == [
+        (20, "step"), (40, "step"), (45, "epoch"), (65, "step"), (85, "step"), (90, "epoch"),
+    ]  # fmt: skip
+    first, second, epoch = lines(run, "step", "epoch")[:3]
+    assert {"loss", "loss_class", "matched_iou", "lr", "pictures_per_second", "seconds"} <= first.keys()
+    assert min(first["loss"], second["loss"]) * 0.8 < epoch["loss"] < max(first["loss"], second["loss"]) * 1.2
 
 
 def test_a_failing_evaluation_does_not_lose_the_epoch(digits, tmp_path, monkeypatch):

@@ -2,14 +2,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opendetr.config import PRESETS, LossConfig, load_recipe, resolve_config
+from opendetr.config import load_recipe, resolve_config
 from opendetr.data.datasets import DatasetIndex, Record
 from opendetr.labels import LabelMap
-from opendetr.model.detr import build_model
 from opendetr.training import choices
 from opendetr.training.choices import choose_size, fit_batch, fit_to_data, fit_to_time, measure_objects
 
@@ -84,31 +82,29 @@ def test_what_is_given_is_kept():
     assert fit_to_data(paper, index_of([(0, 400)])) == (paper, [])
 
 
-def fitted(seconds, monkeypatch, side=40, pixel_seconds=1e-5, size=(640, 480)):
-    monkeypatch.setattr(choices, "_seconds_per_pixel", lambda *_: pixel_seconds)
-    model = build_model(PRESETS["detr-tiny"], LossConfig(), 2)  # never run: the measurement is replaced
+def fitted(seconds, side=40, pixel_seconds=1e-5, size=(640, 480)):
     objects = measure_objects(index_of([(0, side)] * 5, size=size))
-    return fit_to_time(load_recipe("fast"), objects, 1, model, torch.device("cpu"), seconds)
+    return fit_to_time(load_recipe("fast"), objects, 1, pixel_seconds, seconds)
 
 
-def test_more_time_gives_larger_pictures_up_to_the_data(monkeypatch):
-    sizes = [fitted(minutes * 60, monkeypatch)[0].data.image_size for minutes in (1, 5, 20, 60, 600)]
+def test_more_time_gives_larger_pictures_up_to_the_data():
+    sizes = [fitted(minutes * 60)[0].data.image_size for minutes in (1, 5, 20, 60, 600)]
     assert sizes == sorted(sizes)
     assert sizes[0] < sizes[-1] == 480  # the pictures have no more
     assert all(size % 32 == 0 for size in sizes)
 
 
-def test_epochs_leave_the_size_to_the_objects(monkeypatch):
-    config, (said, _) = fitted(None, monkeypatch, side=96)
+def test_epochs_leave_the_size_to_the_objects():
+    config, (said, _) = fitted(None, side=96)
     assert config.data.image_size == 320  # objects of a fifth of the side have their 64 pixels
     assert config.data.max_size == 533
     assert "64 pixels" in said
 
 
-def test_objects_stay_visible_however_short_the_time(monkeypatch):
-    config, _ = fitted(4, monkeypatch, side=24)
+def test_objects_stay_visible_however_short_the_time():
+    config, _ = fitted(4, side=24)
     assert config.data.image_size * 24 / 480 >= choices.SMALLEST_PIXELS
-    larger, _ = fitted(4, monkeypatch, side=96)
+    larger, _ = fitted(4, side=96)
     assert larger.data.image_size < config.data.image_size
 
 
@@ -149,65 +145,46 @@ def test_an_update_of_more_pictures_than_the_recipe_knows_is_remarked():
     assert "An update sees 32; the learning rate stays that of 4" in said
 
 
-def test_the_step_that_is_timed_has_the_objects_of_the_data(monkeypatch):
-    seen = []
-    monkeypatch.setattr(choices, "make_denoising", lambda targets, *_: seen.append(targets) and None)
-    config = resolve_config("fast", options={"model.backbone": "test_resnet", "model.backbone_weights": "none"})
-    index = index_of([(0, 24)] * 30, [(0, 24)] * 10)
-    config, _ = fit_to_data(config, index)
-    model = build_model(config.model, config.loss, 2)
-    fit_to_time(config, measure_objects(index), 2, model, torch.device("cpu"), 60.0)
-    assert seen[0].counts.tolist() == [20] * 4
-    assert seen[0].labels.shape == (4, 20)
+def test_where_memory_is_short_smaller_steps_are_summed():
+    config = resolve_config("fast", image_size=320)
+    found, said = fit_batch(config, 1, lambda _, batch: batch <= 1)
+    assert (found.train.batch_size, found.train.accumulate) == (1, 4)
+    assert "for memory" in said
+    found, _ = fit_batch(config, 1, lambda *_: False)  # one picture is the least
+    assert (found.train.batch_size, found.train.accumulate) == (1, 4)
+    found, _ = fit_batch(config, 1, lambda _, batch: batch <= 4)
+    assert (found.train.batch_size, found.train.accumulate) == (4, 1)
 
 
-def test_a_picture_seen_a_few_times_needs_no_zoom(monkeypatch):
-    assert fitted(None, monkeypatch)[0].data.zoom_probability == 0.6  # 50 epochs
-    assert fitted(20, monkeypatch, pixel_seconds=2e-4)[0].data.zoom_probability == 0
+def test_a_picture_seen_a_few_times_needs_no_zoom():
+    assert fitted(None)[0].data.zoom_probability == 0.6  # 50 epochs
+    assert fitted(20, pixel_seconds=2e-4)[0].data.zoom_probability == 0
     fixed = resolve_config("fast", image_size=320, overrides=["data.zoom_probability=0.3"])
-    model = build_model(PRESETS["detr-tiny"], LossConfig(), 2)
-    config, said = fit_to_time(fixed, measure_objects(index_of([(0, 9)])), 1, model, torch.device("cpu"), 1.0)
+    config, said = fit_to_time(fixed, measure_objects(index_of([(0, 9)])), 1, 1e-5, 1.0)
     assert (config.data.image_size, config.data.zoom_probability, said) == (320, 0.3, [])
 
 
-def test_small_pictures_are_not_enlarged(monkeypatch):
-    assert fitted(None, monkeypatch, size=(200, 200))[0].data.image_size == 192
-
-
-def test_the_look_at_the_machine_leaves_the_model_as_it_was():
-    config = resolve_config(
-        "fast", options={"model.backbone": "test_resnet", "model.backbone_weights": "none", "train.precision": "fp32"}
-    )
-    index = index_of([(0, 24)] * 5)
-    config, _ = fit_to_data(config, index)
-    model = build_model(config.model, config.loss, 2)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    fit_to_time(config, measure_objects(index), 1, model, torch.device("cpu"), 60.0)
-    assert all(parameter.grad is None for parameter in model.parameters())
-    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+def test_small_pictures_are_not_enlarged():
+    assert fitted(None, size=(200, 200))[0].data.image_size == 192
 
 
 @pytest.mark.parametrize(("size", "max_size"), [((640, 480), 533), ((1200, 400), 960)])
 @pytest.mark.parametrize("image_size", [None, 320])
-def test_long_pictures_have_room_whether_their_size_is_given_or_chosen(monkeypatch, image_size, size, max_size):
-    monkeypatch.setattr(choices, "_seconds_per_pixel", lambda *_: 1e-5)
+def test_long_pictures_have_room_whether_their_size_is_given_or_chosen(image_size, size, max_size):
     objects = measure_objects(index_of([(0, 96)], size=size))
-    model = build_model(PRESETS["detr-tiny"], LossConfig(), 2)
-    recipe = resolve_config("fast", image_size=image_size)
-    config, _ = fit_to_time(recipe, objects, 1, model, torch.device("cpu"), None)
+    config, _ = fit_to_time(resolve_config("fast", image_size=image_size), objects, 1, 1e-5, None)
     assert (config.data.image_size, config.data.max_size) == (320, max_size)
 
 
-def test_a_given_length_is_kept_where_the_size_is_chosen(monkeypatch):
+def test_a_given_length_is_kept_where_the_size_is_chosen():
     fixed = resolve_config("fast", overrides=["data.max_size=400", "data.train_sizes=[256, 288]"])
-    objects, model = measure_objects(index_of([(0, 96)])), build_model(PRESETS["detr-tiny"], LossConfig(), 2)
-    config, _ = fit_to_time(fixed, objects, 1, model, torch.device("cpu"), None)
+    config, _ = fit_to_time(fixed, measure_objects(index_of([(0, 96)])), 1, 1e-5, None)
     assert (config.data.max_size, config.data.train_sizes) == (400, (256, 288))
 
 
-def test_the_number_of_pictures_said_is_that_of_the_size_chosen(monkeypatch):
+def test_the_number_of_pictures_said_is_that_of_the_size_chosen():
     seconds, per_pixel = 600, 1e-5
-    config, (said, _) = fitted(seconds, monkeypatch, pixel_seconds=per_pixel)
+    config, (said, _) = fitted(seconds, pixel_seconds=per_pixel)
     pixels = 0.9 * seconds / per_pixel * (1 / 2 + 9 / 4 / 2)  # half of the time at two thirds of the size
     pictures = pixels / (config.data.image_size**2 * 4 / 3)
     assert f"about {pictures:,.0f} can be learned from" in said

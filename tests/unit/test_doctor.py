@@ -9,6 +9,7 @@ from opendetr.errors import UserError
 from opendetr.evaluation.coco import CocoMetrics
 from opendetr.training import doctor
 from opendetr.training.doctor import Lesson, _most_telling, examine, learn_by_heart, verdict
+from opendetr.training.speed import Speed
 
 
 def sentences(root, split="train"):
@@ -169,7 +170,7 @@ def test_small_objects_that_train_would_make_visible_are_no_problem(coco_folder,
             a.update(category_id=1 + small, bbox=[100, 100, *[24 if small else 160] * 2])
 
     edit_json(data / "annotations" / "train.json", change)
-    monkeypatch.setattr("opendetr.training.choices._seconds_per_pixel", lambda *_: 2e-5)
+    monkeypatch.setattr("opendetr.training.setup.look_at_speed", lambda *_: Speed(2e-5, 100.0))
     monkeypatch.setattr("opendetr.training.loop.Trainer.fit", lambda trainer: None)
     config = resolve_config(
         "fast", options={"model.backbone": "test_resnet", "model.backbone_weights": "none", "train.device": "cpu",

@@ -1,3 +1,4 @@
+import itertools
 import math
 import signal
 import threading
@@ -9,7 +10,7 @@ from opendetr.config import PRESETS, LossConfig, TrainConfig
 from opendetr.model.detr import build_model
 from opendetr.training import plan as plan_module
 from opendetr.training.optim import build_optimizer, learning_rate_factor, set_learning_rates
-from opendetr.training.plan import Plan
+from opendetr.training.plan import Forecast, Goal, Plan
 
 
 @pytest.fixture
@@ -224,3 +225,81 @@ def test_a_run_in_a_thread_listens_to_nothing(clock):
     thread.start()
     thread.join()
     assert done == [signal.getsignal(signal.SIGINT)]
+
+
+# --- runs that end when they know enough ---
+
+
+def learn(clock, goal, *, step=0.1, limit=1e6, reached_after=0):
+    """The steps of a run whose val says enough after so many; the progress after each."""
+    plan, progress = minutes_plan(limit, goal=goal), []
+    while not plan.must_stop():
+        clock.now += step
+        plan.record_step(step)
+        progress.append(plan.progress(len(progress)))
+        if goal.wants_measurement():
+            goal.record(0.9 if len(progress) >= reached_after else 0.1)
+    return progress
+
+
+def test_what_is_learned_in_time_takes_the_steps_of_the_schedule(clock):
+    progress = learn(clock, Goal(0.85, 200))
+    assert len(progress) == 200
+    assert progress[99] == pytest.approx(0.5)
+    assert progress[-1] == 1
+
+
+def test_the_schedule_waits_half_way_until_val_says_enough(clock):
+    progress = learn(clock, Goal(0.85, 200), reached_after=300)
+    assert set(progress[100:300]) == {0.5}  # learning goes on at half the learning rate
+    assert len(progress) == 300 + 100
+    assert all(earlier <= later for earlier, later in itertools.pairwise(progress))
+
+
+def test_a_run_that_never_learns_goes_through_its_schedule_in_its_time(clock):
+    progress = learn(clock, Goal(0.85, 200), limit=60.0, reached_after=10**9)
+    assert len(progress) == pytest.approx(600, abs=15)  # all the time there is
+    assert progress[-1] > 0.97
+    assert progress.count(0.5) == pytest.approx(600 - 100 - 100, abs=25)
+
+
+def test_a_machine_too_slow_for_all_steps_goes_through_the_schedule_faster(clock):
+    progress = learn(clock, Goal(0.85, 200), step=1.0, limit=60.0)
+    assert len(progress) == pytest.approx(60, abs=3)
+    assert progress[-1] > 0.95
+    assert max(later - earlier for earlier, later in itertools.pairwise(progress)) < 0.04
+
+
+def test_val_is_looked_at_now_and_then_and_more_often_while_waiting():
+    goal, looks = Goal(0.85, 1000), []
+    for number in range(1200):
+        goal.advance(0.1, 1e9)
+        if goal.wants_measurement():
+            looks.append(number + 1)
+            goal.record(0.5)
+    assert looks[0] == 200
+    assert looks[1:4] == [300, 400, 500]
+    assert looks[4:] == list(range(550, 1201, 50))
+
+
+def test_later_steps_over_larger_pictures_count_as_long():
+    goal = Goal(0.85, 100, growth=2.0)
+    assert goal.seconds_left(1.0) == 50 + 2 * 50
+    goal.progress = 0.75
+    assert goal.seconds_left(2.0) == 50
+
+
+def test_the_forecast_is_said_once_and_again_when_it_changes(clock, capsys):
+    goal = Goal(0.85, 600)
+    plan = minutes_plan(1500.0, goal=goal)
+    forecast = Forecast(plan)
+    forecast.say_after(10, 12.0)
+    assert capsys.readouterr().out == ""
+    plan.record_step(0.2)
+    forecast.say_after(20, 12.0)
+    assert "about 12 pictures a second: expect 2.0 minutes" in capsys.readouterr().out
+    forecast.say_after(40, 12.0)
+    assert capsys.readouterr().out == ""
+    plan.step_seconds = 0.6
+    forecast.say_after(60, 4.0)
+    assert "slower than it did: expect 6.0 minutes in all" in capsys.readouterr().out

@@ -56,7 +56,7 @@ class Trainer:
         plan: Plan,
         accelerator: Accelerator,
         output: Path,
-        sizing: Sizing | None = None,
+        sizing: Sizing,
     ) -> None:
         """Put everything in place.
 
@@ -67,7 +67,7 @@ class Trainer:
             plan: epochs or minutes.
             accelerator: devices and processes.
             output: the run folder.
-            sizing: what the size of pictures was chosen by, where it was chosen for the time there is.
+            sizing: what the size of pictures was chosen by.
         """
         self.checkpoint = checkpoint
         self.dataset = dataset
@@ -264,7 +264,7 @@ class Trainer:
         """What changes within a run: the flips, the size of pictures, small ones or full ones."""
         if self.try_flips(progress):
             self.state.progress = progress
-        if self.sizing is not None and self.plan.total_seconds is not None and self.sizing.is_due(progress):
+        if self.plan.total_seconds is not None and self.sizing.is_due(progress):
             seconds = (self.plan.total_seconds - self.plan.began) * self.accelerator.num_processes
             found = mean_of_processes(self.accelerator, self.sizing.found)
             self.resize(*self.sizing.chosen_again(self.config, seconds, found))
@@ -286,8 +286,7 @@ class Trainer:
         self.plan.record_step(seconds)
         if self.threads is not None:
             self.threads.observe(seconds, pixels)
-        if self.sizing is not None:
-            self.sizing.observe(pixels, seconds)
+        self.sizing.observe(pixels, seconds)
         if self.averaged is not None:
             self.averaged.update(self.steps_done, self.progress())
         if self.plan.evaluating == 0 and self.val_index is not None:  # until one is measured, a forward pass

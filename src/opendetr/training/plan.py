@@ -35,6 +35,7 @@ class Goal:
     unmeasured: int = 0
 
     WAITING_AT = 0.5  # where pictures begin to have their full size and flips are settled
+    TELLING = 0.02  # before, steps are slower than the others will be
     MEASURED_EVERY, WHILE_WAITING, MEASURED_FROM = 0.1, 0.05, 0.2  # shares of the schedule
 
     def advance(self, step_seconds: float, remaining: float) -> None:
@@ -42,6 +43,8 @@ class Goal:
         self.unmeasured += 1
         needed = self.seconds_left(step_seconds)
         hurry = max(1.0, needed / max(remaining, 1e-3))  # who cannot do all steps goes through the schedule faster
+        if self.progress < self.TELLING:
+            hurry = 1.0
         then = min(1.0, self.progress + hurry / self.steps)
         waits = not self.is_reached and hurry == 1 and self.progress <= self.WAITING_AT
         self.progress = min(then, self.WAITING_AT) if waits else then

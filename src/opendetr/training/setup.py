@@ -66,9 +66,11 @@ def prepare(
             f"--patience {config.train.patience} counts validations, but there is no val split to measure; give one by "
             f"--val-split, or leave --patience out"
         )
-    return assemble(
+    trainer = assemble(
         config, train_index, val_index, output, started, resume, trained=trained, fresh_minutes=fresh_minutes, goal=goal
     )
+    say_what_to_expect(trainer)
+    return trainer
 
 
 def require_free(output: Path, resume: Path | None) -> None:
@@ -122,7 +124,7 @@ def assemble(
     dataset = DetectionDataset(
         train_index.under(checkpoint.label_map), transform, config.train.seed, build_cache(config.data)
     )
-    sizing = Sizing(objects, len(train_index), speed.seconds_per_pixel) if open_size and budget and not goal else None
+    sizing = Sizing(objects, len(train_index), speed, is_open=open_size and budget > 0 and goal is None)
     trainer = Trainer(checkpoint, dataset, val_index, plan, accelerator, output, sizing)
     plan.total_steps = config.train.epochs * trainer.steps_per_epoch
     torch.manual_seed(config.train.seed + accelerator.process_index)  # processes shall not drop out alike
@@ -133,7 +135,6 @@ def assemble(
         trainer.restore(state, resume)
         if resume != output and (resume / "best").is_dir():
             copy_checkpoint(resume / "best", output / "best")
-    say_what_to_expect(trainer, objects, speed)
     if accelerator.num_processes > 1:
         console.print(
             f"{accelerator.num_processes} processes: every step sees "
@@ -142,16 +143,15 @@ def assemble(
     return trainer
 
 
-def say_what_to_expect(trainer: Trainer, objects: ObjectSizes, speed: Speed) -> None:
+def say_what_to_expect(trainer: Trainer) -> None:
     """How fast this machine learns, how far that leads, and whether a step fits into its memory."""
-    plan, accelerator = trainer.plan, trainer.accelerator
-    sentences = list[str]()
+    plan, accelerator, sizing = trainer.plan, trainer.accelerator, trainer.sizing
+    objects, speed, sentences = sizing.objects, sizing.speed, list[str]()
     if plan.goal is None:  # what knows when to stop says so itself, after some steps
         left = None if plan.total_seconds is None else plan.remaining()
         sentences += expectations(
-            trainer.config, objects, len(trainer.dataset), speed, left, accelerator.num_processes,
-            epochs_done=trainer.state.epoch,
-        )  # fmt: skip
+            trainer.config, objects, sizing.pictures, speed, left, accelerator.num_processes, trainer.state.epoch
+        )
     if warning := memory_warning(trainer.config, objects, speed, trainer.checkpoint.model, accelerator.device):
         sentences.append(warning)
     for sentence in sentences:

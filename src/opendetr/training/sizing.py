@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 
 from opendetr.config import RunConfig
 from opendetr.training.choices import ObjectSizes, choose_size, pixels_in
+from opendetr.training.speed import Speed
 
 MARKS = (0.1, 0.3)  # of the budget, at which speed is compared with what was expected
 TELLING = 1.5  # a factor between the two from which on the size is chosen again
@@ -16,7 +17,9 @@ class Sizing:
     Attributes:
         objects: of the training split.
         pictures: of it.
-        expected: seconds per pixel by which the size was chosen.
+        speed: of the look at the start.
+        is_open: whether the size was chosen for the time there is, and may be chosen again.
+        expected: seconds per pixel by which it was chosen last.
         pixels: that were learned from since the last comparison.
         seconds: that this took.
         done: the marks that were passed.
@@ -24,10 +27,15 @@ class Sizing:
 
     objects: ObjectSizes
     pictures: int
-    expected: float
+    speed: Speed
+    is_open: bool
+    expected: float = 0.0
     pixels: int = 0
     seconds: float = 0.0
     done: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.expected = self.expected or self.speed.seconds_per_pixel
 
     def observe(self, pixels: int, seconds: float) -> None:
         """A step learned from so many pixels in so many seconds."""
@@ -37,7 +45,7 @@ class Sizing:
         """Whether it is time to compare."""
         due = [mark for mark in MARKS if mark <= progress and mark not in self.done]
         self.done += due
-        return bool(due) and self.pixels > 0
+        return self.is_open and bool(due) and self.pixels > 0
 
     @property
     def found(self) -> float:
