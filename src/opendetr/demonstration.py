@@ -146,4 +146,7 @@ def _attention(detector: Detector, found: Sequence[tuple[Record, Detections]], f
     record, _ = max(found, key=lambda item: len(item[1]))
     seen = Folder(folder, "What the model attends to")
     explain_picture(seen, detector, record.path.stem, read_image(record.path), Asked(THRESHOLD))
-    return "<h2>What it looks at</h2>" + seen.body
+    return (
+        "<h2>What it looks at</h2><p>One of the held-out scenes, with the attention of the model while it detected the "
+        "digits: bright cells are what a point, or a detection, read.</p>" + seen.body
+    )
