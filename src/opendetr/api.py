@@ -18,6 +18,7 @@ from opendetr.config import PRESETS, load_recipe, resolve_config
 from opendetr.data.check import check_pictures, warnings
 from opendetr.data.datasets import has_split, load_index
 from opendetr.data.images import read_image
+from opendetr.devices import resolve_device
 from opendetr.errors import UserError
 from opendetr.evaluation.coco import CocoMetrics, evaluate_files
 from opendetr.evaluation.runner import evaluate_split
@@ -33,6 +34,7 @@ from opendetr.inference.sources import distinct_stems, expand_sources, report_le
 from opendetr.inference.video import is_video
 from opendetr.model.complexity import count_gflops, count_parameters
 from opendetr.progress import console, track
+from opendetr.threads import settle_threads
 from opendetr.training.doctor import Finding, examine, learn_by_heart, verdict
 from opendetr.training.setup import prepare
 
@@ -62,6 +64,7 @@ def train(
     cache: Literal["none", "ram", "disk"] | None = None,
     precision: Literal["auto", "fp32", "bf16"] | None = None,
     device: str | None = None,
+    threads: int | str | None = None,
     overrides: Sequence[str] = (),
     started: float | None = None,
 ) -> Path:
@@ -94,6 +97,8 @@ def train(
         cache: `ram` or `disk`: pictures are decoded once, for this run or for later ones too; or `none`.
         precision: `auto`, `fp32` or `bf16`.
         device: `auto`, `cpu`, `cuda` or `mps`.
+        threads: that compute: a number, or `auto`: measured at the start and when steps become slower. By default `auto`
+            with minutes, and PyTorch's own number with epochs.
         overrides: `section.key=value` strings; they win over everything.
         started: when the budget of `minutes` began, as of `time.time()`; now by default.
 
@@ -153,9 +158,10 @@ def train(
     if not config.data.root:
         raise UserError("--data is missing: give the folder of the data set to learn from")
     run = Path(output or resume or _free_folder(Path("runs") / Path(config.data.root).resolve().name))
+    settled = settle_threads(threads, measure=config.train.minutes > 0, device=resolve_device(config.train.device).type)
     trainer = prepare(
         config, run, started, None if resume is None else Path(resume), trained=trained,
-        fresh_minutes=minutes is not None,
+        fresh_minutes=minutes is not None, threads=settled,
     )  # fmt: skip
     console.print(f"\n{trainer.config.to_toml()}")
     write_text(run / "config.toml", trainer.config.to_toml())
@@ -547,12 +553,19 @@ def info(model: str | Path, size: tuple[int, int] | None = None, *, dc5: bool | 
     }
 
 
-def demo(output: str | Path = "runs/demo", *, compare: bool = False, started: float | None = None) -> Path:
-    """Watch a DETR learn: make digit scenes, train, measure on 100 held-out scenes, write a report.
+def demo(
+    output: str | Path = "runs/demo",
+    *,
+    compare: bool = False,
+    threads: int | str | None = None,
+    started: float | None = None,
+) -> Path:
+    """Watch a DETR learn: make digit scenes, train until they are learned, measure on 100 held-out ones, write a report.
 
     Args:
         output: where data, runs and the report go.
         compare: spend the same minutes again on the paper's recipe; the report shows both.
+        threads: that compute: a number, or `auto`, the default: measured.
         started: when the demo began, as of `time.time()`; now by default.
 
     Returns:
@@ -560,7 +573,8 @@ def demo(output: str | Path = "runs/demo", *, compare: bool = False, started: fl
     """
     from opendetr.demonstration import run_demo
 
-    return run_demo(Path(output), started or time.time(), compare=compare)
+    settled = settle_threads(threads, measure=True, device=resolve_device("auto").type)
+    return run_demo(Path(output), started or time.time(), compare=compare, threads=settled)
 
 
 def ablate(

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from opendetr.errors import UserError
+from opendetr.threads import set_waiting_policy
 
 app = typer.Typer(
     name="opendetr",
@@ -34,6 +35,7 @@ Engine = Annotated[str, typer.Option(help="auto, torch, openvino or onnxruntime.
 
 def main() -> None:
     """Run a command; a UserError is one sentence and exit code 2, Ctrl-C is 130."""
+    set_waiting_policy()
     try:
         app()
     except UserError as error:

@@ -25,6 +25,7 @@ from opendetr.inference.detector import Detector
 from opendetr.inference.drawing import draw
 from opendetr.progress import console
 from opendetr.structures import Detections
+from opendetr.threads import Threads
 from opendetr.training.plan import Goal
 from opendetr.training.resume import read_metrics
 from opendetr.training.setup import prepare
@@ -32,8 +33,8 @@ from opendetr.training.setup import prepare
 TRAINING_SCENES = 2000
 STEPS = 880  # of 8 scenes, that teach the digits
 # AP50 of the averaged weights on the scenes of val, half-way, from which the falling learning rate leads to WANTED_AP50
-# on the held-out ones (docs/results/small-data.md has the runs).
-ENOUGH_AP50, WANTED_AP50 = 0.85, 0.9
+# on the held-out ones with room to spare: from .58 it led to .89, from .93 to .98 (docs/results/small-data.md).
+ENOUGH_AP50, WANTED_AP50 = 0.75, 0.9
 MOST_MINUTES = 25.0  # one core of a busy slow machine needs them
 SHOWN, ENLARGED, BRIGHTER = 12, 5, 0.6  # pictures in the report, how much larger, the exponent of their brightness
 THRESHOLD = 0.5
@@ -44,24 +45,25 @@ NEXT = (
 )
 
 
-def run_demo(output: Path, started: float, *, compare: bool = False) -> Path:
+def run_demo(output: Path, started: float, *, compare: bool = False, threads: Threads | None = None) -> Path:
     """Make the data, train, measure on held-out scenes, write the report.
 
     Args:
         output: the folder for data, run and report; a number is appended where it holds an earlier demo.
         started: when the demo began, as of `time.time()`.
         compare: spend the same minutes again on the paper's recipe, and report both.
+        threads: to watch while it trains.
 
     Returns:
         The path of `report.html`; `report.json` lies beside it.
     """
     console.print("Making digit scenes: handwritten digits on photographs, 128x128 pixels.")
     write_digits(output / "digits", TRAINING_SCENES)
-    runs = [_learn("fast", "The recipe fast, the default of opendetr train", output, started)]
+    runs = [_learn("fast", "The recipe fast, the default of opendetr train", output, started, threads)]
     minutes = (time.time() - started) / 60
     if compare:
         title = "The paper's architecture and loss, sized for minutes"
-        runs.append(_learn("paper-small", title, output, time.time(), minutes))
+        runs.append(_learn("paper-small", title, output, time.time(), threads, minutes))
     machine = f"{describe_machine()}; torch {torch.__version__}; {minutes:.1f} minutes"
     write_report(output / "report.html", "opendetr demo: digit scenes", runs, machine, NEXT)
     summary = runs[0].metrics.summary
@@ -74,7 +76,9 @@ def run_demo(output: Path, started: float, *, compare: bool = False) -> Path:
     return output / "report.html"
 
 
-def _learn(recipe: str, title: str, output: Path, started: float, minutes: float | None = None) -> RunReport:
+def _learn(
+    recipe: str, title: str, output: Path, started: float, threads: Threads | None, minutes: float | None = None
+) -> RunReport:
     """Train with a recipe, for so many minutes or until the digits are learned; measure on the held-out scenes."""
     options = {"data.root": str(output / "digits"), "train.minutes": minutes or MOST_MINUTES}
     goal = None
@@ -84,7 +88,7 @@ def _learn(recipe: str, title: str, output: Path, started: float, minutes: float
     length = f"for {minutes:.1f} minutes" if minutes else f"until they are learned, {MOST_MINUTES:g} minutes at most"
     console.print(f"\n{title}: training {length}. Object queries, no anchors, no NMS.")
     run = _free_run(output)
-    trainer = prepare(resolve_config(recipe, options=options), run, started, goal=goal)
+    trainer = prepare(resolve_config(recipe, options=options), run, started, goal=goal, threads=threads)
     write_text(run / "config.toml", trainer.config.to_toml())
     trainer.fit()
     if trainer.plan.interrupted():

@@ -85,7 +85,7 @@ def expected(seconds, *, pictures=1000, per_pixel=1e-6, size=320, side=96, **val
 
 def test_epochs_are_foretold_in_minutes():
     (said,) = expected(None, **{"train.epochs": 30})
-    each = 1e-6 * 320**2 * 4 / 3  # seconds a picture
+    each = 1.2e-6 * 320**2 * 4 / 3  # seconds a picture
     assert f"about {1 / each:.3g} pictures a second" in said
     assert f"30 epochs of 1,000 will take about {30 * 1000 * each / 60:.0f} minutes" in said
     (small,) = expected(None, **{"train.epochs": 30, "train.small_first": 0.5})
@@ -94,9 +94,9 @@ def test_epochs_are_foretold_in_minutes():
 
 def test_minutes_are_foretold_in_passes_and_too_few_are_warned_of():
     (said,) = expected(3600.0)
-    assert f"{0.9 * 3600 / (1e-6 * 320**2 * 4 / 3) / 1000:.1f} passes over 1,000" in said
+    assert f"{0.9 * 3600 / (1.2e-6 * 320**2 * 4 / 3) / 1000:.1f} passes over 1,000" in said
     said, warning = expected(60.0)
-    passes = 0.9 * 60 / (1e-6 * 320**2 * 4 / 3) / 1000
+    passes = 0.9 * 60 / (1.2e-6 * 320**2 * 4 / 3) / 1000
     assert f"{passes:.1f} passes" in said
     assert warning.startswith("Warning")
     enough = int(warning.split("--minutes ")[1].split(" ")[0])
@@ -155,7 +155,7 @@ def test_a_size_that_was_given_stays():
 @pytest.mark.parametrize(("factor", "changes"), [(1.0, 0), (1.4, 0), (0.7, 0), (4.0, -1), (0.25, 1)])
 def test_another_speed_than_expected_gives_another_size(factor, changes):
     config = resolve_config("fast", options={"data.image_size": 256, "data.max_size": 426})
-    found, said = sizing().chosen_again(config, 300.0, factor * 1e-6)
+    found, said = sizing().chosen_again(config, 300.0, factor * 1.2e-6)
     difference = found.data.image_size - 256
     assert (difference > 0) - (difference < 0) == changes
     assert bool(said) == bool(changes)

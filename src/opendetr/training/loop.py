@@ -30,6 +30,7 @@ from opendetr.loss.matcher import CostWeights, match
 from opendetr.model.queries import make_denoising
 from opendetr.progress import console, progress_bar
 from opendetr.structures import Batch, Denoising, DetrOutput, Targets
+from opendetr.threads import Threads
 from opendetr.training.ema import AveragedModel
 from opendetr.training.flips import TRIALS, FlipTrial, open_flips, settle_flips, try_flips
 from opendetr.training.means import EpochMeans, combine, in_words, line_in_words
@@ -57,6 +58,7 @@ class Trainer:
         accelerator: Accelerator,
         output: Path,
         sizing: Sizing,
+        threads: Threads | None = None,
     ) -> None:
         """Put everything in place.
 
@@ -68,13 +70,14 @@ class Trainer:
             accelerator: devices and processes.
             output: the run folder.
             sizing: what the size of pictures was chosen by.
+            threads: whose number may change.
         """
         self.checkpoint = checkpoint
         self.dataset = dataset
         self.val_index = val_index
         self.plan = plan
         self.accelerator = accelerator
-        self.sizing = sizing
+        self.sizing, self.threads = sizing, threads
         self.config = checkpoint.config
         self.scoring = checkpoint.model.scoring
         loss = self.config.loss
@@ -91,7 +94,6 @@ class Trainer:
         self.folder = RunFolder(output)
         self.validation = None if val_index is None else Validation(val_index, plan, accelerator, self.folder)
         self.forecast = Forecast(plan)
-        self.threads = None
 
     def step(self, micro_batches: MicroBatches) -> dict[str, float]:
         """One update of the weights, from the summed gradients of its micro-batches on all processes."""

@@ -27,6 +27,7 @@ from opendetr.model.backbone import normalisation
 from opendetr.model.detr import DETR, build_pretrained_model
 from opendetr.model.precision import fit_precision
 from opendetr.progress import console
+from opendetr.threads import Threads
 from opendetr.training.choices import ObjectSizes, fit_batch, fit_to_data, fit_to_time, measure_objects
 from opendetr.training.loop import Trainer
 from opendetr.training.plan import Goal, Plan
@@ -43,6 +44,7 @@ def prepare(
     trained: Checkpoint | None = None,
     fresh_minutes: bool = False,
     goal: Goal | None = None,
+    threads: Threads | None = None,
 ) -> Trainer:
     """Read the data, build or restore the model, and lay out the run.
 
@@ -54,6 +56,7 @@ def prepare(
         trained: the model that `config.train.init` names, to begin with.
         fresh_minutes: the config's minutes are this session's own, instead of the whole run's.
         goal: what ends the run before its minutes are over.
+        threads: whose number may change while it trains.
 
     Raises:
         UserError: whatever is wrong with data, weights, device or folders.
@@ -67,8 +70,9 @@ def prepare(
             f"--val-split, or leave --patience out"
         )
     trainer = assemble(
-        config, train_index, val_index, output, started, resume, trained=trained, fresh_minutes=fresh_minutes, goal=goal
-    )
+        config, train_index, val_index, output, started, resume, trained=trained, fresh_minutes=fresh_minutes,
+        goal=goal, threads=threads,
+    )  # fmt: skip
     say_what_to_expect(trainer)
     return trainer
 
@@ -97,6 +101,7 @@ def assemble(
     trained: Checkpoint | None = None,
     fresh_minutes: bool = False,
     goal: Goal | None = None,
+    threads: Threads | None = None,
     objects: ObjectSizes | None = None,
 ) -> Trainer:
     """Build or restore the model and lay out the run over data that were read.
@@ -125,7 +130,7 @@ def assemble(
         train_index.under(checkpoint.label_map), transform, config.train.seed, build_cache(config.data)
     )
     sizing = Sizing(objects, len(train_index), speed, is_open=open_size and budget > 0 and goal is None)
-    trainer = Trainer(checkpoint, dataset, val_index, plan, accelerator, output, sizing)
+    trainer = Trainer(checkpoint, dataset, val_index, plan, accelerator, output, sizing, threads)
     plan.total_steps = config.train.epochs * trainer.steps_per_epoch
     torch.manual_seed(config.train.seed + accelerator.process_index)  # processes shall not drop out alike
     if state is not None and resume is not None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 
 from opendetr.config import RunConfig
 from opendetr.training.choices import ObjectSizes, choose_size, pixels_in
-from opendetr.training.speed import Speed
+from opendetr.training.speed import IN_A_RUN, Speed
 
 MARKS = (0.1, 0.3)  # of the budget, at which speed is compared with what was expected
 TELLING = 1.5  # a factor between the two from which on the size is chosen again
@@ -19,7 +19,7 @@ class Sizing:
         pictures: of it.
         speed: of the look at the start.
         is_open: whether the size was chosen for the time there is, and may be chosen again.
-        expected: seconds per pixel by which it was chosen last.
+        expected: seconds per pixel of a run like this, by what the size was chosen by last.
         pixels: that were learned from since the last comparison.
         seconds: that this took.
         done: the marks that were passed.
@@ -35,7 +35,7 @@ class Sizing:
     done: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.expected = self.expected or self.speed.seconds_per_pixel
+        self.expected = self.expected or self.speed.in_a_run
 
     def observe(self, pixels: int, seconds: float) -> None:
         """A step learned from so many pixels in so many seconds."""
@@ -65,7 +65,7 @@ class Sizing:
         if 1 / TELLING <= factor <= TELLING:
             return config, ""
         speed = f"{factor:.1f} times as slow" if factor > 1 else f"{1 / factor:.1f} times as fast"
-        size, reason = choose_size(self.objects, self.pictures, pixels_in(config, seconds, found))
+        size, reason = choose_size(self.objects, self.pictures, pixels_in(config, seconds, found / IN_A_RUN))
         if size == config.data.image_size:
             return config, f"this machine is {speed} as expected; pictures keep their {size} pixels"
         max_size = round(config.data.max_size * size / config.data.image_size)

@@ -18,6 +18,7 @@ from opendetr.training.choices import FEWEST_PASSES, FOR_STEPS, SMALLEST_PIXELS,
 
 LOOKED_AT = (224, 288)  # height and width of the pictures of the look
 BESIDE = 1.1  # matching, losses, the optimiser and reading, as a factor of a step without them
+IN_A_RUN = 1.2  # trying flips, saving, small pictures that cost more for each pixel: what a run takes over its steps
 KEPT_TWICE = 1.5  # gradients and what operations need for themselves, as a factor of what is kept for the backward pass
 COPIES = 5  # of every weight that learns: itself, its gradient, AdamW's two means, the average
 
@@ -28,6 +29,11 @@ class Speed:
 
     seconds_per_pixel: float
     bytes_per_pixel: float  # kept by the forward pass for the backward pass
+
+    @property
+    def in_a_run(self) -> float:
+        """Seconds per pixel that are to be expected of a whole run."""
+        return IN_A_RUN * self.seconds_per_pixel
 
 
 def look_at_speed(config: RunConfig, model: DETR, device: torch.device, objects: int) -> Speed:
@@ -101,14 +107,14 @@ def expectations(
     pixels = picture_pixels(config, objects)
     if seconds is None:
         # The same steps at two thirds of the size take four ninths of the time.
-        each = speed.seconds_per_pixel * pixels * (1 - 5 / 9 * config.train.small_first) / processes
+        each = speed.in_a_run * pixels * (1 - 5 / 9 * config.train.small_first) / processes
         epochs = config.train.epochs - epochs_done
         yield (
             f"This machine learns from about {1 / each:.3g} pictures a second: {epochs} epochs of {pictures:,} will "
             f"take about {minutes_in_words(epochs * pictures * each / 60)}, and evaluations on val their time."
         )
         return
-    learned = pixels_in(config, seconds * processes, speed.seconds_per_pixel) / pixels
+    learned = pixels_in(config, seconds * processes, speed.in_a_run) / pixels
     passes = learned / pictures
     yield (
         f"This machine learns from about {learned / (FOR_STEPS * max(seconds, 1.0)):.3g} pictures a second: "
