@@ -97,8 +97,8 @@ def train(
         cache: `ram` or `disk`: pictures are decoded once, for this run or for later ones too; or `none`.
         precision: `auto`, `fp32` or `bf16`.
         device: `auto`, `cpu`, `cuda` or `mps`.
-        threads: that compute: a number, or `auto`: measured at the start and when steps become slower. By default `auto`
-            with minutes, and PyTorch's own number with epochs.
+        threads: that compute: a number, or `auto`: measured at the start and when steps become slower. By default
+            `auto` with minutes, and PyTorch's own number with epochs.
         overrides: `section.key=value` strings; they win over everything.
         started: when the budget of `minutes` began, as of `time.time()`; now by default.
 
@@ -560,7 +560,7 @@ def demo(
     threads: int | str | None = None,
     started: float | None = None,
 ) -> Path:
-    """Watch a DETR learn: make digit scenes, train until they are learned, measure on 100 held-out ones, write a report.
+    """Watch a DETR learn: make digit scenes, train until they are learned, measure on 100 others, write a report.
 
     Args:
         output: where data, runs and the report go.

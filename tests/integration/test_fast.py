@@ -251,7 +251,7 @@ def test_the_demo_reports_what_it_learned(tmp_path, monkeypatch, compare):
     monkeypatch.setattr(demonstration, "TRAINING_SCENES", 176)  # an epoch of all steps
     report = demonstration.run_demo(tmp_path / "demo", time.time(), compare=compare)
     page = report.read_text()
-    assert page.count("held-out scenes") == 1 + compare
+    assert page.count("held-out scenes, whose") == 1 + compare
     assert page.count("data:image/") >= 17 * (1 + compare)  # 12 test scenes, and five figures of what it looks at
     assert page.count("attends to") + page.count("gathers from") >= 1 + compare
     assert "opendetr train --data DATA" in page

@@ -461,6 +461,8 @@ class Trainer:
         self.state = RunState(**training_state["state"])
         before = training_state["steps_per_epoch"]
         self.folder.read_history(run, self.state.epoch + self.state.step / before)
+        if self.validation is not None:
+            self.validation.step = self.folder.measured_step
         if self.state.step and before != self.steps_per_epoch:
             console.print(
                 f"An epoch has {self.steps_per_epoch} steps now, it had {before}: the unfinished one is begun anew."

@@ -65,6 +65,11 @@ class RunFolder:
         """AP50 of the last evaluation on val; None before the first."""
         return next((line["val_AP50"] for line in reversed(self.history) if "val_AP50" in line), None)
 
+    @property
+    def measured_step(self) -> int:
+        """The step whose weights val saw last; 0 before the first."""
+        return next((line["step"] for line in reversed(self.history) if "val_AP" in line), 0)
+
     def waited(self, counts: Callable[[Mapping[str, Any]], bool]) -> int:
         """Evaluations in a row, up to the last, without a better AP, as far as their line counts."""
         measured = [line for line in self.history if "val_AP" in line]
