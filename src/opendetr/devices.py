@@ -1,7 +1,6 @@
 """Where and in which precision a model runs."""
 
 import ctypes
-import os
 import platform
 import sys
 from contextlib import AbstractContextManager, nullcontext
@@ -12,6 +11,7 @@ import torch
 from torch import nn
 
 from opendetr.errors import UserError, first_line
+from opendetr.threads import available_cores
 
 
 def resolve_device(name: str) -> torch.device:
@@ -55,7 +55,7 @@ def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
 
 def default_workers(device: torch.device) -> int:
     """Loader processes: where the CPU itself computes they only take its time, beside an accelerator they feed it."""
-    return 0 if device.type == "cpu" else min(4, os.cpu_count() or 1)
+    return 0 if device.type == "cpu" else min(4, available_cores())
 
 
 def describe_machine() -> str:
