@@ -180,17 +180,21 @@ def val(
     engine: EngineName | None = None,
     precision: PrecisionName = "fp32",
     device: str = "auto",
+    threads: int | str | None = None,
     dc5: bool | None = None,
 ) -> CocoMetrics:
     """COCO metrics of a model, or of an exported file, on any split of a data set whose categories it knows.
 
     Where no engine is named, a model is run by PyTorch and a file by what it was exported for.
 
+    `threads` that compute are a number, or `auto`, the default: measured.
+
     Raises:
         UserError: no such model, data set or split; or a category the model has never heard of.
     """
     require_positive_batch(batch_size)
     engine = engine or ("auto" if is_exported(model) else "torch")
+    settle_threads(threads, measure=True, device=resolve_device(device).type)
     detector = Detector.load(model, device, engine, precision, dc5=dc5)
     index = load_index(Path(data), split)
     origin = {} if is_exported(model) else detector.checkpoint.metrics
@@ -221,6 +225,7 @@ def predict(
     workers: int | None = None,
     precision: PrecisionName = "fp32",
     device: str = "auto",
+    threads: int | str | None = None,
     dc5: bool | None = None,
 ) -> Path | str:
     """Detect objects in files, folders, globs, videos, webcams and streams.
@@ -245,6 +250,7 @@ def predict(
         workers: with `ray`, the number of models that work at once.
         precision: `fp32`, `bf16` or `int8`.
         device: `auto`, `cpu`, `cuda` or `mps`.
+        threads: that compute: a number, or `auto`, the default: measured.
         dc5: whether an official `.pth` has a dilated backbone.
 
     Returns:
@@ -269,6 +275,7 @@ def predict(
         raise UserError(
             "--workers belongs to --engine ray; other engines use all threads of this machine in one process"
         )
+    settle_threads(threads, measure=True, device=resolve_device(device).type)
     if videos:
         if len(sources) > 1 or shard.count > 1:
             raise UserError(f"{videos[0]} is a video: give it alone, without --shards")
@@ -346,6 +353,7 @@ def export(
     data: str | Path | None = None,
     split: str = "val",
     max_ap_loss: float | None = None,
+    threads: int | str | None = None,
     dc5: bool | None = None,
 ) -> Certificate:
     """Write a model as a file that other programs run, after comparing it with PyTorch.
@@ -361,6 +369,7 @@ def export(
             `train`, where there is one.
         split: of it, for AP.
         max_ap_loss: how much AP the file may lose there, 0..1; by default 0.005, and 0.0005 for `fp32`.
+        threads: that compute: a number, or `auto`, the default: measured.
         dc5: whether an official `.pth` has a dilated backbone.
 
     Returns:
@@ -379,6 +388,7 @@ def export(
     options = ExportOptions(chosen, precision, with_preprocessing, with_attention, max_ap_loss)
     index = None if data is None else load_index(Path(data), split)
     options.require_possible(index)
+    settle_threads(threads, measure=True)
     checkpoint = load_checkpoint(model, dc5=dc5)
     if index is not None:
         labels = labels_on(checkpoint.label_map, checkpoint.metrics, index.label_map, str(index.source))
@@ -403,6 +413,7 @@ def benchmark(
     output: str | Path | None = None,
     memory: bool = True,
     device: str = "auto",
+    threads: int | str | None = None,
     dc5: bool | None = None,
 ) -> Benchmark:
     """Measure speed, agreement and memory of a model in every engine, in turn on this machine.
@@ -418,6 +429,7 @@ def benchmark(
         output: a folder for `benchmark.json` and `benchmark.md`.
         memory: whether to measure peak memory, in processes of their own.
         device: `auto`, `cpu`, `cuda` or `mps`.
+        threads: that compute: a number, or `auto`, the default: measured.
         dc5: whether an official `.pth` has a dilated backbone.
 
     Raises:
@@ -425,6 +437,7 @@ def benchmark(
     """
     if output is not None:
         require_folder(Path(output))
+    settle_threads(threads, measure=True, device=resolve_device(device).type)
     found = measure(
         load_checkpoint(model, dc5=dc5), size=size, batch=batch, against=against, engines=engines,
         precisions=precisions, seconds=seconds, device=device, memory=memory,
@@ -451,6 +464,7 @@ def explain(
     threshold: float = 0.5,
     at_most: int = 12,
     device: str = "auto",
+    threads: int | str | None = None,
     dc5: bool | None = None,
 ) -> Path:
     """Show what a model attends to in pictures, what its queries do over a data set, or why objects were missed.
@@ -470,6 +484,7 @@ def explain(
         threshold: detections with at least this score are explained; the best three where there are none.
         at_most: how many detections of a picture are explained, the best first.
         device: `auto`, `cpu`, `cuda` or `mps`.
+        threads: that compute: a number, or `auto`, the default: measured.
         dc5: whether an official `.pth` has a dilated backbone.
 
     Returns:
@@ -493,6 +508,7 @@ def explain(
         raise UserError(f"--at-most {at_most}: expected 1 or more detections to explain")
     folder, asked = Path(output), report.Asked(threshold, points, layer, head, at_most)
     require_folder(folder)
+    settle_threads(threads, measure=True, device=resolve_device(device).type)
     detector = Detector.of_checkpoint(load_checkpoint(model, dc5=dc5), device)
     asked.check(detector)
     broken: list[str] = []
@@ -589,6 +605,7 @@ def ablate(
     minutes: float | None = None,
     overrides: Sequence[str] = (),
     device: str = "auto",
+    threads: int | str | None = None,
 ) -> Path:
     """Run one of the paper's studies, or one's own, as small trainings, and compare the rows in a table.
 
@@ -605,6 +622,8 @@ def ablate(
         minutes: of each run instead.
         overrides: `section.key=value` for all rows; without a study, `section.key=VALUE,VALUE` are its rows.
         device: `auto`, `cpu`, `cuda` or `mps`.
+        threads: that compute: a number, or `auto`: measured at the start. By default `auto` with minutes, and
+            PyTorch's own number with epochs.
 
     Returns:
         The table as Markdown; CSV and a plot lie beside it.
@@ -638,6 +657,7 @@ def ablate(
         epochs = 3 if data is None else 20
     root = folder / "digits" if data is None else Path(data)
     settings = studies.Settings(str(root.resolve()), recipe, split, epochs, minutes, fixed, digits=data is None)
+    settle_threads(threads, measure=minutes is not None, device=resolve_device(device).type)
     table = run_study(chosen, settings, folder, seeds, device)
     console.print(
         f"\n{table.read_text(encoding='utf-8')}\nThe table is {table}; study.csv and study.png lie beside it."
@@ -653,6 +673,7 @@ def doctor(
     image_size: int | None = None,
     seconds: float = 45.0,
     device: str | None = None,
+    threads: int | str | None = None,
 ) -> list[Finding]:
     """Say whether a data set can be learned and what to change: checks of the files, and eight pictures by heart.
 
@@ -663,6 +684,7 @@ def doctor(
         image_size: the shorter side; chosen by the recipe where None.
         seconds: for learning eight pictures by heart.
         device: `auto`, `cpu`, `cuda` or `mps`.
+        threads: that compute: a number, or `auto`, the default: measured.
 
     Returns:
         What was found, the most important first.
@@ -670,6 +692,7 @@ def doctor(
     Raises:
         UserError: the data cannot be read at all.
     """
+    settle_threads(threads, measure=True, device=resolve_device(device or "auto").type)
     options = {"data.root": str(Path(data).resolve()), "data.train_split": train_split, "train.device": device}
     given = {name: value for name, value in options.items() if value is not None}
     config = resolve_config(recipe, None, given, image_size)

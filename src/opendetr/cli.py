@@ -30,6 +30,9 @@ Model = Annotated[str, typer.Argument(help=MODEL_HELP, show_default=False)]
 Dc5 = Annotated[bool | None, typer.Option("--dc5/--no-dc5", help="Of a .pth that does not tell.", show_default=False)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Precision = Annotated[str, typer.Option(help="fp32, bf16 or int8.")]
+Threads = Annotated[
+    str | None, typer.Option(help="That compute: a number, or auto.  (default: measured)", show_default=False)
+]
 Engine = Annotated[str, typer.Option(help="auto, torch, openvino or onnxruntime.")]
 
 
@@ -71,11 +74,12 @@ def _global_options(
 def demo(
     output: Annotated[Path, typer.Option(help="Where the data, the run and report.html go.")] = Path("runs/demo"),
     compare: Annotated[bool, typer.Option("--compare", help="Train with the paper's recipe too; report both.")] = False,
+    threads: Threads = None,
 ) -> None:
-    """Watch a DETR learn digit scenes and read the report; 3 minutes on 2 cores."""
+    """Watch a DETR learn digit scenes and read the report; 3 to 4 minutes on 2 cores, longer where others compute."""
     from opendetr import api
 
-    api.demo(output, compare=compare, started=STARTED)
+    api.demo(output, compare=compare, threads=threads, started=STARTED)
 
 
 @app.command()
@@ -109,6 +113,10 @@ def train(
     cache: Annotated[str | None, typer.Option(help="Decoded pictures stay in: none, ram or disk.")] = None,
     precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
+    threads: Annotated[
+        str | None,
+        typer.Option(help="That compute: a number, or auto.  (default: auto with --minutes)", show_default=False),
+    ] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value; wins over everything.")] = None,
 ) -> None:
     """Train on a folder of pictures and boxes. What is not given comes from the recipe."""
@@ -121,7 +129,7 @@ def train(
         train_split=train_split, val_split=val_split, output=output, resume=resume, epochs=epochs, minutes=minutes,
         patience=patience, seed=seed, batch_size=batch_size, image_size=image_size, backbone=backbone,
         backbone_weights=backbone_weights, workers=workers, cache=cache, precision=precision,  # type: ignore[arg-type]
-        device=device, overrides=set_ or (), dc5=dc5, started=STARTED,
+        device=device, threads=threads, overrides=set_ or (), dc5=dc5, started=STARTED,
     )  # fmt: skip
 
 
@@ -140,6 +148,7 @@ def val(
     ] = None,
     precision: Precision = "fp32",
     device: Device = "auto",
+    threads: Threads = None,
     dc5: Dc5 = None,
 ) -> None:
     """The 12 COCO numbers and AP per class, of a model on a split or of ready-made detections."""
@@ -159,7 +168,7 @@ def val(
         assert data is not None
         metrics = api.val(
             model, data, split, batch_size=batch_size, engine=engine, precision=precision, device=device,  # type: ignore[arg-type]
-            dc5=dc5,
+            threads=threads, dc5=dc5,
         )  # fmt: skip
     print_metrics(metrics)
     if json is not None:
@@ -186,6 +195,7 @@ def predict(
     workers: Annotated[int | None, typer.Option(help="With --engine ray: models that work at once.")] = None,
     precision: Precision = "fp32",
     device: Device = "auto",
+    threads: Threads = None,
     dc5: Dc5 = None,
 ) -> None:
     """Detect objects in pictures and videos; called again, it goes on where it was stopped."""
@@ -194,7 +204,7 @@ def predict(
     api.predict(
         model, sources, output, threshold=threshold, batch_size=batch_size, tile=tile, overlap=overlap, every=every,
         shards=shards, drawn=drawn, engine=engine, workers=workers, precision=precision, device=device,  # type: ignore[arg-type]
-        dc5=dc5,
+        threads=threads, dc5=dc5,
     )  # fmt: skip
 
 
@@ -214,6 +224,7 @@ def explain(
     threshold: Annotated[float, typer.Option(help="The lowest score that is explained.")] = 0.5,
     at_most: Annotated[int, typer.Option(help="Of a picture, so many detections, the best first.")] = 12,
     device: Device = "auto",
+    threads: Threads = None,
     dc5: Dc5 = None,
 ) -> None:
     """Show what a model attends to, what its queries do, and why an object was missed."""
@@ -222,7 +233,7 @@ def explain(
     api.explain(
         model, pictures or (), output, data=data, split=split, slots=slots, image=image, matching=matching,
         points=[_parse_point(text) for text in point or ()], layer=layer, head=head, threshold=threshold,
-        at_most=at_most, device=device, dc5=dc5,
+        at_most=at_most, device=device, threads=threads, dc5=dc5,
     )  # fmt: skip
 
 
@@ -278,6 +289,7 @@ def export(
     max_ap_loss: Annotated[
         float | None, typer.Option(help="AP that may be lost.  (default: 0.005; fp32: 0.0005)", show_default=False)
     ] = None,
+    threads: Threads = None,
     dc5: Dc5 = None,
 ) -> None:
     """Write the model for other programs, compared with PyTorch on real pictures."""
@@ -285,7 +297,7 @@ def export(
 
     api.export(
         model, output, format, precision=precision, with_preprocessing=with_preprocessing,  # type: ignore[arg-type]
-        with_attention=with_attention, data=data, split=split, max_ap_loss=max_ap_loss, dc5=dc5,
+        with_attention=with_attention, data=data, split=split, max_ap_loss=max_ap_loss, threads=threads, dc5=dc5,
     )  # fmt: skip
 
 
@@ -305,6 +317,7 @@ def benchmark(
     output: Annotated[Path | None, typer.Option(help="Folder for benchmark.json and benchmark.md.")] = None,
     memory: Annotated[bool, typer.Option("--memory/--no-memory", help="Measure peak memory too.")] = True,
     device: Device = "auto",
+    threads: Threads = None,
     dc5: Dc5 = None,
 ) -> None:
     """How fast is it, how far is the machine's limit, and do all engines say the same?"""
@@ -313,7 +326,7 @@ def benchmark(
     api.benchmark(
         model, against=against, size=None if size is None else _parse_size(size), batch=batch,  # type: ignore[arg-type]
         engines=engine or (), precisions=precision or (), seconds=seconds, output=output, memory=memory, device=device,
-        dc5=dc5,
+        threads=threads, dc5=dc5,
     )  # fmt: skip
 
 
@@ -331,13 +344,14 @@ def ablate(
         list[str] | None, typer.Option("--set", help="section.key=VALUE for all rows, or VALUE,VALUE for a study.")
     ] = None,
     device: Device = "auto",
+    threads: Threads = None,
 ) -> None:
     """Run one of the paper's studies as small trainings; called again, it goes on where it was stopped."""
     from opendetr import api
 
     api.ablate(
         study, data, output, recipe=recipe, split=split, seeds=seeds, epochs=epochs, minutes=minutes,
-        overrides=set_ or (), device=device,
+        overrides=set_ or (), device=device, threads=threads,
     )  # fmt: skip
 
 
@@ -349,13 +363,20 @@ def doctor(
     image_size: Annotated[int | None, typer.Option(help="Shorter side.  (default: chosen)")] = None,
     seconds: Annotated[float, typer.Option(help="For learning eight pictures by heart.")] = 45.0,
     device: Device = "auto",
+    threads: Threads = None,
 ) -> None:
     """Can this data be learned? Checks the files and learns eight pictures by heart, in about a minute."""
     from opendetr import api
     from opendetr.evaluation.report import print_findings
 
     found = api.doctor(
-        data, train_split=train_split, recipe=recipe, image_size=image_size, seconds=seconds, device=device
+        data,
+        train_split=train_split,
+        recipe=recipe,
+        image_size=image_size,
+        seconds=seconds,
+        device=device,
+        threads=threads,
     )
     print_findings([(finding.is_problem, finding.sentence) for finding in found])
     if any(finding.is_problem for finding in found):

@@ -22,39 +22,40 @@ PUBLIC_NAMES = {
 }  # fmt: skip
 
 COMMANDS = {
-    "demo": {"--output", "--compare"},
-    "doctor": {"--data", "--train-split", "--recipe", "--image-size", "--seconds", "--device"},
+    "demo": {"--output", "--compare", "--threads"},
+    "doctor": {"--data", "--train-split", "--recipe", "--image-size", "--seconds", "--device", "--threads"},
     "train": {
         "--data", "--recipe", "--preset", "--train-split", "--val-split", "--output", "--resume", "--epochs",
         "--minutes",
         "--seed", "--batch-size", "--image-size", "--backbone", "--backbone-weights", "--workers", "--cache",
         "--precision",
-        "--device", "--set", "--init", "--num-classes-from", "--freeze", "--dc5",
+        "--device", "--set", "--init", "--num-classes-from", "--freeze", "--dc5", "--patience", "--threads",
     },
     "convert": {"--to", "--push", "--private", "--licence", "--dc5"},
     "val": {
         "--data", "--split", "--detections", "--annotations", "--json", "--batch-size", "--engine", "--precision",
-        "--device", "--dc5",
+        "--device", "--dc5", "--threads",
     },
     "predict": {
         "--output", "--threshold", "--batch-size", "--tile", "--overlap", "--every", "--shards", "--draw",
-        "--engine", "--workers", "--precision", "--device", "--dc5",
+        "--engine", "--workers", "--precision", "--device", "--dc5", "--threads",
     },
     "explain": {
         "--output", "--data", "--split", "--slots", "--image", "--matching", "--point", "--layer", "--head",
-        "--threshold", "--at-most", "--device", "--dc5",
+        "--threshold", "--at-most", "--device", "--dc5", "--threads",
     },
     "ablate": {
         "--data", "--output", "--recipe", "--split", "--seeds", "--epochs", "--minutes", "--set", "--device",
+        "--threads",
     },
     "export": {
         "--output", "--format", "--precision", "--with-preprocessing", "--with-attention", "--data", "--split",
-        "--max-ap-loss", "--dc5",
+        "--max-ap-loss", "--dc5", "--threads",
     },
     "info": {"--size", "--json", "--dc5"},
     "benchmark": {
         "--against", "--size", "--batch", "--engine", "--precision", "--seconds", "--output", "--memory", "--device",
-        "--dc5",
+        "--dc5", "--threads",
     },
     "data digits": {"--scenes", "--seed"},
 }  # fmt: skip
