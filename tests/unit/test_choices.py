@@ -111,16 +111,11 @@ def test_objects_stay_visible_however_short_the_time():
 def test_what_the_time_is_too_short_for_is_said():
     """Small objects would need 640 pixels, of which there is time for 5 passes over one picture, and never over 100."""
     objects = measure_objects(index_of([(0, 10)] * 5, size=(640, 480)))
-    ample, said = choose_size(objects, 1, None)
-    assert (ample, "in the time" in said) == (480, False)
-    for pictures, pixels, size, warned in ((1, 1e7, 480, "objects"), (100, 1e6, 128, "passes objects")):
+    for pictures, pixels, size in ((1, None, 480), (1, 1e7, 480), (100, 1e6, 128)):
         found, said = choose_size(objects, pictures, pixels)
         assert found == size
-        assert f"about {pixels / (size**2 * 4 / 3):,.0f} can be learned from" in said
-        assert ("fewer than 5 passes" in said) == ("passes" in warned)
-        assert ("objects below 12 pixels" in said) == ("objects" in warned)
+        assert "objects below 12 pixels are hardly found" in said
     _, said = choose_size(measure_objects(index_of([(0, 200)])), 100, 1e9)
-    assert "can be learned from" in said
     assert "Warning" not in said
 
 
@@ -180,11 +175,3 @@ def test_a_given_length_is_kept_where_the_size_is_chosen():
     fixed = resolve_config("fast", overrides=["data.max_size=400", "data.train_sizes=[256, 288]"])
     config, _ = fit_to_time(fixed, measure_objects(index_of([(0, 96)])), 1, 1e-5, None)
     assert (config.data.max_size, config.data.train_sizes) == (400, (256, 288))
-
-
-def test_the_number_of_pictures_said_is_that_of_the_size_chosen():
-    seconds, per_pixel = 600, 1e-5
-    config, (said, _) = fitted(seconds, pixel_seconds=per_pixel)
-    pixels = 0.9 * seconds / per_pixel * (1 / 2 + 9 / 4 / 2)  # half of the time at two thirds of the size
-    pictures = pixels / (config.data.image_size**2 * 4 / 3)
-    assert f"about {pictures:,.0f} can be learned from" in said

@@ -128,7 +128,8 @@ def fit_to_time(
         passes = config.train.epochs if pixels is None else pixels / area / pictures
         zoom = 0.6 if passes >= MANY_PASSES else 0.0
         data = replace(data, zoom_probability=zoom)
-        said.append(f"{'zooming' if zoom else 'no zooming'}: every picture is seen about {passes:.0f} times")
+        often = "often enough to vary" if zoom else f"fewer than {MANY_PASSES} times"
+        said.append(f"{'zooming' if zoom else 'no zooming'}: every picture is seen {often}")
     return replace(config, data=data), said
 
 
@@ -142,19 +143,13 @@ def choose_size(objects: ObjectSizes, pictures: int, pixels: float | None) -> tu
     """The shorter side, and the reason; `pixels` can be learned from in the time, of all pictures together."""
     least = _sides(SMALLEST_PIXELS / objects.smallest_kind, up=True)
     most = _sides(min(640, objects.pixels, max(320, COMFORTABLE_PIXELS / objects.smallest_kind)), up=False)
-    size, seen = most, ""
+    size = most
     if pixels is not None:
         affordable = _sides((BALANCE * pixels**0.5 / objects.aspect) ** 0.5 + SIDE_STEP / 2, up=False)
         often_enough = _sides((pixels / (FEWEST_PASSES * pictures * objects.aspect)) ** 0.5, up=False)
         size = min(most, max(affordable, min(least, often_enough)))
     size = max(size, 4 * SIDE_STEP)
-    passes = float("inf")
-    if pixels is not None:
-        passes = pixels / (size**2 * objects.aspect) / pictures
-        seen = f"in the time about {passes * pictures:,.0f} can be learned from ({passes:,.1f} passes), and "
-    reason = f"{seen}the smallest kind of object gets {objects.smallest_kind * size:.0f} pixels"
-    if passes < FEWEST_PASSES:
-        reason += f". Warning: fewer than {FEWEST_PASSES} passes teach little; give more --minutes"
+    reason = f"the smallest kind of object gets {objects.smallest_kind * size:.0f} pixels"
     if objects.smallest_kind * size < SMALLEST_PIXELS:
         reason += f". Warning: objects below {SMALLEST_PIXELS} pixels are hardly found; " + (
             "give more --minutes or a larger --image-size" if size < most else "cut the pictures into parts"
