@@ -8,5 +8,6 @@ import sys
 
 from opendetr import train
 
-model, data, run, *epochs = sys.argv[1:]
-train(data, init=model, new_head=True, recipe="fast", epochs=int(*epochs or [20]), output=run)
+if __name__ == "__main__":  # pictures may be read by other processes, and on Windows and macOS those run this file too
+    model, data, run, *epochs = sys.argv[1:]
+    train(data, init=model, new_head=True, recipe="fast", epochs=int(*epochs or [20]), output=run)

@@ -79,8 +79,8 @@ def sine_encoding(height, width, dim):
 def detect(folder, picture):
     """Score, class name and box (x1, y1, x2, y2 in pixels) of every query."""
     folder = Path(folder)
-    classes, prepare = (json.loads((folder / name).read_text()) for name in ("labels.json", "preprocessing.json"))
-    model = DETR(tomllib.loads((folder / "config.toml").read_text())["model"], len(classes)).eval()
+    classes, prepare = (json.loads((folder / name).read_bytes()) for name in ("labels.json", "preprocessing.json"))
+    model = DETR(tomllib.loads((folder / "config.toml").read_text("utf-8"))["model"], len(classes)).eval()
     model.load_state_dict(load_file(folder / "model.safetensors"))
     image = transforms.to_image(ImageOps.exif_transpose(Image.open(picture)).convert("RGB"))
     (shorter, longer), (height, width) = sorted(image.shape[-2:]), image.shape[-2:]

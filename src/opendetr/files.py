@@ -3,12 +3,17 @@
 import json
 import os
 import shutil
+import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from opendetr.errors import UserError
+
+# Windows does not rename what anybody has open, and virus scanners open whatever was written just now.
+RETRY_AFTER = (0.05, 0.1, 0.2, 0.4, 0.8) if sys.platform == "win32" else ()  # seconds
 
 
 def cache_folder() -> Path:
@@ -22,7 +27,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_bytes(content)
-        temporary.replace(path)
+        _rename(temporary, path)
     except OSError:  # a full disk shall not stay full of halves
         temporary.unlink(missing_ok=True)
         raise
@@ -49,7 +54,19 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(f"{line}\n" for line in lines)
-    temporary.replace(path)
+    _rename(temporary, path)
+
+
+def _rename(path: Path, target: Path) -> None:
+    """Move a file or a folder within its disk; a file that is there is replaced."""
+    for seconds in RETRY_AFTER:
+        try:
+            path.replace(target)
+        except PermissionError:
+            time.sleep(seconds)
+        else:
+            return
+    path.replace(target)
 
 
 def require_writable(path: Path | None) -> None:
@@ -121,8 +138,8 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
         raise
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)
-        folder.replace(old)
-    new.replace(folder)
+        _rename(folder, old)
+    _rename(new, folder)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -130,7 +147,7 @@ def recover_folder(folder: Path) -> None:
     """Undo a replacement that was killed between its two renames. For writers; readers use `current_folder`."""
     old = folder.with_name(f".{folder.name}.old")
     if not folder.exists() and old.exists():
-        old.replace(folder)
+        _rename(old, folder)
 
 
 def current_folder(folder: Path) -> Path:

@@ -89,6 +89,7 @@ def test_a_journal_cut_before_its_last_newline_loses_that_line_only(tmp_path):
         assert list(results.offsets) == [0, 1]
         results.add(2, [{"image_id": 7}])
         results.finish()
+        assert results._file.closed  # else Windows would not remove it
     assert [entry["image_id"] for entry in entries(results.path)] == [0, 1, 7]
 
 

@@ -67,10 +67,10 @@ def test_shrunk_pictures_have_their_boxes_where_they_were(index, kind):
         assert float((one[0] - other[0]).abs().mean()) < 0.02  # of 0..1: resized once or twice
 
 
-def test_without_room_pictures_are_read_again_and_look_the_same(index, monkeypatch):
+def test_without_room_pictures_are_read_again_and_look_the_same(index):
     kept, crowded = (DetectionDataset(index, TRANSFORM, seed=7, cache=RamCache(24)) for _ in range(2))
     expected = [kept[key] for key in range(10)]
-    monkeypatch.setattr(cache, "RAM_BYTES", 3 * 24 * 32)  # of one picture
+    crowded.cache.room = 3 * 24 * 32  # of one picture
     assert all(same(one, crowded[key]) for key, one in enumerate(expected))
     assert (len(kept.cache.pictures), len(crowded.cache.pictures)) == (5, 1)
 
@@ -129,3 +129,27 @@ def test_what_is_kept_is_as_large_as_training_looks():
         built = build_cache(replace(config, cache=kind))
         assert isinstance(built, cls)
         assert built.side == 320
+
+
+@pytest.mark.parametrize(
+    ("free", "together", "room"), [(2**40, 1, 2**31), (2**30, 1, 2**28), (2**30, 4, 2**26), (0, 1, 0)]
+)
+def test_pictures_take_a_quarter_of_the_free_memory_and_never_more_than_2_gib(monkeypatch, free, together, room):
+    monkeypatch.setattr(cache, "free_bytes", lambda: free)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(together))
+    assert RamCache(24).room == room
+
+
+@pytest.mark.parametrize(("workers", "said"), [(0, 0), (2, 1)])
+def test_that_not_all_pictures_fit_is_said_once_before_they_are_read(index, monkeypatch, capsys, workers, said):
+    config = replace(CONFIG, cache="ram", image_size=24, train_sizes=(), crop_probability=0.0, zoom_probability=0.0)
+    needed = 5 * 3 * 24 * 32  # kept smaller than they are, by each loader process
+    monkeypatch.setattr(cache, "free_bytes", lambda: 4 * needed)
+    built = build_cache(config, index.records, workers)
+    assert capsys.readouterr().out.count("--cache ram: of the 0.0 GB") == said
+    dataset = DetectionDataset(index, PREPROCESSING.transform(), cache=built)
+    for key in range(5):
+        dataset[key]
+    assert len(built.pictures) == 5
+    assert built.bytes == needed  # as was foretold
+    assert not capsys.readouterr().out

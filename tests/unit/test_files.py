@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from opendetr import files
 from opendetr.errors import UserError
 from opendetr.files import read_json, recover_folder, replacing_folder, write_bytes, write_json, write_text
 
@@ -170,3 +171,26 @@ def test_what_found_no_room_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         write_bytes(tmp_path / "a.bin", b"content")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("refused", "written"), [(2, True), (3, False)])
+def test_what_somebody_else_has_open_for_a_moment_is_renamed_a_moment_later(tmp_path, monkeypatch, refused, written):
+    """As on Windows, where virus scanners open what was written just now."""
+    rename, tries = Path.replace, []
+
+    def refusing(path, target):
+        tries.append(path)
+        if len(tries) <= refused:
+            raise PermissionError(13, "The process cannot access the file because it is being used by another process")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "replace", refusing)
+    monkeypatch.setattr(files, "RETRY_AFTER", (0, 0))
+    if written:
+        write_text(tmp_path / "a.txt", "new")
+        assert (tmp_path / "a.txt").read_text() == "new"
+    else:
+        with pytest.raises(PermissionError):
+            write_text(tmp_path / "a.txt", "new")
+    assert len(tries) == 3
+    assert names(tmp_path) == ({"a.txt"} if written else set())

@@ -1,6 +1,8 @@
+import multiprocessing
 from collections import Counter
 from dataclasses import replace
 from itertools import chain, islice
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from opendetr.config import DataConfig
+from opendetr.config import DataConfig, load_recipe
+from opendetr.data import loader
+from opendetr.data.cache import build_cache
 from opendetr.data.datasets import load_index
 from opendetr.data.loader import DetectionDataset, collate, epoch_order, group_equal_shapes, training_loader
 from opendetr.data.transforms import Preprocessing, training_transform
@@ -103,6 +107,56 @@ def test_a_picture_of_another_size_than_annotated_is_one_sentence_whoever_reads_
 def test_endless_batches_are_read_as_they_are_needed(dataset):
     endless = chain.from_iterable(epoch_order(5, epoch, 0, 2) for epoch in iter(int, 1))
     assert len(list(islice(training_loader(dataset, endless, 0), 7))) == 7
+
+
+@pytest.fixture
+def spawned():
+    """Processes begin anew and are sent what they need, as on Windows and macOS; Linux copies the one that is there."""
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("spawn", force=True)
+    yield
+    multiprocessing.set_start_method(before, force=True)
+
+
+def test_processes_that_begin_anew_read_the_same(spawned, coco_folder):
+    """With all that the recipe `fast` sends them: its augmentation, and a cache."""
+    chosen = {"data.image_size": 64, "data.max_size": 106, "data.zoom_probability": 0.5, "data.zoom_in": 0.5,
+              "data.zoom_out": 1.5, "data.horizontal_flip": 0.5}  # fmt: skip
+    config = load_recipe("fast").with_values(chosen, "a test").data
+    transform = training_transform(config, replace(PREPROCESSING, image_size=64, max_size=106, multiple_of=32))
+    index = load_index(coco_folder((1, 2, 0, 3)), "train")
+    dataset = DetectionDataset(index, transform, 7, build_cache(config, index.records, workers=2))
+    batches = [keys for epoch in range(2) for keys in epoch_order(4, epoch, 0, 2)]
+    loaded = list(training_loader(dataset, batches, workers=2))
+    assert len(loaded) == 4
+    for (batch, targets), keys in zip(loaded, batches):
+        expected, expected_targets = collate([dataset[key] for key in keys])
+        assert torch.equal(batch.images, expected.images)
+        assert all(map(torch.equal, targets, expected_targets))
+
+
+@pytest.mark.parametrize(("batches_of_room", "left"), [(100, 4), (10, 3), (2, 0), (None, 0)])
+def test_loader_processes_are_as_many_as_can_hand_over_their_batches(
+    dataset, monkeypatch, capsys, batches_of_room, left
+):
+    """A container's /dev/shm has 64 MB, and a process that finds it full is killed."""
+    of_batch = 2 * dataset[0][0].nbytes
+
+    def disk_usage(path):
+        if batches_of_room is None:
+            raise FileNotFoundError(path)
+        return SimpleNamespace(total=64e6, free=2 * batches_of_room * of_batch)
+
+    monkeypatch.setattr(loader.shutil, "disk_usage", disk_usage)
+    for _ in range(2):
+        assert loader.workers_with_room(dataset, [0, 1], 4) == left
+    assert capsys.readouterr().out.count("too small (64 MB)") == (0 < left < 4 or batches_of_room == 2)
+
+
+def test_batches_come_where_no_process_has_room(dataset, monkeypatch):
+    monkeypatch.setattr(loader.shutil, "disk_usage", lambda path: SimpleNamespace(total=64e6, free=0))
+    assert [batch.image_ids.tolist() for batch, _ in training_loader(dataset, [[0, 1], [2]], 2)] == [[1, 2], [3]]
+    assert list(training_loader(dataset, [], 2)) == []
 
 
 numbers = {"length": st.integers(1, 60), "epoch": st.integers(0, 5), "seed": st.integers(0, 9)}

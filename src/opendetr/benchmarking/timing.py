@@ -76,7 +76,7 @@ def take_turns(clocks: list[Clock], seconds: float) -> float | None:
 def _others_seconds() -> float | None:
     """Seconds that all processors have worked for anybody but this process; None where the system does not tell."""
     try:
-        line = Path("/proc/stat").read_text().splitlines()[0]
+        line = Path("/proc/stat").read_text(encoding="utf-8").splitlines()[0]
     except OSError:
         return None
     user, nice, system, _, _, interrupts, soft_interrupts, stolen = map(int, line.split()[1:9])

@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -18,9 +19,13 @@ from opendetr.config import DataConfig
 from opendetr.data.datasets import Record
 from opendetr.data.transforms import largest_look
 from opendetr.files import cache_folder, write_bytes
+from opendetr.memory import free_bytes
 from opendetr.progress import console
 
-RAM_BYTES = 2**31  # of pictures in memory, over all loader processes; what finds no room is read again and again
+RAM_BYTES = (
+    2**31
+)  # of pictures in memory at most, over all loader processes; what finds no room is read again and again
+RAM_SHARE = 4  # and no more than a quarter of what is free: training takes memory too, and so do other programs
 FREE_BYTES = 2**32  # of the disk are left to others
 
 
@@ -37,18 +42,49 @@ class PictureCache(Protocol):
         """Keep it, where there is room."""
 
 
-def build_cache(config: DataConfig) -> PictureCache | None:
-    """The cache that a config asks for."""
+def build_cache(config: DataConfig, records: Iterable[Record] = (), workers: int = 0) -> PictureCache | None:
+    """The cache that a config asks for.
+
+    Args:
+        config: names it, and says how large a picture is looked at.
+        records: the pictures it is for; it is said where memory has no room for all of them.
+        workers: loader processes; each reads every picture sooner or later, and keeps it for itself.
+    """
     if config.cache == "none":
         return None
-    return RamCache(largest_look(config)) if config.cache == "ram" else DiskCache(largest_look(config))
+    side = largest_look(config)
+    if config.cache == "disk":
+        return DiskCache(side)
+    cache = RamCache(side)
+    sizes = (kept_size(record.width, record.height, side) for record in records)
+    needed = max(1, workers) * sum(3 * width * height for width, height in sizes)
+    if needed > cache.room:
+        console.print(
+            f"--cache ram: of the {needed / 1e9:.1f} GB that all pictures need, {cache.room / 1e9:.1f} GB may be taken "
+            f"of this machine's memory; what finds no room is decoded in every epoch (--cache disk keeps all)"
+        )
+    return cache
+
+
+def kept_size(width: int, height: int, side: int) -> tuple[int, int]:
+    """Width and height of a picture as a cache keeps it: the shorter side has at most `side` pixels."""
+    shorter = min(width, height)
+    if shorter <= side:
+        return width, height
+    return max(1, round(width * side / shorter)), max(1, round(height * side / shorter))
+
+
+def ram_bytes() -> int:
+    """What pictures may take of the memory that is free now; processes that train together on a machine share it."""
+    together = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # set by torchrun
+    return min(RAM_BYTES, free_bytes() // RAM_SHARE) // together
 
 
 class RamCache:
     """In the memory of each loader process."""
 
     def __init__(self, side: int) -> None:
-        self.side = side
+        self.side, self.room = side, ram_bytes()
         self.pictures: dict[Path, Tensor] = {}
         self.bytes = 0
 
@@ -59,7 +95,7 @@ class RamCache:
     def put(self, record: Record, picture: Tensor) -> None:
         """Keep it, where there is room."""
         worker = get_worker_info()
-        room = RAM_BYTES // (1 if worker is None else worker.num_workers)
+        room = self.room // (1 if worker is None else worker.num_workers)
         if self.bytes + picture.nbytes <= room:
             self.pictures[record.path] = picture
             self.bytes += picture.nbytes

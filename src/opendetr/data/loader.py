@@ -1,7 +1,12 @@
 """From an index of pictures to batches."""
 
+import shutil
 import signal
+import sys
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from functools import cache
+from itertools import chain, islice
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -12,12 +17,16 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from opendetr.data.cache import PictureCache
+from opendetr.data.cache import PictureCache, kept_size
 from opendetr.data.check import require_size
 from opendetr.data.datasets import DatasetIndex, Record
 from opendetr.data.images import read_image
 from opendetr.data.transforms import to_target
+from opendetr.progress import console
 from opendetr.structures import Batch, Target, Targets
+
+SHARED_MEMORY = Path("/dev/shm")  # of Linux
+READ_AHEAD = 2  # batches by each loader process
 
 Sample = tuple[Tensor, Target, Record]
 T = TypeVar("T")
@@ -76,10 +85,8 @@ class DetectionDataset(Dataset[Sample]):
             return kept
         picture = read_image(record.path)
         require_size(record, picture.size, self.index)
-        shorter = min(picture.size)
-        if self.cache is not None and self.cache.side < shorter:
-            width, height = (max(1, round(side * self.cache.side / shorter)) for side in picture.size)
-            picture = picture.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=2.0)
+        if self.cache is not None and (size := kept_size(*picture.size, self.cache.side)) != picture.size:
+            picture = picture.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
         tensor: Tensor = v2.functional.pil_to_tensor(picture)
         if self.cache is not None:
             self.cache.put(record, tensor)
@@ -165,15 +172,50 @@ def training_loader(
     workers: int,
 ) -> Iterator[tuple[Batch, Targets]]:
     """Read the given batches (possibly endless) ahead of their use."""
+    if workers and sys.platform.startswith("linux"):
+        batches = iter(batches)
+        first = list(islice(batches, 1))
+        workers, batches = workers_with_room(dataset, first[0], workers) if first else 0, chain(first, batches)
     loader = DataLoader(
         dataset,
         batch_sampler=batches,
         num_workers=workers,
+        prefetch_factor=READ_AHEAD if workers else None,
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_ignore_ctrl_c,
     )
     return iter(loader)
+
+
+def workers_with_room(dataset: DetectionDataset, batch: list[int], workers: int) -> int:
+    """How many of the loader processes have room to hand over their batches; says so where not all have.
+
+    On Linux batches come through /dev/shm, of which a container has 64 MB unless it was given more; a process that
+    finds it full is killed.
+
+    Args:
+        dataset: the pictures.
+        batch: the keys of one batch.
+        workers: loader processes that are wanted.
+    """
+    try:
+        room = shutil.disk_usage(SHARED_MEMORY)
+    except OSError:
+        return 0  # without it nothing can be handed over
+    of_batch = 2 * len(batch) * dataset[batch[0]][0].nbytes  # another picture may be larger, and pads the rest
+    fitting = min(workers, room.free // (of_batch * (READ_AHEAD + 1)))
+    if fitting < workers:
+        _say_once(
+            f"{SHARED_MEMORY} is too small ({room.total / 1e6:.0f} MB) for the batches of {workers} loader processes: "
+            f"{fitting or 'none'} will read ahead; a container is given more by --shm-size=2g"
+        )
+    return fitting
+
+
+@cache
+def _say_once(sentence: str) -> None:
+    console.print(sentence)  # loaders are made several times in a run
 
 
 def _ignore_ctrl_c(worker: int) -> None:

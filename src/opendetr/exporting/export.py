@@ -99,7 +99,7 @@ def export_model(
     """
     options.require_possible(index)
     output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as folder:
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-", ignore_cleanup_errors=True) as folder:
         draft = Path(folder) / output.name
         certificate = _write_draft(checkpoint, draft, options, index, calibration or index)
         if problems := certificate.problems():
@@ -139,6 +139,7 @@ def _write_draft(
         engine = FromPixels(engine, checkpoint.preprocessing)
     certificate = certify(engine, checkpoint, index, options.max_ap_loss)
     metadata["certificate"] = certificate.to_json()
+    del engine  # it may have the file mapped into memory, and then Windows lets nobody write it
     write(graph, draft, metadata)
     return certificate
 

@@ -105,7 +105,7 @@ def export_program(
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own, about its own
         try:
-            return torch.export.export(model, (images, mask), dynamic_shapes=shapes)
+            return torch.export.export(model, (images, mask), dynamic_shapes=shapes, strict=False)
         except Exception as error:  # torch raises kinds of its own for each way a model can be untraceable
             raise ExportError(f"torch cannot trace this model for any size ({first_line(error)})") from error
 

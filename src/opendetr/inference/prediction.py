@@ -16,7 +16,7 @@ from opendetr.inference.detector import Detector
 from opendetr.inference.drawing import draw
 from opendetr.inference.reading import AHEAD, read_ahead
 from opendetr.inference.results import Results, Shard, is_finished, merge_shards
-from opendetr.inference.sources import distinct_names, image_ids, report_left_out
+from opendetr.inference.sources import distinct_names, file_stem, image_ids, report_left_out
 from opendetr.inference.tiling import Tile, merge_tiles, tile_boxes
 from opendetr.inference.video import Video, VideoDrawing
 from opendetr.progress import console, track
@@ -202,7 +202,7 @@ def predict_video(
     """
     with Video.open(source, every) as video, ExitStack() as closing:
         folder.mkdir(parents=True, exist_ok=True)
-        target = folder / f"{Path(video.name).stem or 'stream'}.mp4"
+        target = folder / f"{file_stem(video.name) or 'stream'}.mp4"
         drawing = closing.enter_context(VideoDrawing(target, video.frames_per_second / every)) if drawn else None
         results = closing.enter_context(Results(folder, Shard(), {"video": source}, continues=False))
         seconds: dict[int, float] = {}

@@ -103,6 +103,7 @@ class Results:
             self.path.unlink(missing_ok=True)  # it may be of other settings
             write_json(_about_path(self.path), {"settings": _digest(self.settings), "left_out": left_out})
         write_entries(self.path, self._entries())
+        self._file.close()  # Windows removes no file that is open
         self.journal.unlink()
         return len(self.offsets)
 

@@ -1,6 +1,7 @@
 """What a source names (a picture, a folder, a glob), and what its pictures are called in results."""
 
 import glob
+import re
 from pathlib import Path
 
 from opendetr.data.datasets import known_images
@@ -71,6 +72,11 @@ def distinct_names(paths: list[Path]) -> list[str]:
     return [f"{stem}{suffix}" for stem, suffix in _distinct(named)]
 
 
+def file_stem(name: str) -> str:
+    """A file's name without suffix for what is not a file, such as `webcam:1`: one that every system can have."""
+    return re.sub(r'[<>:"|?*]', "-", Path(name).stem)
+
+
 def report_left_out(broken: list[str]) -> None:
     """Say, after everything else was written, what could not be read.
 
@@ -82,11 +88,14 @@ def report_left_out(broken: list[str]) -> None:
 
 
 def _distinct(named: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Stems and suffixes, of which no two are equal: stems that come again get a number."""
-    used: dict[tuple[str, str], None] = {}
+    """Stems and suffixes, of which no two are equal: stems that come again get a number.
+
+    Nor are two equal but for upper and lower case: Windows and macOS keep them in one file.
+    """
+    used: dict[str, tuple[str, str]] = {}
     for stem, suffix in named:
-        name, number = (stem, suffix), 2
-        while name in used:
-            name, number = (f"{stem}-{number}", suffix), number + 1
-        used[name] = None
-    return list(used)
+        name, number = stem, 2
+        while f"{name}{suffix}".casefold() in used:
+            name, number = f"{stem}-{number}", number + 1
+        used[f"{name}{suffix}".casefold()] = (name, suffix)
+    return list(used.values())
