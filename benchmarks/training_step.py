@@ -15,11 +15,11 @@ import argparse
 import multiprocessing
 import os
 import platform
-import resource
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import date
 from functools import partial
@@ -105,21 +105,19 @@ def paper_samples(padded: bool) -> list[Sample]:
 class OfficialSide:
     """The official model, criterion and optimiser."""
 
-    def __init__(self, folder: Path, padded: bool, keep_memory: bool) -> None:
+    def __init__(self, config: RunConfig, samples: list[Sample], folder: Path) -> None:
         """Build it, and write its weights for the others."""
-        if keep_memory:
-            keep_freed_memory()
-        config = paper_config()
-        samples = paper_samples(padded)
-        self.pictures = official.pad([picture for picture, _, _ in samples])
-        self.targets = official.to_dicts([target for _, target, _ in samples])
+        self.device, self.context = torch.device(config.train.device), nullcontext  # of the forward pass and the losses
         self.model = official.build_model(config.model, PAPER_CLASSES, SEED)
-        official.spread_answers(self.model, self.pictures)
-        self.criterion = official.build_criterion(config.loss, PAPER_CLASSES, config.model.num_decoder_layers)
+        official.spread_answers(self.model, official.pad([picture for picture, _, _ in samples]))
+        layers = config.model.num_decoder_layers
+        self.criterion = official.build_criterion(config.loss, PAPER_CLASSES, layers).to(self.device)
         weights, prefix = self.model.state_dict(), "backbone.0.body."
         torch.save({official.our_name(name): tensor for name, tensor in weights.items()}, folder / "model.pt")
         backbone = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
         torch.save(backbone, folder / "backbone.pt")
+        self.model.to(self.device)
+        self.show(samples)
 
         trained = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
         groups = [
@@ -134,14 +132,21 @@ class OfficialSide:
         self.model.train()
         self.criterion.train()
 
+    def show(self, samples: list[Sample]) -> None:
+        """The pictures of the next steps."""
+        self.pictures = official.pad([picture for picture, _, _ in samples]).to(self.device)
+        targets = official.to_dicts([target for _, target, _ in samples])
+        self.targets = [{name: value.to(self.device) for name, value in target.items()} for target in targets]
+
     def step(self) -> dict[str, float]:
         """As train_one_epoch of its engine.py."""
         watch = Stopwatch()
         watch.start()
-        outputs = self.model(self.pictures)
-        watch.mark("forward")
-        losses = self.criterion(outputs, self.targets)
-        total = official.total_loss(self.criterion, losses)
+        with self.context():
+            outputs = self.model(self.pictures)
+            watch.mark("forward")
+            losses = self.criterion(outputs, self.targets)
+            total = official.total_loss(self.criterion, losses)
         watch.mark("losses")
         for value in losses.values():  # what it logs
             value.item()
@@ -164,7 +169,9 @@ class OurSide:
         index = DatasetIndex(Path("annotations.json"), classes, [record for _, _, record in samples], {}, [])
         with console.capture() as said:
             self.trainer = assemble(config, index, None, folder / "run", time.time())
-        trainer, self.micro_batches, self.steps = self.trainer, [collate(samples)], 0
+        trainer, self.steps = self.trainer, 0
+        self.model, self.optimizer = trainer.model, trainer.optimizer
+        self.show(samples)
         if (folder / "model.pt").is_file():
             trainer.checkpoint.model.load_state_dict(torch.load(folder / "model.pt"), strict=True)
         trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
@@ -179,6 +186,11 @@ class OurSide:
         trainer.model.register_forward_hook(lambda *_: watch.mark("forward"))
         trainer.accelerator.backward = self.timed(trainer.accelerator.backward, before="losses", part="backward")
         trainer.update_weights = self.timed(trainer.update_weights, before="other", part="update")
+
+    def show(self, samples: list[Sample]) -> None:
+        """The pictures of the next steps."""
+        device, (batch, targets) = self.trainer.accelerator.device, collate(samples)
+        self.micro_batches = [(batch.to(device), targets.to(device))]
 
     def timed(self, work: Callable[..., None], before: str, part: str) -> Callable[..., None]:
         """The same work, between two marks of the watch."""
@@ -215,6 +227,12 @@ class OurSide:
         return self.watch.parts
 
 
+def official_side(folder: Path, padded: bool, keep_memory: bool) -> OfficialSide:
+    if keep_memory:
+        keep_freed_memory()
+    return OfficialSide(paper_config(), paper_samples(padded), folder)
+
+
 def paper_side(folder: Path, padded: bool, precision: str) -> OurSide:
     values = {"model.backbone_weights": str(folder / "backbone.pt"), "train.precision": precision}
     return OurSide(paper_config().with_values(values, "this benchmark"), paper_samples(padded), PAPER_CLASSES, folder)
@@ -248,8 +266,8 @@ def compiled_side(build: Callable[..., OurSide], name: str, folder: Path, padded
 
 SIDES: dict[str, dict[str, Callable[[Path, bool], OfficialSide | OurSide]]] = {
     "paper": {
-        "official code": partial(OfficialSide, keep_memory=False),
-        "official, memory kept": partial(OfficialSide, keep_memory=True),
+        "official code": partial(official_side, keep_memory=False),
+        "official, memory kept": partial(official_side, keep_memory=True),
         PLAIN: partial(paper_side, precision="fp32"),
         **{name: partial(compiled_side, partial(paper_side, precision="fp32"), name) for name in COMPILED},
         "opendetr bf16": partial(paper_side, precision="auto"),
@@ -273,6 +291,8 @@ def serve(pipe: Connection, recipe: str, side: str, folder: Path, padded: bool) 
 
 def peak_megabytes() -> float:
     """The most memory this process has had (resident set), in 10^6 bytes."""
+    import resource  # Windows has none
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 

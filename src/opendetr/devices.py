@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from opendetr.errors import UserError, first_line
 from opendetr.threads import available_cores
@@ -30,17 +30,38 @@ def resolve_device(name: str) -> torch.device:
             f"--device {name} is not available: this machine has {present}; --device auto chooses among them"
         )
     try:
-        return torch.device(name)
+        device = torch.device(name)
     except RuntimeError as error:
         raise UserError(f"--device {name} is not understood ({first_line(error)})") from None
+    if kind == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        last = torch.cuda.device_count() - 1
+        raise UserError(f"--device {name} is not available: this machine's GPUs are cuda:0 to cuda:{last}")
+    return device
 
 
 Model = TypeVar("Model", bound=nn.Module)
 
 
+def memory_format(device: torch.device) -> torch.memory_format:
+    """The memory layout that convolutions like best on the device.
+
+    On MPS it is the plain one: until mid-2026 PyTorch's batch norm learned wrong gradients in channels-last there, or
+    none (pytorch/pytorch 181411, 188371).
+    """
+    return torch.contiguous_format if device.type == "mps" else torch.channels_last
+
+
 def place(model: Model, device: torch.device) -> Model:
     """Move a model to the device, in the memory layout its convolutions like best there."""
-    return model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return,unused-ignore]
+    return model.to(device=device, memory_format=memory_format(device))  # type: ignore[call-overload,no-any-return,unused-ignore]
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on the device; to a CUDA device it is copied while Python goes on.
+
+    Not to MPS, where such a copy may read memory that has been given away meanwhile (pytorch/pytorch 139550, 189690).
+    """
+    return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
@@ -58,14 +79,17 @@ def default_workers(device: torch.device) -> int:
     return 0 if device.type == "cpu" else min(4, available_cores())
 
 
-def describe_machine() -> str:
-    """Processor, threads and system, for figures that depend on them."""
+def describe_machine(device: torch.device | None = None) -> str:
+    """Processor, threads and system, for figures that depend on them; the GPU first where `device` is one."""
     name = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         pass
+    if device is not None and device.type != "cpu":
+        gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else "Apple GPU"
+        name = f"{gpu}, {name}"
     return f"{name}, {torch.get_num_threads()} threads, {platform.system()}"
 
 

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils._pytree import register_pytree_node
 
+from opendetr.devices import send
 from opendetr.labels import LabelMap
 
 
@@ -43,7 +44,7 @@ class Targets(NamedTuple):
 
     def to(self, device: torch.device) -> "Targets":
         """The same on another device."""
-        return Targets(*(tensor.to(device, non_blocking=True) for tensor in self))
+        return Targets(*(send(tensor, device) for tensor in self))
 
 
 class Batch(NamedTuple):
@@ -55,12 +56,9 @@ class Batch(NamedTuple):
     image_ids: Int[Tensor, " B"]
 
     def to(self, device: torch.device) -> "Batch":
-        """The same on another device."""
-        mask = None if self.padding_mask is None else self.padding_mask.to(device, non_blocking=True)
-        images, sizes, ids = (
-            x.to(device, non_blocking=True) for x in (self.images, self.original_sizes, self.image_ids)
-        )
-        return Batch(images, mask, sizes, ids)
+        """The pictures on another device; their sizes and ids, which people read, stay on the CPU."""
+        mask = None if self.padding_mask is None else send(self.padding_mask, device)
+        return self._replace(images=send(self.images, device), padding_mask=mask)
 
 
 class Denoising(NamedTuple):
@@ -109,7 +107,10 @@ register_pytree_node(
 
 
 class Matches(NamedTuple):
-    """Pairs of query and target, one to one within a layer and an image; N pairs over all layers and images."""
+    """Pairs of query and target, one to one within a layer and an image; N pairs over all layers and images.
+
+    Layer after layer, as many pairs in each.
+    """
 
     layers: Int[Tensor, " N"]
     images: Int[Tensor, " N"]

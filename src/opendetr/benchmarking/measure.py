@@ -151,7 +151,7 @@ def benchmark(
         others=others,
         rows=[found.pop(key) for key in wanted] + list(found.values()),  # the peer is left over
         remarks=remarks,
-        machine=describe_machine(),
+        machine=describe_machine(target),
         versions=_versions() | peer_version,
         date=date.today().isoformat(),
         seed=SEED,

@@ -34,7 +34,7 @@ class Order:
 
 
 def peak_memory(order: Order) -> int:
-    """The most memory the process ever held, in bytes, Python and PyTorch included.
+    """The most memory the process ever held, in bytes, Python and PyTorch included; on CUDA what it held of the GPU's.
 
     Raises:
         UserError: the process did not come to its end.
@@ -81,6 +81,8 @@ def _load(order: Order):  # type: ignore[no-untyped-def]  # a Side, whose module
 
 def _own_peak() -> int:
     """In bytes. Linux's `ru_maxrss` would begin at the peak of the process that started this one."""
+    if on_gpus := sum(torch.cuda.max_memory_reserved(number) for number in range(torch.cuda.device_count())):
+        return on_gpus
     try:
         status = Path("/proc/self/status").read_text(encoding="utf-8")
         return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))

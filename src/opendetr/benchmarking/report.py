@@ -174,7 +174,8 @@ def _facts(benchmark: Benchmark) -> Iterator[str]:
     )
     yield (
         "Logits and boxes (cxcywh, 0..1) differ from PyTorch fp32 by at most so much, on the same normalised pictures. "
-        "Peak memory is that of a process of its own, Python and the libraries included."
+        "Peak memory is that of a process of its own, Python and the libraries included; on CUDA what it took of the "
+        "GPU's."
     )
     versions = ", ".join(f"{name} {version}" for name, version in benchmark.versions.items())
     yield f"{benchmark.machine}; {versions}; {benchmark.date}, seed {benchmark.seed}."

@@ -30,6 +30,7 @@ READ_AHEAD = 2  # batches by each loader process
 
 Sample = tuple[Tensor, Target, Record]
 T = TypeVar("T")
+CPU = torch.device("cpu")
 
 
 class DetectionDataset(Dataset[Sample]):
@@ -170,8 +171,9 @@ def training_loader(
     dataset: DetectionDataset,
     batches: Iterable[list[int]],
     workers: int,
+    device: torch.device = CPU,
 ) -> Iterator[tuple[Batch, Targets]]:
-    """Read the given batches (possibly endless) ahead of their use."""
+    """Read the given batches (possibly endless) ahead of their use, for a device that copies them by itself or not."""
     if workers and sys.platform.startswith("linux"):
         batches = iter(batches)
         first = list(islice(batches, 1))
@@ -182,7 +184,7 @@ def training_loader(
         num_workers=workers,
         prefetch_factor=READ_AHEAD if workers else None,
         collate_fn=collate,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=device.type == "cuda",  # which then copies them while Python goes on
         worker_init_fn=_ignore_ctrl_c,
     )
     return iter(loader)

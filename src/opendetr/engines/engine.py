@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from opendetr.devices import autocast, place
+from opendetr.devices import autocast, place, send
 from opendetr.errors import UserError
 from opendetr.model.detr import DETR
 from opendetr.model.precision import fit_precision
@@ -66,7 +66,7 @@ class TorchEngine:
         self, images: Float[Tensor, "B 3 H W"], padding_mask: Bool[Tensor, "B H W"] | None = None
     ) -> DetrOutput:
         """Every decoder layer's answers, on the device."""
-        mask = None if padding_mask is None else padding_mask.to(self.device, non_blocking=True)
+        mask = None if padding_mask is None else send(padding_mask, self.device)
         with torch.inference_mode(), autocast(self.device, self.precision):
-            output: DetrOutput = self.model(images.to(self.device, non_blocking=True), mask)
+            output: DetrOutput = self.model(send(images, self.device), mask)
         return output

@@ -33,16 +33,12 @@ def denoising_losses(
 
     All queries in use, of all pictures, are taken as those of one picture; empty slots count nowhere.
     """
-    used = denoising.groups >= 0
-    answers = DetrOutput(output.logits[:, used][:, None], output.boxes_cxcywh[:, used][:, None])
-    labels, boxes = targets.labels, targets.boxes_cxcywh
-    if labels.shape[1]:
-        labels = labels.gather(1, denoising.origins)[used]
-        boxes = boxes.gather(1, denoising.origins[..., None].expand(-1, -1, 4))[used]
-    else:
-        labels, boxes = labels.flatten(), boxes.flatten(0, 1)
-    (found,) = torch.where(denoising.positive[used])
-    truth = Targets(labels[None], boxes[None], torch.tensor([len(labels)], device=labels.device))
+    pictures, slots = torch.where(denoising.groups >= 0)  # once: each time it would wait for the device
+    answers = DetrOutput(output.logits[:, pictures, slots][:, None], output.boxes_cxcywh[:, pictures, slots][:, None])
+    origins = denoising.origins[pictures, slots]
+    labels, boxes = targets.labels[pictures, origins], targets.boxes_cxcywh[pictures, origins]
+    (found,) = torch.where(denoising.positive[pictures, slots])
+    truth = Targets(labels[None], boxes[None], targets.counts.new_full((1,), len(labels)))
     per_object = len(found) / targets.counts.sum().clamp(min=1)
     return set_loss(answers, truth, _known_matches(found, len(output.logits)), scoring, normalisers.times(per_object))
 

@@ -46,7 +46,7 @@ class Normalisers(NamedTuple):
     def of_batch(cls, targets: Targets, num_queries: int, scoring: Scoring) -> "Normalisers":
         """Those of one batch. Both are known before the model runs: every layer matches min(T, Q) per picture."""
         matched = targets.counts.clamp(max=num_queries).sum().float()
-        predictions = torch.tensor(float(num_queries * len(targets.counts)), device=matched.device)
+        predictions = matched.new_full((), num_queries * len(targets.counts))  # a new tensor would wait for the device
         return cls(targets.counts.sum().float(), scoring.normaliser(matched, predictions))
 
     def times(self, factor: float | Tensor) -> "Normalisers":
@@ -104,15 +104,15 @@ def statistics(output: DetrOutput, targets: Targets, matches: Matches, scoring: 
     and so starts at 100.
     """
     logits, boxes = as_float32(output)
-    last = matches.layers == len(logits) - 1
-    matches = Matches(*(index[last] for index in matches))
+    pairs = len(matches.layers) // len(logits)
+    matches = Matches(*(index[len(index) - pairs :] for index in matches))  # finding them would wait for the device
     answers = logits[matches.layers, matches.images, matches.queries]
     labels = targets.labels[matches.images, matches.targets]
     predicted, true = matched_boxes(boxes, targets, matches)
     iou = box_iou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(true))
     best = scoring.probabilities(answers).argmax(-1)
     seen = scoring.finds_something(logits[-1:]).sum(-1)[0]
-    some = max(1, len(labels))
+    some = max(1, pairs)
     return {
         "matched_accuracy": (best == labels).sum() * 100 / some,
         "matched_iou": iou.sum() / some,

@@ -9,7 +9,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from opendetr.boxes import cxcywh_to_xyxy, generalized_box_iou
-from opendetr.devices import without_autocast
+from opendetr.devices import send, without_autocast
 from opendetr.scoring import Scoring
 from opendetr.structures import DetrOutput, Matches, Targets
 
@@ -50,13 +50,15 @@ def match(output: DetrOutput, targets: Targets, scoring: Scoring, weights: CostW
     """
     with without_autocast(output.logits.device):
         cost = matching_cost(output, targets, scoring, weights)
-        on_host = torch.nan_to_num(cost, nan=1e6, posinf=1e6, neginf=-1e6).cpu().numpy()
-    counts = targets.counts.tolist()
+        cost = torch.nan_to_num(cost, nan=1e6, posinf=1e6, neginf=-1e6)
+    is_padded = torch.arange(cost.shape[2], device=cost.device) >= targets.counts[:, None]
+    on_host = cost.masked_fill_(is_padded[..., None], torch.nan).cpu().numpy()
+    counts = np.isfinite(on_host[0, :, :, 0]).sum(1)  # so that they come in the same copy
     pairs = []
     for layer, image in np.ndindex(on_host.shape[:2]):
         rows, queries = assign(on_host[layer, image, : counts[image]], repeats)
         pairs.append(np.stack([np.full_like(rows, layer), np.full_like(rows, image), queries, rows]))
-    return Matches(*torch.from_numpy(np.concatenate(pairs, axis=1)).to(output.logits.device))
+    return Matches(*send(torch.from_numpy(np.concatenate(pairs, axis=1)), output.logits.device))
 
 
 def assign(cost: np.ndarray, repeats: int = 1) -> tuple[np.ndarray, np.ndarray]:

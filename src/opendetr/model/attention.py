@@ -43,7 +43,7 @@ class MultiheadAttention(nn.Module):
         `focus` is added to the similarities.
         """
         q, k, v = self.project(query, key, value)
-        if self.training and q.device.type == "cpu" and (self.dropout.p or _is_small(q, k)):
+        if self._writes_weights_out(q, k):
             mixed = self.dropout(_weights(q, k, blocked, focus).to(v.dtype)) @ v
         else:
             dropout = self.dropout.p if self.training else 0.0
@@ -62,6 +62,18 @@ class MultiheadAttention(nn.Module):
         q, k = self.project(query, key)
         return _weights(q, k, blocked, focus)
 
+    def _writes_weights_out(self, q: Tensor, k: Tensor) -> bool:
+        """Whether to compute the weights before the mixtures, instead of both in one of PyTorch's fused functions.
+
+        On a CPU it is faster to learn from them so; more of them would take much memory. On MPS the fused function has
+        been wrong for heads that are views of one tensor, and for masks that all heads share (pytorch/pytorch 163597,
+        181133, 184180).
+        """
+        if q.device.type == "cpu":
+            is_small = q[..., 0].numel() * k.shape[-2] <= SMALL
+            return self.training and (self.dropout.p > 0 or is_small)
+        return q.device.type == "mps"
+
     def project(self, *inputs: Float[Tensor, "B _ D"]) -> list[Float[Tensor, "B heads _ d"]]:
         """Queries, keys and values of every head, d = D / heads wide; as many of them as there are inputs."""
         weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
@@ -69,11 +81,6 @@ class MultiheadAttention(nn.Module):
             F.linear(x, weight, bias).view(*x.shape[:2], self.num_heads, -1).transpose(1, 2)
             for x, weight, bias in zip(inputs, weights, biases)
         ]
-
-
-def _is_small(q: Tensor, k: Tensor) -> bool:
-    """Whether it is faster on a CPU to learn from weights that are written out; more of them would take much memory."""
-    return q[..., 0].numel() * k.shape[-2] <= SMALL
 
 
 def _weights(

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from opendetr.devices import autocast
+from opendetr.devices import autocast, memory_format
 from opendetr.model.detr import DETR
 
 SURELY_SLOWER = 0.3  # a backbone's gain in a small look, below which a longer one is not worth its time
@@ -82,7 +82,7 @@ def _gain_of_backbone(model: DETR, device: torch.device, training: bool) -> floa
 
 
 def _zeros(batch: int, height: int, width: int, device: torch.device) -> Tensor:
-    return torch.zeros(batch, 3, height, width, device=device).to(memory_format=torch.channels_last)
+    return torch.zeros(batch, 3, height, width, device=device).to(memory_format=memory_format(device))
 
 
 def _gain(device: torch.device, work: Callable[[], Tensor]) -> float:

@@ -206,7 +206,7 @@ class Trainer:
             for batch in self.epoch_batches(epoch)[done if epoch == first_epoch else 0 :]
         )
         before = random_state()
-        batches = training_loader(self.dataset, keys, self.config.train.workers)
+        batches = training_loader(self.dataset, keys, self.config.train.workers, self.accelerator.device)
         restore_random_state(before)  # making a loader draws a number: a resumed run must not notice
         return batches
 
@@ -344,7 +344,9 @@ class Trainer:
         before = self.checkpoint.preprocessing
         preprocessing = replace(before, image_size=data.image_size, max_size=data.max_size)
         self.checkpoint = replace(self.checkpoint, config=config, preprocessing=preprocessing)
-        self.dataset.cache = build_cache(data)  # larger pictures than it has may be wanted
+        self.dataset.cache = build_cache(
+            data, self.dataset.index.records, config.train.workers
+        )  # larger pictures than it has may be wanted
         for name in ("shapes", "upright"):
             self.__dict__.pop(name, None)
         if self.accelerator.is_main_process:

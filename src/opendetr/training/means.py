@@ -16,19 +16,17 @@ def combine(parts: list[dict[str, Tensor]], processes: int) -> dict[str, float]:
     Losses are shares of one sum over micro-batches and processes, and the other processes' shares are taken to be like
     ours; `pairs` are counted; the rest are means.
     """
-    names = list(parts[0])
-    device = parts[0]["loss"].device
-    table = torch.stack([torch.stack([part[name].to(device).float() for name in names]) for part in parts]).cpu()
-    columns = dict(zip(names, table.unbind(1)))
-    pairs = columns["pairs"]
-    combined = {}
-    for name, values in columns.items():
+    names = [name for name in parts[0] if name != "pairs"]
+    table = torch.stack([torch.stack([part[name].float() for name in names]) for part in parts]).cpu()
+    pairs = torch.stack([part["pairs"] for part in parts]).cpu()  # on the host already
+    combined = {"pairs": float(pairs.sum())}
+    for name, values in zip(names, table.unbind(1)):
         if name.startswith("loss"):
             combined[name] = float(values.sum()) * processes
         elif name in PER_PAIR:
             combined[name] = float((values * pairs).sum() / pairs.sum().clamp(min=1))
         else:
-            combined[name] = float(values.sum() if name == "pairs" else values.mean())
+            combined[name] = float(values.mean())
     return combined
 
 

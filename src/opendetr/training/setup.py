@@ -127,7 +127,10 @@ def assemble(
     checkpoint, config = replace(checkpoint, source=output), checkpoint.config
     transform = training_transform(config.data, checkpoint.preprocessing)
     dataset = DetectionDataset(
-        train_index.under(checkpoint.label_map), transform, config.train.seed, build_cache(config.data)
+        train_index.under(checkpoint.label_map),
+        transform,
+        config.train.seed,
+        build_cache(config.data, train_index.records, config.train.workers),
     )
     sizing = Sizing(objects, len(train_index), speed, is_open=open_size and budget > 0 and goal is None)
     trainer = Trainer(checkpoint, dataset, val_index, plan, accelerator, output, sizing, threads)
