@@ -22,8 +22,8 @@ from opendetr.files import cache_folder, write_bytes
 from opendetr.memory import free_bytes
 from opendetr.progress import console
 
-# Of pictures in memory, over all loader processes, and no more than a quarter of what is free: training takes memory too,
-# and so do other programs. What finds no room is read again and again.
+# Of pictures in memory, over all loader processes, and no more than a quarter of what is free: training takes memory
+# too, and so do other programs. What finds no room is read again and again.
 RAM_BYTES, RAM_SHARE = 2**31, 4
 FREE_BYTES = 2**32  # of the disk are left to others
 
