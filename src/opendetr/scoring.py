@@ -157,7 +157,7 @@ class FocalScoring:
         self, logits: Float[Tensor, "L B Q K"], classes: Int[Tensor, "L B Q"], ious: Float[Tensor, "L B Q"]
     ) -> Float[Tensor, " L"]:
         """Binary cross-entropy per class, of full weight for the matched class, focal for all others."""
-        is_true = F.one_hot(classes, logits.shape[-1] + 1)[..., :-1].bool()
+        is_true = classes[..., None] == torch.arange(logits.shape[-1], device=classes.device)
         target = is_true * (ious**self.iou_power)[..., None]
         fading = NEGATIVE_WEIGHT * logits.detach().sigmoid() ** FOCUS
         weight = torch.where(is_true, torch.ones_like(fading), fading)

@@ -1,16 +1,18 @@
 """What a GPU run does differently, as far as it can be seen without a GPU: on tensors without contents."""
 
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from opendetr.benchmarking import memory
 from opendetr.checkpoints.adapt import train_mode
 from opendetr.config import PRESETS, load_recipe
-from opendetr.data.loader import training_loader
-from opendetr.devices import memory_format, place, resolve_device, send
+from opendetr.data.loader import DetectionDataset, training_loader
+from opendetr.devices import describe_machine, memory_format, place, resolve_device, send
 from opendetr.errors import UserError
 from opendetr.loss.auxiliary import denoising_losses, proposal_losses
 from opendetr.loss.criterion import LossWeights, Normalisers, set_loss, statistics
@@ -54,6 +56,14 @@ def test_a_gpu_that_is_not_there_is_one_sentence(two_gpus):
         resolve_device("cuda:2")
 
 
+def test_figures_of_a_gpu_name_it_and_count_its_memory(two_gpus, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"Card of {device}")
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda number: 10 + number)
+    assert describe_machine(CUDA) == f"Card of cuda, {describe_machine()}"
+    assert describe_machine(CPU) == describe_machine()
+    assert memory._own_peak() == 21
+
+
 class Asked(torch.Tensor):
     """Remembers how it was to be copied."""
 
@@ -75,26 +85,31 @@ def test_only_cuda_copies_while_python_goes_on(device, waits_not):
 def test_memory_is_pinned_for_cuda_alone_whatever_the_machine_has(two_gpus, monkeypatch, device, pinned):
     asked = []
     monkeypatch.setattr("opendetr.data.loader.DataLoader", lambda *_, **options: asked.append(options) or [])
-    training_loader([], [], 0, device)
+    training_loader(Mock(spec=DetectionDataset), [], 0, device)
     assert asked[0]["pin_memory"] is pinned
 
 
 def test_convolutions_are_channels_last_but_on_mps():
     assert memory_format(CUDA) == memory_format(CPU) == torch.channels_last
     assert memory_format(MPS) == torch.contiguous_format
-    with FakeTensorMode():
-        for device, strides in ((MPS, (27, 9, 3, 1)), (CUDA, (27, 1, 9, 3))):
-            assert place(torch.nn.Conv2d(3, 4, 3), device).weight.stride() == strides
+    assert place(torch.nn.Conv2d(3, 4, 3), CPU).weight.stride() == (27, 1, 9, 3)
+
+
+class OnMps(torch.Tensor):
+    """Says that it is on MPS."""
+
+    device = MPS
 
 
 def test_attention_on_mps_is_not_pytorchs_fused_one(monkeypatch):
-    fused = []
-    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", lambda q, *_: fused.append(q) or q)
-    with FakeTensorMode():
-        for device, count in ((MPS, 0), (CUDA, 1)):
-            tokens = torch.rand(2, 5, 8, device=device)
-            mixed = MultiheadAttention(8, 2, 0.1).to(device).eval()(tokens, tokens, tokens)
-            assert (len(fused), mixed.shape, mixed.device.type) == (count, tokens.shape, device.type)
+    fused, attention, tokens = [], MultiheadAttention(8, 2, 0.1).eval(), torch.rand(2, 5, 8)
+    expected, asked = attention(tokens, tokens, tokens), torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", lambda *of: fused.append(of) or asked(*of))
+    torch.testing.assert_close(attention(tokens, tokens, tokens), expected)
+    assert len(fused) == 1
+    there = tokens.as_subclass(OnMps)
+    torch.testing.assert_close(attention(there, there, there).as_subclass(torch.Tensor), expected)
+    assert len(fused) == 1
 
 
 @pytest.mark.parametrize("recipe", ["paper", "fast"])
@@ -127,7 +142,7 @@ class Waits(TorchDispatchMode):
         by_mask = name in ("index", "index_put", "index_put_", "_index_put_impl_") and any(
             index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1]
         )
-        if by_mask or name in ("_local_scalar_dense", "nonzero", "masked_select", "lift_fresh", "_unique2", "equal"):
+        if by_mask or name in ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal"):
             self.found.append(name)
         return func(*args, **(kwargs or {}))
 

@@ -8,16 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import fsspec
-import pyarrow as pa
-import pyarrow.parquet as pq
-from fsspec.implementations.local import LocalFileSystem
 from PIL import Image
 
 from opendetr.data.images import SUFFIXES, decode_image, read_image
 from opendetr.errors import UserError, first_line
 from opendetr.inference.sources import expand_sources, image_ids
 from opendetr.structures import Detections
+
+try:
+    import fsspec
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from fsspec.implementations.local import LocalFileSystem
+except ImportError as missing:
+    raise UserError(f"tables and addresses need {missing.name}; install it with pip install 'opendetr[ray]'") from None
 
 
 class Row(NamedTuple):
