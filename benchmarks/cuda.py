@@ -20,7 +20,8 @@ from pathlib import Path
 BEGUN = time.monotonic()  # before the imports: they take a good part of the four minutes
 ROOT = Path(__file__).parents[1]
 CARRIED = ROOT / ".carry"
-sys.path += [str(ROOT / "src"), str(CARRIED / "packages")]  # last: what is installed comes first
+sys.path.insert(1, str(ROOT / "src"))  # of the repository, whatever is installed; of the others what is installed
+sys.path.append(str(CARRIED / "packages"))
 if (CARRIED / "official").is_dir():
     os.environ.setdefault("OPENDETR_PEERS", str(CARRIED / "official"))
 if (CARRIED / "data").is_dir():
@@ -47,7 +48,6 @@ from opendetr.data.datasets import load_index
 from opendetr.data.digits import write_digits
 from opendetr.devices import describe_machine, resolve_device
 from opendetr.engines.engine import TorchEngine
-from opendetr.errors import UserError
 from opendetr.evaluation.runner import evaluate_split
 from opendetr.progress import console
 from opendetr.training.setup import prepare  # not by `opendetr.train`, whose room needs packages that draw
@@ -240,6 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def stop() -> None:
         report.left_out.append("whatever is missing above: the limit of time was reached")
         report.write(output)
+        print(report.page(), flush=True)
         os._exit(1)
 
     watch = threading.Timer(left(), stop)
@@ -255,8 +256,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             console.print(f"{part}; {left():.0f} s are left")
             try:
                 work()
-            except (ImportError, UserError) as missing:
-                report.left_out.append(f"{part}, all or the rest of it: {missing}")
+            except Exception as error:  # whatever ends one part, the others are worth having
+                report.left_out.append(f"{part}, all or the rest of it: {type(error).__name__}: {error}")
             report.write(output)
     watch.cancel()
     print(report.page())

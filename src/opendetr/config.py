@@ -192,7 +192,8 @@ class TrainConfig:
     epochs: Annotated[int, "passes over the training split; not used where minutes is set"] = 300
     minutes: Annotated[float, "wall-clock budget, from process start to exit; 0 counts epochs instead"] = 0.0
     patience: Annotated[
-        int, "the run ends after so many evaluations on val without a better AP; 0 never; not in its first half"
+        int,
+        "the run ends after so many evaluations on val without a better AP, of its last half where rates fall; 0 never",
     ] = 0
     batch_size: Annotated[int, "pictures per process and step; 0 chooses by their size"] = 2
     accumulate: Annotated[int, "steps whose gradients are summed before the weights change"] = 1

@@ -1,5 +1,6 @@
 """Writing that either happened or did not: an interrupted program never leaves half a file or half a folder."""
 
+import errno
 import json
 import os
 import shutil
@@ -44,9 +45,17 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line of text as UTF-8 to `path` in one write: a program that is killed leaves at most the last one torn."""
+    """Add a line of text as UTF-8 to `path` in one write: a program that is killed leaves at most the last one torn.
+
+    Raises:
+        OSError: the disk is full; the line is not there then, nor a part of it.
+    """
+    content = f"{line}\n".encode()
     with path.open("ab", buffering=0) as file:
-        file.write(f"{line}\n".encode())
+        before = file.tell()
+        if file.write(content) != len(content):
+            file.truncate(before)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:

@@ -62,8 +62,9 @@ def test_metrics_are_logged_every_epoch(tiny_run):
     assert {"val_AP", "val_AP50", "seconds"} <= measured[0].keys()
 
 
-def test_a_resumed_run_is_the_run_that_was_not_stopped(digits, tmp_path):
+def test_a_resumed_run_is_the_run_that_was_not_stopped(digits, tmp_path, monkeypatch):
     """With dropout, augmentation and shuffling on: equal to the last bit on one machine and thread count."""
+    monkeypatch.setattr("opendetr.training.loop.LOGGED_EVERY", 2)
     whole = api.train(digits, **TINY, epochs=3, output=tmp_path / "whole", overrides=["train.lr_drop=1.0"])
     part = api.train(digits, **TINY, epochs=1, output=tmp_path / "part", overrides=["train.lr_drop=1.0"])
     resumed = api.train(resume=part, epochs=3)
@@ -141,7 +142,7 @@ def test_patience_ends_a_run_whose_val_gets_no_better(digits, tmp_path, monkeypa
 
 
 def test_patience_needs_a_val_split(digits, tmp_path):
-    with pytest.raises(UserError, match="--patience 3 counts validations, but there is no val split"):
+    with pytest.raises(UserError, match="--patience 3 counts evaluations on val, but there is no val split"):
         api.train(digits, **TINY, epochs=1, patience=3, val_split="none", output=tmp_path / "run")
 
 

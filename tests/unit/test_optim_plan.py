@@ -302,4 +302,4 @@ def test_the_forecast_is_said_once_and_again_when_it_changes(clock, capsys):
     assert capsys.readouterr().out == ""
     plan.step_seconds = 0.6
     forecast.say_after(60, 4.0)
-    assert "slower than it did: expect 6.0 minutes in all" in capsys.readouterr().out
+    assert "longer than expected: 6.0 minutes in all" in capsys.readouterr().out

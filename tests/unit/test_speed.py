@@ -69,7 +69,7 @@ def test_a_wider_model_keeps_more():
     assert wide > narrow
 
 
-def expected(seconds, *, pictures=1000, per_pixel=1e-6, size=320, side=96, **values):
+def expected(seconds, *, pictures=1000, per_pixel=1e-6, size=320, side=96, done=0, **values):
     options = {
         "data.image_size": size,
         "data.max_size": 2 * size,
@@ -79,7 +79,14 @@ def expected(seconds, *, pictures=1000, per_pixel=1e-6, size=320, side=96, **val
     }
     config = resolve_config("fast", options=options)
     return list(
-        expectations(config, measure_objects(index_of(3, side=side)), pictures, Speed(per_pixel, 100.0), seconds)
+        expectations(
+            config,
+            measure_objects(index_of(3, side=side)),
+            pictures,
+            Speed(per_pixel, 100.0),
+            seconds,
+            epochs_done=done,
+        )
     )
 
 
@@ -111,24 +118,29 @@ def test_objects_too_small_for_the_size_ask_for_the_minutes_of_a_larger_one():
     assert "at 240 pixels, which its smallest objects need" in said[1]
 
 
+def test_where_no_time_or_no_epoch_is_left_nothing_is_foretold():
+    assert expected(-7.0) == []
+    assert expected(None, done=30, **{"train.epochs": 30}) == []
+    assert len(expected(60.0, done=10)) == 1  # of a resumed run, whose earlier passes count
+
+
 def test_lengths_of_time_in_words():
     words = [minutes_in_words(minutes) for minutes in (0.001, 0.5, 3.456, 42.4, 600, 20_000)]
     assert words == ["1 seconds", "30 seconds", "3.46 minutes", "42 minutes", "10 hours", "13.9 days"]
 
 
-def test_a_step_beyond_the_memory_is_said_before_it_is_made(monkeypatch):
+def test_a_step_beyond_the_memory_is_said_before_it_is_made():
     index = index_of(5)
     config, model = tiny(index)
     config = config.with_values({"data.image_size": 640, "data.max_size": 1066, "train.batch_size": 4}, "test")
     objects, kept = measure_objects(index), Speed(1e-6, 1000.0)
     needed = 1.5 * 1000 * 4 * 640**2 * 4 / 3
-    monkeypatch.setattr(speed_module, "free_bytes", lambda device: int(needed * 1.1))
-    assert memory_warning(config, objects, kept, model, CPU) is None
-    monkeypatch.setattr(speed_module, "free_bytes", lambda device: int(needed * 0.9))
-    assert not fits_in_memory(objects, kept, model, CPU, config, 4)
-    assert fits_in_memory(objects, kept, model, CPU, config, 2)
+    assert memory_warning(config, objects, replace(kept, free_bytes=needed * 1.1), model) is None
+    kept = replace(kept, free_bytes=needed * 0.9)
+    assert not fits_in_memory(objects, kept, model, config, 4)
+    assert fits_in_memory(objects, kept, model, config, 2)
     assert "a step of 4 pictures needs about 3.3 GB of memory and 2.9 GB are free" in memory_warning(
-        config, objects, kept, model, CPU
+        config, objects, kept, model
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from rich.progress import TextColumn
 from torch import Tensor
 
@@ -39,6 +40,7 @@ from opendetr.training.plan import Forecast, Plan
 from opendetr.training.processes import any_process, mean_of_processes
 from opendetr.training.resume import RunFolder, RunState, random_state, restore_random_state
 from opendetr.training.sizing import Sizing
+from opendetr.training.speed import fits_in_memory
 from opendetr.training.validation import Validation
 
 MicroBatches = list[tuple[Batch, Targets]]
@@ -269,7 +271,8 @@ class Trainer:
         if self.plan.total_seconds is not None and self.sizing.is_due(progress):
             seconds = (self.plan.total_seconds - self.plan.began) * self.accelerator.num_processes
             found = mean_of_processes(self.accelerator, self.sizing.found)
-            self.resize(*self.sizing.chosen_again(self.config, seconds, found))
+            chosen = self.sizing.chosen_again(self.config, seconds, found)
+            self.resize(*broadcast_object_list([*chosen]))  # looks and clocks differ: the first process decides
         if self.small != (progress < self.config.train.small_first):
             self.show_pictures(small=not self.small)
 
@@ -336,6 +339,10 @@ class Trainer:
 
     def resize(self, config: RunConfig, reason: str) -> None:
         """From the next step on, pictures as large as the config says; models that are saved are for that size."""
+        sizing, is_larger = self.sizing, config.data.image_size > self.config.data.image_size
+        model, batch = self.checkpoint.model, config.train.batch_size
+        if is_larger and not fits_in_memory(sizing.objects, sizing.speed, model, config, batch):
+            return
         if reason:
             console.print(f"chosen: {reason}")
         if config == self.config:
@@ -344,9 +351,9 @@ class Trainer:
         before = self.checkpoint.preprocessing
         preprocessing = replace(before, image_size=data.image_size, max_size=data.max_size)
         self.checkpoint = replace(self.checkpoint, config=config, preprocessing=preprocessing)
-        self.dataset.cache = build_cache(
-            data, self.dataset.index.records, config.train.workers
-        )  # larger pictures than it has may be wanted
+        if is_larger and self.dataset.cache is not None:  # than the pictures it keeps
+            self.dataset.cache = None
+            self.dataset.cache = build_cache(data, self.dataset.index.records, config.train.workers)
         for name in ("shapes", "upright"):
             self.__dict__.pop(name, None)
         if self.accelerator.is_main_process:
@@ -365,7 +372,10 @@ class Trainer:
         self.small = small
         share = 2 / 3 if small else 1.0
         self.dataset.transform = training_transform(self.config.data, self.checkpoint.preprocessing, share)
-        self.batches = self.batches_from(self.state.epoch, self.state.step)  # what was read ahead is dropped
+        self.batches: Iterator[tuple[Batch, Targets]] = iter(
+            ()
+        )  # what was read ahead is dropped, before its room is wanted again
+        self.batches = self.batches_from(self.state.epoch, self.state.step)
 
     def progress(self) -> float:
         """How far the run is, 0..1; all processes agree on it, for it decides what they do together."""
@@ -427,12 +437,15 @@ class Trainer:
         """Whether the plan cannot go on without a look at val."""
         if self.plan.goal is None or self.validation is None:
             return False
-        return any_process(self.accelerator, self.plan.may_evaluate())
+        return self.validation.is_affordable()
 
     def measure(self) -> None:
         """Measure the weights that are kept on val; what comes of it."""
         assert self.validation is not None
+        begun = time.time()
         ap50 = self.validation.measure(self.unwrapped(), self.where())
+        if self.means is not None:
+            self.means.pause(time.time() - begun)
         if ap50 is not None and self.plan.goal is not None:
             self.plan.goal.record(ap50)
         if self.is_out_of_patience():
@@ -453,6 +466,7 @@ class Trainer:
             "spent": self.plan.elapsed(),
             "began": self.plan.began,
             "total_seconds": self.plan.total_seconds,
+            "sizing": {"is_open": self.sizing.is_open, "done": self.sizing.done},
             "optimizer": self.optimizer.state_dict(),
             "weights": None if self.averaged is None else self.accelerator.unwrap_model(self.model).state_dict(),
             **random_state(),
@@ -465,6 +479,8 @@ class Trainer:
         self.folder.read_history(run, self.state.epoch + self.state.step / before)
         if self.validation is not None:
             self.validation.step = self.folder.measured_step
+        for name, value in training_state.get("sizing", {}).items():
+            setattr(self.sizing, name, value)
         if self.state.step and before != self.steps_per_epoch:
             console.print(
                 f"An epoch has {self.steps_per_epoch} steps now, it had {before}: the unfinished one is begun anew."

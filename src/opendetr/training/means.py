@@ -45,6 +45,10 @@ class EpochMeans:
             self.sums[name] = self.sums.get(name, 0.0) + value * weight
         self.pictures, self.steps = self.pictures + pictures, self.steps + 1
 
+    def pause(self, seconds: float) -> None:
+        """So much time was spent on something else."""
+        self.begun += seconds
+
     def values(self) -> dict[str, float]:
         """The means so far."""
         pairs = max(1.0, self.sums["pairs"])

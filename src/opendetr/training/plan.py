@@ -212,8 +212,8 @@ class Forecast:
                 f"{expected / 60:.1f} minutes."
             )
         elif max(expected / self.said, self.said / expected) > self.MUCH:
-            faster = "faster" if expected < self.said else "slower"
-            console.print(f"It goes {faster} than it did: expect {expected / 60:.1f} minutes in all.")
+            longer = "less long" if expected < self.said else "longer"
+            console.print(f"It takes {longer} than expected: {expected / 60:.1f} minutes in all.")
         else:
             return
         self.said = expected

@@ -66,8 +66,8 @@ def prepare(
     train_index, val_index = read_splits(config, check_seconds=min(5.0, budget / 20) if budget else 5.0)
     if config.train.patience and val_index is None:
         raise UserError(
-            f"--patience {config.train.patience} counts validations, but there is no val split to measure; give one by "
-            f"--val-split, or leave --patience out"
+            f"--patience {config.train.patience} counts evaluations on val, but there is no val split that can be "
+            f"measured honestly; give one that shares no picture with training by --val-split, or leave --patience out"
         )
     trainer = assemble(
         config, train_index, val_index, output, started, resume, trained=trained, fresh_minutes=fresh_minutes,
@@ -118,7 +118,8 @@ def assemble(
     train_index = replace(train_index, coco={})  # only evaluation needs it, and of COCO it fills gigabytes
     plan = Plan(total_steps=1, total_seconds=budget or None, started=started, goal=goal)
     objects, state = objects or measure_objects(train_index), None
-    open_size = config.data.image_size == 0
+    data = config.data
+    open_size = (data.image_size, data.max_size, data.train_sizes) == (0, 0, ())
     if resume is None:
         checkpoint, speed = new_model(config, train_index, accelerator.device, plan, trained, objects)
     else:
@@ -160,7 +161,7 @@ def say_what_to_expect(trainer: Trainer) -> None:
         sentences += expectations(
             trainer.config, objects, sizing.pictures, speed, left, accelerator.num_processes, trainer.state.epoch
         )
-    if warning := memory_warning(trainer.config, objects, speed, trainer.checkpoint.model, accelerator.device):
+    if warning := memory_warning(trainer.config, objects, speed, trainer.checkpoint.model):
         sentences.append(warning)
     for sentence in sentences:
         console.print(sentence, style="yellow" if sentence.startswith("Warning") else None)
@@ -232,7 +233,7 @@ def new_model(
     config, more = fit_to_time(config, objects, len(index), speed.seconds_per_pixel, seconds)
     choices += more
     if config.train.batch_size == 0:
-        config, choice = fit_batch(config, processes, partial(fits_in_memory, objects, speed, model, device))
+        config, choice = fit_batch(config, processes, partial(fits_in_memory, objects, speed, model))
         choices.append(choice)
     for choice in choices:
         console.print(f"chosen: {choice}")

@@ -1,6 +1,7 @@
 """What learning takes on this machine: a look before the first step, and what is to be expected of the run."""
 
 import math
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from opendetr.config import RunConfig
-from opendetr.devices import autocast
+from opendetr.devices import autocast, memory_format
 from opendetr.memory import free_bytes
 from opendetr.model.detr import DETR
 from opendetr.model.queries import make_denoising
@@ -25,10 +26,11 @@ COPIES = 5  # of every weight that learns: itself, its gradient, AdamW's two mea
 
 @dataclass(frozen=True)
 class Speed:
-    """What learning from a pixel takes here."""
+    """What learning from a pixel takes here, and what there is."""
 
     seconds_per_pixel: float
     bytes_per_pixel: float  # kept by the forward pass for the backward pass
+    free_bytes: float = math.inf  # of memory, before anything was tried
 
     @property
     def in_a_run(self) -> float:
@@ -45,10 +47,13 @@ def look_at_speed(config: RunConfig, model: DETR, device: torch.device, objects:
         device: where training will run.
         objects: per picture.
     """
+    free = free_bytes(device)  # later, what the look has freed is kept by the C library, and does not count as free
+    if device.type != "cuda":
+        free //= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes of torchrun share it
     batch, (height, width) = min(4, config.train.batch_size or 4), LOOKED_AT
     labels, boxes = torch.zeros(batch, objects, dtype=torch.long), torch.full((batch, objects, 4), 0.5)
     targets = Targets(labels, boxes, torch.full((batch,), objects)).to(device)
-    images = torch.zeros(batch, 3, height, width, device=device).to(memory_format=torch.channels_last)
+    images = torch.zeros(batch, 3, height, width, device=device).to(memory_format=memory_format(device))
     taken, statistics = [], {name: buffer.clone() for name, buffer in model.named_buffers()}
     kept: dict[int, int] = {}
 
@@ -75,7 +80,7 @@ def look_at_speed(config: RunConfig, model: DETR, device: torch.device, objects:
     for name, buffer in model.named_buffers():  # batch norm shall not have learned from this
         buffer.copy_(statistics[name])
     pixels = batch * height * width
-    return Speed(BESIDE * min(taken) / pixels, sum(kept.values()) / pixels)
+    return Speed(BESIDE * min(taken) / pixels, sum(kept.values()) / pixels, free)
 
 
 def picture_pixels(config: RunConfig, objects: ObjectSizes) -> float:
@@ -109,13 +114,16 @@ def expectations(
         # The same steps at two thirds of the size take four ninths of the time.
         each = speed.in_a_run * pixels * (1 - 5 / 9 * config.train.small_first) / processes
         epochs = config.train.epochs - epochs_done
-        yield (
-            f"This machine learns from about {1 / each:.3g} pictures a second: {epochs} epochs of {pictures:,} will "
-            f"take about {minutes_in_words(epochs * pictures * each / 60)}, and evaluations on val their time."
-        )
+        if epochs > 0:
+            yield (
+                f"This machine learns from about {1 / each:.3g} pictures a second: {epochs} epochs of {pictures:,} "
+                f"will take about {minutes_in_words(epochs * pictures * each / 60)}, evaluations apart."
+            )
         return
     learned = pixels_in(config, seconds * processes, speed.in_a_run) / pixels
     passes = learned / pictures
+    if seconds <= 0:
+        return
     yield (
         f"This machine learns from about {learned / (FOR_STEPS * max(seconds, 1.0)):.3g} pictures a second: "
         f"{passes:.1f} passes over {pictures:,} in the {minutes_in_words(seconds / 60)} that are left."
@@ -124,8 +132,8 @@ def expectations(
     if objects.smallest_kind * visible < SMALLEST_PIXELS and SMALLEST_PIXELS / objects.smallest_kind <= objects.pixels:
         visible = math.ceil(SMALLEST_PIXELS / objects.smallest_kind)
     passes_then = passes * (config.data.image_size / visible) ** 2
-    if passes_then < FEWEST_PASSES:
-        enough = config.train.minutes + (FEWEST_PASSES / passes_then - 1) * seconds / 60
+    if epochs_done + passes_then < FEWEST_PASSES:
+        enough = config.train.minutes + ((FEWEST_PASSES - epochs_done) / passes_then - 1) * seconds / 60
         at_size = f" at {visible} pixels, which its smallest objects need" if visible > config.data.image_size else ""
         yield (
             f"Warning: that teaches little; --minutes {math.ceil(enough)} would be enough for {FEWEST_PASSES} "
@@ -133,25 +141,21 @@ def expectations(
         )
 
 
-def memory_warning(
-    config: RunConfig, objects: ObjectSizes, speed: Speed, model: DETR, device: torch.device
-) -> str | None:
+def memory_warning(config: RunConfig, objects: ObjectSizes, speed: Speed, model: DETR) -> str | None:
     """A sentence where a step is not likely to fit into what is free; None where it does."""
     batch = config.train.batch_size
-    if fits_in_memory(objects, speed, model, device, config, batch):
+    if fits_in_memory(objects, speed, model, config, batch):
         return None
-    needed, free = step_bytes(config, objects, speed, model, batch), free_bytes(device)
+    needed, free = step_bytes(config, objects, speed, model, batch), speed.free_bytes
     return (
         f"Warning: a step of {batch} pictures needs about {needed / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are "
         f"free, so the run may be ended by the system; take a smaller --batch-size or --image-size."
     )
 
 
-def fits_in_memory(
-    objects: ObjectSizes, speed: Speed, model: DETR, device: torch.device, config: RunConfig, batch: int
-) -> bool:
-    """Whether a step over so many pictures is likely to fit into what is free."""
-    return step_bytes(config, objects, speed, model, batch) <= free_bytes(device)
+def fits_in_memory(objects: ObjectSizes, speed: Speed, model: DETR, config: RunConfig, batch: int) -> bool:
+    """Whether a step over so many pictures is likely to fit into what was free at the start."""
+    return step_bytes(config, objects, speed, model, batch) <= speed.free_bytes
 
 
 def step_bytes(config: RunConfig, objects: ObjectSizes, speed: Speed, model: DETR, batch: int) -> float:
