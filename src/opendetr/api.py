@@ -250,7 +250,8 @@ def predict(
         workers: with `ray`, the number of models that work at once.
         precision: `fp32`, `bf16` or `int8`.
         device: `auto`, `cpu`, `cuda` or `mps`.
-        threads: that compute: a number, or `auto`, the default: measured.
+        threads: that compute: a number, or `auto`, the default: measured. With `ray` those of a worker at most, by
+            default its share of the processors.
         dc5: whether an official `.pth` has a dilated backbone.
 
     Returns:
@@ -269,6 +270,7 @@ def predict(
     if engine == "ray":
         if videos or shard.count > 1:
             raise UserError("--engine ray works on pictures and shares them itself: leave out videos and --shards")
+        settle_threads(threads, measure=False, device=resolve_device(device).type)
         job = Job(str(model), "auto", precision, device, dc5, str(output), threshold, batch_size, tiling)
         return predict_distributed(job, list(sources), workers)
     if workers is not None:

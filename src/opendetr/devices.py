@@ -81,16 +81,22 @@ def default_workers(device: torch.device) -> int:
 
 def describe_machine(device: torch.device | None = None) -> str:
     """Processor, threads and system, for figures that depend on them; the GPU first where `device` is one."""
+    processor, _, system = describe_processor().rpartition(", ")
+    if device is not None and device.type != "cpu":
+        gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else "Apple GPU"
+        processor = f"{gpu}, {processor}"
+    return f"{processor}, {torch.get_num_threads()} threads, {system}"
+
+
+def describe_processor() -> str:
+    """Processor and system, for what is the same with any number of threads."""
     name = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         pass
-    if device is not None and device.type != "cpu":
-        gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else "Apple GPU"
-        name = f"{gpu}, {name}"
-    return f"{name}, {torch.get_num_threads()} threads, {platform.system()}"
+    return f"{name}, {platform.system()}"
 
 
 def keep_freed_memory() -> None:

@@ -2,8 +2,7 @@
 
 The threads of a team meet after every operation. Where another program runs on one of the cores, the others wait for
 the thread that has none, and by default they wait by spinning: they use up the time that the late one needs. So threads
-shall spin only shortly, and there shall not be more of them than help, which is measured: neither the number of cores
-nor the load of the machine tells it.
+shall spin only shortly, and beside other programs there shall not be more of them than help, which is measured.
 """
 
 import os
@@ -13,6 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
+
+import psutil
 
 from opendetr.errors import UserError
 
@@ -27,9 +28,14 @@ WAITING_OF_USERS = ("OMP_WAIT_POLICY", *WAITING)
 # Who sets one of these has settled the number of threads, or bound them to cores.
 SETTLING = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_PROC_BIND", "GOMP_CPU_AFFINITY", "KMP_AFFINITY")
 
+# The number that PyTorch took by itself (it leaves out hyperthreads), or that a program gave it, by the number that was
+# chosen instead: whoever asks later does not take our choice for it.
+_USUAL: dict[int, int] = {}
+
+LISTENING_SECONDS = 0.2
+QUIET = 0.25  # cores: where others use fewer, all of ours are used without a further look
 PROBE_SECONDS, TURNS = 0.2, 5  # for each number of threads; in turn, so that what else the machine does falls on all
 TIE = 0.05  # speeds that differ by less are equal
-LOADED = 0.1  # a share of the processor from which other programs are worth a word
 WINDOW_SECONDS, WINDOW_STEPS = 5.0, 5  # at least so much is looked at to say how fast steps are
 SLOWER = 1.3  # steps that take so many times as long have a reason
 OTHER_SIZE = 1.25  # steps with so many times the pixels, or so few, are not compared
@@ -62,7 +68,7 @@ def available_cores(system: Path = Path("/")) -> int:
 def _quota(system: Path) -> float | None:
     """Cores that control groups, version 1 or 2, let this process use on average; None where nothing limits it."""
     try:
-        groups = [line.split(":", 2) for line in (system / "proc/self/cgroup").read_text().splitlines()]
+        groups = [line.split(":", 2) for line in (system / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()]
     except OSError:
         return None
     limits = list[float]()
@@ -81,23 +87,17 @@ def _limit(group: Path) -> list[float]:
     """The limit of one group, where it has one."""
     try:
         if (group / "cpu.max").exists():
-            quota, period = (group / "cpu.max").read_text().split()
+            quota, period = (group / "cpu.max").read_text(encoding="utf-8").split()
         else:
-            quota, period = (group / "cpu.cfs_quota_us").read_text(), (group / "cpu.cfs_period_us").read_text()
+            names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+            quota, period = ((group / name).read_text(encoding="utf-8") for name in names)
         return [int(quota) / int(period)] if int(quota) > 0 else []
     except (OSError, ValueError):  # no such file, or `max`
         return []
 
 
-class Probe(NamedTuple):
-    """What a look at the machine found."""
-
-    speeds: dict[int, float]  # work per second by number of threads
-    others: float | None  # the share of the processor that other programs took, 0..1; None where nobody tells
-
-
 def candidates(cores: int, present: int) -> list[int]:
-    """Numbers of threads worth trying: all cores, all but one, a half, a quarter, ..., 1, and the present one."""
+    """Numbers of threads worth trying: for all cores, all but one, a half, a quarter, ..., 1; and the present one."""
     numbers, part = {cores, max(1, cores - 1), min(present, cores)}, cores
     while part > 1:
         part //= 2
@@ -105,7 +105,7 @@ def candidates(cores: int, present: int) -> list[int]:
     return sorted(numbers, reverse=True)
 
 
-def choose(speeds: dict[int, float], present: int) -> int:
+def fastest(speeds: dict[int, float], present: int) -> int:
     """The number of threads to use: the present one if none is faster, else the least of those that are as fast."""
     enough = max(speeds.values()) * (1 - TIE)
     if speeds.get(present, 0.0) >= enough:
@@ -114,7 +114,7 @@ def choose(speeds: dict[int, float], present: int) -> int:
 
 
 class Threads:
-    """The number of threads PyTorch computes with: settled, or measured at the start and again when that may help.
+    """The number of threads PyTorch computes with: settled, or chosen at the start and again when that may help.
 
     Long work calls `observe` after every step. Engines take the number when they are built, and keep it.
     """
@@ -124,31 +124,28 @@ class Threads:
         cores: int,
         *,
         measured: bool,
-        probe: Callable[[Sequence[int]], Probe] | None = None,
+        listen: "Callable[[], float] | None" = None,
+        probe: "Callable[[Sequence[int]], dict[int, float]] | None" = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Measure for the first time, unless the number is settled.
+        """Choose for the first time, unless the number is settled.
 
         Args:
-            cores: the most threads to try.
+            cores: that may be used.
             measured: False: the number is settled, and `observe` does nothing.
-            probe: says how fast numbers of threads are.
+            listen: says how many cores other programs use; by default `others_cores`.
+            probe: says how fast numbers of threads are; by default `probe_speeds`.
             clock: seconds.
         """
-        import torch
-
         self.cores, self.measured = cores, measured
-        self._probe, self._clock = probe or probe_speeds, clock
-        self._usual: _Pace | None = None  # the best since the number was chosen
+        self.usual = min(_USUAL.get(self.number, self.number), cores)
+        self._listen, self._probe, self._clock = listen or others_cores, probe or probe_speeds, clock
+        self._best: _Pace | None = None  # since the number was chosen
         self._recent: deque[_Step] = deque()
         self._recent_seconds = 0.0
-        self._cost, self._looked_at = 0.0, clock()
-        if not measured:
-            return
-        if cores == 1:
-            torch.set_num_threads(1)
-        else:
-            self.measure()
+        self._cost, self._chosen_at = 0.0, clock()
+        if measured:
+            self.choose()
 
     @property
     def number(self) -> int:
@@ -164,7 +161,7 @@ class Threads:
             seconds: that the step took.
             pixels: of all its pictures together.
         """
-        if not self.measured or self.cores == 1:
+        if not self.measured or self.usual == 1:
             return
         self._recent.append(_Step(seconds, pixels))
         self._recent_seconds += seconds
@@ -173,28 +170,43 @@ class Threads:
         if len(self._recent) < WINDOW_STEPS or self._recent_seconds < WINDOW_SECONDS:
             return
         pace = _Pace.of(self._recent)
-        if self._usual is None or not self._usual.is_of_size(pace):
-            self._usual = pace
-        slower = pace.seconds_per_pixel > SLOWER * self._usual.seconds_per_pixel
-        self._usual = min(self._usual, pace)
-        waited, rest = self._clock() - self._looked_at, self._cost / MOST_PROBING
-        if waited >= rest and (slower or (self.number < self.cores and waited >= AGAIN_SECONDS)):
-            self.measure()
+        if self._best is None or not self._best.is_of_size(pace):
+            self._best = pace
+        slower = pace.seconds_per_pixel > SLOWER * self._best.seconds_per_pixel
+        self._best = min(self._best, pace)
+        waited, rest = self._clock() - self._chosen_at, self._cost / MOST_PROBING
+        if waited >= rest and (slower or (self.number < self.usual and waited >= AGAIN_SECONDS)):
+            self.choose()
 
-    def measure(self) -> None:
-        """Look which number of threads is the fastest now, use it, and say so where it is another."""
+    def choose(self) -> None:
+        """Use all cores where nobody else computes, else as many threads as are the fastest; say what changes."""
         import torch
 
         before, begun = self.number, self._clock()
-        found = self._probe(candidates(self.cores, before))
-        number = choose(found.speeds, before)
-        torch.set_num_threads(number)
-        self._looked_at = self._clock()
-        self._cost = self._looked_at - begun
-        self._usual, self._recent_seconds = None, 0.0
-        self._recent.clear()
+        number, others = self.usual, 0.0
+        if self.usual > 1:
+            others = self._listen()
+            if others >= QUIET:
+                number = fastest(self._probe(candidates(self.usual, before)), before)
+        _USUAL.clear()
+        _USUAL[number] = self.usual
         if number != before:
-            _say(f"{_reason(found.others, more=number > before)}: {_count(number)} faster than {before}")
+            torch.set_num_threads(number)
+            _say(self._change(before, number, others))
+        self._chosen_at = self._clock()
+        self._cost = self._chosen_at - begun
+        self._best, self._recent_seconds = None, 0.0
+        self._recent.clear()
+
+    def _change(self, before: int, number: int, others: float) -> str:
+        """What changes, and why."""
+        if before > self.cores:
+            return f"only {self.cores} of {os.cpu_count()} cores are ours: {_count(number)} instead of {before}"
+        if others < QUIET:
+            return f"nobody else computes now: {_count(number)} instead of {before}"
+        share = min(1.0, others / (os.cpu_count() or 1))
+        verb = "is" if number == 1 else "are"
+        return f"other programs take {share:.0%} of the processor: {_count(number)} {verb} faster than {before}"
 
 
 class _Step(NamedTuple):
@@ -239,7 +251,7 @@ def settle_threads(asked: int | str | None = None, *, measure: bool, device: str
         return Threads(available_cores(), measured=False)
     settled = [name for name in SETTLING if name in os.environ]
     if settled and asked == "auto":
-        _say(f"{settled[0]} is set: nothing is measured, {_count(torch.get_num_threads())} used")
+        _say(f"{settled[0]} is set: {_count(torch.get_num_threads())}, nothing is measured")
     wanted = (measure or asked == "auto") and not settled and device == "cpu"
     return Threads(available_cores(), measured=wanted and int(os.environ.get("WORLD_SIZE", "1")) == 1)
 
@@ -259,8 +271,22 @@ def require_count(asked: int | str) -> int:
     return number
 
 
-def probe_speeds(numbers: Sequence[int], seconds: float = PROBE_SECONDS) -> Probe:
-    """How fast work like that of a small training step is with these numbers of threads, in turn.
+def others_cores(seconds: float = LISTENING_SECONDS) -> float:
+    """How many cores other programs use, on average over some seconds in which this one sleeps."""
+    before, begun = others_seconds(), time.perf_counter()
+    time.sleep(seconds)
+    return (others_seconds() - before) / (time.perf_counter() - begun)
+
+
+def others_seconds() -> float:
+    """Seconds that all cores have worked for anybody but this process, since some moment."""
+    times = psutil.cpu_times()
+    worked = sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq", "steal"))
+    return float(worked) - time.process_time()
+
+
+def probe_speeds(numbers: Sequence[int], seconds: float = PROBE_SECONDS) -> dict[int, float]:
+    """Pieces of work per second, like those of a small training step, by number of threads; they take turns.
 
     Args:
         numbers: of threads; PyTorch's own number is not changed.
@@ -269,9 +295,8 @@ def probe_speeds(numbers: Sequence[int], seconds: float = PROBE_SECONDS) -> Prob
     import torch
 
     before, turn = torch.get_num_threads(), seconds / TURNS
-    work = _piece_of_work()
+    work = _piece_of_work(max(numbers))
     done, taken = dict.fromkeys(numbers, 0), dict.fromkeys(numbers, 0.0)
-    began, others = time.perf_counter(), others_seconds()
     try:
         for first in range(TURNS):
             for number in (*numbers[first % len(numbers) :], *numbers[: first % len(numbers)]):
@@ -284,16 +309,14 @@ def probe_speeds(numbers: Sequence[int], seconds: float = PROBE_SECONDS) -> Prob
                 taken[number] += passed
     finally:
         torch.set_num_threads(before)
-    share = None
-    if others is not None:
-        share = ((others_seconds() or 0.0) - others) / ((time.perf_counter() - began) * (os.cpu_count() or 1))
-    return Probe({number: done[number] / taken[number] for number in numbers}, share)
+    return {number: done[number] / taken[number] for number in numbers}
 
 
-def _piece_of_work() -> "Callable[[], Tensor]":
-    """Convolutions, matrix products and element-wise operations as in a training step of `fast` with 8 small pictures.
+def _piece_of_work(most: int) -> "Callable[[], Tensor]":
+    """Convolutions, matrix products and element-wise operations as in a training step of `fast` with small pictures.
 
-    No random numbers are drawn: a run shall not notice that somebody looked.
+    Four pictures for each thread of the most: machines with many cores are given more to do. No random numbers are
+    drawn: a run shall not notice that somebody looked.
     """
     import torch
     from torch.nn import functional as F
@@ -301,10 +324,11 @@ def _piece_of_work() -> "Callable[[], Tensor]":
     def ramp(*shape: int) -> "Tensor":
         return torch.linspace(-1, 1, torch.Size(shape).numel()).reshape(shape)
 
-    maps = ramp(8, 24, 32, 32).to(memory_format=torch.channels_last)
+    batch = 4 * most
+    maps = ramp(batch, 24, 32, 32).to(memory_format=torch.channels_last)
     wider, by_channel, narrower = ramp(96, 24, 1, 1), ramp(96, 1, 3, 3), ramp(24, 96, 1, 1)
-    tokens, inner, outer = ramp(8, 100, 128), ramp(256, 128), ramp(128, 256)
-    heads = tokens.reshape(8, 100, 4, 32).transpose(1, 2)
+    tokens, inner, outer = ramp(batch, 100, 128), ramp(256, 128), ramp(128, 256)
+    heads = tokens.reshape(batch, 100, 4, 32).transpose(1, 2)
 
     @torch.inference_mode()
     def work() -> "Tensor":
@@ -319,26 +343,8 @@ def _piece_of_work() -> "Callable[[], Tensor]":
     return work
 
 
-def others_seconds() -> float | None:
-    """Seconds that all processors have worked for anybody but this process; None where the system does not tell."""
-    try:
-        line = Path("/proc/stat").read_text().splitlines()[0]
-    except OSError:
-        return None
-    user, nice, system, _, _, interrupts, soft_interrupts, stolen = map(int, line.split()[1:9])
-    ticks = user + nice + system + interrupts + soft_interrupts + stolen
-    return ticks / os.sysconf("SC_CLK_TCK") - time.process_time()
-
-
-def _reason(others: float | None, *, more: bool) -> str:
-    """Why the number of threads changes, as far as it is known."""
-    if others is not None and others >= LOADED:
-        return f"other programs take {others:.0%} of the processor"
-    return "measured" if others is None or not more else "the processor is free"
-
-
 def _count(number: int) -> str:
-    return f"{number} thread is" if number == 1 else f"{number} threads are"
+    return "1 thread" if number == 1 else f"{number} threads"
 
 
 def _say(sentence: str) -> None:

@@ -500,8 +500,16 @@ def test_engines_of_models_of_others_are_kept_in_our_cache(paper, tmp_path, monk
 
 def test_machines_that_share_a_folder_keep_engines_of_their_own(paper, monkeypatch):
     ours = choice.engine_file(paper, "openvino", "fp32")
-    monkeypatch.setattr(choice, "describe_machine", lambda: "another, 64 threads")
+    monkeypatch.setattr(choice, "describe_processor", lambda: "another, Linux")
     assert choice.engine_file(paper, "openvino", "fp32") != ours
+
+
+def test_an_engine_serves_any_number_of_threads(paper, monkeypatch):
+    """The number is measured for every command: preparing an engine takes longer than most of them."""
+    ours, state = choice.engine_file(paper, "openvino", "fp32"), choice._state(paper, "openvino")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
+    assert choice.engine_file(paper, "openvino", "fp32") == ours
+    assert choice._state(paper, "openvino") == state
 
 
 def test_engines_are_timed_in_turn(paper):

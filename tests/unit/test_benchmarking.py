@@ -223,7 +223,6 @@ def test_what_is_written_comes_back_and_has_every_row(found, beside, tmp_path, c
 def test_a_busy_machine_is_said(found):
     assert "Other programs took 40%" in replace(found, others=0.4).to_markdown()
     assert "Other programs" not in replace(found, others=0.0).to_markdown()
-    assert "Other programs" not in replace(found, others=None).to_markdown()
 
 
 def test_the_model_is_not_changed(paper):
@@ -321,7 +320,7 @@ def test_clocks_tick_in_turn_and_nobody_is_always_the_first():
     assert sorted(warm) == sorted("xyz" * timing.WARM_UP)
     assert rounds == "xxyyzz" + "yyzzxx" + "zzxxyy"  # the first call of each is not timed
     assert all(len(clock.seconds["a"]) == 3 for clock in clocks)
-    assert others is None or 0 <= others <= 1
+    assert 0 <= others <= 1
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch
 from opendetr import threads
 from opendetr.errors import UserError
 from opendetr.progress import console
-from opendetr.threads import Probe, Threads, available_cores, candidates, choose, settle_threads
+from opendetr.threads import Threads, available_cores, candidates, fastest, settle_threads
 
 
 @pytest.fixture(autouse=True)
@@ -17,28 +18,34 @@ def torch_as_before(monkeypatch):
     before = torch.get_num_threads()
     for name in (*threads.SETTLING, *threads.WAITING_OF_USERS, "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(threads, "_USUAL", {})
     yield
     torch.set_num_threads(before)
 
 
 class Machine:
-    """A clock that only moves when told, and a probe that answers what it shall and counts how often it is asked."""
+    """A clock that only moves when told, and answers to whoever listens and probes, counted."""
 
-    def __init__(self, **speeds: float) -> None:
-        self.now, self.cost, self.asked, self.others = 1000.0, 0.4, [], 0.0
+    def __init__(self, others: float = 1.0, **speeds: float) -> None:
+        self.now, self.cost, self.heard, self.asked, self.others = 1000.0, 0.4, 0, [], others
         self.is_now(**speeds)
 
     def is_now(self, **speeds: float) -> None:
         self.speeds = {int(number.removeprefix("on_")): speed for number, speed in speeds.items()}
 
+    def listen(self):
+        self.heard += 1
+        self.now += 0.2
+        return self.others
+
     def probe(self, numbers):
         self.asked.append(list(numbers))
         self.now += self.cost
-        return Probe({number: self.speeds[number] for number in numbers}, self.others)
+        return {number: self.speeds[number] for number in numbers}
 
     def threads(self, cores: int = 2, present: int = 2) -> Threads:
         torch.set_num_threads(present)
-        return Threads(cores, measured=True, probe=self.probe, clock=lambda: self.now)
+        return Threads(cores, measured=True, listen=self.listen, probe=self.probe, clock=lambda: self.now)
 
     def step(self, chosen: Threads, seconds: float, pixels: int = 1000, times: int = 1) -> None:
         for _ in range(times):
@@ -109,44 +116,67 @@ def test_candidates_are_few_and_never_more_than_the_cores():
 
 
 def test_the_fastest_is_chosen_the_present_one_on_a_tie_and_else_the_fewest():
-    assert choose({2: 10.0, 1: 18.0}, 2) == 1
-    assert choose({2: 17.5, 1: 18.0}, 2) == 2
-    assert choose({2: 18.0, 1: 17.5}, 1) == 1
-    assert choose({8: 10.0, 4: 30.0, 2: 29.0, 1: 15.0}, 8) == 2
-    assert choose({4: 10.0, 2: 7.0, 1: 4.0}, 64) == 4  # the quota is below the present number
+    assert fastest({2: 10.0, 1: 18.0}, 2) == 1
+    assert fastest({2: 17.5, 1: 18.0}, 2) == 2
+    assert fastest({2: 18.0, 1: 17.5}, 1) == 1
+    assert fastest({8: 10.0, 4: 30.0, 2: 29.0, 1: 15.0}, 8) == 2
+    assert fastest({4: 10.0, 2: 7.0, 1: 4.0}, 64) == 4  # the quota is below the present number
 
 
-def test_it_is_measured_at_the_start_used_and_said():
-    machine = Machine(on_2=10, on_1=18)
-    machine.others = 0.48
+def test_it_is_measured_at_the_start_used_and_said(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    machine = Machine(others=0.97, on_2=10, on_1=18)
     with console.capture() as said:
         chosen = machine.threads()
     assert chosen.number == torch.get_num_threads() == 1
     assert said.get().strip() == "other programs take 48% of the processor: 1 thread is faster than 2"
 
 
-@pytest.mark.parametrize("others", [0.02, None])
-def test_what_nobody_knows_is_not_claimed(others):
-    machine = Machine(on_2=10, on_1=18)
-    machine.others = others
-    with console.capture() as said:
-        machine.threads()
-    assert said.get().strip() == "measured: 1 thread is faster than 2"
-
-
-def test_a_quiet_machine_needs_no_word():
+def test_beside_others_all_threads_may_still_be_the_best():
     with console.capture() as said:
         chosen = Machine(on_2=30, on_1=18).threads()
     assert chosen.number == 2
     assert said.get() == ""
 
 
-def test_one_core_needs_no_measuring():
+def test_a_quiet_machine_uses_all_and_is_not_probed():
+    """Small pieces of work could speak for few threads where the real work is large."""
+    machine = Machine(others=0.1, on_2=1, on_1=2)
+    with console.capture() as said:
+        chosen = machine.threads()
+    assert (chosen.number, machine.asked, said.get()) == (2, [], "")
+
+
+def test_no_more_threads_than_a_quota_leaves(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    with console.capture() as said:
+        chosen = Machine(others=0.0).threads(cores=2, present=6)
+    assert chosen.number == 2
+    assert said.get().strip() == "only 2 of 8 cores are ours: 2 threads instead of 6"
+
+
+def test_no_more_threads_than_pytorch_takes_or_a_program_has_set():
+    machine = Machine(on_4=4, on_3=3, on_2=2, on_1=1)
+    assert machine.threads(cores=16, present=4).number == 4
+    assert machine.asked == [[4, 3, 2, 1]]
+
+
+def test_one_core_needs_no_look():
     machine = Machine()
     chosen = machine.threads(cores=1)
     machine.step(chosen, 0.1, times=100)
     machine.step(chosen, 1.0, times=100)
-    assert (chosen.number, machine.asked) == (1, [])
+    assert (chosen.number, machine.heard, machine.asked) == (1, 0, [])
+
+
+def test_who_asks_later_does_not_take_our_choice_for_the_usual_number():
+    machine = Machine(on_2=10, on_1=18)
+    assert machine.threads().number == 1
+    machine.others = 0.0
+    later = Threads(2, measured=True, listen=machine.listen, probe=machine.probe)
+    assert later.number == 2
+    torch.set_num_threads(1)  # by the program
+    assert Threads(2, measured=True, listen=machine.listen, probe=machine.probe).number == 1
 
 
 # --- what settles it ---
@@ -156,6 +186,7 @@ def test_one_core_needs_no_measuring():
 def probes(monkeypatch):
     """How often a machine of two cores, on which one thread is the faster, was measured."""
     machine = Machine(on_2=1, on_1=2)
+    monkeypatch.setattr(threads, "others_cores", machine.listen)
     monkeypatch.setattr(threads, "probe_speeds", machine.probe)
     monkeypatch.setattr(threads, "available_cores", lambda: 2)
     torch.set_num_threads(2)
@@ -183,7 +214,7 @@ def test_the_environment_settles_it(probes, monkeypatch, name):
     with console.capture() as said:
         settle_threads("auto", measure=True)
     assert (chosen.number, chosen.measured, probes) == (2, False, [])
-    assert f"{name} is set: nothing is measured" in said.get()
+    assert f"{name} is set: 2 threads, nothing is measured" in said.get()
 
 
 def test_it_is_measured_where_the_work_wants_it_or_somebody_asks(probes):
@@ -268,13 +299,13 @@ def test_unused_cores_are_tried_again_every_half_minute():
     chosen = machine.threads()
     machine.step(chosen, 0.1, times=290)
     assert len(machine.asked) == 1
-    machine.step(chosen, 0.1, times=290)
+    machine.step(chosen, 0.1, times=20)
     assert (chosen.number, len(machine.asked)) == (1, 2)
-    machine.is_now(on_2=30, on_1=18)
+    machine.others = 0.0
     with console.capture() as said:
         machine.step(chosen, 0.1, times=2000)
-    assert (chosen.number, len(machine.asked)) == (2, 3)
-    assert said.get().strip() == "the processor is free: 2 threads are faster than 1"
+    assert (chosen.number, len(machine.asked), machine.heard) == (2, 2, 3)
+    assert said.get().strip() == "nobody else computes now: 2 threads instead of 1"
 
 
 def test_at_most_a_fiftieth_of_the_time_goes_into_measuring():
@@ -283,7 +314,7 @@ def test_at_most_a_fiftieth_of_the_time_goes_into_measuring():
     chosen, begun = machine.threads(), machine.now
     for round_ in range(200):  # every look finds steps that become slower and slower
         machine.step(chosen, 0.1 * 1.02**round_, times=50)
-    spent = machine.cost * (len(machine.asked) - 1)
+    spent = (machine.cost + 0.2) * (len(machine.asked) - 1)
     assert len(machine.asked) > 3
     assert spent / (machine.now - begun) <= 0.021
 
@@ -295,10 +326,23 @@ def test_the_probe_leaves_the_number_and_the_random_numbers_as_they_are():
     before = torch.random.get_rng_state()
     torch.set_num_threads(2)
     found = threads.probe_speeds([1, 3], seconds=0.01)
-    assert set(found.speeds) == {1, 3}
-    assert min(found.speeds.values()) > 0
+    assert set(found) == {1, 3}
+    assert min(found.values()) > 0
     assert torch.get_num_threads() == 2
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_others_are_those_who_work_but_us(monkeypatch):
+    now = {"wall": 0.0, "user": 100.0, "system": 10.0, "idle": 50.0, "ours": 5.0}
+
+    def sleep(seconds):  # of two cores others use one, and we a quarter of one
+        now.update(wall=4.0, user=104.0, system=11.0, idle=53.0, ours=6.0)
+
+    monkeypatch.setattr(threads.psutil, "cpu_times", lambda: SimpleNamespace(**now))
+    monkeypatch.setattr(threads.time, "process_time", lambda: now["ours"])
+    monkeypatch.setattr(threads.time, "perf_counter", lambda: now["wall"])
+    monkeypatch.setattr(threads.time, "sleep", sleep)
+    assert threads.others_cores() == 1.0
 
 
 def test_the_waiting_policy_is_a_default(monkeypatch):

@@ -60,7 +60,7 @@ class Benchmark:
     batch: int
     multiply_adds: float  # billions for a picture, as in the paper's table 1; peers are said to do as many
     peaks: dict[str, float]  # by precision: billions of operations per second of a matrix product
-    others: float | None  # 0..1: the processors' time that other programs took; None where the system does not tell
+    others: float  # 0..1: the processors' time that other programs took
     rows: list[Row]
     remarks: list[str]  # what a reader of the rows has to know
     machine: str
@@ -152,7 +152,7 @@ def _or_dash(value: float | None, form: str) -> str:
 
 def _facts(benchmark: Benchmark) -> Iterator[str]:
     """What the tables mean and what they were measured with, in sentences."""
-    if benchmark.others is not None and benchmark.others > IDLE:
+    if benchmark.others > IDLE:
         yield (
             f"Other programs took {benchmark.others:.0%} of the processors' time. They slow some engines down far more "
             f"than others: neither times nor ratios say much. Measure again when the machine is idle."

@@ -5,12 +5,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch.nn import functional as F
 
 from opendetr.progress import console, track
+from opendetr.threads import others_seconds
 
 WARM_UP = 3  # calls of each kind; an engine may compile for a shape that is new or keeps coming
 LEAST_ROUNDS, MOST_ROUNDS = 3, 200
@@ -43,7 +43,7 @@ class Clock:
                 turn += taken[-1]
 
 
-def take_turns(clocks: list[Clock], seconds: float) -> float | None:
+def take_turns(clocks: list[Clock], seconds: float) -> float:
     """Let all clocks tick in turn, round after round, so that what else the machine does falls on all of them.
 
     It does not fall on all of them alike: PyTorch's threads wait for each other in every layer, and where another
@@ -54,35 +54,22 @@ def take_turns(clocks: list[Clock], seconds: float) -> float | None:
         seconds: of ticking for each; a round that is begun is finished, and there are some rounds at least.
 
     Returns:
-        The share of the processors' time that other programs took meanwhile, 0..1; None where the system does not tell.
+        The share of the processors' time that other programs took meanwhile, 0..1.
     """
     for clock in track(clocks, "warming up", len(clocks), "rows"):
         for _ in range(WARM_UP):
             for call in clock.calls.values():
                 call()
     console.print(f"measuring {len(clocks)} rows in turn, about {seconds * len(clocks):.0f} s")
-    begun, worked = time.perf_counter(), _others_seconds()
+    begun, worked = time.perf_counter(), others_seconds()
     for number in range(MOST_ROUNDS):
         if number >= LEAST_ROUNDS and time.perf_counter() - begun >= seconds * len(clocks):
             break
         first = number % len(clocks)  # nobody is always the first
         for clock in clocks[first:] + clocks[:first]:
             clock.tick()
-    if worked is None:
-        return None
     available = (time.perf_counter() - begun) * (os.cpu_count() or 1)
-    return min(max(0.0, ((_others_seconds() or 0.0) - worked) / available), 1.0)
-
-
-def _others_seconds() -> float | None:
-    """Seconds that all processors have worked for anybody but this process; None where the system does not tell."""
-    try:
-        line = Path("/proc/stat").read_text(encoding="utf-8").splitlines()[0]
-    except OSError:
-        return None
-    user, nice, system, _, _, interrupts, soft_interrupts, stolen = map(int, line.split()[1:9])
-    ticks = user + nice + system + interrupts + soft_interrupts + stolen
-    return ticks / os.sysconf("SC_CLK_TCK") - time.process_time()
+    return min(max(0.0, (others_seconds() - worked) / available), 1.0)
 
 
 def measure_peaks(device: torch.device) -> dict[str, float]:

@@ -1,11 +1,11 @@
 """Which engine runs a model: the one that is asked for, or the fastest whose certificate holds on this machine.
 
 What an engine needs is made at first use and kept in `engines/` in the model's folder, or in our cache for models of
-others; M is a number of the machine and its threads, for machines may share a folder:
+others; M is a number of the machine, for machines may share a folder, and N one of the machine and its threads:
 
     openvino-fp32-M.xml, .bin   the graph, with its certificate
     openvino-fp32-M.json        what it was compared with, and the result; or why there is no graph
-    fastest-fp32-M.json         how long each engine took for a picture
+    fastest-fp32-N.json         how long each engine took for a picture
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from filelock import FileLock
 import opendetr
 from opendetr.checkpoints.native import Checkpoint
 from opendetr.data.datasets import DatasetIndex, has_split, load_index
-from opendetr.devices import describe_machine, resolve_device
+from opendetr.devices import describe_machine, describe_processor, resolve_device
 from opendetr.engines.engine import ENGINES, PRECISIONS, Engine, TorchEngine
 from opendetr.engines.graph_engines import describe_engine, is_installed, require_installed
 from opendetr.errors import UserError
@@ -66,7 +66,8 @@ def choose_engine(checkpoint: Checkpoint, engine: str, precision: str, device: s
 def _fastest(checkpoint: Checkpoint, candidates: list[str], precision: str, device: torch.device) -> Engine:
     """The fastest of the candidates and PyTorch; those that cannot are said and passed over."""
     names = candidates + (["torch"] if precision != "int8" else [])
-    note, state = _path(checkpoint, "fastest", precision, ".json"), {name: _state(checkpoint, name) for name in names}
+    note = _path(checkpoint, "fastest", precision, ".json", describe_machine())
+    state = {name: _state(checkpoint, name) for name in names}
     kept, found = _kept(note), dict[str, Engine]()
     times: dict[str, float] = kept["seconds"] if kept.get("state") == state else {}
     for name in sorted(times, key=times.__getitem__) or names:
@@ -101,12 +102,12 @@ def engines_folder(checkpoint: Checkpoint) -> Path:
 
 def engine_file(checkpoint: Checkpoint, engine: str, precision: str) -> Path:
     """The graph of an engine on this machine."""
-    return _path(checkpoint, engine, precision, SUFFIXES[FORMATS[engine]])
+    return _path(checkpoint, engine, precision, SUFFIXES[FORMATS[engine]], describe_processor())
 
 
-def _path(checkpoint: Checkpoint, what: str, precision: str, suffix: str) -> Path:
-    machine = hashlib.blake2b(describe_machine().encode(), digest_size=4).hexdigest()
-    return engines_folder(checkpoint) / f"{what}-{precision}-{machine}{suffix}"
+def _path(checkpoint: Checkpoint, what: str, precision: str, suffix: str, machine: str) -> Path:
+    number = hashlib.blake2b(machine.encode(), digest_size=4).hexdigest()
+    return engines_folder(checkpoint) / f"{what}-{precision}-{number}{suffix}"
 
 
 def _prepared(checkpoint: Checkpoint, engine: str, precision: str) -> Engine:
@@ -156,10 +157,13 @@ def _own_data(checkpoint: Checkpoint) -> DatasetIndex:
 
 
 def _state(checkpoint: Checkpoint, engine: str) -> dict[str, str]:
-    """What a certificate holds for: another of these, and it is made anew."""
+    """What a certificate holds for: another of these, and it is made anew.
+
+    Not the number of threads, which is measured anew for every command.
+    """
     return {
         "weights": fingerprint(checkpoint), "opendetr": opendetr.__version__, "engine": describe_engine(engine),
-        "torch": torch.__version__, "machine": describe_machine(),
+        "torch": torch.__version__, "machine": describe_processor(),
     }  # fmt: skip
 
 

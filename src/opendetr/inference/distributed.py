@@ -114,7 +114,9 @@ def _run(job: Job, pictures: "list[Named | Stored]", done: set[int], workers: in
         size = min(PART, max(1, ceil(len(rows) / (4 * workers))))  # small enough for all to have work until the end
         pieces = [*(Named(rows[at : at + size]) for at in range(0, len(rows), size)), *stored]
         console.print(f"{workers} workers by Ray, each with {share:g} {kind}; the engine is {job.engine}")
-        threads = max(1, int(share)) if kind == "CPU" else torch.get_num_threads()
+        threads = torch.get_num_threads()
+        if kind == "CPU":
+            threads = max(1, min(threads, int(share)))
         answers = (
             ray.data.from_items([{"piece": pickle.dumps(piece)} for piece in pieces], override_num_blocks=len(pieces))
             .map_batches(
