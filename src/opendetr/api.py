@@ -194,7 +194,7 @@ def val(
     """
     require_positive_batch(batch_size)
     engine = engine or ("auto" if is_exported(model) else "torch")
-    settle_threads(threads, measure=True, device=resolve_device(device).type)
+    settle_threads(threads, measure=True, device=_computes_on(model, engine, device))
     detector = Detector.load(model, device, engine, precision, dc5=dc5)
     index = load_index(Path(data), split)
     origin = {} if is_exported(model) else detector.checkpoint.metrics
@@ -277,7 +277,7 @@ def predict(
         raise UserError(
             "--workers belongs to --engine ray; other engines use all threads of this machine in one process"
         )
-    settle_threads(threads, measure=True, device=resolve_device(device).type)
+    settle_threads(threads, measure=True, device=_computes_on(model, engine, device))
     if videos:
         if len(sources) > 1 or shard.count > 1:
             raise UserError(f"{videos[0]} is a video: give it alone, without --shards")
@@ -709,6 +709,12 @@ def doctor(
         else:
             found += verdict(lesson, index)
     return sorted(found, key=lambda finding: not finding.is_problem)
+
+
+def _computes_on(model: str | Path, engine: str, device: str) -> str:
+    """The kind of device that an engine computes on: PyTorch alone uses another than the CPU."""
+    of_graph = engine in ("openvino", "onnxruntime") or is_exported(model)
+    return "cpu" if of_graph else resolve_device(device).type
 
 
 def _typical_size(checkpoint: Checkpoint) -> tuple[int, int]:

@@ -31,7 +31,8 @@ Dc5 = Annotated[bool | None, typer.Option("--dc5/--no-dc5", help="Of a .pth that
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Precision = Annotated[str, typer.Option(help="fp32, bf16 or int8.")]
 Threads = Annotated[
-    str | None, typer.Option(help="That compute: a number, or auto.  (default: measured)", show_default=False)
+    str | None,
+    typer.Option(help="To compute with: a number, or auto, which is measured.  (default: auto)", show_default=False),
 ]
 Engine = Annotated[str, typer.Option(help="auto, torch, openvino or onnxruntime.")]
 
@@ -115,7 +116,10 @@ def train(
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
     threads: Annotated[
         str | None,
-        typer.Option(help="That compute: a number, or auto.  (default: auto with --minutes)", show_default=False),
+        typer.Option(
+            help="To compute with: a number, or auto, which is measured.  (default: auto with --minutes)",
+            show_default=False,
+        ),
     ] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value; wins over everything.")] = None,
 ) -> None:

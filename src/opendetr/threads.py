@@ -253,7 +253,18 @@ def settle_threads(asked: int | str | None = None, *, measure: bool, device: str
     if settled and asked == "auto":
         _say(f"{settled[0]} is set: {_count(torch.get_num_threads())}, nothing is measured")
     wanted = (measure or asked == "auto") and not settled and device == "cpu"
-    return Threads(available_cores(), measured=wanted and int(os.environ.get("WORLD_SIZE", "1")) == 1)
+    wanted = wanted and int(os.environ.get("WORLD_SIZE", "1")) == 1
+    if not wanted:  # what was chosen for earlier work of this process is not this work's
+        torch.set_num_threads(_USUAL.get(torch.get_num_threads(), torch.get_num_threads()))
+    return Threads(available_cores(), measured=wanted)
+
+
+def beside_others() -> bool:
+    """Whether fewer threads compute than usual, for other programs take cores."""
+    import torch
+
+    number = torch.get_num_threads()
+    return _USUAL.get(number, number) > number
 
 
 def require_count(asked: int | str) -> int:

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from tiny import TINY, TINY_FAST
 
-from opendetr import api
+from opendetr import api, threads
 from opendetr.checkpoints.native import load_checkpoint
 from opendetr.errors import UserError
 from opendetr.evaluation.coco import CocoMetrics
@@ -113,6 +113,52 @@ def test_an_undefined_ap_is_never_the_best(coco_folder, tmp_path):
     run = api.train(folder, **{**TINY, "batch_size": 1}, epochs=1, output=tmp_path / "run")
     assert [line["val_AP"] for line in lines(run, "val")] == [-1]
     assert not (run / "best").exists()
+
+
+@pytest.fixture
+def free_threads(monkeypatch):
+    """The environment settles no number of threads, another program computes, and 1 thread is the fastest."""
+    for name in threads.SETTLING:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(threads, "available_cores", lambda: 2)
+    monkeypatch.setattr(threads, "others_cores", lambda: 1.0)
+    monkeypatch.setattr(threads, "probe_speeds", lambda numbers: {number: 1 / number for number in numbers})
+    monkeypatch.setattr(threads, "_USUAL", {})
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("length", "asked", "left"),
+    [
+        ({"minutes": 1e-4}, None, 1),
+        ({"epochs": 1}, None, 2),  # a run that can be repeated
+        ({"epochs": 1}, "auto", 1),
+        ({"minutes": 1e-4}, 2, 2),
+    ],
+)
+def test_threads_are_measured_for_minutes_and_stay_for_epochs(digits, tmp_path, free_threads, length, asked, left):
+    seen = []
+
+    def observe(self, seconds, pixels):
+        seen.append(pixels)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threads.Threads, "observe", observe)
+        still = ["data.train_sizes=[64]", "data.crop_probability=0"]
+        options = {**TINY, **length, "val_split": "none", "overrides": still}
+        api.train(digits, **options, threads=asked, output=tmp_path / "run")
+    assert torch.get_num_threads() == left
+    assert set(seen) == {8 * 64 * 64}
+
+
+def test_a_run_of_epochs_does_not_inherit_what_was_chosen_before_it(digits, tmp_path, free_threads):
+    api.train(digits, **TINY, minutes=1e-4, val_split="none", output=tmp_path / "short")
+    assert torch.get_num_threads() == 1
+    api.train(digits, **TINY, epochs=1, val_split="none", output=tmp_path / "epochs")
+    assert torch.get_num_threads() == 2
 
 
 def flat(aps):

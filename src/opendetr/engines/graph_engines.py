@@ -15,7 +15,7 @@ from torch import Tensor
 
 from opendetr.errors import UserError, first_line
 from opendetr.structures import DetrOutput
-from opendetr.threads import available_cores
+from opendetr.threads import beside_others
 
 PACKAGES = {"openvino": "openvino", "onnxruntime": "onnxruntime"}
 INPUTS = ("images", "padding_mask")
@@ -96,7 +96,7 @@ class OnnxRuntimeEngine:
         self.precision = precision
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
-        if torch.get_num_threads() < available_cores():  # beside other programs: who waits by spinning takes their time
+        if beside_others():  # threads that wait by spinning take the time of those they wait for
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         try:
