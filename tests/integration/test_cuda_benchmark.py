@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -16,7 +17,7 @@ def cuda():
         patch.syspath_prepend(BENCHMARKS)
         patch.setenv("HF_HUB_OFFLINE", "1")
         before = set(sys.modules)
-        yield importlib.import_module("cuda")
+        yield importlib.import_module("cuda_report")
         for name in set(sys.modules) - before:
             if name.startswith(("cuda", "training_step")):
                 del sys.modules[name]
@@ -105,3 +106,10 @@ def test_a_whole_run_needs_a_gpu(cuda, capsys):
     with pytest.raises(SystemExit):
         cuda.main(["--device", "cpu"])
     assert "there is no GPU here" in capsys.readouterr().err
+
+
+def test_the_script_does_not_stand_in_the_way_of_the_package_of_its_name():
+    """torch imports `cuda.bindings`; a script in this folder has the folder first in its path."""
+    code = f"import sys; sys.path.insert(0, {str(BENCHMARKS)!r}); import torch; print(torch.ones(1).item())"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "1.0"
