@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
 
@@ -61,6 +62,7 @@ def brought_by(requirements: list[str]) -> set[str]:
     return {name for name, _ in found}
 
 
+@cache
 def hidden_modules() -> set[str]:
     """The top-level modules that only extras bring."""
     extras = [text for texts in PROJECT["optional-dependencies"].values() for text in texts]
