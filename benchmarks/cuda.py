@@ -11,10 +11,15 @@ opendetr need not be installed: it is taken from the repository, and what else t
 `.carry` there (benchmarks/README.md says how to fill it).
 """
 
-if __name__ == "__main__":  # torch imports a package called cuda, and scripts of this folder find this file instead
+if __name__ == "__main__":
     import sys
+    import time
 
-    sys.path.append(sys.path.pop(0))  # behind that package, where it is installed
-    from cuda_report import main
+    begun, here = time.monotonic(), sys.path.pop(0)
+    import torch  # noqa: F401 # it imports NVIDIA's package `cuda`, and would find this file where this folder is searched
 
-    main()
+    sys.path.append(here)
+    import cuda_report
+
+    cuda_report.BEGUN = begun
+    cuda_report.main()

@@ -71,7 +71,7 @@ class Scale:
 
 OPEN = {"model.num_queries": 100, "model.proposal_strides": [8], "data.multiple_of": 32}  # what a run would choose
 TINY = {"model.backbone": "resnet18.tv_in1k", "model.embed_dim": 32, "model.feedforward_dim": 64,
-        "model.num_encoder_layers": 1, "model.num_decoder_layers": 2, "model.num_queries": 10}  # fmt: skip
+        "model.num_encoder_layers": 1, "model.num_decoder_layers": 2, "model.num_queries": 20}  # fmt: skip
 WHOLE = Scale({}, OPEN, (320, 416), (800, 1066), (1, 8, 2, 16), 1.0, 2000, {}, {"digits": 0.75, "bccd": 1.0})
 SMALL = Scale(
     TINY, OPEN | {"model.num_queries": 10, "model.backbone": "test_resnet", "model.embed_dim": 32},
@@ -190,7 +190,7 @@ def time_beside_peers(report: Report, scale: Scale, device: torch.device, folder
 
 def learn(report: Report, scale: Scale, device: torch.device, folder: Path) -> None:
     """Part three: does it learn?"""
-    test_data = Path(os.environ.get("OPENDETR_TEST_DATA", ""))
+    test_data = Path(os.environ.get("OPENDETR_TEST_DATA") or folder / "nothing")
     for name, minutes in scale.minutes.items():
         data, values = test_data / name, {**scale.learning, "train.device": str(device), "data.val_split": "none"}
         if name == "digits" and not data.is_dir():

@@ -25,6 +25,7 @@ from opendetr.benchmarking.sides import write_for_peer
 from opendetr.checkpoints.huggingface import save_huggingface
 from opendetr.config import RunConfig
 from opendetr.engines.engine import TorchEngine
+from opendetr.errors import first_line
 from opendetr.loss.matcher import match
 
 SETTINGS = ("fp32", "tf32", "bf16")
@@ -139,15 +140,15 @@ class Sides:
         self.size, samples, peers = size, random_samples([size] * 2, PAPER_CLASSES), dict[str, Any]()
         try:
             peers[OFFICIAL] = OfficialSide(config, samples, folder)
-        except (ImportError, FileNotFoundError) as missing:
-            left_out.append(f"{OFFICIAL}: {missing}")
+        except Exception as error:  # whatever keeps one side away, the others are worth being timed; here and below
+            left_out.append(f"{OFFICIAL}: {first_line(error)}")
             torch.save(timm.create_model(config.model.backbone, pretrained=False).state_dict(), folder / "backbone.pt")
         weights = {"model.backbone_weights": str(folder / "backbone.pt")}
         ours = OurSide(config.with_values(weights, "this benchmark"), samples, PAPER_CLASSES, folder)
         try:
             peers[HUGGING_FACE] = HuggingFaceSide(ours, samples, folder)
-        except ImportError as missing:
-            left_out.append(f"{HUGGING_FACE}: {missing}")
+        except Exception as error:
+            left_out.append(f"{HUGGING_FACE}: {first_line(error)}")
         self.device, self.training = ours.trainer.accelerator.device, {OURS: ours, **peers}
         for name, peer in peers.items():
             theirs, wanted = peer.facts["loss"], ours.facts["loss"]
@@ -155,10 +156,13 @@ class Sides:
                 left_out.append(f"that {name} does the same work: its loss is {theirs:.5f}, ours {wanted:.5f}")
         checkpoint = ours.trainer.checkpoint
         self.model = copy.deepcopy(checkpoint.model).eval()
-        self.predicting = {
-            name: load_peer(PEERS[name], write_for_peer(checkpoint, PEERS[name], folder / PEERS[name]), self.device)
-            for name in peers
-        }
+        self.predicting = {}
+        for name in peers:
+            try:
+                written = write_for_peer(checkpoint, PEERS[name], folder / PEERS[name])
+                self.predicting[name] = load_peer(PEERS[name], written, self.device)
+            except Exception as error:
+                left_out.append(f"{name}, predicting: {first_line(error)}")
 
     def calls(self, what: str, batch: int, name: str) -> dict[str, Callable[[], object]]:
         """A training step of every side in a setting, or what its model says, of so many pictures."""
@@ -214,8 +218,8 @@ def measure(
                     return
                 try:
                     yield from _measure(sides, what, batch, name, seconds)
-                except torch.OutOfMemoryError:
-                    left_out.append(f"{what} in {name} at batch {batch}: too little memory")
+                except Exception as error:  # for one, too little memory
+                    left_out.append(f"{what} in {name} at batch {batch}: {type(error).__name__}: {first_line(error)}")
                     torch.cuda.empty_cache()
 
 

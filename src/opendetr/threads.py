@@ -20,10 +20,10 @@ from opendetr.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-# GNU's OpenMP looks so often whether it goes on before it sleeps, by default 300,000 times: some ten microseconds
-# instead of milliseconds. Alone that costs nothing; not to spin at all costs a tenth (docs/results/contention.md).
-# Intel's and LLVM's OpenMP count milliseconds, by default 200.
-WAITING = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}
+# GNU's OpenMP looks so often whether it goes on before it sleeps, by default 300,000 times: a few hundred microseconds
+# instead of milliseconds. 1,000 times cost 7 % alone, this 1 to 3 % (docs/results/contention.md). Intel's and LLVM's
+# OpenMP count milliseconds, by default 200.
+WAITING = {"GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "1"}
 WAITING_OF_USERS = ("OMP_WAIT_POLICY", *WAITING)
 # Who sets one of these has settled the number of threads, or bound them to cores.
 SETTLING = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_PROC_BIND", "GOMP_CPU_AFFINITY", "KMP_AFFINITY")

@@ -261,7 +261,7 @@ def test_the_demo_reports_what_it_learned(tmp_path, monkeypatch, compare):
     assert facts["threads"] == torch.get_num_threads()
     history = read_metrics(tmp_path / "demo" / "run-1")
     assert [line["step"] for line in history if line["kind"] == "step"] == [20]
-    assert len([line for line in history if line["kind"] == "val"]) > 5  # AP while it learns
+    assert len([line for line in history if line["kind"] == "val"]) >= 2  # AP while it learns, and at the end
     assert history[-1]["step"] == 22
     assert not re.search(r"""(src|href)=.?https?:|url\(.?http""", page)  # it works from disk, offline
     assert [run.name for run in sorted((tmp_path / "demo").glob("run-*"))] == ["run-1", "run-2"][: 1 + compare]
