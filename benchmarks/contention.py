@@ -108,6 +108,26 @@ def prediction(engine: str) -> Callable[[Path, str], Work]:
     return build
 
 
+def leave_engines_alone() -> None:
+    """Take back what our engines are told about waiting and about cores."""
+    from opendetr.engines.graph_engines import is_installed
+
+    if is_installed("onnxruntime"):
+        import onnxruntime
+
+        onnxruntime.SessionOptions.add_session_config_entry = lambda *_: None
+    if is_installed("openvino"):
+        import openvino
+
+        compile_model = openvino.Core.compile_model
+
+        def compile_as_it_comes(core: Any, graph: Any, device: str, settings: dict[str, Any]) -> Any:
+            del settings["ENABLE_CPU_PINNING"]
+            return compile_model(core, graph, device, settings)
+
+        openvino.Core.compile_model = compile_as_it_comes
+
+
 BUILDERS = {
     "fast": fast_step,
     "paper": paper_step,
@@ -123,6 +143,8 @@ def serve(name: str, graph: str, *, ours: bool) -> None:
 
     if ours:
         set_waiting_policy()
+    else:
+        leave_engines_alone()
     import torch
 
     usual, work = torch.get_num_threads(), None

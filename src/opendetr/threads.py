@@ -259,14 +259,6 @@ def settle_threads(asked: int | str | None = None, *, measure: bool, device: str
     return Threads(available_cores(), measured=wanted)
 
 
-def beside_others() -> bool:
-    """Whether fewer threads compute than usual, for other programs take cores."""
-    import torch
-
-    number = torch.get_num_threads()
-    return _USUAL.get(number, number) > number
-
-
 def require_count(asked: int | str) -> int:
     """The number of threads that is asked for.
 

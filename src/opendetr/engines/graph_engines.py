@@ -15,7 +15,6 @@ from torch import Tensor
 
 from opendetr.errors import UserError, first_line
 from opendetr.structures import DetrOutput
-from opendetr.threads import beside_others
 
 PACKAGES = {"openvino": "openvino", "onnxruntime": "onnxruntime"}
 INPUTS = ("images", "padding_mask")
@@ -96,8 +95,8 @@ class OnnxRuntimeEngine:
         self.precision = precision
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
-        if beside_others():  # threads that wait by spinning take the time of those they wait for
-            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Threads that wait by spinning take the time of those they wait for, beside other programs.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         try:
             self.session: Any = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -200,6 +199,7 @@ class OpenVinoEngine:
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "ENABLE_CPU_PINNING": False,  # a thread bound to a core cannot leave it to the program that is there
             "INFERENCE_PRECISION_HINT": "bf16" if in_bf16 else "f32",
         }
         graph = self.graph
