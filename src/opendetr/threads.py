@@ -35,7 +35,7 @@ _USUAL: dict[int, int] = {}
 LISTENING_SECONDS = 0.2
 QUIET = 0.25  # cores: where others use fewer, all of ours are used without a further look
 PROBE_SECONDS, TURNS = 0.2, 5  # for each number of threads; in turn, so that what else the machine does falls on all
-TIE = 0.05  # speeds that differ by less are equal
+TIE = 0.1  # speeds that differ by less are equal
 WINDOW_SECONDS, WINDOW_STEPS = 5.0, 5  # at least so much is looked at to say how fast steps are
 SLOWER = 1.3  # steps that take so many times as long have a reason
 OTHER_SIZE = 1.25  # steps with so many times the pixels, or so few, are not compared
@@ -105,10 +105,10 @@ def candidates(cores: int, present: int) -> list[int]:
     return sorted(numbers, reverse=True)
 
 
-def fastest(speeds: dict[int, float], present: int) -> int:
+def fastest(speeds: dict[int, float], present: int | None) -> int:
     """The number of threads to use: the present one if none is faster, else the least of those that are as fast."""
     enough = max(speeds.values()) * (1 - TIE)
-    if speeds.get(present, 0.0) >= enough:
+    if present is not None and speeds.get(present, 0.0) >= enough:
         return present
     return min(number for number, speed in speeds.items() if speed >= enough)
 
@@ -183,30 +183,32 @@ class Threads:
         import torch
 
         before, begun = self.number, self._clock()
-        number, others = self.usual, 0.0
+        number, others, speeds = self.usual, 0.0, dict[int, float]()
         if self.usual > 1:
             others = self._listen()
             if others >= QUIET:
-                number = fastest(self._probe(candidates(self.usual, before)), before)
+                speeds = self._probe(candidates(self.usual, before))
+                number = fastest(speeds, before if before < self.usual else None)  # all were no choice beside others
         _USUAL.clear()
         _USUAL[number] = self.usual
         if number != before:
             torch.set_num_threads(number)
-            _say(self._change(before, number, others))
+            _say(self._change(before, number, others, speeds))
         self._chosen_at = self._clock()
         self._cost = self._chosen_at - begun
         self._best, self._recent_seconds = None, 0.0
         self._recent.clear()
 
-    def _change(self, before: int, number: int, others: float) -> str:
+    def _change(self, before: int, number: int, others: float, speeds: dict[int, float]) -> str:
         """What changes, and why."""
         if before > self.cores:
             return f"only {self.cores} of {os.cpu_count()} cores are ours: {_count(number)} instead of {before}"
         if others < QUIET:
             return f"nobody else computes now: {_count(number)} instead of {before}"
         share = min(1.0, others / (os.cpu_count() or 1))
-        verb = "is" if number == 1 else "are"
-        return f"other programs take {share:.0%} of the processor: {_count(number)} {verb} faster than {before}"
+        verb, better = "is" if number == 1 else "are", speeds[number] > speeds.get(before, 0.0)
+        compared = f"{verb} {'faster than' if better else 'as fast as'} {before}"
+        return f"other programs take {share:.0%} of the processor: {_count(number)} {compared}"
 
 
 class _Step(NamedTuple):

@@ -117,10 +117,11 @@ def test_candidates_are_few_and_never_more_than_the_cores():
 
 def test_the_fastest_is_chosen_the_present_one_on_a_tie_and_else_the_fewest():
     assert fastest({2: 10.0, 1: 18.0}, 2) == 1
-    assert fastest({2: 17.5, 1: 18.0}, 2) == 2
-    assert fastest({2: 18.0, 1: 17.5}, 1) == 1
+    assert fastest({2: 17.0, 1: 18.0}, 2) == 2
+    assert fastest({2: 18.0, 1: 17.0}, 1) == 1
+    assert fastest({2: 18.0, 1: 17.0}, None) == 1
+    assert fastest({2: 18.0, 1: 16.0}, None) == 2
     assert fastest({8: 10.0, 4: 30.0, 2: 29.0, 1: 15.0}, 8) == 2
-    assert fastest({4: 10.0, 2: 7.0, 1: 4.0}, 64) == 4  # the quota is below the present number
 
 
 def test_it_is_measured_at_the_start_used_and_said(monkeypatch):
@@ -130,6 +131,17 @@ def test_it_is_measured_at_the_start_used_and_said(monkeypatch):
         chosen = machine.threads()
     assert chosen.number == torch.get_num_threads() == 1
     assert said.get().strip() == "other programs take 48% of the processor: 1 thread is faster than 2"
+
+
+def test_as_many_as_are_as_fast_are_not_needed_beside_others():
+    """With larger operations fewer threads lose less than a small piece of work says."""
+    machine = Machine(on_2=18.5, on_1=18)
+    with console.capture() as said:
+        chosen = machine.threads()
+    assert said.get().strip().endswith("1 thread is as fast as 2")
+    machine.is_now(on_2=19, on_1=18)
+    machine.step(chosen, 0.1, times=320)
+    assert (chosen.number, len(machine.asked)) == (1, 2)
 
 
 def test_beside_others_all_threads_may_still_be_the_best():
