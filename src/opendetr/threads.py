@@ -20,10 +20,10 @@ from opendetr.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-# GNU's OpenMP looks so often whether it goes on before it sleeps, by default 300,000 times: a few hundred microseconds
-# instead of milliseconds. 1,000 times cost 7 % alone, this 1 to 3 % (docs/results/contention.md). Intel's and LLVM's
-# OpenMP count milliseconds, by default 200.
-WAITING = {"GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "1"}
+# GNU's OpenMP looks so often whether it goes on before it sleeps, by default 300,000 times: two milliseconds instead of
+# twenty. Alone that costs nothing; with less, threads sleep between operations, and a tenth of the speed is lost to
+# waking them (docs/results/contention.md). Intel's and LLVM's OpenMP count milliseconds, by default 200.
+WAITING = {"GOMP_SPINCOUNT": "30000", "KMP_BLOCKTIME": "2"}
 WAITING_OF_USERS = ("OMP_WAIT_POLICY", *WAITING)
 # Who sets one of these has settled the number of threads, or bound them to cores.
 SETTLING = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_PROC_BIND", "GOMP_CPU_AFFINITY", "KMP_AFFINITY")
@@ -96,9 +96,12 @@ def _limit(group: Path) -> list[float]:
         return []
 
 
-def candidates(cores: int, present: int) -> list[int]:
-    """Numbers of threads worth trying: for all cores, all but one, a half, a quarter, ..., 1; and the present one."""
-    numbers, part = {cores, max(1, cores - 1), min(present, cores)}, cores
+def candidates(cores: int, others: float, present: int) -> list[int]:
+    """Numbers of threads worth trying.
+
+    For all cores, all but one, all but those that other programs use, a half, a quarter, ..., 1; and the present one.
+    """
+    numbers, part = {cores, max(1, cores - 1), max(1, cores - round(others)), min(present, cores)}, cores
     while part > 1:
         part //= 2
         numbers.add(part)
@@ -187,7 +190,7 @@ class Threads:
         if self.usual > 1:
             others = self._listen()
             if others >= QUIET:
-                speeds = self._probe(candidates(self.usual, before))
+                speeds = self._probe(candidates(self.usual, others, before))
                 number = fastest(speeds, before if before < self.usual else None)  # all were no choice beside others
         _USUAL.clear()
         _USUAL[number] = self.usual

@@ -108,11 +108,12 @@ def test_the_quota_of_a_group_of_version_1(eight_cores, tmp_path, quota, cores):
 
 
 def test_candidates_are_few_and_never_more_than_the_cores():
-    assert candidates(2, 2) == [2, 1]
-    assert candidates(16, 16) == [16, 15, 8, 4, 2, 1]
-    assert candidates(12, 5) == [12, 11, 6, 5, 3, 1]
-    assert candidates(4, 64) == [4, 3, 2, 1]
-    assert candidates(1, 1) == [1]
+    assert candidates(2, 1.0, 2) == [2, 1]
+    assert candidates(2, 7.0, 2) == [2, 1]
+    assert candidates(16, 0.4, 16) == [16, 15, 8, 4, 2, 1]
+    assert candidates(16, 2.9, 16) == [16, 15, 13, 8, 4, 2, 1]
+    assert candidates(12, 1.0, 5) == [12, 11, 6, 5, 3, 1]
+    assert candidates(4, 1.0, 64) == [4, 3, 2, 1]
 
 
 def test_the_fastest_is_chosen_the_present_one_on_a_tie_and_else_the_fewest():
