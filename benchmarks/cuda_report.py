@@ -29,7 +29,7 @@ from typing import Any
 
 import torch
 from cuda_agreement import TOLERANCES, Agreement, compare
-from cuda_timing import OFFICIAL, OURS, Sides, Timed, measure, setting
+from cuda_timing import OFFICIAL, OURS, SETTINGS, Sides, Timed, measure, setting
 
 from opendetr.checkpoints.native import load_checkpoint
 from opendetr.config import load_recipe, resolve_config
@@ -63,6 +63,8 @@ class Scale:
     compared: tuple[int, int]  # height and width of the pictures that are compared
     timed: tuple[int, int]  # and of those that are timed
     batches: tuple[int, ...]
+    settings: tuple[str, ...]
+    turns: int  # of each side in each setting, at least
     seconds: float  # of calls, of each side in each setting
     scenes: int
     learning: dict[str, Any]  # values of the recipe `fast`, to learn
@@ -72,10 +74,11 @@ class Scale:
 OPEN = {"model.num_queries": 100, "model.proposal_strides": [8], "data.multiple_of": 32}  # what a run would choose
 TINY = {"model.backbone": "resnet18.tv_in1k", "model.embed_dim": 32, "model.feedforward_dim": 64,
         "model.num_encoder_layers": 1, "model.num_decoder_layers": 2, "model.num_queries": 20}  # fmt: skip
-WHOLE = Scale({}, OPEN, (320, 416), (800, 1066), (1, 8, 2, 16), 1.0, 2000, {}, {"digits": 0.75, "bccd": 1.0})
+WHOLE = Scale({}, OPEN, (320, 416), (800, 1066), (1, 8, 2, 16), SETTINGS, 2, 1.0, 2000, {},
+              {"digits": 0.75, "bccd": 1.0})  # fmt: skip
 SMALL = Scale(
     TINY, OPEN | {"model.num_queries": 10, "model.backbone": "test_resnet", "model.embed_dim": 32},
-    (64, 96), (64, 96), (1,), 0.0, 8,
+    (64, 96), (32, 64), (1,), ("fp32", "bf16"), 1, 0.0, 8,
     {"model.backbone": "test_resnet", "model.backbone_weights": "none", "data.image_size": 64, "train.batch_size": 4,
      "train.epochs": 1, "train.precision": "fp32"},
     {"digits": 0.0},
@@ -184,7 +187,8 @@ def time_beside_peers(report: Report, scale: Scale, device: torch.device, folder
     end = min(TIMING, left() - LAST) + time.monotonic()
     with setting("fp32"):
         sides = Sides(config, scale.timed, folder, report.left_out)
-    rows = measure(sides, scale.batches, scale.seconds, lambda: end - time.monotonic(), report.left_out)
+    least = scale.batches, scale.settings, scale.turns, scale.seconds
+    rows = measure(sides, *least, lambda: end - time.monotonic(), report.left_out)
     report.timings.extend(rows)
 
 

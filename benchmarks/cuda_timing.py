@@ -31,9 +31,8 @@ from opendetr.loss.matcher import match
 SETTINGS = ("fp32", "tf32", "bf16")
 OURS, OFFICIAL, HUGGING_FACE = "opendetr", "official code", "transformers"
 PEERS = {OFFICIAL: "official", HUGGING_FACE: "huggingface"}  # what `opendetr benchmark` calls them
-WARM_UP, LEAST, IN_A_TURN = 2, 3, 2  # calls
+IN_A_TURN = 2  # timed calls
 WHATS = ("training", "prediction")
-MATCHED_STEPS = 3
 TOLERANCE = 1e-3  # of the loss of the same weights, without dropout, relative
 
 Precise = Callable[[], Any]  # makes the context of a setting
@@ -202,52 +201,62 @@ def _answer(peer: Any, images: Tensor, context: Precise) -> None:
 
 
 def measure(
-    sides: Sides, batches: tuple[int, ...], seconds: float, left: Callable[[], float], left_out: list[str]
+    sides: Sides,
+    batches: tuple[int, ...],
+    settings: tuple[str, ...],
+    turns: int,
+    seconds: float,
+    left: Callable[[], float],
+    left_out: list[str],
 ) -> Iterator[Timed]:
     """All rows there is time for.
 
     Args:
         sides: to be compared.
         batches: pictures at once.
-        seconds: of calls, for each side in each setting; some are made in any case.
+        settings: of `SETTINGS`.
+        turns: of every side, at least; before them as many calls to warm up.
+        seconds: of calls, for each side in each setting.
         left: seconds until everything must be done.
         left_out: told what there was no time or no memory for.
     """
     for batch in batches:
-        for name in SETTINGS:
+        for name in settings:
             for what in WHATS:
                 if left() < 0:
                     left_out.append(f"{what} in {name} at batch {batch}, and whatever comes after it: time was up")
                     return
                 try:
-                    yield from _measure(sides, what, batch, name, seconds)
+                    yield from _measure(sides, what, batch, name, turns, seconds)
                 except Exception as error:  # for one, too little memory
                     left_out.append(f"{what} in {name} at batch {batch}: {type(error).__name__}: {first_line(error)}")
                     torch.cuda.empty_cache()
 
 
-def _measure(sides: Sides, what: str, batch: int, name: str, seconds: float) -> Iterator[Timed]:
+def _measure(sides: Sides, what: str, batch: int, name: str, turns: int, seconds: float) -> Iterator[Timed]:
     with setting(name):
         calls = sides.calls(what, batch, name)
-        taken = in_turn(calls, seconds, sides.device)
+        taken = in_turn(calls, turns, seconds, sides.device)
         for who, call in calls.items():
             peak = peak_bytes(call, sides.bytes_kept(what, who), sides.device)
             typical = median(taken[who])
             share = None
             if what == "training" and who == OURS:
-                share = seconds_of_matching(call, sides.device) / typical
+                share = seconds_of_matching(call, turns, sides.device) / typical
             gigabytes = None if peak is None else peak / 1e9
             yield Timed(what, batch, name, who, typical * 1000, len(taken[who]), gigabytes, share)
 
 
-def in_turn(calls: dict[str, Callable[[], object]], seconds: float, device: torch.device) -> dict[str, list[float]]:
+def in_turn(
+    calls: dict[str, Callable[[], object]], turns: int, seconds: float, device: torch.device
+) -> dict[str, list[float]]:
     """Seconds of every call, until all together have taken so many each; the first call of a turn is not timed."""
     taken: dict[str, list[float]] = {who: [] for who in calls}
-    for _ in range(WARM_UP):
+    for _ in range(turns):
         for call in calls.values():
             call()
     started = time.perf_counter()
-    while len(next(iter(taken.values()))) < LEAST or time.perf_counter() - started < seconds * len(calls):
+    while len(next(iter(taken.values()))) < turns * IN_A_TURN or time.perf_counter() - started < seconds * len(calls):
         for who, call in calls.items():
             call()
             for _ in range(IN_A_TURN):
@@ -271,7 +280,7 @@ def peak_bytes(call: Callable[[], object], kept: int, device: torch.device) -> i
     return torch.cuda.max_memory_allocated(device) - before + kept
 
 
-def seconds_of_matching(step: Callable[[], object], device: torch.device) -> float:
+def seconds_of_matching(step: Callable[[], object], steps: int, device: torch.device) -> float:
     """Of a training step of ours: the costs, their copy to the host, the assignment, and the copy back."""
     taken = []
 
@@ -284,6 +293,6 @@ def seconds_of_matching(step: Callable[[], object], device: torch.device) -> flo
         return matches
 
     with mock.patch("opendetr.training.loop.match", timed):
-        for _ in range(MATCHED_STEPS):
+        for _ in range(steps):
             step()
     return median(taken)
