@@ -108,12 +108,18 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 def random_state() -> dict[str, Any]:
     """The state of torch's generators."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {"random": torch.get_rng_state(), "cuda_random": cuda}
+    in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # a GPU that is not used shall not be started
+    cuda = torch.cuda.get_rng_state_all() if in_use else []
+    mps = [torch.mps.get_rng_state()] if torch.backends.mps.is_available() else []
+    return {"random": torch.get_rng_state(), "cuda_random": cuda, "mps_random": mps}
 
 
 def restore_random_state(state: Mapping[str, Any]) -> None:
     """The inverse of `random_state`."""
     torch.set_rng_state(state["random"])
-    if state["cuda_random"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda_random"])
+    for number, of_gpu in enumerate(
+        state["cuda_random"][: torch.cuda.device_count()]
+    ):  # there may be fewer than before
+        torch.cuda.set_rng_state(of_gpu, number)
+    for of_mps in state.get("mps_random", ()) if torch.backends.mps.is_available() else ():
+        torch.mps.set_rng_state(of_mps)

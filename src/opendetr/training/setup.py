@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+import os
 import time
 from dataclasses import replace
 from functools import partial
@@ -109,6 +110,13 @@ def assemble(
     Arguments as in `prepare`; `objects` are those the sizes are chosen for, where they are not just `train_index`'s.
     """
     device = resolve_device(config.train.device)
+    if device.type == "cuda" and device.index is not None:
+        if "LOCAL_RANK" in os.environ:
+            raise UserError(
+                f"--device {config.train.device} names one GPU, but torchrun gives each process its own: leave out the "
+                f"number"
+            )
+        torch.cuda.set_device(device)  # Accelerate takes the current one
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no", gradient_accumulation_steps=1)
     if accelerator.num_processes > 1:
         atexit.register(leave_processes)
