@@ -374,14 +374,9 @@ def doctor(
     from opendetr.evaluation.report import print_findings
 
     found = api.doctor(
-        data,
-        train_split=train_split,
-        recipe=recipe,
-        image_size=image_size,
-        seconds=seconds,
-        device=device,
+        data, train_split=train_split, recipe=recipe, image_size=image_size, seconds=seconds, device=device,
         threads=threads,
-    )
+    )  # fmt: skip
     print_findings([(finding.is_problem, finding.sentence) for finding in found])
     if any(finding.is_problem for finding in found):
         raise typer.Exit(1)

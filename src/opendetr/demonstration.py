@@ -33,7 +33,7 @@ from opendetr.training.setup import prepare
 TRAINING_SCENES = 2000
 STEPS = 880  # of 8 scenes, that teach the digits
 # AP50 of the averaged weights on the scenes of val, half-way, from which the falling learning rate leads to WANTED_AP50
-# on the held-out ones with room to spare: from .58 it led to .89, from .93 to .98 (docs/results/small-data.md).
+# on the held-out ones with room to spare: from .58 it led to .89, from .94 to .98 (docs/results/small-data.md).
 ENOUGH_AP50, WANTED_AP50 = 0.75, 0.9
 MOST_MINUTES = 25.0  # one core of a busy slow machine needs them
 SHOWN, ENLARGED, BRIGHTER = 12, 5, 0.6  # pictures in the report, how much larger, the exponent of their brightness

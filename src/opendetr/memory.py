@@ -1,10 +1,12 @@
 """How much memory this process may still take: what is free on the machine, and what its container leaves."""
 
-from collections.abc import Iterator
+import os
 from pathlib import Path
 
 import psutil
 import torch
+
+from opendetr.control_groups import group_folders
 
 
 def free_bytes(device: torch.device | None = None) -> int:
@@ -32,28 +34,19 @@ def control_group_bytes(root: Path = Path("/")) -> int | None:
     Args:
         root: of the file system.
     """
-    try:
-        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):  # another system
-        return None
     left: list[int] = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if not controllers:  # version 2
-            for folder in _group_and_above(root / "sys/fs/cgroup", path):
-                for limit in ("memory.max", "memory.high"):
-                    left += _left(folder, limit, "memory.current", "inactive_file")
-        elif "memory" in controllers.split(","):
-            for folder in _group_and_above(root / "sys/fs/cgroup/memory", path):
-                left += _left(folder, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+    for version, folder in group_folders("memory", root):
+        if version == 2:
+            for limit in ("memory.max", "memory.high"):
+                left += _left(folder, limit, "memory.current", "inactive_file")
+        else:
+            left += _left(folder, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
     return min(left, default=None)
 
 
-def _group_and_above(mounted: Path, path: str) -> Iterator[Path]:
-    """The folders of a group. In a container the path may be the host's, and only the top is there: it is our own."""
-    names = [name for name in path.split("/") if name not in ("", "..")]
-    for count in range(len(names), -1, -1):
-        yield mounted.joinpath(*names[:count])
+def processes_here() -> int:
+    """Processes of one run that share this machine's memory, as torchrun says; 1 without it."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def _left(folder: Path, limit: str, used: str, reclaimable: str) -> list[int]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import psutil
 
+from opendetr.control_groups import group_folders
 from opendetr.errors import UserError
 
 if TYPE_CHECKING:
@@ -66,27 +67,15 @@ def available_cores(system: Path = Path("/")) -> int:
 
 
 def _quota(system: Path) -> float | None:
-    """Cores that control groups, version 1 or 2, let this process use on average; None where nothing limits it."""
-    try:
-        groups = [line.split(":", 2) for line in (system / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()]
-    except OSError:
-        return None
-    limits = list[float]()
-    for _, controllers, path in groups:
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        top = system / "sys/fs/cgroup" / ("cpu" if controllers else "")
-        group = top / path.lstrip("/")
-        for folder in (group, *group.parents):  # what limits a parent limits us; a container sees only the top
-            if folder.is_relative_to(top):
-                limits += _limit(folder)
+    """Cores that control groups let this process use on average; None where nothing limits it."""
+    limits = [limit for version, folder in group_folders("cpu", system) for limit in _limit(version, folder)]
     return min(limits, default=None)
 
 
-def _limit(group: Path) -> list[float]:
+def _limit(version: int, group: Path) -> list[float]:
     """The limit of one group, where it has one."""
     try:
-        if (group / "cpu.max").exists():
+        if version == 2:
             quota, period = (group / "cpu.max").read_text(encoding="utf-8").split()
         else:
             names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")

@@ -13,10 +13,10 @@ PACKAGE = Path(opendetr.__file__).parent
 
 # From top to bottom, as docs/architecture.md lists them. `__init__` is exempt: it only names where things live.
 ROOMS = [
-    "errors", "files", "memory", "progress", "threads", "devices", "config", "labels", "_supervision", "_matplotlib",
-    "structures", "boxes", "scoring", "data", "model", "loss", "checkpoints", "engines", "evaluation", "training",
-    "exporting", "inference", "benchmarking", "explanation", "studies", "ablation", "demonstration", "api", "cli",
-    "__main__",
+    "errors", "files", "control_groups", "memory", "progress", "threads", "devices", "config", "labels",
+    "_supervision", "_matplotlib", "structures", "boxes", "scoring", "data", "model", "loss", "checkpoints",
+    "engines", "evaluation", "training", "exporting", "inference", "benchmarking", "explanation", "studies",
+    "ablation", "demonstration", "api", "cli", "__main__",
 ]  # fmt: skip
 
 

@@ -48,7 +48,7 @@ def test_logs_of_earlier_versions_are_read(tmp_path):
     folder = RunFolder(tmp_path)
     folder.read_history(tmp_path, 2.0)
     assert [line["kind"] for line in folder.history] == ["epoch", "epoch"]
-    assert (folder.best_ap, folder.last_ap50) == (0.3, 0.5)
+    assert (folder.best_ap, folder.measured[-1]["val_AP50"]) == (0.3, 0.5)
 
 
 def test_lines_beyond_what_was_saved_are_forgotten(tmp_path):

@@ -19,7 +19,7 @@ from opendetr.config import DataConfig
 from opendetr.data.datasets import Record
 from opendetr.data.transforms import largest_look
 from opendetr.files import cache_folder, write_bytes
-from opendetr.memory import free_bytes
+from opendetr.memory import free_bytes, processes_here
 from opendetr.progress import console
 
 # Of pictures in memory, over all loader processes, and no more than a quarter of what is free: training takes memory
@@ -75,8 +75,7 @@ def kept_size(width: int, height: int, side: int) -> tuple[int, int]:
 
 def ram_bytes() -> int:
     """What pictures may take of the memory that is free now; processes that train together on a machine share it."""
-    together = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # set by torchrun
-    return min(RAM_BYTES, free_bytes() // RAM_SHARE) // together
+    return min(RAM_BYTES, free_bytes() // RAM_SHARE) // processes_here()
 
 
 class RamCache:

@@ -91,7 +91,7 @@ class Trainer:
         optimizer = build_optimizer(checkpoint.model, self.config.train)
         self.model, self.optimizer = accelerator.prepare(checkpoint.model, optimizer)
         self.state = RunState()
-        self.means: EpochMeans | None = None  # over the epoch's steps since the session began
+        self.means = EpochMeans()  # over the epoch's steps since the session began
         self.latest = EpochMeans()  # over those since the log's last line of a step
         self.folder = RunFolder(output)
         self.validation = None if val_index is None else Validation(val_index, plan, accelerator, self.folder)
@@ -238,10 +238,9 @@ class Trainer:
         train_mode(self.model)
         train, state = self.config.train, self.state
         batches_per_epoch = len(self.epoch_batches(state.epoch))
-        if state.step == 0 or self.means is None:
-            self.means, self.latest = EpochMeans(), EpochMeans()
-        else:  # what passed since the last step was no training
-            self.latest = EpochMeans()
+        self.latest = EpochMeans()  # what passed since the last step was no training
+        if state.step == 0 or self.means.steps == 0:
+            self.means = EpochMeans()
         with progress_bar(TextColumn("{task.fields[parts]}")) as bar:
             total = self.steps_per_epoch
             task = bar.add_task(f"epoch {state.epoch + 1}", total=total, completed=state.step, rate="", parts="")
@@ -285,7 +284,6 @@ class Trainer:
         """What follows from a step for the average of the weights, the plan, the log, and what else watches."""
         pictures = sum(len(batch.images) for batch, _ in micro_batches) * self.accelerator.num_processes
         pixels = sum(batch.images[:, 0].numel() for batch, _ in micro_batches)
-        assert self.means is not None
         self.means.add(parts, pictures)
         self.latest.add(parts, pictures)
         self.plan.record_step(seconds)
@@ -388,8 +386,8 @@ class Trainer:
 
     def time_left(self) -> str:
         """Throughput, the time until the run is over, and what val said last."""
-        assert self.means is not None
-        seconds, ap50 = self.plan.remaining_of_run(self.steps_done), self.folder.last_ap50
+        seconds = self.plan.remaining_of_run(self.steps_done)
+        ap50 = None if self.validation is None else self.validation.ap50
         known = "" if ap50 is None else f", AP50 {ap50:.2f} on val"
         return f"{self.means.pictures_per_second:.1f} pictures/s, {timedelta(seconds=round(seconds))} left{known}"
 
@@ -411,7 +409,6 @@ class Trainer:
     def log_epoch(self) -> None:
         """Write the epoch's line of metrics.jsonl, and move on where the epoch is whole."""
         state = self.state
-        assert self.means is not None
         line = {"kind": "epoch", **self.where(), "lr": self.lr, "skipped_steps": state.skipped, **self.means.line()}
         if state.step == self.steps_per_epoch:
             state.epoch, state.step = state.epoch + 1, 0
@@ -444,8 +441,7 @@ class Trainer:
         assert self.validation is not None
         begun = time.time()
         ap50 = self.validation.measure(self.unwrapped(), self.where())
-        if self.means is not None:
-            self.means.pause(time.time() - begun)
+        self.means.pause(time.time() - begun)
         if ap50 is not None and self.plan.goal is not None:
             self.plan.goal.record(ap50)
         if self.is_out_of_patience():
@@ -478,7 +474,7 @@ class Trainer:
         before = training_state["steps_per_epoch"]
         self.folder.read_history(run, self.state.epoch + self.state.step / before)
         if self.validation is not None:
-            self.validation.step = self.folder.measured_step
+            self.validation.restore()
         for name, value in training_state.get("sizing", {}).items():
             setattr(self.sizing, name, value)
         if self.state.step and before != self.steps_per_epoch:

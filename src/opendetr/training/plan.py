@@ -41,10 +41,9 @@ class Goal:
     def advance(self, step_seconds: float, remaining: float) -> None:
         """Move on by a step, where one takes so long and so many seconds are left."""
         self.unmeasured += 1
-        needed = self.seconds_left(step_seconds)
-        hurry = max(1.0, needed / max(remaining, 1e-3))  # who cannot do all steps goes through the schedule faster
-        if self.progress < self.TELLING:
-            hurry = 1.0
+        hurry = 1.0
+        if self.progress >= self.TELLING:  # who cannot do all steps goes through the schedule faster
+            hurry = max(1.0, self.seconds_left(step_seconds) / max(remaining, 1e-3))
         then = min(1.0, self.progress + hurry / self.steps)
         waits = not self.is_reached and hurry == 1 and self.progress <= self.WAITING_AT
         self.progress = min(then, self.WAITING_AT) if waits else then

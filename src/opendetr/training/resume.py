@@ -56,23 +56,18 @@ class RunFolder:
         self.history = [line for line in read_metrics(folder) if line["epoch"] <= until_epoch + 1e-4]
 
     @property
+    def measured(self) -> list[dict[str, Any]]:
+        """The lines with figures of val."""
+        return [line for line in self.history if "val_AP" in line]
+
+    @property
     def best_ap(self) -> float:
         """The highest AP on val so far; 0 before the first, so that an undefined AP (-1) is never the best."""
-        return max((line["val_AP"] for line in self.history if "val_AP" in line), default=0.0)
-
-    @property
-    def last_ap50(self) -> float | None:
-        """AP50 of the last evaluation on val; None before the first."""
-        return next((line["val_AP50"] for line in reversed(self.history) if "val_AP50" in line), None)
-
-    @property
-    def measured_step(self) -> int:
-        """The step whose weights val saw last; 0 before the first."""
-        return next((line["step"] for line in reversed(self.history) if "val_AP" in line), 0)
+        return max((line["val_AP"] for line in self.measured), default=0.0)
 
     def waited(self, counts: Callable[[Mapping[str, Any]], bool]) -> int:
         """Evaluations in a row, up to the last, without a better AP, as far as their line counts."""
-        measured = [line for line in self.history if "val_AP" in line]
+        measured = self.measured
         aps = [line["val_AP"] for line in measured]
         best = aps.index(max(aps)) if aps else 0  # the first of equals
         return sum(map(counts, measured[best + 1 :]))
@@ -91,7 +86,7 @@ class RunFolder:
 
     def _origin(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """What the checkpoint came from, with the last that was said of its training."""
-        said = next((line for line in reversed(self.history) if line.get("kind") != "val"), None)
+        said = next((line for line in reversed(self.history) if line["kind"] != "val"), None)
         return checkpoint.metrics | ({} if said is None else {"training": said})
 
 
@@ -117,9 +112,8 @@ def random_state() -> dict[str, Any]:
 def restore_random_state(state: Mapping[str, Any]) -> None:
     """The inverse of `random_state`."""
     torch.set_rng_state(state["random"])
-    for number, of_gpu in enumerate(
-        state["cuda_random"][: torch.cuda.device_count()]
-    ):  # there may be fewer than before
+    of_gpus = state["cuda_random"][: torch.cuda.device_count()]  # there may be fewer than before
+    for number, of_gpu in enumerate(of_gpus):
         torch.cuda.set_rng_state(of_gpu, number)
     for of_mps in state.get("mps_random", ()) if torch.backends.mps.is_available() else ():
         torch.mps.set_rng_state(of_mps)

@@ -1,7 +1,6 @@
 """What learning takes on this machine: a look before the first step, and what is to be expected of the run."""
 
 import math
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from opendetr.config import RunConfig
 from opendetr.devices import autocast, memory_format
-from opendetr.memory import free_bytes
+from opendetr.memory import free_bytes, processes_here
 from opendetr.model.detr import DETR
 from opendetr.model.queries import make_denoising
 from opendetr.structures import DetrOutput, Targets
@@ -49,7 +48,7 @@ def look_at_speed(config: RunConfig, model: DETR, device: torch.device, objects:
     """
     free = free_bytes(device)  # later, what the look has freed is kept by the C library, and does not count as free
     if device.type != "cuda":
-        free //= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes of torchrun share it
+        free //= processes_here()
     batch, (height, width) = min(4, config.train.batch_size or 4), LOOKED_AT
     labels, boxes = torch.zeros(batch, objects, dtype=torch.long), torch.full((batch, objects, 4), 0.5)
     targets = Targets(labels, boxes, torch.full((batch,), objects)).to(device)
@@ -120,10 +119,10 @@ def expectations(
                 f"will take about {minutes_in_words(epochs * pictures * each / 60)}, evaluations apart."
             )
         return
-    learned = pixels_in(config, seconds * processes, speed.in_a_run) / pixels
-    passes = learned / pictures
     if seconds <= 0:
         return
+    learned = pixels_in(config, seconds * processes, speed.in_a_run) / pixels
+    passes = learned / pictures
     yield (
         f"This machine learns from about {learned / (FOR_STEPS * max(seconds, 1.0)):.3g} pictures a second: "
         f"{passes:.1f} passes over {pictures:,} in the {minutes_in_words(seconds / 60)} that are left."

@@ -30,6 +30,13 @@ class Validation:
         """
         self.index, self.plan, self.accelerator, self.folder = index, plan, accelerator, folder
         self.step = 0  # of the run, whose weights were last measured
+        self.ap50: float | None = None  # of these
+
+    def restore(self) -> None:
+        """What was measured last is in the folder's log."""
+        if self.folder.measured:
+            last = self.folder.measured[-1]
+            self.step, self.ap50 = last["step"], last["val_AP50"]
 
     def is_affordable(self) -> bool:
         """Whether the budget allows it between epochs."""
@@ -72,8 +79,8 @@ class Validation:
             return None
         metrics = metrics_of(self.index, of_all_processes(self.accelerator, detections))
         self.plan.record_evaluation(time.time() - begun)
-        self.step = when["step"]
+        self.step, self.ap50 = when["step"], metrics.summary["AP50"]
         if self.accelerator.is_main_process:
             self.folder.record_evaluation(checkpoint, metrics, when)
             console.print(f"    on val: AP {metrics.summary['AP']:.3f}  AP50 {metrics.summary['AP50']:.3f}")
-        return metrics.summary["AP50"]
+        return self.ap50
