@@ -22,7 +22,7 @@ class Goal:
         ap50: on val, from which on the schedule need not wait.
         steps: of the whole schedule where it never waits.
         growth: how much longer a step takes once pictures have their full size.
-        progress: how far the schedule is, 0..1.
+        done: steps of the schedule that are passed, 0..steps.
         is_reached: whether val has said so.
         unmeasured: steps since val was last measured.
     """
@@ -30,7 +30,7 @@ class Goal:
     ap50: float
     steps: int
     growth: float = 1.0
-    progress: float = 0.0
+    done: float = 0.0
     is_reached: bool = False
     unmeasured: int = 0
 
@@ -38,15 +38,19 @@ class Goal:
     TELLING = 0.02  # before, steps are slower than the others will be
     MEASURED_EVERY, WHILE_WAITING, MEASURED_FROM = 0.1, 0.05, 0.2  # shares of the schedule
 
+    @property
+    def progress(self) -> float:
+        """How far the schedule is, 0..1."""
+        return self.done / self.steps
+
     def advance(self, step_seconds: float, remaining: float) -> None:
         """Move on by a step, where one takes so long and so many seconds are left."""
         self.unmeasured += 1
         hurry = 1.0
         if self.progress >= self.TELLING:  # who cannot do all steps goes through the schedule faster
             hurry = max(1.0, self.seconds_left(step_seconds) / max(remaining, 1e-3))
-        then = min(1.0, self.progress + hurry / self.steps)
         waits = not self.is_reached and hurry == 1 and self.progress <= self.WAITING_AT
-        self.progress = min(then, self.WAITING_AT) if waits else then
+        self.done = min(self.done + hurry, self.steps * (self.WAITING_AT if waits else 1.0))
 
     def seconds_left(self, step_seconds: float) -> float:
         """What the rest of the schedule takes where a step takes so long now and nothing more must be waited for."""
