@@ -6,7 +6,7 @@ Public names are imported when they are first used, so that `import opendetr` lo
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from opendetr.version import __version__ as __version__
 
 _HOME = {
     "Batch": "structures",

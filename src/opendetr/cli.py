@@ -55,7 +55,7 @@ def main() -> None:
 
 def _version(show: bool) -> bool:
     if show:
-        from opendetr import __version__
+        from opendetr.version import __version__
 
         print(__version__)
         raise typer.Exit

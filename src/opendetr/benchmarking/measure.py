@@ -17,7 +17,6 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-import opendetr
 from opendetr.benchmarking.memory import SEED, Order, make_pictures, peak_memory
 from opendetr.benchmarking.peers import load_peer, require_peer
 from opendetr.benchmarking.report import Benchmark, Row, Timing
@@ -35,6 +34,7 @@ from opendetr.model.complexity import count_gflops
 from opendetr.model.queries import SelectedQueries
 from opendetr.progress import track
 from opendetr.structures import DetrOutput
+from opendetr.version import __version__
 
 PICTURE = (480, 640)  # height, width: a picture of COCO
 GAIN = 1.2  # bf16 is measured where its matrix products are so many times as fast
@@ -299,7 +299,7 @@ def _with_memory(
 
 
 def _versions() -> dict[str, str]:
-    found = {"opendetr": opendetr.__version__, "Python": platform.python_version()}
+    found = {"opendetr": __version__, "Python": platform.python_version()}
     for name in PACKAGES:
         try:
             found[name] = version(name)

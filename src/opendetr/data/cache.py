@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-import opendetr
 from opendetr.config import DataConfig
 from opendetr.data.datasets import Record
 from opendetr.data.transforms import largest_look
 from opendetr.files import cache_folder, write_bytes
 from opendetr.memory import free_bytes, processes_here
 from opendetr.progress import console
+from opendetr.version import __version__
 
 # Of pictures in memory, over all loader processes, and no more than a quarter of what is free: training takes memory
 # too, and so do other programs. What finds no room is read again and again.
@@ -135,7 +135,7 @@ class DiskCache:
         """Named by all that decides what is in it; the stated size too, which is checked only when a file is read."""
         path = record.path.resolve()
         state = os.stat(path)
-        versions = opendetr.__version__, PIL.__version__
+        versions = __version__, PIL.__version__
         parts = path, state.st_mtime_ns, state.st_size, record.width, record.height, self.side, *versions
         name = hashlib.blake2b("\n".join(map(str, parts)).encode(), digest_size=16).hexdigest()
         return self.folder / name[:2] / f"{name}.npy"

@@ -19,7 +19,6 @@ from typing import Any, Literal
 import torch
 from filelock import FileLock
 
-import opendetr
 from opendetr.checkpoints.native import Checkpoint
 from opendetr.data.datasets import DatasetIndex, has_split, load_index
 from opendetr.devices import describe_machine, describe_processor, resolve_device
@@ -31,6 +30,7 @@ from opendetr.exporting.files import SUFFIXES, fingerprint
 from opendetr.exporting.graph import ExportError
 from opendetr.files import cache_folder, read_json, write_json
 from opendetr.progress import console
+from opendetr.version import __version__
 
 FORMATS: dict[str, Literal["openvino", "onnx"]] = {"openvino": "openvino", "onnxruntime": "onnx"}
 ROUNDS = 5
@@ -162,7 +162,7 @@ def _state(checkpoint: Checkpoint, engine: str) -> dict[str, str]:
     Not the number of threads, which is measured anew for every command.
     """
     return {
-        "weights": fingerprint(checkpoint), "opendetr": opendetr.__version__, "engine": describe_engine(engine),
+        "weights": fingerprint(checkpoint), "opendetr": __version__, "engine": describe_engine(engine),
         "torch": torch.__version__, "machine": describe_processor(),
     }  # fmt: skip
 

@@ -11,7 +11,6 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 from torch.export import ExportedProgram
 
-import opendetr
 from opendetr.checkpoints.description import Description
 from opendetr.checkpoints.native import Checkpoint
 from opendetr.data.transforms import Preprocessing
@@ -26,6 +25,7 @@ from opendetr.engines.graph_engines import (
 )
 from opendetr.errors import UserError, first_line
 from opendetr.structures import DetrOutput
+from opendetr.version import __version__
 
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2"}
 KEY = "opendetr"  # the name of the metadata entry, one JSON text, in all three
@@ -48,7 +48,7 @@ class Exported:
 def metadata_of(checkpoint: Checkpoint, precision: str, inputs: dict[str, str]) -> dict[str, Any]:
     """What an exported file says about itself, before its certificate."""
     return {
-        "opendetr": opendetr.__version__,
+        "opendetr": __version__,
         "model": checkpoint.source.name,
         "weights": fingerprint(checkpoint),
         "precision": precision,
