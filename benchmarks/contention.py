@@ -73,7 +73,7 @@ def make_checkpoint() -> Any:
     from opendetr.config import resolve_config
     from opendetr.data.transforms import Preprocessing
     from opendetr.labels import LabelMap
-    from opendetr.model.detr import build_model
+    from opendetr.model.build import build_model
 
     torch.manual_seed(SEED)
     config = resolve_config(preset="detr-r50", options={"model.backbone_weights": "none"})

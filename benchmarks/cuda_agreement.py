@@ -23,9 +23,11 @@ from opendetr.devices import place
 from opendetr.loss import auxiliary, matcher
 from opendetr.loss.criterion import LossWeights, Normalisers, set_loss
 from opendetr.loss.matcher import CostWeights
-from opendetr.model.detr import DETR, build_model
+from opendetr.model.build import build_model
+from opendetr.model.denoising import make_denoising
+from opendetr.model.detr import DETR
 from opendetr.model.pyramid import InputProjection
-from opendetr.model.queries import SelectedQueries, make_denoising
+from opendetr.model.selection import SelectedQueries
 from opendetr.structures import Batch, Denoising, DetrOutput, Matches, Targets
 
 CLASSES = 20

@@ -22,7 +22,7 @@ from opendetr.engines.graph_engines import OpenVinoEngine
 from opendetr.exporting.choice import choose_engine
 from opendetr.exporting.comparison import largest_differences
 from opendetr.exporting.quantization import quantize
-from opendetr.model.queries import SelectedQueries
+from opendetr.model.selection import SelectedQueries
 
 SEED = 0
 

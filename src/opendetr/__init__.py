@@ -22,7 +22,7 @@ _HOME = {
     "UserError": "errors",
     "ablate": "api",
     "benchmark": "api",
-    "build_model": "model.detr",
+    "build_model": "model.build",
     "convert": "api",
     "demo": "api",
     "doctor": "api",
@@ -62,8 +62,8 @@ if TYPE_CHECKING:  # what editors and type checkers see; tests/contracts hold it
     from opendetr.labels import LabelMap as LabelMap
     from opendetr.loss.criterion import set_loss as set_loss
     from opendetr.loss.matcher import match as match
+    from opendetr.model.build import build_model as build_model
     from opendetr.model.detr import DETR as DETR
-    from opendetr.model.detr import build_model as build_model
     from opendetr.structures import Batch as Batch
     from opendetr.structures import Detections as Detections
     from opendetr.structures import DetrOutput as DetrOutput

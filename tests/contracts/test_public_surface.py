@@ -13,7 +13,7 @@ import typer.main
 import opendetr
 from opendetr.cli import app
 from opendetr.config import PRESETS, LossConfig
-from opendetr.model.detr import build_model
+from opendetr.model.build import build_model
 
 PUBLIC_NAMES = {
     "Batch", "DETR", "Detections", "Detector", "DetrOutput", "LabelMap", "Matches", "RunConfig", "Target", "Targets",

@@ -35,8 +35,8 @@ from opendetr.exporting.comparison import BOUNDS, Answers, Comparison, compare, 
 from opendetr.exporting.files import fingerprint, load_exported, read_metadata
 from opendetr.inference.detector import Detector
 from opendetr.labels import LabelMap
-from opendetr.model.detr import build_model
-from opendetr.model.queries import SelectedQueries
+from opendetr.model.build import build_model
+from opendetr.model.selection import SelectedQueries
 from opendetr.scoring import FocalScoring
 from opendetr.structures import DetrOutput
 

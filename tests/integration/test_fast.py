@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from tiny import TINY_FAST
 
 from opendetr import Detector, api, demonstration
+from opendetr.checkpoints.imagenet import build_pretrained_model
 from opendetr.checkpoints.native import load_checkpoint, load_training_state
 from opendetr.config import LossConfig, load_recipe
-from opendetr.model.detr import build_pretrained_model
 from opendetr.training.resume import read_metrics
 from opendetr.training.speed import Speed
 

@@ -17,7 +17,7 @@ from opendetr.data.datasets import load_index
 from opendetr.data.transforms import Preprocessing
 from opendetr.errors import UserError
 from opendetr.labels import LabelMap
-from opendetr.model.detr import build_model
+from opendetr.model.build import build_model
 
 SMALL = ModelConfig(
     backbone="resnet18.tv_in1k", embed_dim=32, num_heads=4, num_encoder_layers=1, num_decoder_layers=2,

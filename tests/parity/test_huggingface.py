@@ -24,7 +24,7 @@ from opendetr.cli import main
 from opendetr.config import PRESETS, load_recipe
 from opendetr.errors import UserError
 from opendetr.inference.detector import Detector
-from opendetr.model.detr import build_model
+from opendetr.model.build import build_model
 from opendetr.model.postprocess import postprocess
 from opendetr.structures import Batch
 

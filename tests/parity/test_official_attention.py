@@ -6,7 +6,7 @@ from test_official_model import CONFIGS, NUM_CLASSES, PICTURE_SIZES
 
 from opendetr.config import LossConfig
 from opendetr.explanation.capture import capture_attention
-from opendetr.model.detr import build_model
+from opendetr.model.build import build_model
 
 OF_MAXIMUM = 1e-5  # of each row's largest weight; float32 through all layers
 

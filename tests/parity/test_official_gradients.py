@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from opendetr.config import LossConfig, ModelConfig
 from opendetr.loss.criterion import LossWeights, Normalisers, set_loss
 from opendetr.loss.matcher import CostWeights, match
-from opendetr.model.detr import build_model
+from opendetr.model.build import build_model
 from opendetr.structures import Target, Targets
 
 NUM_CLASSES = 5

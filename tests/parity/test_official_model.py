@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from opendetr.config import LossConfig, ModelConfig
-from opendetr.model.detr import build_model
+from opendetr.model.build import build_model
 from opendetr.structures import DetrOutput
 
 TOLERANCE = 1e-5  # absolute; logits are of size 1 to 5, so that float32 rounding over all layers comes to about 3e-6

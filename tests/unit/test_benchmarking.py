@@ -25,7 +25,7 @@ from opendetr.data.transforms import Preprocessing
 from opendetr.errors import UserError
 from opendetr.exporting.choice import engine_file
 from opendetr.labels import LabelMap
-from opendetr.model.detr import build_model
+from opendetr.model.build import build_model
 
 LABELS = LabelMap((1, 5, 9), ("circle", "square", "star"))
 MODELS = {

@@ -18,8 +18,8 @@ from opendetr.loss.auxiliary import denoising_losses, proposal_losses
 from opendetr.loss.criterion import LossWeights, Normalisers, set_loss, statistics
 from opendetr.loss.matcher import CostWeights, match, matching_cost
 from opendetr.model.attention import MultiheadAttention
-from opendetr.model.detr import build_model
-from opendetr.model.queries import make_denoising
+from opendetr.model.build import build_model
+from opendetr.model.denoising import make_denoising
 from opendetr.structures import Batch, Matches, Targets
 
 CUDA, MPS, CPU = torch.device("cuda"), torch.device("mps"), torch.device("cpu")

@@ -1,7 +1,7 @@
 import torch
 
 from opendetr.config import PRESETS, LossConfig
-from opendetr.model.detr import build_model
+from opendetr.model.build import build_model
 from opendetr.training.ema import AveragedModel
 
 

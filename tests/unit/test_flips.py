@@ -11,7 +11,7 @@ from opendetr.data.loader import DetectionDataset
 from opendetr.data.transforms import Preprocessing
 from opendetr.loss.criterion import LossWeights, Normalisers, set_loss
 from opendetr.loss.matcher import CostWeights, match
-from opendetr.model.detr import build_model
+from opendetr.model.build import build_model
 from opendetr.scoring import FocalScoring
 from opendetr.structures import DetrOutput
 from opendetr.training.flips import (

@@ -7,9 +7,10 @@ import torch
 from opendetr.config import PRESETS, LossConfig
 from opendetr.errors import UserError
 from opendetr.model.attention import MultiheadAttention
+from opendetr.model.build import build_model
 from opendetr.model.complexity import count_gflops, count_parameters
 from opendetr.model.decoder import DecoderLayer
-from opendetr.model.detr import DETR, build_model
+from opendetr.model.detr import DETR
 from opendetr.model.encoder import EncoderLayer
 
 TINY = PRESETS["detr-tiny"]  # 1 + 2 layers, 32 wide, 10 queries, stride 16

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from opendetr.config import PRESETS, LossConfig, TrainConfig
-from opendetr.model.detr import build_model
+from opendetr.model.build import build_model
 from opendetr.training import plan as plan_module
 from opendetr.training.optim import build_optimizer, learning_rate_factor, set_learning_rates
 from opendetr.training.plan import Forecast, Goal, Plan

@@ -5,7 +5,7 @@ import torch
 
 from opendetr.config import PRESETS, LossConfig
 from opendetr.model import precision
-from opendetr.model.detr import build_model
+from opendetr.model.build import build_model
 from opendetr.model.precision import fit_precision
 
 

@@ -10,9 +10,11 @@ from opendetr.errors import UserError
 from opendetr.loss.auxiliary import proposal_losses
 from opendetr.loss.criterion import LossWeights, Normalisers, set_loss
 from opendetr.loss.matcher import CostWeights, match
-from opendetr.model.detr import build_model
+from opendetr.model.build import build_model
+from opendetr.model.denoising import blocked_attention, make_denoising, with_denoising
 from opendetr.model.pyramid import PyramidEncoder
-from opendetr.model.queries import Precedence, blocked_attention, make_denoising
+from opendetr.model.selection import Precedence
+from opendetr.model.tokens import flatten
 from opendetr.structures import Denoising, Targets
 
 CLASSES, QUERIES = 3, 12
@@ -132,7 +134,7 @@ def test_pictures_without_objects_have_no_denoising_queries(random_targets):
 
 def test_the_queries_are_the_most_promising_cells(model, images):
     with torch.no_grad():
-        memory = model.transformer.encode(model.tokens(images, None))
+        memory = model.transformer.encode(tokens_of(model, images, None))
         queries = model.query_embed(memory)
     scores = queries.proposals.logits[0].amax(-1)
     assert queries.content.shape == (3, QUERIES, 32)
@@ -170,7 +172,7 @@ def test_padding_is_never_selected_attended_to_or_smoothed_in(model, images):
     mask = torch.zeros(3, 64, 96, dtype=torch.bool)
     mask[:, :, 64:] = True
     with torch.no_grad():
-        tokens = model.tokens(images, mask)
+        tokens = tokens_of(model, images, mask)
         noise = torch.randn(tokens.content.shape, generator=torch.Generator().manual_seed(2)) * 30
         scrambled = tokens._replace(content=torch.where(tokens.padding_mask[..., None], noise, tokens.content))
         answers = [answer(model, t) for t in (tokens, scrambled)]
@@ -183,10 +185,14 @@ def test_padding_is_never_selected_attended_to_or_smoothed_in(model, images):
     assert not tokens.padding_mask.gather(1, selected).any()
 
 
+def tokens_of(model, images, mask):
+    return flatten(model.input_proj(model.backbone(images, mask)), model.position_encoding)
+
+
 def answer(model, tokens):
     memory = model.transformer.encode(tokens)
     queries = model.query_embed(memory)
-    hidden, boxes = model.transformer.decoder(queries, memory.without_finest(1), model.bbox_embed)
+    hidden, boxes = model.transformer.decode(queries, memory, model.bbox_embed)
     return hidden, queries.reference_boxes, boxes
 
 
@@ -195,7 +201,7 @@ def test_a_padded_picture_has_the_cells_it_has_alone(model):
     mask = torch.zeros(1, 64, 96, dtype=torch.bool)
     mask[:, :, 64:] = True
     with torch.no_grad():
-        alone, padded = model.tokens(image, None), model.tokens(F.pad(image, (0, 32)), mask)
+        alone, padded = tokens_of(model, image, None), tokens_of(model, F.pad(image, (0, 32)), mask)
     assert torch.equal(padded.cells[:, ~padded.padding_mask[0]], alone.cells)
 
 
@@ -209,7 +215,7 @@ def test_no_answer_depends_on_the_other_pictures(model, images):
 
 
 def test_maps_that_only_propose_are_not_read_by_the_decoder(model, images):
-    memory = model.transformer.encode(model.tokens(images, None))
+    memory = model.transformer.encode(tokens_of(model, images, None))
     assert isinstance(model.transformer.encoder, PyramidEncoder)
     assert memory.without_finest(1).content.shape[1] == 4 * 6 + 2 * 3
     assert torch.equal(memory.without_finest(1).cells, memory.cells[:, 8 * 12 :])
@@ -227,15 +233,15 @@ def test_gradients_reach_every_trainable_weight(model, images, targets):
     assert not without
 
 
-@pytest.mark.parametrize("with_denoising", [False, True])
-def test_a_padded_picture_answers_as_alone_whatever_is_beside_it(targets, with_denoising):
+@pytest.mark.parametrize("denoises", [False, True])
+def test_a_padded_picture_answers_as_alone_whatever_is_beside_it(targets, denoises):
     """From equal tokens: 21 cells of its own for 100 queries, alone and among the padding of a larger picture."""
     torch.manual_seed(0)
     model = build_model(replace(FAST, num_queries=100, precedence=True), LOSS, CLASSES).eval()
     mask = torch.zeros(1, 64, 96, dtype=torch.bool)
     mask[:, 32:], mask[:, :, 32:] = True, True
     with torch.no_grad():
-        memory = model.transformer.encode(model.tokens(torch.randn(1, 3, 64, 96), mask))
+        memory = model.transformer.encode(tokens_of(model, torch.randn(1, 3, 64, 96), mask))
         own = ~memory.padding_mask[0]
         alone = memory._replace(
             content=memory.content[:, own], padding_mask=None, cells=memory.cells[:, own],
@@ -244,11 +250,11 @@ def test_a_padded_picture_answers_as_alone_whatever_is_beside_it(targets, with_d
         found = []
         for tokens in (memory, alone):
             queries = model.query_embed(tokens)
-            if with_denoising:
+            if denoises:
                 noised = make_denoising(Targets(*(part[:1] for part in targets)), CLASSES, 12)
-                queries = model.query_embed.with_denoising(queries, noised)
+                queries = with_denoising(queries, noised, model.query_embed.label_embed)
                 queries = queries._replace(reference_boxes=queries.reference_boxes.clamp(0.1, 0.9))
-            hidden, boxes = model.transformer.decoder(queries, tokens.without_finest(1), model.bbox_embed)
+            hidden, boxes = model.transformer.decode(queries, tokens, model.bbox_embed)
             assert queries.missing.sum() == 100 - 21
             found.append((hidden[:, :, :21], boxes[:, :, :21]))
     for padded, single in zip(*found):
@@ -315,7 +321,7 @@ def test_precedence_is_the_overlap_with_those_before():
     torch.nn.init.normal_(precedence.mlp[-1].weight)
     box, half, elsewhere = [0.5, 0.5, 0.2, 0.2], [0.5, 0.45, 0.2, 0.1], [0.1, 0.1, 0.1, 0.1]
     with torch.no_grad():
-        told = precedence(torch.tensor([[box, elsewhere, half, box, half, box]]), num_ranked=4)[0]
+        told = precedence(torch.tensor([[box, elsewhere, half, box, half, box]]), num_queries=4)[0]
         uncovered, by_half, wholly = precedence.mlp(torch.tensor([[0.0], [0.5], [1.0]]))
     expected = [uncovered, uncovered, by_half, wholly, uncovered, uncovered]  # the last two are not ranked
     torch.testing.assert_close(told, torch.stack(expected))

@@ -31,7 +31,7 @@ from opendetr.errors import UserError
 from opendetr.exporting.choice import FORMATS, engine_file
 from opendetr.exporting.comparison import BOUNDS, largest_differences
 from opendetr.model.complexity import count_gflops
-from opendetr.model.queries import SelectedQueries
+from opendetr.model.selection import SelectedQueries
 from opendetr.progress import track
 from opendetr.structures import DetrOutput
 from opendetr.version import __version__

@@ -14,7 +14,8 @@ from opendetr.checkpoints.report import fill
 from opendetr.config import ModelConfig, RunConfig
 from opendetr.errors import UserError
 from opendetr.labels import UNUSED, LabelMap
-from opendetr.model.detr import DETR, build_model
+from opendetr.model.build import build_model
+from opendetr.model.detr import DETR
 from opendetr.progress import console
 
 MAY_CHANGE = ("num_queries", "dropout")  # of an architecture with weights

@@ -20,7 +20,8 @@ from opendetr.errors import UserError
 from opendetr.files import read_json, replacing_folder, write_json, write_text
 from opendetr.labels import COCO_CLASSES, UNUSED, LabelMap
 from opendetr.model.backbone import is_normed_as_transformers
-from opendetr.model.detr import DETR, build_model
+from opendetr.model.build import build_model
+from opendetr.model.detr import DETR
 
 RESNETS = {  # that both libraries have: depth, and blocks per stage with their kind
     18: ((2, 2, 2, 2), "basic"), 34: ((3, 4, 6, 3), "basic"), 50: ((3, 4, 6, 3), "bottleneck"),

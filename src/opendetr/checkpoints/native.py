@@ -22,7 +22,8 @@ from opendetr.data.transforms import Preprocessing
 from opendetr.errors import UserError, first_line
 from opendetr.files import current_folder, read_json, replacing_folder, write_json, write_text
 from opendetr.labels import LabelMap
-from opendetr.model.detr import DETR, build_model
+from opendetr.model.build import build_model
+from opendetr.model.detr import DETR
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from opendetr.data.transforms import Preprocessing
 from opendetr.errors import UserError
 from opendetr.files import replacing_folder
 from opendetr.labels import COCO_CLASSES, UNUSED, LabelMap
-from opendetr.model.detr import build_model
+from opendetr.model.build import build_model
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 PREPROCESSING = Preprocessing(800, 1333, *IMAGENET)

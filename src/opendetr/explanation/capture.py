@@ -89,9 +89,9 @@ def capture_attention(model: DETR) -> Iterator[Captured]:
         captured.queries, captured.memory = args[0], args[1]
 
     def note_into(layers: list[AttentionLayer]) -> Any:
-        def note(module: MultiheadAttention, args: Any, output: Tensor) -> None:
-            query, key, value, blocked, focus = (*args, None, None)[:5]
-            layers.append(AttentionLayer(module, query, key, value, blocked, focus, output))
+        def note(module: MultiheadAttention, args: Any, kwargs: dict[str, Any], output: Tensor) -> None:
+            given = {"blocked": None, "focus": None} | dict(zip(("query", "key", "value", "blocked"), args)) | kwargs
+            layers.append(AttentionLayer(module, **given, output=output))
 
         return note
 
@@ -105,7 +105,9 @@ def capture_attention(model: DETR) -> Iterator[Captured]:
         (captured.decoder_self, transformer.decoder.layers, "self_attn"),
         (captured.decoder_cross, transformer.decoder.layers, "multihead_attn"),
     ):
-        handles += [layer.get_submodule(name).register_forward_hook(note_into(layers)) for layer in stack]
+        handles += [
+            layer.get_submodule(name).register_forward_hook(note_into(layers), with_kwargs=True) for layer in stack
+        ]
     try:
         yield captured
     finally:

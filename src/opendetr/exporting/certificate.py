@@ -31,7 +31,7 @@ from opendetr.exporting.comparison import (
     pair_queries,
 )
 from opendetr.exporting.graph import ExportableModel
-from opendetr.model.queries import SelectedQueries
+from opendetr.model.selection import SelectedQueries
 from opendetr.progress import track
 from opendetr.structures import DetrOutput
 

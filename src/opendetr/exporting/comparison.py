@@ -11,7 +11,7 @@ from torch import Tensor
 from opendetr.boxes import box_iou, cxcywh_to_xyxy
 from opendetr.checkpoints.native import Checkpoint
 from opendetr.model.postprocess import answers
-from opendetr.model.queries import SelectedQueries
+from opendetr.model.selection import SelectedQueries
 from opendetr.scoring import Scoring
 from opendetr.structures import DetrOutput
 

@@ -138,5 +138,5 @@ class Residual(nn.Module):
     def forward(self, x: Tensor, norm: nn.Module, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
         """`norm(x + sublayer(x))`, or `x + sublayer(norm(x))`."""
         if self.pre_norm:
-            return x + self.dropout(sublayer(norm(x)))  # type: ignore[no-any-return]
-        return norm(x + self.dropout(sublayer(x)))  # type: ignore[no-any-return]
+            return x + self.dropout(sublayer(norm(x)))
+        return norm(x + self.dropout(sublayer(x)))

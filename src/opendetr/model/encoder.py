@@ -28,7 +28,7 @@ class EncoderLayer(nn.Module):
 
         def attend(tokens: Tensor) -> Tensor:
             located = add_position(tokens, position)
-            return self.self_attn(located, located, tokens, padding_mask)  # type: ignore[no-any-return]
+            return self.self_attn(located, located, tokens, padding_mask)
 
         x = self.residual(x, self.norm1, attend)
         return x if self.ffn is None else self.residual(x, self.norm2, self.ffn)

@@ -28,7 +28,7 @@ class MLP(nn.Module):
         *hidden, last = self.layers
         for layer in hidden:
             x = F.relu(layer(x))
-        return last(x)  # type: ignore[no-any-return]
+        return last(x)
 
 
 class BoxHead(MLP):

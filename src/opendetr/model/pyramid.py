@@ -6,9 +6,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from opendetr.devices import without_autocast
-from opendetr.model.backbone import Features
 from opendetr.model.encoder import Encoder, EncoderLayer
-from opendetr.model.tokens import Tokens
+from opendetr.model.tokens import Features, Tokens
 
 
 class InputProjection(nn.Conv2d):

@@ -4,7 +4,14 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
+
+
+class Features(NamedTuple):
+    """A feature map and the padding at its resolution."""
+
+    map: Float[Tensor, "B F h w"]
+    padding_mask: Bool[Tensor, "B h w"] | None  # None where nothing is padded
 
 
 class Tokens(NamedTuple):
@@ -27,6 +34,27 @@ class Tokens(NamedTuple):
             self.cells[:, finest:],
             self.shapes[maps:],
         )
+
+
+def flatten(features: list[Features], position_encoding: nn.Module | None) -> Tokens:
+    """The cells of feature maps of one width as one sequence, each with its place in the image."""
+    content, position, masks, cells = [], [], [], []
+    for level in features:
+        mask = level.padding_mask
+        if mask is None:
+            mask = level.map.new_zeros(level.map[:, 0].shape, dtype=torch.bool)
+        content.append(level.map.flatten(2).transpose(1, 2))
+        masks.append(mask.flatten(1))
+        cells.append(cell_boxes(mask).flatten(1, 2))
+        if position_encoding is not None:
+            position.append(position_encoding(mask).to(level.map.dtype).flatten(1, 2))
+    return Tokens(
+        torch.cat(content, 1),
+        torch.cat(position, 1) if position else None,
+        None if features[0].padding_mask is None else torch.cat(masks, 1),
+        torch.cat(cells, 1),
+        tuple((level.map.shape[2], level.map.shape[3]) for level in features),
+    )
 
 
 def cell_boxes(padding_mask: Bool[Tensor, "B h w"]) -> Float[Tensor, "B h w 4"]:

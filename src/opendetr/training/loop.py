@@ -28,7 +28,7 @@ from opendetr.devices import autocast
 from opendetr.loss.auxiliary import denoising_losses, proposal_losses
 from opendetr.loss.criterion import LossWeights, Normalisers, set_loss, statistics
 from opendetr.loss.matcher import CostWeights, match
-from opendetr.model.queries import make_denoising
+from opendetr.model.denoising import make_denoising
 from opendetr.progress import console, progress_bar
 from opendetr.structures import Batch, Denoising, DetrOutput, Targets
 from opendetr.threads import Threads

@@ -14,6 +14,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list
 
 from opendetr.checkpoints.adapt import begin_with, freeze, labels_for
+from opendetr.checkpoints.imagenet import build_pretrained_model
 from opendetr.checkpoints.native import Checkpoint, copy_checkpoint, load_checkpoint, load_training_state
 from opendetr.config import RunConfig
 from opendetr.data.cache import build_cache
@@ -25,7 +26,7 @@ from opendetr.devices import default_workers, keep_freed_memory, place, resolve_
 from opendetr.errors import UserError
 from opendetr.files import require_folder
 from opendetr.model.backbone import normalisation
-from opendetr.model.detr import DETR, build_pretrained_model
+from opendetr.model.detr import DETR
 from opendetr.model.precision import fit_precision
 from opendetr.progress import console
 from opendetr.threads import Threads

@@ -11,8 +11,8 @@ from torch import Tensor
 from opendetr.config import RunConfig
 from opendetr.devices import autocast, memory_format
 from opendetr.memory import free_bytes, processes_here
+from opendetr.model.denoising import make_denoising
 from opendetr.model.detr import DETR
-from opendetr.model.queries import make_denoising
 from opendetr.structures import DetrOutput, Targets
 from opendetr.training.choices import FEWEST_PASSES, FOR_STEPS, SMALLEST_PIXELS, ObjectSizes, pixels_in
 
