@@ -20,9 +20,7 @@ from opendetr.checkpoints.adapt import train_mode
 from opendetr.config import RunConfig
 from opendetr.data.loader import collate
 from opendetr.devices import place
-from opendetr.loss import auxiliary, matcher
-from opendetr.loss.criterion import LossWeights, Normalisers, set_loss
-from opendetr.loss.matcher import CostWeights
+from opendetr.loss import criterion
 from opendetr.model.build import build_model
 from opendetr.model.denoising import make_denoising
 from opendetr.model.detr import DETR
@@ -89,21 +87,18 @@ class Step:
 
 
 def step(model: DETR, config: RunConfig, batch: Batch, targets: Targets, denoising: Denoising | None) -> Step:
-    """As `Trainer.step`, in fp32."""
-    loss, scoring = config.loss, model.scoring
-    costs = CostWeights(loss.class_cost, loss.l1_cost, loss.giou_cost)
-    weights = LossWeights(loss.class_weight, loss.l1_weight, loss.giou_weight)
+    """As `TrainingStep`, in fp32."""
+    loss = criterion.build_criterion(config.loss, config.model.num_queries, model.scoring)
     train_mode(model)
     output = model(batch.images, batch.padding_mask, denoising)
-    normalisers = Normalisers.of_batch(targets, config.model.num_queries, scoring)
-    parts = [set_loss(output, targets, matcher.match(output, targets, scoring, costs), scoring, normalisers)]
+    normalisers = loss.normalisers(targets, denoising)
+    matches = criterion.match(output, targets, loss.scoring, loss.costs)
+    parts = [criterion.set_loss(output, targets, matches, loss.scoring, normalisers)]
     if output.proposals is not None:
-        parts.append(
-            auxiliary.proposal_losses(output.proposals, targets, loss.proposal_repeats, scoring, costs, normalisers)
-        )
+        parts.append(loss.proposal_losses(output.proposals, targets, normalisers))
     if output.denoising is not None and denoising is not None:
-        parts.append(auxiliary.denoising_losses(output.denoising, denoising, targets, scoring, normalisers))
-    sum((weights.total(part) for part in parts), output.logits.new_zeros(())).backward()
+        parts.append(loss.denoising_losses(output.denoising, denoising, targets, normalisers))
+    sum((loss.weights.total(part) for part in parts), output.logits.new_zeros(())).backward()
     learned = [p for p in model.parameters() if p.requires_grad]
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in learned]
     return Step(output, torch.cat([value for part in parts for value in part.values()]).detach(), gradients)
@@ -152,7 +147,7 @@ class Choices:
 def _instead(wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
     """Wherever something is chosen, the wrapped function chooses."""
     with ExitStack() as patches:
-        for owner, name in ((matcher, "match"), (auxiliary, "match"), (SelectedQueries, "most_promising")):
+        for owner, name in ((criterion, "match"), (SelectedQueries, "most_promising")):
             patches.enter_context(mock.patch.object(owner, name, wrap(getattr(owner, name))))
         yield
 

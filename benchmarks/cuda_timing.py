@@ -179,8 +179,7 @@ class Sides:
         for side in self.training.values():
             side.show(samples)
             side.context = context
-        trainer = self.training[OURS].trainer  # which knows its precision itself
-        trainer.config = trainer.config.with_values({"train.precision": precision}, "this benchmark")
+        self.training[OURS].trainer.step.precision = precision
         return {who: side.step for who, side in self.training.items()}
 
     def bytes_kept(self, what: str, who: str) -> int:

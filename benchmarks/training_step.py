@@ -2,7 +2,7 @@
 
 Run `python benchmarks/training_step.py`; tests/parity/official.py says where the official code has to be. DETR-R50 with
 the same random weights, batch norm and the first stage fixed as both fix them, the same pictures and targets. Ours is
-the `Trainer.step` of the recipe `paper`; the official step is put together from its parts as its `engine.py` does it.
+the `TrainingStep` of the recipe `paper`; the official step is put together from its parts as its `engine.py` does it.
 With `--recipe fast` it is the step of that recipe, which has no peer. `--compile` adds ours in fp32 with every
 encoder and decoder layer compiled by `torch.compile`, and with the backbone too, and says after how many steps that has
 paid.
@@ -42,8 +42,6 @@ from opendetr.data.datasets import DatasetIndex, Record
 from opendetr.data.loader import collate
 from opendetr.devices import autocast, describe_machine, keep_freed_memory
 from opendetr.labels import LabelMap
-from opendetr.loss.criterion import Normalisers, set_loss
-from opendetr.loss.matcher import match
 from opendetr.model.backbone import Backbone
 from opendetr.model.decoder import DecoderLayer
 from opendetr.model.encoder import EncoderLayer
@@ -185,7 +183,7 @@ class OurSide:
         trainer.model.register_forward_pre_hook(lambda *_: watch.mark("other"))
         trainer.model.register_forward_hook(lambda *_: watch.mark("forward"))
         trainer.accelerator.backward = self.timed(trainer.accelerator.backward, before="losses", part="backward")
-        trainer.update_weights = self.timed(trainer.update_weights, before="other", part="update")
+        trainer.step.update_weights = self.timed(trainer.step.update_weights, before="other", part="update")
 
     def show(self, samples: list[Sample]) -> None:
         """The pictures of the next steps."""
@@ -208,9 +206,8 @@ class OurSide:
         trainer, ((batch, targets),) = self.trainer, self.micro_batches
         with autocast(trainer.accelerator.device, trainer.config.train.precision):
             output = trainer.model.eval()(batch.images, batch.padding_mask)
-        matches = match(output, targets, trainer.scoring, trainer.costs)
-        normalisers = Normalisers.of_batch(targets, trainer.config.model.num_queries, trainer.scoring)
-        return float(trainer.weights.total(set_loss(output, targets, matches, trainer.scoring, normalisers)))
+        criterion = trainer.step.criterion
+        return float(criterion(output, targets, None, criterion.normalisers(targets, None)).total)
 
     def step(self) -> dict[str, float]:
         """As `Trainer.train_epoch` steps, in the middle of a run."""
@@ -223,7 +220,7 @@ class OurSide:
         if trainer.averaged is not None:
             trainer.averaged.update(self.steps, 0.5)
             self.watch.mark("update")
-        assert trainer.state.skipped == 0, "a gradient was not finite"
+        assert trainer.step.skipped == 0, "a gradient was not finite"
         return self.watch.parts
 
 

@@ -12,7 +12,7 @@ from opendetr.checkpoints.adapt import labels_on, require_same_architecture
 from opendetr.checkpoints.card import model_card, push_to_hub
 from opendetr.checkpoints.huggingface import save_huggingface
 from opendetr.checkpoints.loading import load_checkpoint
-from opendetr.checkpoints.native import Checkpoint, resumable_folder, save_checkpoint
+from opendetr.checkpoints.native import Checkpoint, save_checkpoint
 from opendetr.checkpoints.official import save_official
 from opendetr.config import PRESETS, load_recipe, resolve_config
 from opendetr.data.check import check_pictures, warnings
@@ -25,7 +25,7 @@ from opendetr.evaluation.runner import evaluate_split
 from opendetr.exporting.certificate import Certificate
 from opendetr.exporting.export import ExportOptions, export_model
 from opendetr.exporting.files import SUFFIXES, is_exported
-from opendetr.files import require_folder, require_writable, write_text
+from opendetr.files import require_folder, require_writable
 from opendetr.inference.detector import Detector, EngineName, PrecisionName
 from opendetr.inference.distributed import Job, predict_distributed
 from opendetr.inference.prediction import Tiling, predict_pictures, predict_video
@@ -36,6 +36,7 @@ from opendetr.model.complexity import count_gflops, count_parameters
 from opendetr.progress import console, track
 from opendetr.threads import settle_threads
 from opendetr.training.doctor import Finding, examine, learn_by_heart, verdict
+from opendetr.training.run_folder import read_config
 from opendetr.training.setup import prepare
 
 
@@ -136,7 +137,7 @@ def train(
             )
         if dc5 is not None:
             raise UserError("--resume continues a run with its own architecture: leave out --dc5 and --no-dc5")
-        config = load_recipe(str(resumable_folder(Path(resume)) / "config.toml")).with_values(given, "the command line")
+        config = read_config(Path(resume)).with_values(given, "the command line")
         config = config.with_overrides(overrides)
     else:
         without_model = [override for override in overrides if not override.startswith("model.")]
@@ -164,7 +165,6 @@ def train(
         fresh_minutes=minutes is not None, threads=settled,
     )  # fmt: skip
     console.print(f"\n{trainer.config.to_toml()}")
-    write_text(run / "config.toml", trainer.config.to_toml())
     trainer.fit()
     split = config.data.val_split if trainer.val_index is not None else "SPLIT"
     console.print(f"The run is in {run}; next: opendetr val {run} --data {config.data.root} --split {split}")

@@ -20,14 +20,14 @@ from opendetr.evaluation.report import RunReport, print_metrics, write_report
 from opendetr.evaluation.runner import detect_split, metrics_of
 from opendetr.explanation.folder import Folder
 from opendetr.explanation.report import Asked, explain_picture
-from opendetr.files import write_json, write_text
+from opendetr.files import write_json
 from opendetr.inference.detector import Detector
 from opendetr.inference.drawing import draw
 from opendetr.progress import console
 from opendetr.structures import Detections
 from opendetr.threads import Threads
 from opendetr.training.plan import Goal
-from opendetr.training.resume import read_metrics
+from opendetr.training.run_folder import read_metrics
 from opendetr.training.setup import prepare
 
 TRAINING_SCENES = 2000
@@ -89,7 +89,6 @@ def _learn(
     console.print(f"\n{title}: training {length}. Object queries, no anchors, no NMS.")
     run = _free_run(output)
     trainer = prepare(resolve_config(recipe, options=options), run, started, goal=goal, threads=threads)
-    write_text(run / "config.toml", trainer.config.to_toml())
     trainer.fit()
     if trainer.plan.interrupted():
         raise KeyboardInterrupt

@@ -17,7 +17,7 @@ from opendetr.errors import UserError
 from opendetr.inference.detector import Detector
 from opendetr.labels import LabelMap
 from opendetr.structures import Detections
-from opendetr.training.resume import read_metrics
+from opendetr.training.run_folder import read_metrics
 
 SMALL = (
     "model.backbone=test_resnet", "model.backbone_weights=none", "data.image_size=64", "train.workers=0",

@@ -14,9 +14,9 @@ from tiny import TINY_FAST
 
 from opendetr import Detector, api, demonstration
 from opendetr.checkpoints.imagenet import build_pretrained_model
-from opendetr.checkpoints.native import load_checkpoint, load_training_state
+from opendetr.checkpoints.native import load_checkpoint
 from opendetr.config import LossConfig, load_recipe
-from opendetr.training.resume import read_metrics
+from opendetr.training.run_folder import load_training_state, read_metrics
 from opendetr.training.speed import Speed
 
 
@@ -123,15 +123,15 @@ def test_flips_are_settled(fast_run):
 
 
 def test_pictures_grow_after_half_of_the_run(digits, tmp_path, monkeypatch):
-    from opendetr.training.loop import Trainer
+    from opendetr.training.step import TrainingStep
 
-    seen, step = [], Trainer.step
+    seen, step = [], TrainingStep.__call__
 
-    def record(trainer, micro_batches):
+    def record(self, micro_batches):
         seen.append(min(micro_batches[0][0].images.shape[2:]))
-        return step(trainer, micro_batches)
+        return step(self, micro_batches)
 
-    monkeypatch.setattr(Trainer, "step", record)
+    monkeypatch.setattr(TrainingStep, "__call__", record)
     upright = (*TINY_FAST["overrides"], "data.horizontal_flip=0.0", "data.vertical_flip=0.0")
     options = TINY_FAST | {"image_size": 96, "overrides": upright, "val_split": "none"}
     api.train(digits, **options, epochs=2, output=tmp_path / "run")

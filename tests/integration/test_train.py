@@ -20,7 +20,7 @@ from opendetr.checkpoints.native import load_checkpoint
 from opendetr.errors import UserError
 from opendetr.evaluation.coco import CocoMetrics
 from opendetr.evaluation.report import MEANING
-from opendetr.training.resume import read_metrics
+from opendetr.training.run_folder import read_metrics
 
 
 def lines(run: Path, *kinds: str) -> list[dict]:

@@ -34,8 +34,8 @@ def test_a_trainers_data_sets_can_be_sent_and_give_the_same(built, digits, tmp_p
         options |= {"model.backbone": tiny["backbone"], "model.backbone_weights": "none", "train.precision": "fp32"}
     config = resolve_config(recipe, tiny.get("preset"), options, 64, tiny.get("overrides", ()))
     trainer = prepare(config, tmp_path / "run", time.time())
-    assert trainer.upright in built
-    assert trainer.dataset in built
+    assert trainer.pictures.upright in built
+    assert trainer.pictures.dataset in built
     for small in (True, False):
         trainer.show_pictures(small=small)
         for dataset in built:

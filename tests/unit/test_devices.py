@@ -5,6 +5,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+from opendetr.loss.auxiliary import denoising_losses, proposal_losses
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -14,7 +15,6 @@ from opendetr.config import PRESETS, load_recipe
 from opendetr.data.loader import DetectionDataset, training_loader
 from opendetr.devices import describe_machine, memory_format, place, resolve_device, send
 from opendetr.errors import UserError
-from opendetr.loss.auxiliary import denoising_losses, proposal_losses
 from opendetr.loss.criterion import LossWeights, Normalisers, set_loss, statistics
 from opendetr.loss.matcher import CostWeights, match, matching_cost
 from opendetr.model.attention import MultiheadAttention

@@ -9,8 +9,8 @@ from opendetr.config import PRESETS, LossConfig, load_recipe, resolve_config
 from opendetr.data.datasets import load_index
 from opendetr.data.loader import DetectionDataset
 from opendetr.data.transforms import Preprocessing
-from opendetr.loss.criterion import LossWeights, Normalisers, set_loss
-from opendetr.loss.matcher import CostWeights, match
+from opendetr.loss.criterion import Criterion, Normalisers, set_loss
+from opendetr.loss.matcher import match
 from opendetr.model.build import build_model
 from opendetr.scoring import FocalScoring
 from opendetr.structures import DetrOutput
@@ -100,7 +100,7 @@ def knowing_all(dataset, answer):
     return forward
 
 
-ASKED = (CostWeights(), LossWeights(), torch.device("cpu"), "fp32")
+ASKED = (Criterion(FocalScoring(), num_queries=10), torch.device("cpu"), "fp32")
 
 
 def test_the_cost_is_that_of_the_flipped_pictures(coco_folder, monkeypatch):
@@ -142,14 +142,14 @@ def test_one_pair_of_classes_among_thirteen_is_seen_in_the_trial(coco_folder, mo
 
 def test_an_object_costs_what_it_adds_to_the_loss(random_output, random_targets):
     """Where every query has an object, they share all of the loss among them."""
-    scoring, costs, weights = FocalScoring(), CostWeights(), LossWeights(1.0, 5.0, 2.0)
+    criterion = Criterion(FocalScoring(), num_queries=5)
     output, targets = random_output(1, 1, 5, classes=3), random_targets(5)
-    matches, one = match(output, targets, scoring, costs), torch.tensor(1.0)
-    total = weights.total(set_loss(output, targets, matches, scoring, Normalisers(one, one)))
-    each = object_costs(output, targets, matches, scoring, weights)
+    matches, one = match(output, targets, criterion.scoring, criterion.costs), torch.tensor(1.0)
+    total = criterion.weights.total(set_loss(output, targets, matches, criterion.scoring, Normalisers(one, one)))
+    each = object_costs(output, targets, matches, criterion)
     torch.testing.assert_close(each.sum(), total)
     fewer = DetrOutput(output.logits[:, :, :2], output.boxes_cxcywh[:, :, :2])
-    unmatched = object_costs(fewer, targets, match(fewer, targets, scoring, costs), scoring, weights)
+    unmatched = object_costs(fewer, targets, match(fewer, targets, criterion.scoring, criterion.costs), criterion)
     assert int(unmatched.isnan().sum()) == 3
 
 

@@ -7,9 +7,7 @@ from torch.nn import functional as F
 from opendetr.boxes import box_iou, cxcywh_to_xyxy
 from opendetr.config import PRESETS, LossConfig, RunConfig
 from opendetr.errors import UserError
-from opendetr.loss.auxiliary import proposal_losses
-from opendetr.loss.criterion import LossWeights, Normalisers, set_loss
-from opendetr.loss.matcher import CostWeights, match
+from opendetr.loss.criterion import Criterion
 from opendetr.model.build import build_model
 from opendetr.model.denoising import blocked_attention, make_denoising, with_denoising
 from opendetr.model.pyramid import PyramidEncoder
@@ -266,19 +264,8 @@ def test_the_proposal_loss_reaches_neither_the_answers_nor_what_gives_them(model
 
     def gradients(repeats: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         output = model(images)
-        normalisers, costs, weights = (
-            Normalisers.of_batch(targets, QUERIES, model.scoring),
-            CostWeights(),
-            LossWeights(),
-        )
-        total = weights.total(
-            set_loss(output, targets, match(output, targets, model.scoring, costs), model.scoring, normalisers)
-        )
-        if repeats:
-            total = total + weights.total(
-                proposal_losses(output.proposals, targets, repeats, model.scoring, costs, normalisers)
-            )
-        total.backward()
+        criterion = Criterion(model.scoring, QUERIES, proposal_repeats=repeats)
+        criterion(output, targets, None, criterion.normalisers(targets, None)).total.backward()
         found = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
         model.zero_grad()
         return output.logits.detach(), found

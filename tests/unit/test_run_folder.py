@@ -5,7 +5,7 @@ import json
 import pytest
 
 from opendetr.errors import UserError
-from opendetr.training.resume import RunFolder, read_metrics
+from opendetr.training.run_folder import RunFolder, read_metrics
 
 
 def val(step: int, ap: float) -> dict:

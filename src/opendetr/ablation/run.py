@@ -14,8 +14,7 @@ import torch
 from opendetr.ablation.study import Results, Row, Settings, Study
 from opendetr.ablation.tables import write_tables
 from opendetr.boxes import box_iou
-from opendetr.checkpoints.native import resumable_folder
-from opendetr.config import RunConfig, load_recipe, resolve_config
+from opendetr.config import RunConfig, resolve_config
 from opendetr.data.datasets import load_index
 from opendetr.data.digits import SIDE, crowd_scenes, write_digits
 from opendetr.errors import UserError, first_line
@@ -24,7 +23,7 @@ from opendetr.explanation.slots import survey
 from opendetr.files import current_folder, read_json, require_folder, write_json, write_text
 from opendetr.inference.detector import Detector
 from opendetr.progress import console
-from opendetr.training.resume import read_metrics
+from opendetr.training.run_folder import read_config, read_metrics
 from opendetr.training.setup import prepare
 
 SCENES = 2000  # of digits, where no data are given
@@ -177,10 +176,9 @@ def _train(config: RunConfig, run: Path) -> None:
     if resume is None:  # whatever is there was killed before its first save
         shutil.rmtree(run, ignore_errors=True)
     else:
-        chosen = load_recipe(str(resumable_folder(run) / "config.toml"))
+        chosen = read_config(run)
         config = chosen.with_values({"train.device": config.train.device}, "the study")
     trainer = prepare(config, run, time.time(), resume)
-    write_text(run / "config.toml", trainer.config.to_toml())
     trainer.fit()
     if trainer.plan.interrupted():
         console.print("The study is kept; the same command continues it.")

@@ -99,33 +99,6 @@ def model_folder(path: Path) -> Path:
     raise UserError(f"{path} is no model: neither it nor its best or last holds model.safetensors; give a run folder")
 
 
-def resumable_folder(run: Path) -> Path:
-    """The `last` of a run that can be continued.
-
-    Raises:
-        UserError: there is none.
-    """
-    folder = current_folder(run / "last")
-    if not (folder / "training.pt").is_file():
-        raise UserError(
-            f"--resume {run}: {folder / 'training.pt'} does not exist; expected a run folder written by opendetr train"
-        )
-    return folder
-
-
-def load_training_state(run: Path) -> dict[str, Any]:
-    """What `last` of a run holds for continuing it.
-
-    Raises:
-        UserError: the run cannot be continued.
-    """
-    path = resumable_folder(run) / "training.pt"
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
-    except Exception as error:  # whatever torch raises, the file is damaged
-        raise UserError(f"--resume {run}: {path} is damaged ({first_line(error)})") from None
-
-
 def copy_checkpoint(source: Path, folder: Path) -> None:
     """Copy a model folder without its training state and what engines keep in it."""
     with replacing_folder(folder) as new:

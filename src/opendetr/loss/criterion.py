@@ -1,9 +1,10 @@
-"""The set loss: what matched queries should have said, and that the others should have said nothing (section 3.1).
+"""The loss: what matched queries should have said, and that the others should have said nothing (section 3.1).
 
-Pure functions: normalisers come in, because only the training loop knows the other processes and accumulation steps.
+`set_loss` is the paper's loss; `Criterion` is all that a recipe minimises. Neither has a state: normalisers are given
+to them, because only the training step knows the other processes and micro-batches.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -11,10 +12,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from opendetr.boxes import box_iou, cxcywh_to_xyxy, generalized_box_iou
+from opendetr.config import LossConfig
 from opendetr.devices import without_autocast
-from opendetr.loss.matcher import as_float32
+from opendetr.loss.matcher import CostWeights, as_float32, match
+from opendetr.model.denoising import known_matches
 from opendetr.scoring import Scoring
-from opendetr.structures import DetrOutput, Matches, Targets
+from opendetr.structures import Denoising, DetrOutput, Matches, Targets
 
 Losses = dict[str, Float[Tensor, " L"]]
 
@@ -41,17 +44,25 @@ class Normalisers(NamedTuple):
 
     num_boxes: Float[Tensor, ""]
     class_weight: Float[Tensor, ""]
+    num_denoising: Float[Tensor, ""] = torch.zeros(())  # denoising queries that shall find their object
 
     @classmethod
-    def of_batch(cls, targets: Targets, num_queries: int, scoring: Scoring) -> "Normalisers":
-        """Those of one batch. Both are known before the model runs: every layer matches min(T, Q) per picture."""
+    def of_batch(
+        cls, targets: Targets, num_queries: int, scoring: Scoring, denoising: Denoising | None = None
+    ) -> "Normalisers":
+        """Those of one batch. All are known before the model runs: every layer matches min(T, Q) per picture."""
         matched = targets.counts.clamp(max=num_queries).sum().float()
         predictions = matched.new_full((), num_queries * len(targets.counts))  # a new tensor would wait for the device
-        return cls(targets.counts.sum().float(), scoring.normaliser(matched, predictions))
+        num_denoising = torch.zeros_like(matched) if denoising is None else denoising.positive.sum().float()
+        return cls(targets.counts.sum().float(), scoring.normaliser(matched, predictions), num_denoising)
 
     def times(self, factor: float | Tensor) -> "Normalisers":
         """Those of a loss in which every object counts `factor` times (of scorings that divide by matched queries)."""
-        return Normalisers(self.num_boxes * factor, self.class_weight * factor)
+        return self._replace(num_boxes=self.num_boxes * factor, class_weight=self.class_weight * factor)
+
+    def of_denoising(self) -> "Normalisers":
+        """Those of the denoising queries' loss."""
+        return self.times(self.num_denoising / self.num_boxes.clamp(min=1))
 
 
 def set_loss(
@@ -79,6 +90,92 @@ def set_loss(
             "l1": per_layer.index_add(0, matches.layers, l1) / num_boxes,
             "giou": per_layer.index_add(0, matches.layers, giou) / num_boxes,
         }
+
+
+class Loss(NamedTuple):
+    """What a training step minimises and what it reports."""
+
+    total: Float[Tensor, ""]
+    figures: dict[str, Float[Tensor, ""]]  # without gradients; `pairs`, the number of matches, on the CPU
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """The losses of decoder layers, proposals and denoising queries: what a recipe minimises.
+
+    Attributes:
+        scoring: how classes are scored.
+        num_queries: Q.
+        costs: weights of the matching cost.
+        weights: weights of the terms of every loss.
+        auxiliary: whether every decoder layer has a loss (section 3.2), or the last alone.
+        proposal_repeats: to how many cells each object is matched; 0: proposals have no loss.
+    """
+
+    scoring: Scoring
+    num_queries: int
+    costs: CostWeights = field(default_factory=CostWeights)
+    weights: LossWeights = field(default_factory=LossWeights)
+    auxiliary: bool = True
+    proposal_repeats: int = 0
+
+    def __call__(
+        self, output: DetrOutput, targets: Targets, denoising: Denoising | None, normalisers: Normalisers
+    ) -> Loss:
+        """The weighted sum of all losses of a micro-batch; with it, terms and statistics of the last decoder layer.
+
+        Args:
+            output: of the model.
+            targets: the true objects.
+            denoising: the queries that the model was given, if any.
+            normalisers: of all micro-batches and processes together.
+        """
+        if not self.auxiliary:
+            output = output.last_layer()
+        matches = match(output, targets, self.scoring, self.costs)
+        losses = set_loss(output, targets, matches, self.scoring, normalisers)
+        helping = []
+        if output.proposals is not None and self.proposal_repeats:
+            helping.append(self.proposal_losses(output.proposals, targets, normalisers))
+        if output.denoising is not None and denoising is not None:
+            helping.append(self.denoising_losses(output.denoising, denoising, targets, normalisers))
+        total = self.weights.total(losses) + sum(self.weights.total(each) for each in helping)
+        terms = {f"loss_{name}": values[-1].detach() for name, values in losses.items()}
+        pairs = torch.tensor(float(len(matches.layers) // len(output.logits)))
+        figures = {"loss": total.detach(), **terms, "pairs": pairs}
+        return Loss(total, figures | statistics(output, targets, matches, self.scoring))
+
+    def normalisers(self, targets: Targets, denoising: Denoising | None) -> Normalisers:
+        """Those of one micro-batch."""
+        return Normalisers.of_batch(targets, self.num_queries, self.scoring, denoising)
+
+    def proposal_losses(self, proposals: DetrOutput, targets: Targets, normalisers: Normalisers) -> Losses:
+        """The set loss of the cells' proposals, every object matched to `proposal_repeats` cells.
+
+        One-to-many matching (Jia et al. 2023, H-DETR; Wang et al. 2022, DE-DETR) is for proposals only: the decoder's
+        answers are matched one to one, so nothing has to be suppressed at the end.
+        """
+        matches = match(proposals, targets, self.scoring, self.costs, self.proposal_repeats)
+        return set_loss(proposals, targets, matches, self.scoring, normalisers.times(self.proposal_repeats))
+
+    def denoising_losses(
+        self, output: DetrOutput, denoising: Denoising, targets: Targets, normalisers: Normalisers
+    ) -> Losses:
+        """The set loss of the denoising queries, whose matches are known: no Hungarian algorithm."""
+        answers, truth, matches = known_matches(output, denoising, targets)
+        return set_loss(answers, truth, matches, self.scoring, normalisers.of_denoising())
+
+
+def build_criterion(loss: LossConfig, num_queries: int, scoring: Scoring) -> Criterion:
+    """The criterion that a config describes."""
+    return Criterion(
+        scoring,
+        num_queries,
+        CostWeights(loss.class_cost, loss.l1_cost, loss.giou_cost),
+        LossWeights(loss.class_weight, loss.l1_weight, loss.giou_weight),
+        loss.auxiliary,
+        loss.proposal_repeats,
+    )
 
 
 def target_classes(output: DetrOutput, targets: Targets, matches: Matches, no_object: int) -> Tensor:

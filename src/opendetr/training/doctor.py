@@ -103,7 +103,7 @@ def learn_by_heart(config: RunConfig, index: DatasetIndex, seconds: float) -> Le
         learned = trainer.unwrapped()
     engine = TorchEngine(learned.model.eval(), trainer.accelerator.device, trainer.config.train.precision)
     metrics = evaluate_split(engine, learned.description, few)
-    passes = trainer.state.epoch + trainer.state.step / trainer.steps_per_epoch
+    passes = trainer.state.epoch + trainer.state.step / trainer.pictures.steps_per_epoch
     return Lesson(metrics, trainer.config.data.image_size, passes, training_size)
 
 

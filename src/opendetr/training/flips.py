@@ -11,10 +11,9 @@ from opendetr.config import DataConfig, RunConfig
 from opendetr.data.datasets import Record
 from opendetr.data.loader import DetectionDataset, collate
 from opendetr.devices import autocast
-from opendetr.loss.criterion import LossWeights, Normalisers, set_loss, statistics
-from opendetr.loss.matcher import CostWeights, match
+from opendetr.loss.criterion import Criterion, Normalisers, set_loss, statistics
+from opendetr.loss.matcher import match
 from opendetr.model.detr import DETR
-from opendetr.scoring import Scoring
 from opendetr.structures import DetrOutput, Matches, Targets
 
 PICTURES, MOST_PICTURES = 48, 96  # shown; more than 48 only to show every class
@@ -42,6 +41,12 @@ class FlipTrial(NamedTuple):
 def open_flips(config: DataConfig) -> list[str]:
     """The flips that are still to be tried."""
     return [name for name in ("horizontal_flip", "vertical_flip") if getattr(config, name) == -1]
+
+
+def due_trial(config: DataConfig, since: float, progress: float) -> float | None:
+    """The latest moment of `TRIALS` that has passed between two moments of a run, if flips are still open."""
+    passed = [moment for moment in TRIALS if since < moment <= progress]
+    return passed[-1] if passed and open_flips(config) else None
 
 
 def settle_flips(config: RunConfig, trial: FlipTrial, *, is_last: bool) -> tuple[RunConfig, list[str]]:
@@ -91,8 +96,7 @@ def telling_pictures(records: Sequence[Record]) -> list[int]:
 def try_flips(
     model: DETR,
     dataset: DetectionDataset,
-    costs: CostWeights,
-    weights: LossWeights,
+    criterion: Criterion,
     device: torch.device,
     precision: str,
     should_stop: Callable[[], bool] = lambda: False,
@@ -102,8 +106,7 @@ def try_flips(
     Args:
         model: in eval mode, trained for a while without the flips in question.
         dataset: pictures as evaluation sees them.
-        costs: of the matching.
-        weights: of the loss.
+        criterion: what the model is trained with.
         device: where the model is.
         precision: `fp32` or `bf16`.
         should_stop: asked before every picture; the trial is given up, and None returned, where it says so.
@@ -123,12 +126,13 @@ def try_flips(
             with autocast(device, precision):
                 output = model(images, None)
             last = DetrOutput(output.logits[-1:], output.boxes_cxcywh[-1:])
-            matches = match(last, flipped, model.scoring, costs)
-            normalisers = Normalisers.of_batch(flipped, last.logits.shape[2], model.scoring)
-            losses[which] += float(weights.total(set_loss(last, flipped, matches, model.scoring, normalisers)))
-            costs_of_objects.append(object_costs(last, flipped, matches, model.scoring, weights))
+            matches = match(last, flipped, criterion.scoring, criterion.costs)
+            normalisers = criterion.normalisers(flipped, None)
+            loss = set_loss(last, flipped, matches, criterion.scoring, normalisers)
+            losses[which] += float(criterion.weights.total(loss))
+            costs_of_objects.append(object_costs(last, flipped, matches, criterion))
             if which == 0:
-                figures = statistics(last, flipped, matches, model.scoring)
+                figures = statistics(last, flipped, matches, criterion.scoring)
                 right += float(figures["matched_accuracy"]) / 100 * len(matches.targets)
                 fit += float(figures["matched_iou"]) * len(matches.targets)
                 objects += len(matches.targets)
@@ -140,17 +144,15 @@ def try_flips(
     return FlipTrial(right / objects, fit / objects, others[0] / upright, others[1] / upright, *worst)
 
 
-def object_costs(
-    output: DetrOutput, targets: Targets, matches: Matches, scoring: Scoring, weights: LossWeights
-) -> Tensor:
+def object_costs(output: DetrOutput, targets: Targets, matches: Matches, criterion: Criterion) -> Tensor:
     """What each object [T] of the one picture costs alone: the loss of the query it is matched to; NaN without one."""
     logits, boxes = (part[0, 0, matches.queries, None, None] for part in output)  # each as a layer of its own
     each, zeros = torch.arange(len(matches.queries), device=matches.queries.device), torch.zeros_like(matches.queries)
     one = torch.ones((), device=zeros.device)
     alone = Matches(each, zeros, zeros, matches.targets)
-    losses = set_loss(DetrOutput(logits, boxes), targets, alone, scoring, Normalisers(one, one))
+    losses = set_loss(DetrOutput(logits, boxes), targets, alone, criterion.scoring, Normalisers(one, one))
     costs = torch.full(targets.labels.shape[1:], float("nan"), device=zeros.device)
-    costs[matches.targets] = weights.per_layer(losses)
+    costs[matches.targets] = criterion.weights.per_layer(losses)
     return costs
 
 

@@ -7,7 +7,6 @@ import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -15,7 +14,7 @@ from accelerate.utils import broadcast_object_list
 
 from opendetr.checkpoints.adapt import begin_with, freeze, labels_for
 from opendetr.checkpoints.imagenet import build_pretrained_model
-from opendetr.checkpoints.native import Checkpoint, copy_checkpoint, load_checkpoint, load_training_state
+from opendetr.checkpoints.native import Checkpoint, copy_checkpoint
 from opendetr.config import RunConfig
 from opendetr.data.cache import build_cache
 from opendetr.data.check import check_pictures, describe, warnings
@@ -24,7 +23,6 @@ from opendetr.data.loader import DetectionDataset
 from opendetr.data.transforms import Preprocessing, training_transform
 from opendetr.devices import default_workers, keep_freed_memory, place, resolve_device
 from opendetr.errors import UserError
-from opendetr.files import require_folder
 from opendetr.model.backbone import normalisation
 from opendetr.model.detr import DETR
 from opendetr.model.precision import fit_precision
@@ -33,6 +31,8 @@ from opendetr.threads import Threads
 from opendetr.training.choices import ObjectSizes, fit_batch, fit_to_data, fit_to_time, measure_objects
 from opendetr.training.loop import Trainer
 from opendetr.training.plan import Goal, Plan
+from opendetr.training.resume import resumed_model
+from opendetr.training.run_folder import require_free
 from opendetr.training.sizing import Sizing
 from opendetr.training.speed import Speed, expectations, fits_in_memory, look_at_speed, memory_warning
 
@@ -79,19 +79,6 @@ def prepare(
     return trainer
 
 
-def require_free(output: Path, resume: Path | None) -> None:
-    """Check that the run folder can be written.
-
-    Raises:
-        UserError: it is a file, or holds a run that is not the one to be resumed.
-    """
-    require_folder(output)
-    if resume != output and any((output / name).exists() for name in ("last", "best", "metrics.jsonl")):
-        raise UserError(
-            f"--output {output} holds a run already; give another folder, or continue it with --resume {output}"
-        )
-
-
 def assemble(
     config: RunConfig,
     train_index: DatasetIndex,
@@ -132,7 +119,9 @@ def assemble(
     if resume is None:
         checkpoint, speed = new_model(config, train_index, accelerator.device, plan, trained, objects)
     else:
-        checkpoint, state = resumed_model(config, resume, train_index, accelerator.device)
+        checkpoint, state = resumed_model(config, resume, train_index)
+        model, config = on_device(checkpoint.model, config, accelerator.device)
+        checkpoint = replace(checkpoint, model=model, config=config)
         speed = look_at_speed(checkpoint.config, checkpoint.model, accelerator.device, objects.in_a_picture)
     checkpoint, config = replace(checkpoint, source=output), checkpoint.config
     transform = training_transform(config.data, checkpoint.preprocessing)
@@ -144,7 +133,7 @@ def assemble(
     )
     sizing = Sizing(objects, len(train_index), speed, is_open=open_size and budget > 0 and goal is None)
     trainer = Trainer(checkpoint, dataset, val_index, plan, accelerator, output, sizing, threads)
-    plan.total_steps = config.train.epochs * trainer.steps_per_epoch
+    plan.total_steps = config.train.epochs * trainer.pictures.steps_per_epoch
     torch.manual_seed(config.train.seed + accelerator.process_index)  # processes shall not drop out alike
     if state is not None and resume is not None:
         plan.spent, plan.began = state["spent"], state["began"]
@@ -289,37 +278,3 @@ def on_device(model: DETR, config: RunConfig, device: torch.device) -> tuple[DET
     precision, model.backbone.in_full_precision = broadcast_object_list(measured)
     workers = config.train.workers if config.train.workers >= 0 else default_workers(device)
     return model, config.with_values({"train.precision": precision, "train.workers": workers}, "this machine")
-
-
-def resumed_model(
-    config: RunConfig, run: Path, index: DatasetIndex, device: torch.device
-) -> tuple[Checkpoint, dict[str, Any]]:
-    """The model of a run's `last` and what else it holds for continuing."""
-    state = load_training_state(run)
-    checkpoint = load_checkpoint(run / "last")
-    then, now = checkpoint.config, config
-    fixed = (
-        "model", "loss", "data.image_size", "data.max_size", "train.batch_size", "train.accumulate", "train.seed",
-        "train.init", "train.new_head", "train.freeze",
-    )  # fmt: skip
-    for name in fixed:
-        if _value(then, name) != _value(now, name):
-            raise UserError(f"--resume {run}: {name} cannot change within a run; start a new one without --resume")
-    if config.train.init and not config.train.new_head:  # the model may know more categories than the data have
-        checkpoint.label_map.require_same_categories(index.label_map, str(index.source))
-    elif checkpoint.label_map != index.label_map:
-        raise UserError(
-            f"--resume {run}: the run learned the categories {checkpoint.label_map.describe()}, but {index.source} has "
-            f"{index.label_map.describe()}; continue with the data it began with"
-        )
-    begun = state["state"]["epoch"]
-    console.print(f"continuing {run} after {begun} whole epochs and {state['state']['step']} steps")
-    model, config = on_device(checkpoint.model, config, device)
-    return replace(checkpoint, model=model, config=config), state
-
-
-def _value(config: RunConfig, name: str) -> object:
-    value: object = config
-    for part in name.split("."):
-        value = getattr(value, part)
-    return value

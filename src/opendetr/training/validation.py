@@ -13,7 +13,7 @@ from opendetr.evaluation.runner import StoppedError, detect_split, metrics_of
 from opendetr.progress import console, track
 from opendetr.training.plan import Plan
 from opendetr.training.processes import any_process, of_all_processes
-from opendetr.training.resume import RunFolder
+from opendetr.training.run_folder import RunFolder
 
 
 class Validation:

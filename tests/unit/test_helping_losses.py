@@ -1,11 +1,12 @@
+from dataclasses import replace
+
 import torch
 
-from opendetr.loss.auxiliary import denoising_losses, proposal_losses
-from opendetr.loss.criterion import Normalisers, set_loss
+from opendetr.loss.criterion import Criterion, Normalisers, set_loss
 from opendetr.loss.matcher import CostWeights, match
 from opendetr.model.denoising import make_denoising
 from opendetr.scoring import FocalScoring
-from opendetr.structures import DetrOutput, Matches, Target, Targets
+from opendetr.structures import Denoising, DetrOutput, Matches, Target, Targets
 
 CLASSES, SCORING = 4, FocalScoring()
 
@@ -21,10 +22,9 @@ def test_every_object_is_matched_to_several_cells(random_output, random_targets)
     repeated = Targets.stack(
         [Target(targets.labels[image, rows], targets.boxes_cxcywh[image, rows]) for image, rows in enumerate(copies)]
     )
-    matches = match(proposals, repeated, SCORING, CostWeights(class_=2.0))
-    found = proposal_losses(
-        proposals, targets, 4, SCORING, CostWeights(class_=2.0), Normalisers.of_batch(targets, 40, SCORING)
-    )
+    criterion = Criterion(SCORING, 40, CostWeights(class_=2.0), proposal_repeats=4)
+    matches = match(proposals, repeated, SCORING, criterion.costs)
+    found = criterion.proposal_losses(proposals, targets, criterion.normalisers(targets, None))
     expected = set_loss(proposals, repeated, matches, SCORING, Normalisers.of_batch(repeated, 40, SCORING))
     for name in expected:
         torch.testing.assert_close(found[name], expected[name])
@@ -35,7 +35,8 @@ def test_denoising_is_the_set_loss_of_each_picture_with_known_matches(random_out
     targets = random_targets(3, 0, 5)
     denoising = make_denoising(targets, CLASSES, 34)
     output = focal_output(random_output, 2, 3, 34)
-    found = denoising_losses(output, denoising, targets, SCORING, Normalisers.of_batch(targets, 34, SCORING))
+    criterion = Criterion(SCORING, 34)
+    found = criterion.denoising_losses(output, denoising, targets, criterion.normalisers(targets, denoising))
     positives = int(denoising.positive.sum())
     sums = {"class": 0.0, "l1": 0.0, "giou": 0.0}
     for image in range(3):
@@ -57,8 +58,33 @@ def test_without_objects_denoising_costs_nothing_and_has_gradients(random_output
     targets = random_targets(0, 0)
     output = DetrOutput(*(x.requires_grad_() for x in focal_output(random_output, 2, 2, 1)))
     denoising = make_denoising(targets, CLASSES, 10)
-    losses = denoising_losses(output, denoising, targets, SCORING, Normalisers.of_batch(targets, 10, SCORING))
+    criterion = Criterion(SCORING, 10)
+    losses = criterion.denoising_losses(output, denoising, targets, criterion.normalisers(targets, denoising))
     total = sum(value.sum() for value in losses.values())
     assert float(total.detach()) == 0
     total.backward()
     assert not output.logits.grad.any()
+
+
+def pictures_of(output, part):
+    here = DetrOutput(output.logits[:, part], output.boxes_cxcywh[:, part])
+    if output.proposals is None:
+        return here
+    return replace(here, proposals=pictures_of(output.proposals, part), denoising=pictures_of(output.denoising, part))
+
+
+def test_micro_batches_add_up_to_the_loss_of_the_whole_batch(random_output, random_targets):
+    """Of pictures with few and many objects, with the same denoising queries: each loss is divided by all of them."""
+    torch.manual_seed(0)
+    targets = random_targets(1, 5, 2, 0, classes=CLASSES)
+    denoising = make_denoising(targets, CLASSES, 40)
+    said, noised = focal_output(random_output, 2, 4, 12), focal_output(random_output, 2, 4, denoising.labels.shape[1])
+    output = replace(said, proposals=focal_output(random_output, 1, 4, 30), denoising=noised)
+    criterion = Criterion(SCORING, 12, proposal_repeats=2)
+    whole = criterion.normalisers(targets, denoising)
+    parts = [slice(0, 1), slice(1, 4)]
+    shares = [(Targets(*(x[part] for x in targets)), Denoising(*(x[part] for x in denoising))) for part in parts]
+    summed = Normalisers(*(sum(values) for values in zip(*(criterion.normalisers(*share) for share in shares))))
+    torch.testing.assert_close(tuple(summed), tuple(whole))
+    total = sum(criterion(pictures_of(output, part), *share, summed).total for part, share in zip(parts, shares))
+    torch.testing.assert_close(total, criterion(output, targets, denoising, whole).total)

@@ -1,0 +1,103 @@
+"""The pictures that a run learns from: their order, their size, and the batches read ahead of their use."""
+
+import itertools
+import math
+from collections.abc import Iterator
+from functools import cached_property
+
+from accelerate import Accelerator
+
+from opendetr.config import RunConfig
+from opendetr.data.cache import build_cache
+from opendetr.data.loader import DetectionDataset, epoch_order, training_loader
+from opendetr.data.transforms import Preprocessing, training_transform
+from opendetr.structures import Batch, Targets
+from opendetr.training.resume import random_state, restore_random_state
+from opendetr.training.step import MicroBatches
+
+SMALL = 2 / 3  # of the size, where pictures are shown small
+
+
+class TrainingPictures:
+    """The training split as micro-batches of this process, epoch after epoch."""
+
+    def __init__(
+        self, dataset: DetectionDataset, config: RunConfig, preprocessing: Preprocessing, accelerator: Accelerator
+    ) -> None:
+        """Read nothing yet.
+
+        Args:
+            dataset: the pictures.
+            config: says batch size, seed, augmentation and cache.
+            preprocessing: their size and normalisation in evaluation.
+            accelerator: devices and processes.
+        """
+        self.dataset, self.config, self.preprocessing, self.accelerator = dataset, config, preprocessing, accelerator
+        self.are_small = False
+        self.batches: Iterator[tuple[Batch, Targets]] = iter(())
+
+    @cached_property
+    def steps_per_epoch(self) -> int:
+        """Updates per epoch; what is left of micro-batches after the last full update makes one more."""
+        return -(-len(self.epoch_batches(0)) // self.config.train.accumulate)
+
+    def epoch_batches(self, epoch: int) -> list[list[int]]:
+        """This process's micro-batches of an epoch, as keys of the data set."""
+        train, accelerator = self.config.train, self.accelerator
+        return epoch_order(
+            len(self.dataset), epoch, train.seed, train.batch_size, accelerator.process_index,
+            accelerator.num_processes, self.shapes,
+        )  # fmt: skip
+
+    @cached_property
+    def shapes(self) -> list[tuple[int, int]] | None:
+        """The shape of every picture, where there are few different ones."""
+        if self.preprocessing.multiple_of == 1:
+            return None
+        return [self.preprocessing.shape(record.height, record.width) for record in self.dataset.index.records]
+
+    @cached_property
+    def upright(self) -> DetectionDataset:
+        """The pictures as evaluation sees them."""
+        cache = build_cache(self.config.data)
+        return DetectionDataset(self.dataset.index, self.preprocessing.transform(), cache=cache)
+
+    def show(self, epoch: int, step: int, *, small: bool) -> None:
+        """From this step of this epoch on: with the config's augmentation, at two thirds of the size where `small`."""
+        self.are_small = small
+        self.dataset.transform = training_transform(self.config.data, self.preprocessing, SMALL if small else 1.0)
+        self.batches = iter(())  # what was read ahead is dropped, before its memory is wanted again
+        self.batches = self._batches_from(epoch, step)
+
+    def next_batches(self, count: int) -> MicroBatches:
+        """The next micro-batches, on the device."""
+        device = self.accelerator.device
+        return [(batch.to(device), targets.to(device)) for batch, targets in itertools.islice(self.batches, count)]
+
+    def change(self, config: RunConfig, preprocessing: Preprocessing) -> None:
+        """Read pictures as another config says, from the next `show` on."""
+        is_larger = config.data.image_size > self.config.data.image_size
+        self.config, self.preprocessing = config, preprocessing
+        if is_larger and self.dataset.cache is not None:  # than the pictures it keeps
+            self.dataset.cache = None
+            self.dataset.cache = build_cache(config.data, self.dataset.index.records, config.train.workers)
+        for name in ("shapes", "upright"):
+            self.__dict__.pop(name, None)
+
+    def growth(self) -> float:
+        """How much longer a step over full pictures takes than one over those shown now."""
+        record = self.dataset.index.records[0]
+        full = math.prod(self.preprocessing.shape(record.height, record.width))
+        return full / self.dataset[0][0][0].numel()
+
+    def _batches_from(self, first_epoch: int, first_step: int) -> Iterator[tuple[Batch, Targets]]:
+        done = first_step * self.config.train.accumulate
+        keys = (
+            batch
+            for epoch in itertools.count(first_epoch)
+            for batch in self.epoch_batches(epoch)[done if epoch == first_epoch else 0 :]
+        )
+        before = random_state()
+        batches = training_loader(self.dataset, keys, self.config.train.workers, self.accelerator.device)
+        restore_random_state(before)  # making a loader draws a number: a resumed run must not notice
+        return batches

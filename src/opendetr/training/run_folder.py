@@ -1,0 +1,141 @@
+"""The folder of a run: `config.toml`, `metrics.jsonl`, `last` and `best`, written and read here."""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from opendetr.checkpoints.native import Checkpoint, copy_checkpoint, save_checkpoint
+from opendetr.config import RunConfig, load_recipe
+from opendetr.errors import UserError, first_line
+from opendetr.evaluation.coco import CocoMetrics
+from opendetr.files import append_line, current_folder, read_json_lines, require_folder, write_json, write_text
+
+
+@dataclass
+class RunFolder:
+    """`config.toml`, `metrics.jsonl`, `last` and `best` of a run, as they are written.
+
+    The order of writing makes every moment a good one to be killed: the log first (lines beyond `last` are dropped when
+    resuming), then `last`, then what evaluation found, and `best` before anything speaks of it.
+    """
+
+    path: Path
+    history: list[dict[str, Any]] = field(default_factory=list)  # the lines of metrics.jsonl
+    _is_begun: bool = False  # whether the file holds our history, and only needs to grow
+
+    def log(self, line: Mapping[str, Any]) -> None:
+        """Add a line; numbers that are not finite become null, as JSON has no word for them."""
+        self.history.append({k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()})
+        path = self.path / "metrics.jsonl"
+        if self._is_begun:
+            append_line(path, json.dumps(self.history[-1]))
+        else:
+            write_text(path, "".join(json.dumps(line) + "\n" for line in self.history))
+            self._is_begun = True
+
+    def write_config(self, config: RunConfig) -> None:
+        """Write config.toml."""
+        write_text(self.path / "config.toml", config.to_toml())
+
+    def read_history(self, folder: Path, until_epoch: float) -> None:
+        """Take over the lines that another folder's `last` has lived through."""
+        self.history = [line for line in read_metrics(folder) if line["epoch"] <= until_epoch + 1e-4]
+
+    @property
+    def measured(self) -> list[dict[str, Any]]:
+        """The lines with figures of val."""
+        return [line for line in self.history if "val_AP" in line]
+
+    @property
+    def best_ap(self) -> float:
+        """The highest AP on val so far; 0 before the first, so that an undefined AP (-1) is never the best."""
+        return max((line["val_AP"] for line in self.measured), default=0.0)
+
+    def waited(self, counts: Callable[[Mapping[str, Any]], bool]) -> int:
+        """Evaluations in a row, up to the last, without a better AP, as far as their line counts."""
+        measured = self.measured
+        aps = [line["val_AP"] for line in measured]
+        best = aps.index(max(aps)) if aps else 0  # the first of equals
+        return sum(map(counts, measured[best + 1 :]))
+
+    def save_last(self, checkpoint: Checkpoint, training_state: dict[str, Any]) -> None:
+        """Write the weights as they are, with what resuming needs."""
+        save_checkpoint(self.path / "last", replace(checkpoint, metrics=self._origin(checkpoint)), training_state)
+
+    def record_evaluation(self, checkpoint: Checkpoint, metrics: CocoMetrics, when: Mapping[str, Any]) -> None:
+        """Write what was measured of `last`; it becomes `best` where no AP on val has been higher yet."""
+        origin = self._origin(checkpoint) | {"val": metrics.to_json()}
+        write_json(self.path / "last" / "metrics.json", origin)
+        if metrics.summary["AP"] >= self.best_ap:
+            copy_checkpoint(self.path / "last", self.path / "best")
+        self.log({"kind": "val", **when, **{f"val_{name}": value for name, value in metrics.summary.items()}})
+
+    def _origin(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        """What the checkpoint came from, with the last that was said of its training."""
+        said = next((line for line in reversed(self.history) if line["kind"] != "val"), None)
+        return checkpoint.metrics | ({} if said is None else {"training": said})
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """The lines of a run's `metrics.jsonl`, each with its `kind`: `step`, `epoch` or `val`.
+
+    Earlier versions wrote epochs only, without a kind, with the figures of val among the others.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    return [{"kind": "epoch", **line} for line in read_json_lines(run / "metrics.jsonl", "the log of a run")]
+
+
+def read_config(run: Path) -> RunConfig:
+    """The config of a run that can be continued, with all that was chosen at its start.
+
+    Raises:
+        UserError: it cannot be continued.
+    """
+    return load_recipe(str(resumable_folder(run) / "config.toml"))
+
+
+def resumable_folder(run: Path) -> Path:
+    """The `last` of a run that can be continued.
+
+    Raises:
+        UserError: there is none.
+    """
+    folder = current_folder(run / "last")
+    if not (folder / "training.pt").is_file():
+        raise UserError(
+            f"--resume {run}: {folder / 'training.pt'} does not exist; expected a run folder written by opendetr train"
+        )
+    return folder
+
+
+def load_training_state(run: Path) -> dict[str, Any]:
+    """What `last` of a run holds for continuing it.
+
+    Raises:
+        UserError: the run cannot be continued.
+    """
+    path = resumable_folder(run) / "training.pt"
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
+    except Exception as error:  # whatever torch raises, the file is damaged
+        raise UserError(f"--resume {run}: {path} is damaged ({first_line(error)})") from None
+
+
+def require_free(output: Path, resume: Path | None) -> None:
+    """Check that the run folder can be written.
+
+    Raises:
+        UserError: it is a file, or holds a run that is not the one to be resumed.
+    """
+    require_folder(output)
+    if resume != output and any((output / name).exists() for name in ("last", "best", "metrics.jsonl")):
+        raise UserError(
+            f"--output {output} holds a run already; give another folder, or continue it with --resume {output}"
+        )
