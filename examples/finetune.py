@@ -1,6 +1,6 @@
 """Fine-tune any DETR on your own data: `python examples/finetune.py detr-r50 DATA RUN [EPOCHS]`.
 
-DATA is a folder in a COCO layout. The class head is new, for the classes of DATA; everything else begins with the
+DATA is a folder in a COCO layout. The class head is new, for the classes of DATA; everything else starts from the
 model's weights. `recipe="fast"` chooses picture sizes and schedule by the data; the paper's recipe is `recipe="paper"`.
 """
 

@@ -1,4 +1,4 @@
-"""Detect objects with an exported model and neither opendetr nor PyTorch: onnxruntime, numpy and Pillow are enough.
+"""Detect objects with an exported model without opendetr or PyTorch: onnxruntime, numpy and Pillow are enough.
 
 opendetr export runs/cells --output cells.onnx
 python run_onnx.py cells.onnx cell.jpg 0.5
@@ -21,7 +21,7 @@ picture = ImageOps.exif_transpose(Image.open(file)).convert("RGB")
 shorter, longer, multiple = min(picture.size), max(picture.size), how["multiple_of"]
 size = max(1, min(how["image_size"], round(how["max_size"] * shorter / longer)))
 width, height = w, h = [size if side == shorter else int(size * side / shorter) for side in picture.size]
-if multiple > 1:  # of the multiples around, the pair nearest in aspect and area
+if multiple > 1:  # take the pair of multiples nearest in aspect and area
     near = [[max(1, side // multiple + step) * multiple for step in (-1, 0, 1, 2)] for side in (h, w)]
     aspect, area = np.log(w / h), np.log(w * h)
     height, width = min(
