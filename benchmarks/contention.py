@@ -1,16 +1,16 @@
-"""How much of the processor that is fairly ours do we use beside other programs?
+"""Which part of its fair share of the processor does opendetr use beside other programs?
 
-Run `python benchmarks/contention.py`. Work: steps of the recipe `fast` (8 pictures of 128x128) and of the recipe
+Run `python benchmarks/contention.py`. It times steps of the recipe `fast` (8 pictures of 128x128) and of the recipe
 `paper` (DETR-R50, 2 pictures of 256x320), and prediction with DETR-R50 (480x640) by PyTorch, ONNX Runtime and
-OpenVINO, as far as they are installed. Company: none, one and two programs that keep a core busy, and another PyTorch
-program that multiplies matrices with two threads. The two variants are processes of their own and take turns:
+OpenVINO, as far as they are installed. Each runs alone, beside one and two programs that keep a core busy, and beside a
+PyTorch program that multiplies matrices with two threads. The two variants run in their own processes and take turns:
 
-as it comes  as many threads as PyTorch takes, which wait as OpenMP and the engines let them: opendetr until 2026-11
-ours         `set_waiting_policy`, a number of threads that is measured (`settle_threads`) and, in training, watched
+defaults  PyTorch's number of threads and the waiting of OpenMP and the engines: opendetr until 2026-11
+ours      `set_waiting_policy`, a measured number of threads (`settle_threads`), which training measures again
 
-Of C cores, C / (C + busy threads of others) are fairly ours. The figure is the pictures per second, as a share of what
-the work does alone as it comes, over that share of the processor. What has to be prepared for a turn, the measuring of
-threads and the building of an engine, is not timed; what `observe` does in it is.
+The fair share of C cores is C / (C + busy threads of others). The figure is pictures per second, relative to the same
+work alone with the defaults, divided by the fair share. The preparation of a turn (measuring threads, building an
+engine) is not timed; the work of `observe` during the turn is.
 """
 
 import argparse
@@ -32,7 +32,7 @@ MATRICES = "import torch; torch.set_num_threads(2); a = torch.randn(512, 512)\nw
 COMPANY = {"alone": [], "1 busy program": [BUSY], "2 busy programs": [BUSY] * 2, "2 threads of PyTorch": [MATRICES]}
 BUSY_THREADS = {"alone": 0, "1 busy program": 1, "2 busy programs": 2, "2 threads of PyTorch": 2}
 WORK = ("fast", "paper", "predict", "onnxruntime", "openvino")
-VARIANTS = ("as it comes", "ours")
+VARIANTS = ("defaults", "ours")
 BAR, SEED, WARM_UP = 0.7, 0, 3
 
 
@@ -255,7 +255,7 @@ def main() -> None:
     installed = [engine for engine in PACKAGES if is_installed(engine)]
     wanted = given.only or [name for name in WORK if name not in PACKAGES or name in installed]
     companies = list(dict.fromkeys(["alone", *(given.beside or COMPANY)]))  # shares refer to the first
-    print("| work | beside | fair share | as it comes, pictures/s | of the fair share | ours | of it | threads | |")
+    print("| work | beside | fair share | defaults, pictures/s | of the fair share | ours | of it | threads | |")
     print("|---|---|---|---|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         graph = Path(folder) / "r50.onnx"
