@@ -1,4 +1,4 @@
-"""LabelMap: raw category id <-> class index 0..C-1 <-> name. The only place where the three meet."""
+"""LabelMap: raw category id <-> class index 0..C-1 <-> name. No other code converts between the three."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ def whole_number(value: Any) -> int:
         ValueError: it is anything else.
     """
     if isinstance(value, bool) or not isinstance(value, int | float | str) or not float(value).is_integer():
-        raise ValueError(f"{value!r} is no whole number")
+        raise ValueError(f"{value!r} is not a whole number")
     return int(float(value))
 
 
@@ -56,10 +56,10 @@ class LabelMap:
 
         Args:
             categories: entries with `id` and `name`, as in a COCO file.
-            source: the file they come from, for the error's sentence.
+            source: the file they come from, for the error message.
 
         Raises:
-            UserError: no categories, an id that is no whole number, or an id listed twice.
+            UserError: no categories, an id that is not a whole number, or an id listed twice.
         """
         names: dict[int, str] = {}
         for category in categories:

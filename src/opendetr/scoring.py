@@ -20,26 +20,24 @@ class Answers(NamedTuple):
 
 @runtime_checkable
 class Scoring(Protocol):
-    """What the model's head, the matcher, the criterion and the post-processing ask of a way to score classes."""
+    """A way to score classes, for the model's head, the matcher, the criterion and the post-processing."""
 
     def num_logits(self, num_classes: int) -> int:
         """K, the width of the class head."""
 
     def num_classes(self, num_logits: int) -> int:
-        """C, the inverse of `num_logits`; also the class index of what matched nothing."""
+        """C, the inverse of `num_logits`; also the class index of queries without a match."""
 
     def initialise(self, class_embed: nn.Linear) -> None:
-        """Prepare a fresh class head, so that training starts from a sensible loss."""
+        """Initialise a new class head, so that training starts from a sensible loss."""
 
     def matching_cost(self, logits: Float[Tensor, "L B Q K"], labels: Int[Tensor, "B T"]) -> Float[Tensor, "L B T Q"]:
-        """The cost of giving each target to each query, low where they agree."""
+        """The cost of matching each target to each query, low where they agree."""
 
-    smallest_normaliser: ClassVar[
-        float
-    ]  # of the sum over micro-batches and processes: what is divided by where nothing matched
+    smallest_normaliser: ClassVar[float]  # lower bound of the divisor, which is a sum over micro-batches and processes
 
     def normaliser(self, num_matched: Float[Tensor, ""], num_predictions: Float[Tensor, ""]) -> Float[Tensor, ""]:
-        """What the sum of `loss` is divided by, from the numbers of matched and of all predictions of one layer."""
+        """The divisor of the sum of `loss`, from the numbers of matched and of all predictions of one layer."""
 
     def loss(
         self, logits: Float[Tensor, "L B Q K"], classes: Int[Tensor, "L B Q"], ious: Float[Tensor, "L B Q"]
@@ -93,7 +91,7 @@ class SoftmaxScoring:
     def loss(
         self, logits: Float[Tensor, "L B Q K"], classes: Int[Tensor, "L B Q"], ious: Float[Tensor, "L B Q"]
     ) -> Float[Tensor, " L"]:
-        """Cross-entropy with the no-object class down-weighted; how well the boxes fit plays no role."""
+        """Cross-entropy with the no-object class down-weighted; it does not depend on the boxes."""
         weight = torch.ones(logits.shape[-1], dtype=logits.dtype, device=logits.device)
         weight[-1] = self.no_object_weight
         loss = F.cross_entropy(logits.flatten(0, 2), classes.flatten(), weight, reduction="none")
@@ -113,14 +111,14 @@ class SoftmaxScoring:
         return logits.argmax(-1) != logits.shape[-1] - 1
 
 
-# Of the focal loss: how strongly well-classified classes fade, and the weight of those that are not there (Lin et al.
-# 2017, table 1b; those that are have 1 minus it in the matching, and their full weight in the loss, as in MAL).
+# The focal loss's exponent, which reduces the loss of well-classified classes, and the weight of absent classes (Lin
+# et al. 2017, table 1b; present classes have 1 minus it in the matching, and full weight in the loss, as in MAL).
 FOCUS, NEGATIVE_WEIGHT = 2, 0.75
 
 
 @dataclass(frozen=True)
 class FocalScoring:
-    """A sigmoid per class whose target is how well the box fits: the score says class and fit at once.
+    """A sigmoid per class whose target is the IoU of the box: the score measures class and fit at once.
 
     The focal loss (Lin et al. 2017) with the IoU as target of the matched class, as in the varifocal loss (Zhang et al.
     2021) and in MAL (Huang et al. 2025).
@@ -130,7 +128,7 @@ class FocalScoring:
     smallest_normaliser: ClassVar[float] = 1.0
 
     def num_logits(self, num_classes: int) -> int:
-        """C: no-object is the absence of every class."""
+        """C: a query has no object if no class has a high score."""
         return num_classes
 
     def num_classes(self, num_logits: int) -> int:
@@ -138,11 +136,11 @@ class FocalScoring:
         return num_logits
 
     def initialise(self, class_embed: nn.Linear) -> None:
-        """Every class starts at a score of 0.01, so that the many queries without an object cost little at first."""
+        """Start every class at a score of 0.01, so that the many queries without an object have a low loss at first."""
         nn.init.constant_(class_embed.bias, -math.log(99))
 
     def matching_cost(self, logits: Float[Tensor, "L B Q K"], labels: Int[Tensor, "B T"]) -> Float[Tensor, "L B T Q"]:
-        """What the focal loss would change if the query were given the target (Zhu et al. 2021, section A.3)."""
+        """The change of the focal loss if the query were matched to the target (Zhu et al. 2021, section A.3)."""
         p = logits.sigmoid()
         positive = (1 - NEGATIVE_WEIGHT) * (1 - p) ** FOCUS * F.softplus(-logits)
         negative = NEGATIVE_WEIGHT * p**FOCUS * F.softplus(logits)
@@ -169,7 +167,7 @@ class FocalScoring:
         return logits.sigmoid()
 
     def answers(self, logits: Float[Tensor, "B Q K"]) -> Answers:
-        """The Q best pairs of query and class: a query that doubts between two classes gives two answers."""
+        """The Q best pairs of query and class: a query with high scores for two classes may give two answers."""
         num_queries, num_classes = logits.shape[1:]
         scores, best = self.probabilities(logits).flatten(1).topk(num_queries, dim=1)
         return Answers(scores, best % num_classes, best // num_classes)

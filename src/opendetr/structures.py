@@ -33,7 +33,7 @@ class Targets(NamedTuple):
 
     @classmethod
     def stack(cls, targets: list[Target]) -> "Targets":
-        """Pad with class 0 and a box in the middle; neither is ever read."""
+        """Pad with class 0 and a box in the middle; no code reads the padding."""
         longest = max((len(target.labels) for target in targets), default=0)
         labels = torch.zeros(len(targets), longest, dtype=torch.long)
         boxes = torch.full((len(targets), longest, 4), 0.5)
@@ -62,39 +62,39 @@ class Batch(NamedTuple):
 
 
 class Denoising(NamedTuple):
-    """True objects with noise on them, as extra queries that must find the truth again; N per picture (training only).
+    """True objects with noise, as extra queries that must predict the true objects; N per picture (training only).
 
-    Queries of one group see each other and the ordinary queries; nothing sees a query of another group.
+    Queries of one group attend to each other and to the ordinary queries; no query attends to those of another group.
     """
 
     labels: Int[Tensor, "B N"]  # class index 0..C-1, some of them wrong
     boxes_cxcywh: Float[Tensor, "B N 4"]  # 0..1 of the unpadded image
     groups: Int[Tensor, "B N"]  # number of the group; -1 where the slot is empty
     origins: Int[Tensor, "B N"]  # the target that the query was made from
-    positive: Bool[Tensor, "B N"]  # whether it shall find its target; the others are too far off and shall find nothing
+    positive: Bool[Tensor, "B N"]  # True: it must find its target; False: it is too far off and must find no object
 
 
 @dataclass(frozen=True)
 class DetrOutput:
-    """What every decoder layer says; the last layer is the answer, the others are trained as auxiliary outputs.
+    """The output of every decoder layer; the last layer is the answer, the others are trained as auxiliary outputs.
 
-    Unpacks like a named tuple of logits and boxes_cxcywh; the optional parts are reached by name only, so that nobody
-    takes them for answers. A pytree, so that DDP and `torch.export` carry it.
+    It unpacks like a named tuple of logits and boxes_cxcywh; the optional parts have names only, so that no code takes
+    them for answers by mistake. It is a pytree, so that DDP and `torch.export` carry it.
     """
 
     _fields: ClassVar = ("logits", "boxes_cxcywh")
     logits: Float[Tensor, "L B Q K"]  # K = C+1 (softmax, the last is no-object) or C (focal)
     boxes_cxcywh: Float[Tensor, "L B Q 4"]  # 0..1 of the unpadded image
     proposals: "DetrOutput | None" = (
-        None  # what every cell of the memory says (L = 1, Q = S), where queries are selected
+        None  # the prediction of every cell of the memory (L = 1, Q = S), where queries are selected
     )
-    denoising: "DetrOutput | None" = None  # what the denoising queries say (Q = N), in training
+    denoising: "DetrOutput | None" = None  # the output of the denoising queries (Q = N), in training
 
     def __iter__(self) -> Iterator[Tensor]:
         return (getattr(self, name) for name in self._fields)
 
     def last_layer(self) -> "DetrOutput":
-        """The last decoder layer alone, L = 1, of the denoising queries too; proposals are no decoder layer."""
+        """The last decoder layer alone, L = 1, also of the denoising queries; proposals have no layers and stay."""
         denoising = None if self.denoising is None else self.denoising.last_layer()
         return DetrOutput(self.logits[-1:], self.boxes_cxcywh[-1:], self.proposals, denoising)
 
@@ -109,7 +109,7 @@ register_pytree_node(
 class Matches(NamedTuple):
     """Pairs of query and target, one to one within a layer and an image; N pairs over all layers and images.
 
-    Layer after layer, as many pairs in each.
+    The pairs are ordered by layer; every layer has the same number.
     """
 
     layers: Int[Tensor, " N"]

@@ -1,8 +1,8 @@
 """How many threads compute, and how they wait for each other.
 
-The threads of a team meet after every operation. Where another program runs on one of the cores, the others wait for
-the thread that has none, and by default they wait by spinning: they use up the time that the late one needs. So threads
-shall spin only shortly, and beside other programs there shall not be more of them than help, which is measured.
+OpenMP synchronises its threads after every operation. Where another program runs on one of the cores, the others wait
+for the thread without a core, and by default they wait by spinning: they take the time that the late thread needs. So
+threads should spin only briefly, and beside other programs only as many should run as are fastest, which is measured.
 """
 
 import os
@@ -21,26 +21,26 @@ from opendetr.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-# GNU's OpenMP looks so often whether it goes on before it sleeps, by default 300,000 times: two milliseconds instead of
-# twenty. Alone that costs nothing; with less, threads sleep between operations, and a tenth of the speed is lost to
-# waking them (docs/results/contention.md). Intel's and LLVM's OpenMP count milliseconds, by default 200.
+# GNU's OpenMP spins so many times before a thread sleeps, by default 300,000 times: two milliseconds instead of twenty.
+# Alone this is as fast as the default; with fewer, threads sleep between operations, and waking them takes a tenth of
+# the speed (docs/results/contention.md). Intel's and LLVM's OpenMP count milliseconds, by default 200.
 WAITING = {"GOMP_SPINCOUNT": "30000", "KMP_BLOCKTIME": "2"}
 WAITING_OF_USERS = ("OMP_WAIT_POLICY", *WAITING)
-# Who sets one of these has settled the number of threads, or bound them to cores.
+# A user who sets one of these has fixed the number of threads, or bound them to cores.
 SETTLING = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_PROC_BIND", "GOMP_CPU_AFFINITY", "KMP_AFFINITY")
 
-# The number that PyTorch took by itself (it leaves out hyperthreads), or that a program gave it, by the number that was
-# chosen instead: whoever asks later does not take our choice for it.
+# The number that PyTorch had by itself (it leaves out hyperthreads), or that a program set, by the number that was
+# chosen instead: a later call must not mistake our choice for it.
 _USUAL: dict[int, int] = {}
 
 LISTENING_SECONDS = 0.2
-QUIET = 0.25  # cores: where others use fewer, all of ours are used without a further look
-PROBE_SECONDS, TURNS = 0.2, 5  # for each number of threads; in turn, so that what else the machine does falls on all
+QUIET = 0.25  # cores: where others use fewer, all of ours are used without measuring
+PROBE_SECONDS, TURNS = 0.2, 5  # for each number of threads; in turn, so that other programs slow all of them alike
 TIE = 0.1  # speeds that differ by less are equal
-WINDOW_SECONDS, WINDOW_STEPS = 5.0, 5  # at least so much is looked at to say how fast steps are
-SLOWER = 1.3  # steps that take so many times as long have a reason
-OTHER_SIZE = 1.25  # steps with so many times the pixels, or so few, are not compared
-AGAIN_SECONDS = 30.0  # while cores are left unused
+WINDOW_SECONDS, WINDOW_STEPS = 5.0, 5  # the speed of steps is measured over at least so much
+SLOWER = 1.3  # measure again where steps take so many times as long
+OTHER_SIZE = 1.25  # steps are not compared where their pixels differ by this factor
+AGAIN_SECONDS = 30.0  # measure again while cores are unused
 MOST_PROBING = 0.02  # a share of the time
 
 
@@ -147,7 +147,7 @@ class Threads:
         return torch.get_num_threads()
 
     def observe(self, seconds: float, pixels: int) -> None:
-        """Take note of a step; where steps have become much slower, or cores are unused for long, measure again.
+        """Record a step; where steps have become much slower, or cores are unused for long, measure again.
 
         Args:
             seconds: that the step took.
@@ -171,7 +171,7 @@ class Threads:
             self.choose()
 
     def choose(self) -> None:
-        """Use all cores where nobody else computes, else as many threads as are the fastest; say what changes."""
+        """Use all cores where no other program computes, else the fastest number of threads; print what changes."""
         import torch
 
         before, begun = self.number, self._clock()
@@ -194,9 +194,9 @@ class Threads:
     def _change(self, before: int, number: int, others: float, speeds: dict[int, float]) -> str:
         """What changes, and why."""
         if before > self.cores:
-            return f"only {self.cores} of {os.cpu_count()} cores are ours: {_count(number)} instead of {before}"
+            return f"only {self.cores} of {os.cpu_count()} cores are available: {_count(number)} instead of {before}"
         if others < QUIET:
-            return f"nobody else computes now: {_count(number)} instead of {before}"
+            return f"no other program computes now: {_count(number)} instead of {before}"
         share = min(1.0, others / (os.cpu_count() or 1))
         verb, better = "is" if number == 1 else "are", speeds[number] > speeds.get(before, 0.0)
         compared = f"{verb} {'faster than' if better else 'as fast as'} {before}"
@@ -216,7 +216,7 @@ class _Pace(NamedTuple):
 
     @classmethod
     def of(cls, steps: Sequence[_Step] | deque[_Step]) -> "_Pace":
-        """Medians: a single step may have waited for anything."""
+        """Medians, since a single step may have been slow by chance."""
         return cls(median(step.seconds / step.pixels for step in steps), median(step.pixels for step in steps))
 
     def is_of_size(self, other: "_Pace") -> bool:
@@ -245,7 +245,7 @@ def settle_threads(asked: int | str | None = None, *, measure: bool, device: str
         return Threads(available_cores(), measured=False)
     settled = [name for name in SETTLING if name in os.environ]
     if settled and asked == "auto":
-        _say(f"{settled[0]} is set: {_count(torch.get_num_threads())}, nothing is measured")
+        _say(f"{settled[0]} is set: {_count(torch.get_num_threads())}, not measured")
     wanted = (measure or asked == "auto") and not settled and device == "cpu"
     wanted = wanted and int(os.environ.get("WORLD_SIZE", "1")) == 1
     if not wanted:  # what was chosen for earlier work of this process is not this work's
@@ -257,7 +257,7 @@ def require_count(asked: int | str) -> int:
     """The number of threads that is asked for.
 
     Raises:
-        UserError: it is no whole number from 1 on.
+        UserError: it is not a whole number from 1 on.
     """
     try:
         number = int(asked)
@@ -276,7 +276,7 @@ def others_cores(seconds: float = LISTENING_SECONDS) -> float:
 
 
 def others_seconds() -> float:
-    """Seconds that all cores have worked for anybody but this process, since some moment."""
+    """Seconds that all cores have worked for other processes, since some moment."""
     times = psutil.cpu_times()
     worked = sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq", "steal"))
     return float(worked) - time.process_time()
@@ -313,7 +313,7 @@ def _piece_of_work(most: int) -> "Callable[[], Tensor]":
     """Convolutions, matrix products and element-wise operations as in a training step of `fast` with small pictures.
 
     Four pictures for each thread of the most: machines with many cores are given more to do. No random numbers are
-    drawn: a run shall not notice that somebody looked.
+    drawn, so that the measurement does not change a run.
     """
     import torch
     from torch.nn import functional as F

@@ -200,7 +200,7 @@ def test_a_missing_folder_a_missing_split_and_missing_pictures(coco_folder, tmp_
     with pytest.raises(UserError, match="nowhere is not a folder"):
         load_index(tmp_path / "nowhere", "train")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"empty holds no data set .* annotations/train\.json \+ images/"):
+    with pytest.raises(UserError, match=r"empty has no data set .* annotations/train\.json \+ images/"):
         load_index(tmp_path / "empty", "train")
     root = coco_folder((1,), ("val", "train"))
     with pytest.raises(UserError, match=r"has no split 'test'; it has: train, val"):

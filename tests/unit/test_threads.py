@@ -165,7 +165,7 @@ def test_no_more_threads_than_a_quota_leaves(monkeypatch):
     with console.capture() as said:
         chosen = Machine(others=0.0).threads(cores=2, present=6)
     assert chosen.number == 2
-    assert said.get().strip() == "only 2 of 8 cores are ours: 2 threads instead of 6"
+    assert said.get().strip() == "only 2 of 8 cores are available: 2 threads instead of 6"
 
 
 def test_no_more_threads_than_pytorch_takes_or_a_program_has_set():
@@ -227,7 +227,7 @@ def test_the_environment_settles_it(probes, monkeypatch, name):
     with console.capture() as said:
         settle_threads("auto", measure=True)
     assert (chosen.number, chosen.measured, probes) == (2, False, [])
-    assert f"{name} is set: 2 threads, nothing is measured" in said.get()
+    assert f"{name} is set: 2 threads, not measured" in said.get()
 
 
 def test_it_is_measured_where_the_work_wants_it_or_somebody_asks(probes):
@@ -318,7 +318,7 @@ def test_unused_cores_are_tried_again_every_half_minute():
     with console.capture() as said:
         machine.step(chosen, 0.1, times=2000)
     assert (chosen.number, len(machine.asked), machine.heard) == (2, 2, 3)
-    assert said.get().strip() == "nobody else computes now: 2 threads instead of 1"
+    assert said.get().strip() == "no other program computes now: 2 threads instead of 1"
 
 
 def test_at_most_a_fiftieth_of_the_time_goes_into_measuring():

@@ -1,4 +1,4 @@
-"""Decoded pictures that are kept for the next epoch, in memory or on disk: decoding can take as long as learning."""
+"""A cache of decoded pictures for later epochs, in memory or on disk: decoding can take as long as training."""
 
 import hashlib
 import io
@@ -22,8 +22,8 @@ from opendetr.memory import free_bytes, processes_here
 from opendetr.progress import console
 from opendetr.version import __version__
 
-# Of pictures in memory, over all loader processes, and no more than a quarter of what is free: training takes memory
-# too, and so do other programs. What finds no room is read again and again.
+# Of pictures in memory, over all loader processes, and at most a quarter of the free memory: training and other
+# programs need memory too. Pictures that do not fit are read in every epoch.
 RAM_BYTES, RAM_SHARE = 2**31, 4
 FREE_BYTES = 2**32  # of the disk are left to others
 
@@ -45,9 +45,9 @@ def build_cache(config: DataConfig, records: Iterable[Record] = (), workers: int
     """The cache that a config asks for.
 
     Args:
-        config: names it, and says how large a picture is looked at.
-        records: the pictures it is for; it is said where memory has no room for all of them.
-        workers: loader processes; each reads every picture sooner or later, and keeps it for itself.
+        config: names the cache, and gives the largest size of a picture in training.
+        records: the pictures it is for; a message says where memory has no room for all of them.
+        workers: loader processes; each reads every picture at some time and keeps its own copy.
     """
     if config.cache == "none":
         return None
@@ -59,8 +59,8 @@ def build_cache(config: DataConfig, records: Iterable[Record] = (), workers: int
     needed = max(1, workers) * sum(3 * width * height for width, height in sizes)
     if needed > cache.room:
         console.print(
-            f"--cache ram: of the {needed / 1e9:.1f} GB that all pictures need, {cache.room / 1e9:.1f} GB may be taken "
-            f"of this machine's memory; what finds no room is decoded in every epoch (--cache disk keeps all)"
+            f"--cache ram: all pictures need {needed / 1e9:.1f} GB, and {cache.room / 1e9:.1f} GB of this machine's "
+            f"memory may be used; the other pictures are decoded in every epoch (--cache disk keeps all)"
         )
     return cache
 
@@ -74,12 +74,12 @@ def kept_size(width: int, height: int, side: int) -> tuple[int, int]:
 
 
 def ram_bytes() -> int:
-    """What pictures may take of the memory that is free now; processes that train together on a machine share it."""
+    """The part of the free memory that pictures may take; the processes of a run on one machine share it."""
     return min(RAM_BYTES, free_bytes() // RAM_SHARE) // processes_here()
 
 
 class RamCache:
-    """In the memory of each loader process."""
+    """Keeps pictures in the memory of each loader process."""
 
     def __init__(self, side: int) -> None:
         self.side, self.room = side, ram_bytes()
@@ -114,7 +114,7 @@ class DiskCache:
         return torch.from_numpy(pixels).permute(2, 0, 1)
 
     def put(self, record: Record, picture: Tensor) -> None:
-        """Keep it; a disk that is full is said once, and nothing is kept from then on."""
+        """Keep it; where writing fails, warn once and keep no more."""
         if self.is_full:
             return
         content = io.BytesIO()
@@ -127,12 +127,12 @@ class DiskCache:
         except OSError as error:
             self.is_full = True
             console.print(
-                f"Warning: {self.folder} takes no more pictures ({error.strerror or error}); the others are decoded "
-                f"whenever they are needed", style="yellow",
+                f"Warning: {self.folder} cannot store more pictures ({error.strerror or error}); the others are "
+                f"decoded whenever they are needed", style="yellow",
             )  # fmt: skip
 
     def _file(self, record: Record) -> Path:
-        """Named by all that decides what is in it; the stated size too, which is checked only when a file is read."""
+        """Its name depends on all that decides its content, also the stated size, which is checked on reading only."""
         path = record.path.resolve()
         state = os.stat(path)
         versions = __version__, PIL.__version__

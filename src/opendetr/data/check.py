@@ -1,4 +1,4 @@
-"""A look at a data set before work begins on it: what it holds, and what would go wrong later."""
+"""Checks of a data set before training: its content, and problems that would stop the work later."""
 
 import time
 
@@ -11,7 +11,7 @@ def check_pictures(index: DatasetIndex, seconds: float) -> int:
     """Read pictures for at most `seconds`, in their order; returns how many were read.
 
     Raises:
-        UserError: names the first picture that is damaged or has not the size its annotation states.
+        UserError: names the first picture that is damaged or does not have the size in its annotation.
     """
     deadline = time.time() + seconds
     for number, record in enumerate(index.records, start=1):
@@ -46,7 +46,7 @@ def describe(index: DatasetIndex) -> str:
 
 
 def warnings(index: DatasetIndex, num_queries: int) -> list[str]:
-    """What should be known before training on the split, one sentence each; 0 queries are still to be chosen."""
+    """Warnings before training on the split, one sentence each; `num_queries` 0 means not chosen yet."""
     found = []
     if index.dropped_boxes:
         shown = "; ".join(index.dropped_boxes[:3])

@@ -32,17 +32,17 @@ class DatasetIndex:
     source: Path  # the annotation file
     label_map: LabelMap
     records: list[Record]
-    coco: dict[str, Any]  # the annotation file's content: what evaluation compares with
-    dropped_boxes: list[str]  # why boxes were left out, one sentence each
+    coco: dict[str, Any]  # the annotation file's content, for evaluation
+    dropped_boxes: list[str]  # reasons why boxes were left out, one sentence each
 
     def __len__(self) -> int:
         return len(self.records)
 
     def under(self, label_map: LabelMap) -> "DatasetIndex":
-        """The same split with the class indices of a model that knows its categories, and maybe others.
+        """The same split with the class indices of a model that has at least its categories.
 
         Raises:
-            UserError: the model does not know one of them.
+            UserError: the model lacks one of them.
         """
         if label_map == self.label_map:
             return self
@@ -87,7 +87,7 @@ def find_split(root: Path, split: str) -> tuple[Path, Path]:
         return fitting[0]
     if not found:
         raise UserError(
-            f"{root} holds no data set this version reads; expected annotations/{split}.json + images/, "
+            f"{root} has no data set that this version reads; expected annotations/{split}.json + images/, "
             f"annotations/instances_{split}2017.json + {split}2017/, or {split}/_annotations.coco.json"
         )
     raise UserError(f"{root} has no split '{split}'; it has: {', '.join(sorted({name for name, _, _, _ in found}))}")
@@ -192,7 +192,7 @@ def _require_listed_categories(coco: dict[str, Any], source: Path) -> None:
 
 
 def _shift_in_words(coco: dict[str, Any], label_map: LabelMap) -> str:
-    """A hint, where all categories of the annotations are listed once 1 is added to them, or taken away."""
+    """A hint, where adding or subtracting 1 makes all categories of the annotations listed ones."""
     try:
         used = {whole_number(annotation["category_id"]) for annotation in coco["annotations"]}
     except (KeyError, TypeError, ValueError):
@@ -204,7 +204,7 @@ def _shift_in_words(coco: dict[str, Any], label_map: LabelMap) -> str:
 
 
 def _clip(bbox: Sequence[float | int], width: int, height: int) -> tuple[list[float], str]:
-    """The box as xyxy within the picture, and why it cannot be learned from ('' where it can)."""
+    """The box as xyxy within the picture, and why training cannot use it ('' where it can)."""
     x, y, w, h = map(float, bbox)
     if not np.isfinite(bbox).all():
         return [], "not finite"
@@ -230,14 +230,14 @@ def shared_pictures(one: DatasetIndex, other: DatasetIndex) -> list[Path]:
         return digests[path]
 
     def is_shared(path: Path) -> bool:
-        twins = of_size.get(path.stat().st_size, [])  # equal size first: hashing COCO whole would take minutes
+        twins = of_size.get(path.stat().st_size, [])  # compare sizes first: hashing all of COCO would take minutes
         return path in others or any(digest(path) == digest(twin) for twin in twins)
 
     return [record.path for record in one.records if is_shared(record.path.resolve())]
 
 
 def known_images(folder: Path) -> dict[str, int]:
-    """File name -> image id of the data set whose picture folder this is; empty where it is none.
+    """File name -> image id of the data set whose picture folder this is; empty for other folders.
 
     File names are relative to the folder, as the data set writes them.
     """
@@ -250,7 +250,7 @@ def known_images(folder: Path) -> dict[str, int]:
             return {}
         for image in images:
             if ids.setdefault(image["file_name"], image["id"]) != image["id"]:
-                return {}  # two splits number the same pictures differently: no id is the data set's
+                return {}  # two splits give the same picture different ids: none is valid for the data set
     return ids
 
 

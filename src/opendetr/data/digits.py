@@ -25,13 +25,13 @@ SOURCES = [
     "(https://creativecommons.org/licenses/by/2.0/), retrieved from https://www.flickr.com/photos/vultilion/6056698931/",
 ]
 SIDE = 128  # pixels, height and width of a scene
-LONGEST_SIDE = (33, 64)  # pixels, of a digit's box, which may come out one shorter
+LONGEST_SIDE = (33, 64)  # pixels, of a digit's box, which may be one shorter
 MAX_TURN = 25.0  # degrees either way
 MAX_OVERLAP = 0.2  # intersection of two boxes over the area of the smaller one
-PLACEMENTS = 30  # tries before a digit that fits nowhere is given up
+PLACEMENTS = 30  # tries before a digit without a free place is left out
 
 _CELL = 8  # pixels of the enlarged digit per original pixel
-# Grey value of the enlarged digit -> opacity. Nothing between 0 and 32: every pixel that counts for a box is visible.
+# Grey value of the enlarged digit -> opacity. No value lies between 0 and 32: every pixel inside a box is visible.
 # Close to proportional, so that a loop which the 8 x 8 pixels hardly resolve still shows as a dimmer spot.
 _OPACITY = np.array([0 if value < 80 else 32 + 223 * (value - 80) // 175 for value in range(256)], dtype=np.uint8)
 
@@ -108,9 +108,9 @@ def write_digits(root: Path, scenes: int = 500, seed: int = 0) -> dict[str, int]
 def crowd_scenes(
     instances: int, side: int, seed: int = 0
 ) -> Iterator[tuple[int, Image.Image, list[tuple[int, int, int, int]]]]:
-    """For every class a scene with that many digits of it, of the test split's: class, RGB picture, boxes (xyxy).
+    """Yield for every class a scene with that many of its test digits: class, RGB picture, boxes (xyxy).
 
-    Digits that find no place are left out, so the boxes tell how many there are.
+    Digits without a free place are left out, so the number of boxes is that of the digits.
 
     Args:
         instances: digits per scene.
@@ -133,8 +133,8 @@ def _require_own(root: Path) -> None:
     """Check that nothing but earlier digit scenes would be overwritten."""
     for path in _in_the_way(root):
         raise UserError(
-            f"{root} holds other data: {path} is not of digit scenes; expected a new folder or one with earlier digit "
-            f"scenes, so choose another folder or move the data away"
+            f"{root} holds other data: {path} is not part of digit scenes; expected a new folder or one with earlier "
+            f"digit scenes, so choose another folder or move the data away"
         )
 
 
@@ -270,7 +270,7 @@ def _opacity(grey: Image.Image) -> Image.Image:
 def _place(
     size: tuple[int, int], taken: list[tuple[int, int, int, int]], rng: np.random.Generator, canvas: int = SIDE
 ) -> tuple[int, int, int, int] | None:
-    """A box of the size (width, height) that hardly overlaps the taken ones; None where none was found."""
+    """A box of the size (width, height) that hardly overlaps the others; None where none was found."""
     for _ in range(PLACEMENTS):
         x, y = (int(rng.integers(0, canvas - side + 1)) for side in size)
         box = (x, y, x + size[0], y + size[1])

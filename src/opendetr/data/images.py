@@ -1,4 +1,4 @@
-"""The one picture reader: training, evaluation, prediction and serving all see a file the same way."""
+"""The only picture reader: training, evaluation, prediction and serving read a file in the same way."""
 
 import io
 import threading
@@ -37,10 +37,10 @@ def read_image(source: Picture, channel_order: Literal["rgb", "bgr"] = "rgb") ->
 
 
 def decode_image(content: bytes, name: str) -> Image.Image:
-    """The same of a file's content; `name` is what errors call it.
+    """Read a picture from a file's content; errors call it `name`.
 
     Raises:
-        UserError: it is no readable picture.
+        UserError: it is not a readable picture.
     """
     return _open(io.BytesIO(content), name)
 
@@ -57,10 +57,10 @@ def _open(source: str | Path | io.BytesIO, name: str) -> Image.Image:
 
 @contextmanager
 def pixels_unlimited() -> Iterator[None]:
-    """Reading pictures that will be cut into tiles: whoever asks for that expects more pixels than Pillow does.
+    """A context for pictures that will be cut into tiles, which may have more pixels than Pillow allows.
 
-    Pillow's limit, a guard against pictures made to fill the memory, is one for the process: others that read at the
-    same time are not guarded either.
+    Pillow's limit guards against pictures that would fill the memory. It holds for the whole process, so threads that
+    read at the same time have no limit either.
     """
     with _unlimited:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
@@ -74,7 +74,7 @@ _unlimited = threading.Lock()
 
 
 def check_image(path: Path) -> tuple[int, int]:
-    """Width and height of a picture file as `read_image` returns it, having seen that its data are complete.
+    """Width and height of a picture file as `read_image` returns it, after a check that its data are complete.
 
     A JPEG is decoded at an eighth of its size, which finds a cut or damaged file in a fraction of the time.
 
@@ -87,7 +87,7 @@ def check_image(path: Path) -> tuple[int, int]:
             drafted = image.draft("RGB", (max(1, width // 8), max(1, height // 8)))
             image.load()
             if drafted is None:
-                width, height = image.size  # a TIFF turns itself upright while it loads
+                width, height = image.size  # Pillow turns a TIFF upright while it loads
             turned = image.getexif().get(_EXIF_ORIENTATION, 1) in _QUARTER_TURNS
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; expected a picture") from None

@@ -26,7 +26,7 @@ from opendetr.progress import console
 from opendetr.structures import Batch, Target, Targets
 
 SHARED_MEMORY = Path("/dev/shm")  # of Linux
-READ_AHEAD = 2  # batches by each loader process
+READ_AHEAD = 2  # batches that each loader process prepares ahead
 
 Sample = tuple[Tensor, Target, Record]
 T = TypeVar("T")
@@ -43,13 +43,13 @@ class DetectionDataset(Dataset[Sample]):
     def __init__(
         self, index: DatasetIndex, transform: v2.Transform, seed: int = 0, cache: PictureCache | None = None
     ) -> None:
-        """Lay out.
+        """Store the arguments.
 
         Args:
             index: the pictures and their objects.
             transform: of picture and objects.
             seed: of everything that is random.
-            cache: keeps pictures once they were read, their shorter side shrunk to its `side` where it is longer.
+            cache: keeps pictures after the first reading, with a shorter side of at most its `side`.
         """
         self.index, self.transform, self.seed, self.cache = index, transform, seed, cache
 
@@ -60,7 +60,7 @@ class DetectionDataset(Dataset[Sample]):
         """The transformed picture [3, H, W], its target, and its record.
 
         Raises:
-            UserError: the picture cannot be read or has not the size its annotation states.
+            UserError: the picture cannot be read or does not have the size in its annotation.
         """
         record = self.index.records[key % len(self)]
         picture = self.picture(key % len(self))
@@ -73,7 +73,7 @@ class DetectionDataset(Dataset[Sample]):
             "labels": torch.from_numpy(record.labels),
         }
         with torch.random.fork_rng(devices=[]):
-            # torch.manual_seed would also seed GPUs, whose dropout must go on, and write down the stack for each.
+            # torch.manual_seed would also seed GPUs, whose dropout must not restart, and record a stack trace.
             torch.default_generator.manual_seed(hash((self.seed, key)))
             image, objects = self.transform(tv_tensors.Image(picture), objects)
         return image.as_subclass(Tensor), to_target(image, objects), record
@@ -136,21 +136,21 @@ def epoch_order(
 ) -> list[list[int]]:
     """The batches of one epoch for one process, as keys of a `DetectionDataset`.
 
-    Every process gets the same number of full batches. What the shuffle leaves over after the last full batch waits for
-    the next one; a data set smaller than one batch is repeated to fill it. With `shapes`, one per picture, pictures of
-    equal shape come together as far as they fill steps, so that little is padded.
+    Every process gets the same number of full batches. Pictures left over after the last full batch wait for the
+    next epoch; a data set smaller than one batch is repeated to fill it. With `shapes`, one per picture, pictures of
+    equal shape are batched together as far as they fill steps, so that there is little padding.
     """
     generator = torch.Generator().manual_seed(hash((seed, epoch)))
     order = torch.randperm(length, generator=generator).tolist()
     per_step = batch_size * world_size
     if length < per_step:
         order = (order * (per_step // length + 1))[:per_step]
-    order = order[: len(order) // per_step * per_step]  # before grouping, which would leave out the rare shapes always
+    order = order[: len(order) // per_step * per_step]  # before grouping, which would drop rare shapes
     if shapes is not None:
         order = _by_shape(order, shapes, per_step)
     keys = [epoch * length + position for position in order]
     steps = [keys[start : start + per_step] for start in range(0, len(keys), per_step)]
-    if shapes is not None:  # mixed steps shall not always come last
+    if shapes is not None:  # shuffled, so that mixed steps are not always last
         steps = [steps[number] for number in torch.randperm(len(steps), generator=generator).tolist()]
     return [step[rank::world_size] for step in steps]
 
@@ -204,13 +204,13 @@ def workers_with_room(dataset: DetectionDataset, batch: list[int], workers: int)
     try:
         room = shutil.disk_usage(SHARED_MEMORY)
     except OSError:
-        return 0  # without it nothing can be handed over
-    of_batch = 2 * len(batch) * dataset[batch[0]][0].nbytes  # another picture may be larger, and pads the rest
+        return 0  # without shared memory no batch can be passed
+    of_batch = 2 * len(batch) * dataset[batch[0]][0].nbytes  # twice the size, since a larger picture may pad the batch
     fitting = min(workers, room.free // (of_batch * (READ_AHEAD + 1)))
     if fitting < workers:
         _say_once(
             f"{SHARED_MEMORY} is too small ({room.total / 1e6:.0f} MB) for the batches of {workers} loader processes: "
-            f"{fitting or 'none'} will read ahead; a container is given more by --shm-size=2g"
+            f"{fitting or 'none'} will read ahead; start the container with --shm-size=2g for more"
         )
     return fitting
 

@@ -21,7 +21,7 @@ from opendetr.structures import Target
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What evaluation and prediction do to a picture; stored with every model."""
+    """The preprocessing of evaluation and prediction; stored with every model."""
 
     image_size: int  # the shorter side, unless the longer would exceed max_size
     max_size: int
@@ -51,7 +51,7 @@ class Preprocessing:
 
         Raises:
             KeyError: a value is missing.
-            ValueError: one is no size, or are no three numbers.
+            ValueError: one is not a size, or not three numbers.
         """
         sizes = {"image_size": values["image_size"], "max_size": values["max_size"]}
         sizes["multiple_of"] = values.get("multiple_of", 1)
@@ -71,9 +71,9 @@ def training_transform(config: DataConfig, preprocessing: Preprocessing, share: 
     """The paper's flip, crop and random scale (section A.4), and zoom and colour where a recipe has them.
 
     Args:
-        config: what to do.
+        config: the augmentations.
         preprocessing: of the model.
-        share: pictures are that much of their size at the end.
+        share: factor of the picture size.
     """
     sizes = [max(1, round(size * share)) for size in config.train_sizes or (config.image_size,)]
     resize = ResizeShorterSide(sizes, max(1, round(config.max_size * share)), config.multiple_of)
@@ -87,20 +87,20 @@ def training_transform(config: DataConfig, preprocessing: Preprocessing, share: 
         RandomZoom(config.zoom_in, config.zoom_out, config.zoom_probability): config.zoom_probability,
         resize: 1.0,
         v2.RandomApply([colour], p=0.5): config.colour,
-        v2.ClampBoundingBoxes(): 1.0,  # rounding leaves boxes at the border a hair outside
+        v2.ClampBoundingBoxes(): 1.0,  # rounding may put boxes slightly outside the border
     }
     used = [step for step, strength in steps.items() if strength]
     return v2.Compose([*used, Normalise(preprocessing.mean, preprocessing.std)])
 
 
 def largest_look(config: DataConfig) -> int:
-    """The shorter side beyond which training sees no more of a picture."""
+    """The longest shorter side that training needs of a picture."""
     size = max((*config.train_sizes, config.image_size, *(config.crop_resize if config.crop_probability else ())))
     return round(size / min(1.0, config.zoom_in)) if config.zoom_probability else size
 
 
 def to_target(image: Tensor, objects: dict[str, Tensor]) -> Target:
-    """The boxes as fractions of the transformed picture, without those of which a crop left nothing."""
+    """The boxes as fractions of the transformed picture, without those that a crop removed."""
     height, width = image.shape[-2:]
     boxes = xyxy_to_cxcywh(objects["boxes"].as_subclass(Tensor)) / torch.tensor([width, height, width, height])
     left = (boxes[:, 2:] > 0).all(1)
@@ -118,7 +118,7 @@ class ResizeShorterSide(v2.Transform):  # type: ignore[misc]
         self.sizes, self.max_size, self.multiple_of = tuple(sizes), max_size, multiple_of
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """Draw a size; torch's generator, so that the loader's seed decides."""
+        """Draw a size from torch's generator, which the loader seeds."""
         size = self.sizes[int(torch.randint(len(self.sizes), ()))] if len(self.sizes) > 1 else self.sizes[0]
         height, width = v2.query_size(flat_inputs)
         return {"size": snapped_shape(*resized_shape(height, width, size, self.max_size), self.multiple_of)}
@@ -126,7 +126,7 @@ class ResizeShorterSide(v2.Transform):  # type: ignore[misc]
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Resize a picture or its boxes."""
         resized = v2.functional.resize(inpt, list(params["size"]), antialias=True)
-        # A decoder leaves the colours of a pixel side by side; what follows is three times as fast with each by itself.
+        # A decoder stores the colours of a pixel side by side; planes make the next steps three times as fast.
         return tv_tensors.wrap(resized.contiguous(), like=resized)
 
 
@@ -138,7 +138,7 @@ class Normalise(v2.Transform):  # type: ignore[misc]
         self.mean, self.std = list(mean), list(std)
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Normalise a picture; its boxes, and whatever else belongs to it, stay as they are."""
+        """Normalise a picture; boxes and other inputs stay unchanged."""
         if isinstance(inpt, tv_tensors.TVTensor) and not isinstance(inpt, tv_tensors.Image):
             return inpt
         scaled = v2.functional.to_dtype(inpt, torch.float32, scale=True)
@@ -158,7 +158,7 @@ def resized_shape(height: int, width: int, size: int, max_size: int | None) -> t
 def snapped_shape(height: int, width: int, multiple: int) -> tuple[int, int]:
     """Height and width as multiples, near the given ones and as nearly of their aspect ratio as that allows.
 
-    Few shapes repeat over and over, nothing is padded, and every cell of every feature map is a whole one.
+    So there are few different shapes, no padding, and no partial cells in any feature map.
     """
     if multiple == 1:
         return height, width
@@ -173,9 +173,9 @@ def snapped_shape(height: int, width: int, multiple: int) -> tuple[int, int]:
 
 
 class RandomZoom(v2.Transform):  # type: ignore[misc]
-    """Look at a part of the picture, or at the picture within a larger frame of its mean colour; the aspect is kept.
+    """Crop a part of the picture, or put it into a larger frame of its mean colour; the aspect is kept.
 
-    Objects of which less than `VISIBLE` of the area remains are forgotten; a look that would leave none is not taken.
+    Objects with less than `VISIBLE` of their area left are removed; a region that would leave no object is not used.
     """
 
     VISIBLE = 0.3
@@ -184,15 +184,15 @@ class RandomZoom(v2.Transform):  # type: ignore[misc]
         """Set the range.
 
         Args:
-            zoom_in: the smallest share of a side that is looked at.
-            zoom_out: the largest; above 1 the picture is framed.
-            probability: how often to look elsewhere than at the whole picture.
+            zoom_in: the smallest share of a side that is kept.
+            zoom_out: the largest; above 1 the picture gets a frame.
+            probability: how often a region or frame replaces the whole picture.
         """
         super().__init__()
         self.zoom_in, self.zoom_out, self.probability = zoom_in, zoom_out, probability
 
     def forward(self, image: tv_tensors.Image, objects: dict[str, Any]) -> tuple[tv_tensors.Image, dict[str, Any]]:
-        """The picture and the objects still in it."""
+        """The picture and the objects that remain in it."""
         if float(torch.rand(())) >= self.probability:
             return image, objects
         height, width = image.shape[-2:]
