@@ -43,7 +43,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def memory_format(device: torch.device) -> torch.memory_format:
-    """The memory layout that convolutions like best on the device.
+    """The fastest memory layout for convolutions on the device.
 
     On MPS it is the plain one: until mid-2026 PyTorch's batch norm learned wrong gradients in channels-last there, or
     none (pytorch/pytorch 181411, 188371).
@@ -52,14 +52,14 @@ def memory_format(device: torch.device) -> torch.memory_format:
 
 
 def place(model: Model, device: torch.device) -> Model:
-    """Move a model to the device, in the memory layout its convolutions like best there."""
+    """Move a model to the device, in the fastest memory layout for its convolutions."""
     return model.to(device=device, memory_format=memory_format(device))  # type: ignore[call-overload,no-any-return,unused-ignore]
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on the device; to a CUDA device it is copied while Python goes on.
+    """The tensor on the device; to a CUDA device it is copied asynchronously.
 
-    Not to MPS, where such a copy may read memory that has been given away meanwhile (pytorch/pytorch 139550, 189690).
+    Not to MPS, where such a copy may read memory that was freed meanwhile (pytorch/pytorch 139550, 189690).
     """
     return tensor.to(device, non_blocking=device.type == "cuda")
 
@@ -75,7 +75,7 @@ def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
 
 
 def default_workers(device: torch.device) -> int:
-    """Loader processes: where the CPU itself computes they only take its time, beside an accelerator they feed it."""
+    """Number of loader processes: none on a CPU, where they would only slow training; some beside an accelerator."""
     return 0 if device.type == "cpu" else min(4, available_cores())
 
 
@@ -89,7 +89,7 @@ def describe_machine(device: torch.device | None = None) -> str:
 
 
 def describe_processor() -> str:
-    """Processor and system, for what is the same with any number of threads."""
+    """Processor and system, for results that do not depend on the number of threads."""
     name = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -100,7 +100,7 @@ def describe_processor() -> str:
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep what tensors free instead of returning it to the system, page by page, at every step.
+    """Let the C library keep freed memory instead of returning it to the system at every step.
 
     A training step allocates the same large tensors over and over; with glibc's defaults each one is mapped, zeroed and
     unmapped anew, which takes a quarter of a step on two cores. Elsewhere than on glibc nothing is changed.

@@ -1,4 +1,4 @@
-"""How much memory this process may still take: what is free on the machine, and what its container leaves."""
+"""Free memory for this process: of the machine, within the limits of its container."""
 
 import os
 from pathlib import Path
@@ -10,13 +10,13 @@ from opendetr.control_groups import group_folders
 
 
 def free_bytes(device: torch.device | None = None) -> int:
-    """Bytes that can still be taken where a model runs; never below 0.
+    """Free bytes on the device of a model; never below 0.
 
     Args:
-        device: an accelerator, for its own memory; where None or a CPU, the machine's, as far as this process may.
+        device: an accelerator, for its own memory; None or a CPU for the machine's, within this process's limits.
     """
     kind = "cpu" if device is None else device.type
-    if kind == "cuda":  # what PyTorch keeps for later tensors is not free on the device, but it is ours
+    if kind == "cuda":  # memory that PyTorch keeps for later tensors counts as free
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + kept
     if kind == "mps":
@@ -26,7 +26,7 @@ def free_bytes(device: torch.device | None = None) -> int:
 
 
 def control_group_bytes(root: Path = Path("/")) -> int | None:
-    """Bytes that this process's control group, and each group above it, leave; None where none of them is limited.
+    """Free bytes within the limits of this process's control group and the groups above it; None without a limit.
 
     Containers and shared servers limit memory by control groups (Linux, versions 1 and 2), which `free` does not show;
     a process that takes more is killed.
@@ -45,14 +45,14 @@ def control_group_bytes(root: Path = Path("/")) -> int | None:
 
 
 def processes_here() -> int:
-    """Processes of one run that share this machine's memory, as torchrun says; 1 without it."""
+    """Number of processes of one run on this machine, as torchrun says; 1 without it."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def _left(folder: Path, limit: str, used: str, reclaimable: str) -> list[int]:
-    """What one limit of one group leaves, as a list: empty where the file is missing or says "max".
+    """Free bytes within one limit of one group, as a list: empty where the file is missing or says "max".
 
-    Files that were read and are not in use count as used, but make room when it is needed.
+    Cached files count as used in the statistics, but the system frees them when memory is needed.
     """
     try:
         most, taken = (int((folder / name).read_text(encoding="utf-8")) for name in (limit, used))

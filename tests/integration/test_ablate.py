@@ -51,7 +51,7 @@ def test_every_row_has_a_run_per_seed_and_a_line_in_the_tables(losses):
 def test_a_baseline_that_has_not_learned_concludes_nothing(losses):
     text = (losses / "study.md").read_text()
     assert "has not learned (AP50 0.0" in text
-    assert "it says nothing" not in text
+    assert "A difference in brackets" not in text
     assert "| class + L1 | 2 |" in text
 
 

@@ -62,7 +62,7 @@ CASES = {
     "random and fixed": (lambda make, run: train(make(), "--set", "train.backbone_lr=0"), "random weights"),
     "size": (lambda make, run: ["info", run, "--size", "large"], "HEIGHTxWIDTH"),
     "val of nothing": (lambda make, run: ["val"], "MODEL --data"),
-    "results that are none": (lambda make, run: ["val", *_results(make, {"a": 1})], "no list of COCO results"),
+    "results that are none": (lambda make, run: ["val", *_results(make, {"a": 1})], "not a list of COCO results"),
     "result of another picture": (
         lambda make, run: ["val", *_results(make, [{"image_id": 99, "category_id": 1, "bbox": [0] * 4, "score": 1}])],
         "image 99",

@@ -150,7 +150,7 @@ def test_slots_of_learned_queries(tiny_run, digits, tmp_path):
 
 def test_selected_queries_have_starts_instead_of_slots(fast_run, digits, tmp_path):
     page = api.explain(fast_run, output=tmp_path / "out", data=digits, split="val", slots=True)
-    assert "have no identity of their own" in self_contained(page)
+    assert "have no fixed role" in self_contained(page)
     assert (tmp_path / "out" / "starts.png").exists()
     assert not (tmp_path / "out" / "slots.png").exists()
 

@@ -202,7 +202,7 @@ def test_files(files):
     [
         (None, "does not exist; expected a list of COCO results"),
         ("{", "cannot be read as JSON"),
-        ('{"a": 1}', "is no list of COCO results"),
+        ('{"a": 1}', "is not a list of COCO results"),
         ("[3]", "every result needs image_id, category_id, bbox and score, got 3"),
         ('[{"image_id": 1}]', "every result needs image_id, category_id, bbox and score"),
         (

@@ -76,7 +76,7 @@ def test_a_query_that_is_near_but_silent():
     for scores in ((0.01, 0.02), (0.02, 0.01)):
         (missed,) = explain(answers([(scores, HERE)]), (0, HERE))
         assert missed.reason == Reason.SILENT
-        assert "near, but says nothing: query 0 overlaps it with IoU 1.00 and its best score is 0.02" in missed.sentence
+        assert "near, but all its scores are low: query 0 has IoU 1.00, and its best score is 0.02" in missed.sentence
 
 
 @pytest.mark.parametrize("scores", [(0.01, 0.4), (0.2, 0.45)])

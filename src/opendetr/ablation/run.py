@@ -26,7 +26,7 @@ from opendetr.progress import console
 from opendetr.training.run_folder import read_config, read_metrics
 from opendetr.training.setup import prepare
 
-SCENES = 2000  # of digits, where no data are given
+SCENES = 2000  # of digits, without --data
 INSTANCES = (1, 2, 4, 6, 8, 10, 15, 20, 25, 30)
 DIGITS_COUNTED = 30  # of each class and number of instances at least, over several scenes where they hold few
 CANVAS = 3 * SIDE  # pixels, of the scenes with many digits
@@ -35,14 +35,14 @@ CANVAS = 3 * SIDE  # pixels, of the scenes with many digits
 def run_study(study: Study, settings: Settings, output: Path, seeds: int, device: str) -> Path:
     """Train and measure every row with every seed, and write the tables.
 
-    A row that is finished is never run again, an unfinished one is continued: the same call goes on where the last one
+    A finished row is never run again, an unfinished one is continued: the same call continues where the last one
     was interrupted.
 
     Args:
         study: the rows.
         settings: what they share.
         output: the study's folder; each row keeps its run there.
-        seeds: 0, 1, ...: so many runs per row.
+        seeds: runs per row, with the seeds 0, 1, ...
         device: `auto`, `cpu`, `cuda` or `mps`.
 
     Returns:
@@ -53,10 +53,10 @@ def run_study(study: Study, settings: Settings, output: Path, seeds: int, device
             is written then); or some runs failed (the others are measured and in the tables, unless all failed).
         KeyboardInterrupt: the user stopped it; everything is kept.
     """
-    from opendetr import _matplotlib  # noqa: F401  said now rather than after the first training
+    from opendetr import _matplotlib  # noqa: F401  fail now rather than after the first training
 
     _require_free_keys(study, settings)
-    configs = {row.name: _config(row, settings, device) for row in study.rows}  # a wrong value is said at once
+    configs = {row.name: _config(row, settings, device) for row in study.rows}  # a wrong value fails at once
     if study.needs_selected and resolve_config(settings.recipe).model.query_source != "selected":
         raise UserError(
             f"the study '{study.name}' is about selected queries; the recipe '{settings.recipe}' has learned ones"
@@ -83,7 +83,7 @@ def run_study(study: Study, settings: Settings, output: Path, seeds: int, device
             try:
                 _train(configs[row.name].with_values({"train.seed": seed}, "the study"), folder / "run")
                 found = _measure(study, settings, folder / "run", device)
-            except Exception as error:  # whatever ends one run, the others go on
+            except Exception as error:  # any error ends one run only
                 failed[row.name, seed] = _recorded(error, folder / "error.txt")
                 console.print(f"Row '{row.name}', seed {seed}, failed: {failed[row.name, seed]}", style="yellow")
                 continue
@@ -91,7 +91,7 @@ def run_study(study: Study, settings: Settings, output: Path, seeds: int, device
             write_json(result, found | {"row": row.name, "seed": seed})
             trained.append(time.time() - begun)
         results[row.name, seed] = read_json(result, "the result of a row")
-        if trained:  # rows that were finished before have their tables
+        if trained:  # earlier rows already have their tables
             write_tables(study, settings, results, failed, output)
     if not results:
         raise UserError(f"no row of the study could be trained: {next(iter(failed.values()))}")
@@ -100,19 +100,19 @@ def run_study(study: Study, settings: Settings, output: Path, seeds: int, device
         (name, seed), reason = next(iter(failed.items()))
         raise UserError(
             f"{len(failed)} of {len(runs)} runs of the study failed, the first '{name}', seed {seed} ({reason}); "
-            f"{output / 'study.md'} has the others; the same command tries again what failed"
+            f"{output / 'study.md'} has the others; the same command tries the failed runs again"
         )
     return output / "study.md"
 
 
 def _recorded(error: Exception, path: Path) -> str:
-    """Why a run failed, in a line; all of it goes to the file."""
+    """Why a run failed, in one line; the file gets the whole traceback."""
     write_text(path, "".join(traceback.format_exception(error)))
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {first_line(error)}"
 
 
 def _require_free_keys(study: Study, settings: Settings) -> None:
-    """Check that `--set` does not ask for what the study decides."""
+    """Check that `--set` changes no value that the study decides."""
     ours = {"train.seed": "--seeds", "data.root": "--data", "data.val_split": "--split", "train.device": "--device"}
     for name in {**settings.fixed, **{name: None for row in study.rows for name in row.values}}:
         if name in ours:
@@ -139,13 +139,13 @@ def _config(row: Row, settings: Settings, device: str) -> RunConfig:
 
 
 def _description(study: Study, settings: Settings) -> Any:
-    """What a study is, as study.json has it."""
+    """The description of a study, as in study.json."""
     recipe = resolve_config(settings.recipe).to_dict()
     return json.loads(json.dumps({"study": asdict(study), "settings": asdict(settings), "recipe": recipe}))
 
 
 def _require_same_study(description: Any, output: Path) -> None:
-    """Refuse to mix the folder's study with another."""
+    """Check that the folder holds the same study."""
     require_folder(output)
     path = output / "study.json"
     if not path.is_file():
@@ -160,7 +160,7 @@ def _require_same_study(description: Any, output: Path) -> None:
 
 
 def _first_difference(there: Any, now: Any, key: str = "") -> tuple[str, Any, Any] | None:
-    """The dotted name of the first value that differs, with both; None where one has none of it."""
+    """The dotted name of the first value that differs, with both values; None for a missing one."""
     if isinstance(there, list) and isinstance(now, list):
         there, now = ({str(place): value for place, value in enumerate(values)} for values in (there, now))
     if not (isinstance(there, dict) and isinstance(now, dict)):
@@ -171,9 +171,9 @@ def _first_difference(there: Any, now: Any, key: str = "") -> tuple[str, Any, An
 
 
 def _train(config: RunConfig, run: Path) -> None:
-    """Train a row, or finish it, with what was chosen at its start."""
+    """Train or continue a row, with the values chosen at its start."""
     resume = run if (current_folder(run / "last") / "training.pt").is_file() else None
-    if resume is None:  # whatever is there was killed before its first save
+    if resume is None:  # the run was killed before its first save
         shutil.rmtree(run, ignore_errors=True)
     else:
         chosen = read_config(run)
@@ -186,7 +186,7 @@ def _train(config: RunConfig, run: Path) -> None:
 
 
 def _measure(study: Study, settings: Settings, run: Path, device: str) -> dict[str, Any]:
-    """AP on the split, and what else the study measures."""
+    """AP on the split, and the other measures of the study."""
     detector = Detector.load(run, device, "torch")
     checkpoint = detector.checkpoint
     index = load_index(Path(settings.data), settings.split)
@@ -208,12 +208,12 @@ def _measure(study: Study, settings: Settings, run: Path, device: str) -> dict[s
 
 
 def _found_share(detector: Detector, count: int) -> float:
-    """Of `count` digits of one class on a large canvas, the share that is found, over the classes.
+    """The share of `count` digits of one class on a large canvas that is found, over the classes.
 
-    Found is a digit that a detection of its class meets, with a score and an IoU of 0.5 or more each, one for one.
+    A digit is found if a detection of its class has a score and an IoU of at least 0.5, one to one.
     """
     checkpoint = detector.checkpoint
-    size = round(checkpoint.preprocessing.image_size * CANVAS / SIDE)  # digits as large as the model learned them
+    size = round(checkpoint.preprocessing.image_size * CANVAS / SIDE)  # digits of the size in training
     preprocessing = replace(checkpoint.preprocessing, image_size=size, max_size=size)
     larger = Detector.of_checkpoint(replace(checkpoint, preprocessing=preprocessing), str(detector.device))
     found = shown = 0
@@ -233,5 +233,5 @@ def _found_share(detector: Detector, count: int) -> float:
 
 
 def _minutes(seconds: list[float], runs: int) -> str:
-    """How long so many more runs will take, by what the others took."""
+    """How long so many more runs will take, estimated from the finished ones."""
     return str(timedelta(seconds=round(sum(seconds) / len(seconds) * runs)))

@@ -9,7 +9,7 @@ from typing import Any
 
 from opendetr.errors import UserError, nearest
 
-Results = dict[tuple[str, int], dict[str, Any]]  # what was measured, by row and seed
+Results = dict[tuple[str, int], dict[str, Any]]  # measured values, by row and seed
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,13 @@ class Study:
     about: str
     baseline: str
     rows: list[Row]
-    measure: str = "split"  # what is measured: AP on the split; by decoder layer; of crowds of digits
+    measure: str = "split"  # measure: AP on the split; AP by decoder layer; share of many digits found
     needs_selected: bool = False  # whether it is about queries that are selected
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What all rows of a study share."""
+    """The settings that all rows of a study share."""
 
     data: str
     recipe: str
@@ -104,7 +104,7 @@ def parse_axes(texts: Sequence[str]) -> dict[str, list[Any]]:
     """`section.key=1,2,3` as a name with its values; values are TOML, and anything that is not is a text.
 
     Raises:
-        UserError: there is no `=`, or nothing behind it.
+        UserError: there is no `=`, or no value after it.
     """
     axes = {}
     for text in texts:

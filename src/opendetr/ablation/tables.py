@@ -1,4 +1,4 @@
-"""What a study found: a table in Markdown, all numbers as CSV, and a plot."""
+"""The results of a study: a table in Markdown, all numbers as CSV, and a plot."""
 
 import csv
 import io
@@ -12,7 +12,7 @@ from scipy.stats import t as student
 from opendetr.ablation.study import Results, Settings, Study
 from opendetr.files import write_bytes, write_text
 
-LEARNED = 0.5  # AP50 of the baseline below which a study says nothing
+LEARNED = 0.5  # AP50 of the baseline below which a study draws no conclusion
 CONFIDENCE = 0.95  # of a difference that is not put in brackets
 
 
@@ -25,7 +25,7 @@ def write_tables(
         study: the rows.
         settings: what they share.
         results: of the runs that are finished.
-        failed: why others could not be trained.
+        failed: the errors of the other runs.
         output: the folder.
     """
     lines = io.StringIO()
@@ -39,7 +39,7 @@ def write_tables(
 
 
 def _flat(result: Mapping[str, Any]) -> dict[str, Any]:
-    """A result as one line of CSV: what a study measures beside AP in columns of their own."""
+    """A result as one line of CSV; measures beside AP have columns of their own."""
     flat = {key: result[key] for key in ("row", "seed", "AP", "AP50", "AP75", "epochs", "seconds")}
     for layer, values in enumerate(result.get("layers", ()), start=1):
         flat |= {f"{name}, layer {layer}": value for name, value in values.items()}
@@ -83,10 +83,10 @@ def markdown(
         if with_paper:
             cells += [f"{row.paper[key]:+.1f}" if key in row.paper else "-" for key in ("AP", "AP50")]
         yield "| " + " | ".join(cells) + " |"
-    yield "\nAP in points (0 to 100): mean of the seeds, and how far the farthest seed is from it."
+    yield "\nAP in points (0 to 100): mean of the seeds ± the largest distance of a seed from it."
     if learned:
         yield (
-            f"A difference in brackets says nothing: it may be chance (two-sided t-tests, each at {CONFIDENCE:.0%}, "
+            f"A difference in brackets may be chance (two-sided t-tests, each at {CONFIDENCE:.0%}, "
             f"the variance of the seeds pooled over the rows; of twenty rows that change nothing, one is without "
             f"brackets by chance)."
         )
@@ -100,7 +100,7 @@ def markdown(
 
 
 def _extra(result: dict[str, Any]) -> Iterator[str]:
-    """What a study measures beside AP."""
+    """The measures of a study beside AP."""
     if "layers" in result:
         names = list(result["layers"][0])
         yield f"\n## By decoder layer, seed {result['seed']}\n"
@@ -122,7 +122,7 @@ def _mean_and_spread(values: list[float]) -> str:
 
 
 def _chance(rows: list[list[float]]) -> float:
-    """How far two runs of equal rows may lie apart by chance; means of n and m runs sqrt((1/n + 1/m) / 2) of that."""
+    """Largest difference of two equal runs by chance; for means of n and m runs times sqrt((1/n + 1/m) / 2)."""
     freedom = sum(len(values) - 1 for values in rows if values)
     if not freedom:
         return float("inf")
@@ -138,7 +138,7 @@ def _difference(values: list[float], base: list[float], chance: float) -> str:
 
 
 def _plot(study: Study, results: Results) -> bytes:
-    """A bar per row with a dot per seed; or the curve that the study is about."""
+    """A bar per row with a dot per seed, or the study's curve."""
     from opendetr._matplotlib import Figure, png_of
 
     figure = Figure(figsize=(7, 0.45 * max(len(study.rows), 5) + 1), layout="constrained")

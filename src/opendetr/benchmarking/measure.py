@@ -1,4 +1,4 @@
-"""How fast a model runs in every engine, and beside somebody else's code: all sides in turn, in one run."""
+"""Speed of a model in every engine and in other projects' code; all sides are measured in turn, in one run."""
 
 import copy
 import math
@@ -37,14 +37,14 @@ from opendetr.structures import DetrOutput
 from opendetr.version import __version__
 
 PICTURE = (480, 640)  # height, width: a picture of COCO
-GAIN = 1.2  # bf16 is measured where its matrix products are so many times as fast
+GAIN = 1.2  # bf16 is measured if its matrix products are faster by this factor
 PACKAGES = ("torch", "torchvision", "timm", "openvino", "onnxruntime")
 REFERENCE = ("torch", "fp32")
 
 
 @dataclass(frozen=True)
 class Task:
-    """What every side is given."""
+    """The input of every side."""
 
     preprocessing: Preprocessing
     pictures: list[Image.Image]
@@ -52,7 +52,7 @@ class Task:
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, size: tuple[int, int] | None, batch: int) -> "Task":
-        """Pictures that become an input of this size, or whatever pictures of COCO become.
+        """Pictures that become an input of this size, or pictures of COCO's size where it is None.
 
         Raises:
             UserError: the model's input never has that size.
@@ -103,8 +103,8 @@ def benchmark(
     PyTorch in fp32 is always a row: the others must agree with it, and ratios refer to it where there is no peer.
 
     Args:
-        checkpoint: the model; it is not changed. What engines need is made and kept beside it.
-        size: height and width of the model's input, in pixels; None: what its preprocessing makes of 480x640.
+        checkpoint: the model; it is not changed. Files for engines are written beside it.
+        size: height and width of the model's input, in pixels; None: the size that its preprocessing gives 480x640.
         batch: pictures at once.
         against: `huggingface` or `official`: their code with the same weights is a row, and ratios refer to it.
         engines: `torch`, `openvino`, `onnxruntime`; none: all that are installed.
@@ -122,7 +122,7 @@ def benchmark(
     peer_version = {} if against is None else {against: require_peer(against)}
     with tempfile.TemporaryDirectory(prefix="opendetr-benchmark-") as folder:
         written, peer = Path(folder) / "peer", None
-        if against is not None:  # first: it may not know the model, and engines may take minutes to prepare
+        if against is not None:  # first, since it may refuse the model, and engines may take minutes to prepare
             written = write_for_peer(replace(checkpoint, preprocessing=task.preprocessing), against, written)
             peer = load_peer(against, written, target)
         before = measure_peaks(target)
@@ -170,10 +170,10 @@ def _require_possible(batch: int, seconds: float, engines: Sequence[str], precis
 
 
 def _same_aspect(size: tuple[int, int]) -> tuple[int, int]:
-    """Height and width of a picture that becomes this input to the pixel, near COCO's size and never the same."""
+    """Height and width of a picture that becomes exactly this input: near COCO's size, but not the input's."""
     unit = math.gcd(*size)
     times = max(1, round(min(PICTURE) * unit / min(size)))
-    times += times == unit  # else there would be nothing to resize
+    times += times == unit  # a picture of the input's size would need no resizing
     return size[0] // unit * times, size[1] // unit * times
 
 
@@ -184,7 +184,7 @@ def _wanted(
     device: torch.device,
     peaks: dict[str, float],
 ) -> tuple[list[tuple[str, str]], list[str]]:
-    """Engines with their precisions, the reference first; and what was left out, in words."""
+    """Engines with their precisions, the reference first; and a sentence on each that is left out."""
     chosen = engines or [name for name in ENGINES if is_installed(name) and (device.type == "cpu" or name == "torch")]
     if precisions:
         return list(dict.fromkeys([REFERENCE, *product(chosen, precisions)])), []
@@ -209,7 +209,7 @@ def _prepare(
     measured, failed = list[_Measured](), list[Row]()
     for engine, precision in wanted:
         try:
-            own = replace(checkpoint, model=copy.deepcopy(checkpoint.model))  # PyTorch marks its module
+            own = replace(checkpoint, model=copy.deepcopy(checkpoint.model))  # PyTorch changes its module
             side = OwnSide(own, task.preprocessing, engine, precision, device)
             expected = side.answer(task.images) if expected is None else expected
             measured.append(_compared(side, task, expected, paired))
@@ -221,10 +221,10 @@ def _prepare(
 
 
 def _compared(side: Side, task: Task, expected: DetrOutput, paired: bool) -> _Measured:
-    """The side with how far its answers are from the reference's."""
+    """The side, with the largest differences of its answers to the reference's."""
     logits, boxes = largest_differences(expected, side.answer(task.images), paired=paired)
     if math.isinf(logits):
-        raise UserError(f"{side.engine} {side.precision} says what are no numbers, or not as many as PyTorch says")
+        raise UserError(f"{side.engine} {side.precision} gives NaN, infinity, or outputs of another shape than PyTorch")
 
     def model() -> None:
         for tensor in side.answer(task.images):
@@ -235,10 +235,10 @@ def _compared(side: Side, task: Task, expected: DetrOutput, paired: bool) -> _Me
 
 
 def _remarks_on_peer(peer: _Measured, task: Task) -> list[str]:
-    """What keeps the comparison from being one of equals."""
+    """Sentences on what makes the comparison unequal."""
     remarks, bounds, name = list[str](), BOUNDS["fp32"], peer.side.engine
     if peer.logits > (bounds.logits or 0) or peer.boxes > (bounds.boxes or 0):
-        remarks.append(f"{name} does not compute the same: see how far its logits and boxes are off")
+        remarks.append(f"{name} does not compute the same: see the differences of its logits and boxes")
     (height, width), ours = replace(task.preprocessing, multiple_of=1).shape(*task.picture), task.images.shape[2:]
     if (height, width) != tuple(ours):
         remarks.append(
@@ -273,7 +273,7 @@ def _row(one: _Measured, baseline: _Measured, batch: int, operations: float, pea
 def _with_memory(
     rows: list[Row], checkpoint: Checkpoint, task: Task, device: str, written: Path, remarks: list[str]
 ) -> list[Row]:
-    """The rows with their peak memory, as far as it can be measured."""
+    """The rows with their peak memory, where it can be measured."""
     own = written.with_name("own")
     save_checkpoint(own, checkpoint)
     found = []

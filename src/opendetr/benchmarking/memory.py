@@ -1,4 +1,4 @@
-"""The most memory that a side takes, measured in a process of its own: in one process peaks cannot be told apart."""
+"""Peak memory of a side, measured in its own process, since one process has only one peak."""
 
 import json
 import subprocess
@@ -13,19 +13,19 @@ from PIL import Image
 
 from opendetr.errors import UserError
 
-PICTURES_SHOWN = 5  # OpenVINO compiles for the first shape and for those that keep coming: that takes memory too
+PICTURES_SHOWN = 5  # OpenVINO compiles for the first shape and for repeated ones, which takes memory too
 SEED = 0
 
 
 @dataclass(frozen=True)
 class Order:
-    """What the process shall load and look at."""
+    """The model and pictures that the process uses."""
 
     engine: str  # or the peer's name
     precision: str
     device: str
-    written: str  # the weights: a model folder of ours, or what was written for the peer
-    source: str  # where our model came from: its engines are kept there
+    written: str  # the weights: our model folder, or the file written for the peer
+    source: str  # the folder of our model, which keeps its engines
     image_size: int  # of the preprocessing of ours
     max_size: int
     picture: tuple[int, int]  # height, width
@@ -34,10 +34,10 @@ class Order:
 
 
 def peak_memory(order: Order) -> int:
-    """The most memory the process ever held, in bytes, Python and PyTorch included; on CUDA what it held of the GPU's.
+    """Peak memory of the process in bytes, Python and PyTorch included; on CUDA the GPU's memory.
 
     Raises:
-        UserError: the process did not come to its end.
+        UserError: the process failed.
     """
     command = [sys.executable, "-P", "-m", "opendetr.benchmarking.memory", json.dumps(asdict(order))]
     ended = subprocess.run(command, capture_output=True, text=True)
@@ -48,14 +48,14 @@ def peak_memory(order: Order) -> int:
 
 
 def make_pictures(count: int, height: int, width: int) -> list[Image.Image]:
-    """Soft noise, each picture another: what is in a picture does not change the work."""
+    """Different pictures of smooth noise; the content of a picture does not change the work."""
     generator = np.random.default_rng(SEED)
     drawn = generator.integers(0, 256, (count, 12, 16, 3), dtype=np.uint8)
     return [Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC) for pixels in drawn]
 
 
 def main() -> None:
-    """Do what the order says and print the peak in bytes."""
+    """Carry out the order and print the peak in bytes."""
     values = json.loads(sys.argv[1])
     order = Order(**{**values, "picture": tuple(values["picture"])})
     torch.set_num_threads(order.threads)
@@ -80,7 +80,7 @@ def _load(order: Order):  # type: ignore[no-untyped-def]  # a Side, whose module
 
 
 def _own_peak() -> int:
-    """In bytes. Linux's `ru_maxrss` would begin at the peak of the process that started this one."""
+    """Peak memory in bytes. Linux's `ru_maxrss` would include the peak of the parent process."""
     if on_gpus := sum(torch.cuda.max_memory_reserved(number) for number in range(torch.cuda.device_count())):
         return on_gpus
     try:

@@ -1,7 +1,7 @@
-"""Other implementations of DETR, given our weights: what a benchmark compares with. Using opendetr never needs them.
+"""Other implementations of DETR with our weights, for comparison in benchmarks; opendetr itself never needs them.
 
-Each prepares pictures, runs and post-processes as its own authors do it. Little is imported here: the process in which
-a peer's memory is measured shall not hold ours.
+Each prepares pictures, runs and post-processes as its own authors do. This file imports little, because the process
+that measures a peer's memory must not hold our code.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What a benchmark found: numbers in SI units as JSON, and tables for people."""
+"""The results of a benchmark: numbers in SI units as JSON, and tables to read."""
 
 import platform
 from collections.abc import Iterator
@@ -14,12 +14,12 @@ from opendetr.engines.graph_engines import describe_engine
 from opendetr.files import write_json, write_text
 from opendetr.progress import console
 
-IDLE = 0.05  # of the processors' time, taken by other programs: up to it a machine counts as idle
+IDLE = 0.05  # share of processor time taken by other programs, up to which a machine counts as idle
 
 
 @dataclass(frozen=True)
 class Timing:
-    """How long calls took, for a batch each."""
+    """Times of calls, each of a batch."""
 
     p50: float  # seconds, the median
     p95: float  # seconds
@@ -30,7 +30,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Row:
-    """One engine in one precision, or a peer. Where it could not be measured, the reason and nothing else."""
+    """One engine in one precision, or a peer. Where it could not be measured, it has only the reason."""
 
     engine: str  # torch, openvino, onnxruntime; or the peer's name
     precision: str
@@ -51,18 +51,18 @@ class Row:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """All rows, and what they were measured with."""
+    """All rows, and the conditions of the measurement."""
 
     model: str
     baseline: str  # the name of the row that ratios refer to
     input: tuple[int, int]  # height and width of the model's input, in pixels
     picture: tuple[int, int]  # height and width of the decoded picture, in pixels
     batch: int
-    multiply_adds: float  # billions for a picture, as in the paper's table 1; peers are said to do as many
+    multiply_adds: float  # billions for a picture, as in the paper's table 1; peers are assumed to do as many
     peaks: dict[str, float]  # by precision: billions of operations per second of a matrix product
     others: float  # 0..1: the processors' time that other programs took
     rows: list[Row]
-    remarks: list[str]  # what a reader of the rows has to know
+    remarks: list[str]  # sentences that a reader of the rows must know
     machine: str
     versions: dict[str, str]
     date: str
@@ -82,7 +82,7 @@ class Benchmark:
         return cls(**{**values, "rows": rows, "input": tuple(values["input"]), "picture": tuple(values["picture"])})
 
     def to_markdown(self) -> str:
-        """The same as a page."""
+        """The result as Markdown."""
         lines = [f"# Benchmark of {self.model}", ""]
         for part in _parts(self):
             lines += [f"## {part.title}", "", f"| {' | '.join(part.header)} |", "|---" * len(part.header) + "|"]
@@ -151,11 +151,11 @@ def _or_dash(value: float | None, form: str) -> str:
 
 
 def _facts(benchmark: Benchmark) -> Iterator[str]:
-    """What the tables mean and what they were measured with, in sentences."""
+    """Sentences on the meaning of the tables and the conditions of the measurement."""
     if benchmark.others > IDLE:
         yield (
             f"Other programs took {benchmark.others:.0%} of the processors' time. They slow some engines down far more "
-            f"than others: neither times nor ratios say much. Measure again when the machine is idle."
+            f"than others, so times and ratios are unreliable. Measure again when the machine is idle."
         )
     for row in benchmark.rows:
         if row.reason is not None:
@@ -173,7 +173,7 @@ def _facts(benchmark: Benchmark) -> Iterator[str]:
         f"fp32, the higher of them, for int8 none is stated."
     )
     yield (
-        "Logits and boxes (cxcywh, 0..1) differ from PyTorch fp32 by at most so much, on the same normalised pictures. "
+        "Logits and boxes differ from PyTorch fp32 by at most so much (boxes cxcywh, 0..1), on the same pictures. "
         "Peak memory is that of a process of its own, Python and the libraries included; on CUDA what it took of the "
         "GPU's."
     )

@@ -1,4 +1,4 @@
-"""What is measured against each other: an engine of ours, or a peer with the same weights."""
+"""The sides of a benchmark: our engines, and peers with the same weights."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -25,10 +25,10 @@ class Side(Protocol):
     precision: str
 
     def answer(self, images: Float[Tensor, "B 3 H W"]) -> DetrOutput:
-        """The model only: normalised pictures in, what the last decoder layer says out."""
+        """The model only: from normalised pictures to the output of the last decoder layer."""
 
     def detect(self, pictures: list[Image.Image]) -> list[Any]:
-        """All of it: decoded RGB pictures in, every answer about each of them out, on the CPU."""
+        """End to end: from decoded RGB pictures to all answers for each of them, on the CPU."""
 
 
 class OwnSide:
@@ -58,15 +58,15 @@ class OwnSide:
         return self.detector.engine(images)
 
     def detect(self, pictures: list[Image.Image]) -> list[Any]:
-        """Every answer about every picture, as `Detections`."""
+        """All answers for every picture, as `Detections`."""
         prepared = (self.detector.prepared(number, picture) for number, picture in enumerate(pictures))
         return [found for _, found in self.detector.detect(prepared, 0.0, len(pictures))]
 
 
 def write_for_peer(checkpoint: Checkpoint, peer: str, folder: Path) -> Path:
-    """Write the model as the peer reads it.
+    """Write the model in the peer's format.
 
     Raises:
-        UserError: the peer does not know such models.
+        UserError: the peer has no such models.
     """
     return save_official(checkpoint, folder) if peer == "official" else save_huggingface(checkpoint, folder)

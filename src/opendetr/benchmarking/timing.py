@@ -1,4 +1,4 @@
-"""Clocks: what a machine can do at most, and how long calls take that are made in turn."""
+"""Clocks: the peak speed of a machine, and the times of calls that are made in turn."""
 
 import os
 import time
@@ -12,11 +12,11 @@ from torch.nn import functional as F
 from opendetr.progress import console, track
 from opendetr.threads import others_seconds
 
-WARM_UP = 3  # calls of each kind; an engine may compile for a shape that is new or keeps coming
+WARM_UP = 3  # calls of each kind; an engine may compile for a shape that is new or repeated
 LEAST_ROUNDS, MOST_ROUNDS = 3, 200
 TURN = 0.05  # seconds: fast calls are repeated in their turn
 PRODUCTS = (512, 2048)  # rows and columns of the matrices whose product is the peak
-LARGE_PRODUCT = 8192  # for GPUs, which compute a smaller one in the time it takes to ask for it
+LARGE_PRODUCT = 8192  # for GPUs, which compute a smaller one in the time that a launch takes
 TRIES = 4
 SLOW = 1.0  # seconds: a product that would take longer is not tried
 
@@ -29,9 +29,9 @@ class Clock:
     seconds: dict[str, list[float]] = field(default_factory=dict)
 
     def tick(self) -> None:
-        """Every call, once or as often as fits into a turn.
+        """Time every call, once or as often as fits into a turn.
 
-        The first one is not timed: meanwhile the threads of the side before go to sleep, and those of this one wake.
+        The first call is not timed: during it the threads of the previous side go to sleep and those of this side wake.
         """
         next(iter(self.calls.values()))()
         for name, call in self.calls.items():
@@ -44,9 +44,9 @@ class Clock:
 
 
 def take_turns(clocks: list[Clock], seconds: float) -> float:
-    """Let all clocks tick in turn, round after round, so that what else the machine does falls on all of them.
+    """Run all clocks in turn, round after round, so that other programs slow all of them.
 
-    It does not fall on all of them alike: PyTorch's threads wait for each other in every layer, and where another
+    They are not slowed alike: PyTorch's threads wait for each other in every layer, and where another
     program takes a processor from one of them they can be fifty times as slow, other engines three times.
 
     Args:
@@ -65,7 +65,7 @@ def take_turns(clocks: list[Clock], seconds: float) -> float:
     for number in range(MOST_ROUNDS):
         if number >= LEAST_ROUNDS and time.perf_counter() - begun >= seconds * len(clocks):
             break
-        first = number % len(clocks)  # nobody is always the first
+        first = number % len(clocks)  # rotate which one is first
         for clock in clocks[first:] + clocks[:first]:
             clock.tick()
     available = (time.perf_counter() - begun) * (os.cpu_count() or 1)

@@ -28,7 +28,7 @@ class CocoMetrics:
     per_class: dict[str, dict[str, float | int]]  # name -> {id, AP, AP50}
 
     def to_json(self) -> dict[str, Any]:
-        """The numbers at the top level, then `per_class`."""
+        """The 12 numbers, then `per_class`."""
         return {**self.summary, "per_class": self.per_class}
 
 
@@ -46,7 +46,7 @@ def _evaluate(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) ->
     annotations = [_complete(annotation, number) for number, annotation in enumerate(truth["annotations"], start=1)]
     categories = sorted(({**c, "id": int(c["id"])} for c in truth["categories"]), key=lambda category: category["id"])
     ground_truth = COCO({**truth, "annotations": annotations, "categories": categories})
-    if not results:  # the evaluator cannot load an empty list; a box outside every picture finds nothing either
+    if not results:  # the evaluator cannot load an empty list; a box outside every picture also finds nothing
         nowhere = {"image_id": truth["images"][0]["id"], "category_id": categories[0]["id"], "bbox": [-9, -9, 1, 1]}
         results = [{**nowhere, "score": 0.0}]
     evaluator = COCOeval_faster(ground_truth, ground_truth.loadRes([dict(entry) for entry in results]), iouType="bbox")
@@ -62,10 +62,10 @@ def _evaluate(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) ->
 
 
 def evaluate_files(detections: Path, annotations: Path) -> CocoMetrics:
-    """The same for a COCO results file and a COCO annotation file.
+    """Compare a COCO results file with a COCO annotation file.
 
     Raises:
-        UserError: a file is missing or not of its format, or a detection names a picture the truth does not have.
+        UserError: a file is missing or not of its format, or a detection names a picture that the annotations lack.
     """
     from opendetr.data.datasets import read_coco_file
 
@@ -73,7 +73,7 @@ def evaluate_files(detections: Path, annotations: Path) -> CocoMetrics:
     results = read_json(detections, "a list of COCO results")
     if not isinstance(results, list):
         raise UserError(
-            f"{detections} is no list of COCO results; expected [{{image_id, category_id, bbox, score}}, ...]"
+            f"{detections} is not a list of COCO results; expected [{{image_id, category_id, bbox, score}}, ...]"
         )
     images = {image["id"] for image in truth["images"]}
     if not images:
@@ -95,7 +95,7 @@ def evaluate_files(detections: Path, annotations: Path) -> CocoMetrics:
 
 @contextmanager
 def _garbage_uncollected() -> Iterator[None]:
-    """In the whole process: looking for garbage whenever there are more objects takes a third of large evaluations."""
+    """Switch garbage collection off in the process: it takes a third of the time of large evaluations."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -106,7 +106,7 @@ def _garbage_uncollected() -> Iterator[None]:
 
 
 def _is_result(entry: Any) -> bool:
-    """Whether all a COCO result needs is there and of its kind."""
+    """Whether a COCO result has all its fields, each of its type."""
     if not isinstance(entry, dict) or not isinstance(box := entry.get("bbox"), list) or len(box) != 4:
         return False
     numbers = (entry.get("image_id"), entry.get("category_id"), entry.get("score"), *box)
@@ -114,7 +114,7 @@ def _is_result(entry: Any) -> bool:
 
 
 def _complete(annotation: Mapping[str, Any], number: int) -> dict[str, Any]:
-    """What pycocotools takes for granted and files often leave out."""
+    """Add the fields that pycocotools needs and files often lack."""
     _, _, width, height = annotation["bbox"]
     category_id = whole_number(annotation["category_id"])  # some files write "1"
     given = {key: value for key, value in annotation.items() if value is not None}

@@ -1,4 +1,4 @@
-"""Pages for people: one HTML file each, which works from disk and needs no network."""
+"""HTML pages: one file each, which needs no network."""
 
 import base64
 import html
@@ -41,7 +41,7 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def preformatted(text: str) -> str:
-    """Text as it is, such as commands."""
+    """Preformatted text, such as commands."""
     return f"<pre>{html.escape(text)}</pre>"
 
 

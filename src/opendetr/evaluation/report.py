@@ -1,4 +1,4 @@
-"""Results for people: tables in the terminal, and a report as one HTML file that needs no network."""
+"""Results to read: tables in the terminal, and a report as one HTML file that needs no network."""
 
 import html
 import io
@@ -35,7 +35,7 @@ def print_metrics(metrics: CocoMetrics) -> None:
 
 
 def print_findings(found: Sequence[tuple[bool, str]]) -> None:
-    """What the doctor found: problems, then remarks."""
+    """The doctor's findings: problems, then notes."""
     for is_problem, sentence in found:
         console.print(f"{'PROBLEM' if is_problem else 'note':>8}  {sentence}.", style="red" if is_problem else None)
 
@@ -67,14 +67,14 @@ def print_info(facts: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class RunReport:
-    """What a report says about one run."""
+    """One run in a report."""
 
     title: str
-    summary: str  # what the numbers say, in a sentence or two
+    summary: str  # a sentence or two about the numbers
     history: Sequence[dict[str, Any]]  # the lines of metrics.jsonl
     metrics: CocoMetrics  # on held-out pictures
-    pictures: Sequence[tuple[str, Image.Image]]  # caption and picture each
-    attention: str = ""  # HTML: what the model looks at in one of them
+    pictures: Sequence[tuple[str, Image.Image]]  # caption and picture of each
+    attention: str = ""  # HTML: the attention of the model in one of them
 
 
 def write_report(path: Path, title: str, runs: Sequence[RunReport], machine: str, commands: Sequence[str]) -> None:
@@ -83,9 +83,9 @@ def write_report(path: Path, title: str, runs: Sequence[RunReport], machine: str
     Args:
         path: the file.
         title: of the page.
-        runs: what was learned.
-        machine: where.
-        commands: what to do next.
+        runs: the runs.
+        machine: the machine in words.
+        commands: the next commands to run.
     """
     closing = "<h2>Your own pictures</h2>" + preformatted("\n".join(commands))
     body = "".join(_section(run) for run in runs) + closing + f"<p class=small>{html.escape(machine)}</p>"

@@ -15,7 +15,7 @@ from opendetr.structures import Detections
 
 
 class StoppedError(Exception):
-    """The evaluation was asked to stop before it was done."""
+    """The evaluation was stopped before its end."""
 
 
 def detect_split(
@@ -27,18 +27,18 @@ def detect_split(
     should_stop: Callable[[], bool] = lambda: False,
     positions: range | None = None,
 ) -> Iterator[tuple[int, Detections]]:
-    """Position in the index and detections of every picture; pictures of one shape come together.
+    """Position in the index and detections of every picture; pictures of one shape are batched together.
 
     Args:
         engine: runs the model.
         description: of the model.
         index: the split.
-        batch_size: pictures at once, as far as their shapes are equal; the result does not depend on it.
+        batch_size: most pictures of equal shape in a batch; the result does not depend on it.
         should_stop: asked before every batch.
-        positions: the pictures to look at; all by default. Several processes each take their share.
+        positions: the pictures to detect in; all by default. Several processes each take their share.
 
     Raises:
-        StoppedError: `should_stop` said so.
+        StoppedError: `should_stop` returned True.
         UserError: a picture cannot be read.
     """
     dataset = DetectionDataset(index, description.preprocessing.transform())
@@ -70,8 +70,8 @@ def evaluate_split(
 
 
 def metrics_of(index: DatasetIndex, detections: list[tuple[int, Detections]]) -> CocoMetrics:
-    """COCO metrics of the detections of a whole split, whatever order they came in."""
-    in_order = sorted(detections, key=lambda item: item[0])  # repeated scores are ranked by order: keep it one
+    """COCO metrics of the detections of a whole split, in any order."""
+    in_order = sorted(detections, key=lambda item: item[0])  # equal scores are ranked by their order, so sort
     entries = [entry for _, found in in_order for entry in found.to_coco()]
     finite = [entry for entry in entries if all(map(math.isfinite, [entry["score"], *entry["bbox"]]))]
     if len(finite) < len(entries):

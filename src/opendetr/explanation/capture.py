@@ -1,6 +1,6 @@
-"""Attention seen from outside: hooks note what goes in and out, and the weights are computed again where asked for.
+"""Attention captured by hooks, which store inputs and outputs; the weights are computed again on request.
 
-So the model itself never pays for being looked at: its attention runs as it would unseen, and says the same.
+So capturing changes neither the model's attention nor its results.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ from opendetr.model.tokens import Tokens
 
 @dataclass(frozen=True)
 class AttentionLayer:
-    """What went through one attention module: N queries looked at M keys."""
+    """Inputs and output of one attention module: N queries attend to M keys."""
 
     attention: MultiheadAttention
     query: Float[Tensor, "B N D"]
@@ -31,7 +31,7 @@ class AttentionLayer:
     output: Float[Tensor, "B N D"]
 
     def weights(self, rows: Sequence[int] | None = None) -> Float[Tensor, "B heads N M"]:
-        """The attention weights (section A.1, equation 8); every row sums to 1. Only some of the N rows, if named."""
+        """The attention weights (section A.1, equation 8); every row sums to 1. `rows` selects some of the N."""
         if rows is None:
             return self.attention.weights(self.query, self.key, self.blocked, self.focus)
         rows = list(rows)
@@ -42,7 +42,7 @@ class AttentionLayer:
         return self.attention.weights(self.query[:, rows], self.key, blocked, focus)
 
     def gradient(self, of_output: Float[Tensor, "B N D"]) -> Float[Tensor, "B heads N M"]:
-        """The gradient of the attention weights, from that of the module's output."""
+        """The gradient of the attention weights, computed from that of the module's output."""
         batch, queries, _ = of_output.shape
         value = self.attention.project(self.query, self.key, self.value)[2]
         of_mixed = (of_output @ self.attention.out_proj.weight).view(batch, queries, self.attention.num_heads, -1)
@@ -61,8 +61,8 @@ class Captured:
     encoder: list[AttentionLayer] = field(default_factory=list)
     decoder_self: list[AttentionLayer] = field(default_factory=list)
     decoder_cross: list[AttentionLayer] = field(default_factory=list)
-    memory: Tokens | None = None  # the cells that encoder and decoder attend to
-    queries: Queries | None = None  # what the decoder started from
+    memory: Tokens | None = None  # the cells to which encoder and decoder attend
+    queries: Queries | None = None  # the decoder's input
 
     def layers(self) -> list[AttentionLayer]:
         """All of them, in the order in which they ran."""
@@ -72,7 +72,7 @@ class Captured:
 
 @contextmanager
 def capture_attention(model: DETR) -> Iterator[Captured]:
-    """Within the context every forward pass of the model leaves its attention in what is yielded.
+    """A context in which every forward pass of the model stores its attention in the yielded object.
 
     Example:
         >>> with torch.no_grad(), capture_attention(model) as captured:

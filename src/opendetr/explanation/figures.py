@@ -1,4 +1,4 @@
-"""The figures: what `maps`, `matching` and `slots` found, drawn with matplotlib. Every function returns one figure."""
+"""The figures: results of `maps`, `matching` and `slots`, drawn with matplotlib. Every function returns one figure."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,7 +23,7 @@ def colour_of(number: int) -> tuple[float, float, float]:
 
 
 def encoder_figure(seen: Look, points: Sequence[tuple[float, float]], maps: Tensor, what: str) -> Figure:
-    """The picture with its points, and beside it what each point attends to (the paper's figure 3).
+    """The picture with its points, and beside it the attention of each point (the paper's figure 3).
 
     Args:
         seen: the look.
@@ -37,7 +37,7 @@ def encoder_figure(seen: Look, points: Sequence[tuple[float, float]], maps: Tens
         _heat(panel, seen, attention, f"from {x:.0f}, {y:.0f}", colour_of(number))
         for where in (axes[0], panel):
             where.plot(x, y, "o", color=colour_of(number), markersize=7, markeredgecolor="white")
-    figure.suptitle(f"Encoder self-attention, {what}: where the cell at a point looks", fontsize=10)
+    figure.suptitle(f"Encoder self-attention, {what}: what the cell at a point attends to", fontsize=10)
     return figure
 
 
@@ -47,7 +47,7 @@ def decoder_figure(seen: Look, explained: Explained, maps: Tensor, what: str) ->
     _heat_background(axes[0], seen)
     strengths = np.stack([(attention / attention.max().clamp(min=1e-12)).numpy() for attention in maps])
     colours = np.array([colour_of(number) for number in range(len(maps))])
-    strongest = strengths.argmax(0)  # every cell has the colour of the detection that looks at it most
+    strongest = strengths.argmax(0)  # every cell has the colour of the detection that attends to it most
     overlay = np.concatenate([colours[strongest], 0.9 * strengths.max(0)[..., None]], -1)
     axes[0].imshow(overlay, extent=_extent(seen), interpolation="nearest")
     axes[0].set_title("all, in their colours", fontsize=8)
@@ -58,30 +58,30 @@ def decoder_figure(seen: Look, explained: Explained, maps: Tensor, what: str) ->
             _box(where, box, colour_of(number))
     for panel in axes:
         _frame(panel, seen)
-    figure.suptitle(f"Decoder cross-attention, {what}: where each detection looks", fontsize=10)
+    figure.suptitle(f"Decoder cross-attention, {what}: what each detection attends to", fontsize=10)
     return figure
 
 
 def variants_figure(seen: Look, explained: Explained, variants: dict[str, Tensor]) -> Figure:
-    """One row per detection, one column per way to read attention [K, h, w]."""
+    """One row per detection, one column per variant of attention [K, h, w]."""
     figure, axes = _panels(seen, len(explained) * len(variants), columns=len(variants))
     boxes = seen.boxes_xyxy()[explained.queries]
     for place, panel in enumerate(axes):
         number, (name, maps) = place // len(variants), list(variants.items())[place % len(variants)]
         _heat(panel, seen, maps[number], f"{explained.titles[number]}: {name}", colour_of(number))
         _box(panel, boxes[number], colour_of(number))
-    figure.suptitle("Three readings of where a detection comes from", fontsize=10)
+    figure.suptitle("Three variants of the attention of each detection", fontsize=10)
     return figure
 
 
 def queries_figure(seen: Look, explained: Explained, attention: Tensor, rivals: Sequence[int], what: str) -> Figure:
-    """What detections and their silent rivals take from each other.
+    """Self-attention among detections and the nearest queries without a detection.
 
     Args:
         seen: the look.
         explained: the detections.
-        attention: [Q, Q], row from column.
-        rivals: for each detection the silent query whose box is nearest to its own.
+        attention: [Q, Q], a row attends to columns.
+        rivals: for each detection the query without a detection whose box is nearest to its own.
         what: layer and head, in words.
     """
     shown = [*explained.queries, *(query for query in dict.fromkeys(rivals) if query not in explained.queries)]
@@ -107,7 +107,7 @@ def queries_figure(seen: Look, explained: Explained, attention: Tensor, rivals: 
 
 
 def layers_figure(seen: Look, explained: Explained) -> Figure:
-    """How each detection finds its object: its box after every decoder layer, and its score."""
+    """Box and score of each detection after every decoder layer."""
     num_layers, starts = len(seen.output.logits), seen.starts_cxcywh
     figure, axes = _panels(seen, num_layers + (starts is not None))
     queries, labels = explained.queries, explained.labels
@@ -125,9 +125,9 @@ def layers_figure(seen: Look, explained: Explained) -> Figure:
 
 
 def matching_figure(seen: Look, matches: Sequence[ObjectMatch]) -> Figure:
-    """True objects (dashed where missed) and the boxes of the queries that took them."""
+    """True objects (dashed where missed) and the boxes of the queries matched to them."""
     figure, (panel,) = _panels(seen, 1, scale=2.5)
-    _show(panel, seen, "true objects with their number; dashed: missed; thin: the query that took it")
+    _show(panel, seen, "true objects with their number; dashed: missed; thin: the matched query")
     boxes = seen.boxes_xyxy()
     for number, found in enumerate(matches):
         true = seen.in_pixels(boxes.new_tensor(found.box_cxcywh))
@@ -240,7 +240,7 @@ def _show(panel: Any, seen: Look, title: str) -> None:
 
 
 def _heat(panel: Any, seen: Look, attention: Tensor, title: str, colour: tuple[float, float, float]) -> None:
-    """A map over the dimmed picture; the number in the corner is the scale: how far its maximum is above even."""
+    """A map over the dimmed picture; the number in the corner is its maximum over evenly spread attention."""
     _heat_background(panel, seen)
     strength = (attention / attention.max().clamp(min=1e-12)).numpy()
     where = {"extent": _extent(seen), "interpolation": "bilinear"}

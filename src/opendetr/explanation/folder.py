@@ -1,4 +1,4 @@
-"""What `opendetr explain` writes: a PNG per figure, the raw arrays as .npz, and everything on one page."""
+"""The output of `opendetr explain`: a PNG per figure, the raw arrays as .npz, and a page with all of it."""
 
 import html
 import io
@@ -18,7 +18,7 @@ _FILES, _FILE = re.compile(r"<ul id=files>(.*)</ul>"), re.compile(r"<li>([^<]*\.
 class Folder:
     """Collects figures: each becomes a PNG in the folder and a part of the page, which ends with a list of its files.
 
-    Files that an earlier page in the folder lists and this one does not have go when this one is written.
+    Files that an earlier page in the folder lists and this page lacks are removed when this page is written.
     """
 
     def __init__(self, path: Path, title: str) -> None:

@@ -1,4 +1,4 @@
-"""One picture through a model, with everything that can be seen while it passes."""
+"""One picture passed through a model, with everything that is captured."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from opendetr.labels import LabelMap
 from opendetr.scoring import Scoring
 from opendetr.structures import DetrOutput
 
-AT_LEAST = 3  # that many answers are explained where none reaches the threshold
+AT_LEAST = 3  # number of answers that are explained where none reaches the threshold
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Explained:
     labels: list[int]
     names: list[str]
     scores: list[float]
-    found: int  # queries that reach the threshold, explained or not; 0: these are the best of those that do not
+    found: int  # queries that reach the threshold, explained or not; 0: none does, and these are the best
 
     def __len__(self) -> int:
         return len(self.queries)
@@ -41,18 +41,18 @@ class Explained:
 
 @dataclass(frozen=True)
 class Look:
-    """What a model said about one picture, and what it attended to while it did."""
+    """The output of a model for one picture, and its attention."""
 
     image: Image.Image
     output: DetrOutput  # of this picture alone, B = 1
     captured: Captured
     scoring: Scoring
     label_map: LabelMap
-    extent: tuple[float, float]  # width and height in pixels of the picture that the maps cover
+    extent: tuple[float, float]  # width and height, in pixels of the picture, that the maps cover
 
     @property
     def has_gradients(self) -> bool:
-        """Whether `gradient_maps` can be had."""
+        """Whether `gradient_maps` is available."""
         return self.output.logits.requires_grad
 
     def boxes_xyxy(self, layer: int = -1) -> Float[Tensor, "Q 4"]:
@@ -80,12 +80,12 @@ class Look:
 
     @property
     def starts_cxcywh(self) -> Tensor | None:
-        """Where queries started [Q, 4]; None where they have no place of their own."""
+        """The boxes at which queries started [Q, 4]; None for learned queries, which have none."""
         queries = self.captured.queries
         return None if queries is None or queries.reference_boxes is None else queries.reference_boxes[0].detach()
 
     def encoder_maps(self, points: Sequence[tuple[float, float]]) -> Float[Tensor, "L heads P h w"]:
-        """What the cells at some points (pixels of the picture) attend to in every encoder layer.
+        """The attention of the cells at some points (pixels of the picture) in every encoder layer.
 
         Raises:
             UserError: the model has no encoder.
@@ -103,38 +103,38 @@ class Look:
         return on_picture(rows, memory).float().cpu()
 
     def cross_maps(self, queries: Sequence[int]) -> Float[Tensor, "L heads K h w"]:
-        """What some queries attend to in every decoder layer."""
+        """The cross-attention of some queries in every decoder layer."""
         assert self.captured.memory is not None
         with torch.no_grad():
             rows = torch.stack([layer.weights(queries)[0] for layer in self.captured.decoder_cross])
         return on_picture(rows, self.captured.memory).float().cpu()
 
     def rollout_maps(self, queries: Sequence[int]) -> Float[Tensor, "K h w"]:
-        """What reached some queries through all layers."""
+        """Attention rollout of some queries through all layers."""
         assert self.captured.memory is not None
         with torch.no_grad():
             return on_picture(rollout(self.captured, queries), self.captured.memory).float().cpu()
 
     def gradient_maps(self, queries: Sequence[int], labels: Sequence[int]) -> Float[Tensor, "K h w"]:
-        """Where the class logits of some queries come from; needs a look with gradients."""
+        """Gradient-weighted attention of some queries; needs a look with gradients."""
         assert self.captured.memory is not None
         logits = self.output.logits[-1, 0]
         scores = [logits[query, label] for query, label in zip(queries, labels)]
         return on_picture(gradient_relevance(self.captured, scores, queries), self.captured.memory).float().cpu()
 
     def self_attention(self) -> Float[Tensor, "L heads Q Q"]:
-        """What queries (rows) take from each other (columns) in every decoder layer."""
+        """Self-attention of queries (rows) to each other (columns) in every decoder layer."""
         with torch.no_grad():
             return torch.stack([layer.weights()[0] for layer in self.captured.decoder_self]).float().cpu()
 
 
 def look(detector: Detector, image: Image.Image, *, gradients: bool = False) -> Look:
-    """Pass an RGB picture through a model and keep what can be seen.
+    """Pass an RGB picture through a model and store its output and attention.
 
     Args:
         detector: the model with its preprocessing.
         image: the picture.
-        gradients: keep what `Look.gradient_maps` needs.
+        gradients: also store the data for `Look.gradient_maps`.
     """
     tensor = detector.prepare(image)
     model, config = detector.model, detector.checkpoint.config.model

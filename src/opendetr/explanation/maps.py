@@ -1,4 +1,4 @@
-"""From attention over cells to maps over the picture: where weights are, and what they add up to over the layers."""
+"""From attention over cells to maps over the picture: of one layer, by rollout over layers, and by gradient."""
 
 import math
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ from opendetr.model.tokens import Tokens
 def on_picture(attention: Float[Tensor, "*rows S"], memory: Tokens, picture: int = 0) -> Float[Tensor, "*rows h w"]:
     """Attention over the cells of one picture as a map of the finest cells, without padding; it keeps the sum.
 
-    Where the transformer reads several feature maps, a coarse cell's weight is spread evenly over the fine cells in it,
-    of which those in the padding get none.
+    Where the transformer reads several feature maps, a coarse cell's weight is spread evenly over the fine cells in it
+    that are not padding.
 
     Args:
         attention: over the S cells of `memory`.
-        memory: what was attended to.
-        picture: of the batch, whose padding is left out.
+        memory: the cells.
+        picture: index in the batch; its padding is left out.
     """
     sides = memory.shapes[0]
     if memory.padding_mask is not None:
@@ -56,7 +56,7 @@ def _spread(parents: Tensor, coarse: int) -> Float[Tensor, "fine coarse"]:
 
 
 def cell_at(x: float, y: float, memory: Tokens, picture: int = 0) -> int:
-    """The index among the cells of `memory` of the finest cell at a point, in fractions of what the maps cover."""
+    """The index in `memory` of the finest cell at a point, which is in fractions of the area that the maps cover."""
     finest = memory.shapes[0][0] * memory.shapes[0][1]
     distance = (memory.cells[picture, :finest, :2] - torch.tensor([x, y], device=memory.cells.device)).abs()
     if memory.padding_mask is not None:
@@ -65,10 +65,10 @@ def cell_at(x: float, y: float, memory: Tokens, picture: int = 0) -> int:
 
 
 def rollout(captured: Captured, queries: Sequence[int], picture: int = 0) -> Float[Tensor, "K S"]:
-    """How much of every cell reached some queries through all layers (attention rollout, Abnar and Zuidema 2020).
+    """Attention rollout: the share of every cell in some queries through all layers (Abnar and Zuidema 2020).
 
-    Every layer passes on half of what it had and half of what it attended to, averaged over heads. Queries begin with
-    nothing: what a selected query has from its own cell is not counted.
+    Every layer's output is half its input and half its attention, averaged over heads. Queries begin at zero: the
+    features that a selected query has from its own cell are not counted.
 
     From the last layer to the first only the wanted rows of the layers' product are carried along, O(K S^2) a layer.
     """
@@ -89,21 +89,21 @@ def rollout(captured: Captured, queries: Sequence[int], picture: int = 0) -> Flo
 def gradient_relevance(
     captured: Captured, scores: Sequence[Float[Tensor, ""]], queries: Sequence[int]
 ) -> Float[Tensor, "K S"]:
-    """Which cells scores came from: attention weighted by its positive gradient (Chefer et al. 2021, section 3).
+    """Relevance of cells for scores: attention weighted by its positive gradient (Chefer et al. 2021, section 3).
 
     Args:
         captured: a forward pass of one picture with gradients.
         scores: logits of that pass.
-        queries: whose score each is.
+        queries: the query of each score.
 
     Returns:
-        For each score the relevance of the cells, of sum 1 (or all 0 where nothing speaks for it).
+        For each score the relevance of the cells, of sum 1 (or all 0 where no cell has any).
     """
     return torch.stack([_relevance(captured, score, query) for score, query in zip(scores, queries)])
 
 
 def _relevance(captured: Captured, score: Tensor, query: int) -> Float[Tensor, " S"]:
-    """Of one score. The paper multiplies whole matrices; the row of one query needs vectors only, O(S^2) a layer."""
+    """Relevance for one score. The paper multiplies matrices; the row of one query needs vectors, O(S^2) a layer."""
     gradients = output_gradients(captured, score)
     with torch.no_grad():
         layers = [layer.relevance(of_output)[0] for layer, of_output in zip(captured.layers(), gradients)]
@@ -118,7 +118,7 @@ def _relevance(captured: Captured, score: Tensor, query: int) -> Float[Tensor, "
         for (between, looked), of in reversed(list(zip(decoder, normalised))):
             reached = reached + of @ own @ looked
             own = own + own @ between
-        # The encoder's R = (1 + A_L) ... (1 + A_1), normalised as above: what it adds to 1 is carried along by itself,
+        # The encoder's R = (1 + A_L) ... (1 + A_1), normalised as above: R - 1 is computed by itself,
         # because beside 1 a small gradient would be lost to rounding.
         added = torch.zeros_like(reached)  # the sums of R - 1 along its rows
         for passed in encoder:
@@ -134,7 +134,7 @@ def _identity(tokens: Tensor) -> Tensor:
 
 
 def concentration(attention_map: Float[Tensor, "h w"], box_cxcywh: Float[Tensor, "4"]) -> float:
-    """How much denser attention is around a box than spread evenly: 1 is by chance.
+    """The density of attention around a box, relative to evenly spread attention, which has 1.
 
     The share of attention inside the box widened by one cell on every side, over the share of the map's cells there.
 
@@ -148,7 +148,7 @@ def concentration(attention_map: Float[Tensor, "h w"], box_cxcywh: Float[Tensor,
 
 
 def widening(shape: Sequence[int], box_cxcywh: Float[Tensor, "4"]) -> float:
-    """How many times the box's own area in a map of that shape the widened box of `concentration` has.
+    """The area of the widened box of `concentration` over the box's own area, in a map of that shape.
 
     Concentration times this is the attention around the box over the box's own share of the area.
     """
@@ -164,7 +164,7 @@ def _widened(shape: Sequence[int], box_cxcywh: Tensor) -> tuple[slice, slice]:
     """The rows and columns of a box with one cell more on every side, within the map."""
     height, width = shape
     x, y, w, h = box_cxcywh.clamp(0, 1).tolist()
-    hair = 1e-4  # of a cell: a box that ends where a cell does shall not take the next one for rounding
+    hair = 1e-4  # of a cell, so that a box that ends with a cell does not include the next one by rounding
     left, right = math.floor((x - w / 2) * width + hair) - 1, math.ceil((x + w / 2) * width - hair) + 1
     top, bottom = math.floor((y - h / 2) * height + hair) - 1, math.ceil((y + h / 2) * height - hair) + 1
     return slice(max(0, top), min(height, bottom)), slice(max(0, left), min(width, right))

@@ -1,4 +1,4 @@
-"""Which query took which object at what cost, and why an object was missed. Pure functions of a model's output."""
+"""Which query is matched to which object, its cost, and why an object was missed. Pure functions of an output."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from opendetr.loss.matcher import CostWeights, match, matching_cost
 from opendetr.scoring import Scoring
 from opendetr.structures import DetrOutput, Target, Targets
 
-NEAR = 0.5  # IoU from which a box is the object's, as in AP50
-MEANS = 0.1  # a score from which a query that stays below the threshold still says a class, rather than nothing
+NEAR = 0.5  # smallest IoU of a box that finds an object, as in AP50
+MEANS = 0.1  # smallest score below the threshold that still counts as an answer
 
 
 class Reason(StrEnum):
@@ -24,7 +24,7 @@ class Reason(StrEnum):
     NOT_NEAR = "no query near it"
     WRONG_CLASS = "right box, wrong class"
     LOW_SCORE = "right answer, score below the threshold"
-    SILENT = "query near it, but it says nothing"
+    SILENT = "query near it, but all its scores are low"
     TAKEN = "query taken by a neighbour"
 
 
@@ -48,12 +48,12 @@ class Candidate:
 
 @dataclass(frozen=True)
 class ObjectMatch:
-    """What became of one true object."""
+    """One true object: its matched query, and whether it was found."""
 
     name: str
     box_cxcywh: tuple[float, float, float, float]  # 0..1 of the picture
-    taken_by: Candidate | None  # by Hungarian matching; None where there are more objects than queries
-    runners_up: list[Candidate]  # the queries that would have been cheapest otherwise
+    taken_by: Candidate | None  # by Hungarian matching; None where objects outnumber queries
+    runners_up: list[Candidate]  # the cheapest other queries
     found_by: int | None  # the query that detects it at the threshold
     reason: Reason | None  # why it was missed; None where it was found
     sentence: str  # the same in words
@@ -68,16 +68,16 @@ def explain_matching(
     threshold: float,
     runners_up: int = 3,
 ) -> list[ObjectMatch]:
-    """Say for every true object of one picture which query took it, and if it was missed, why.
+    """Say for every true object of one picture which query is matched to it, and why it was missed, if it was.
 
-    An object is found where a query says its class with at least the threshold and a box of IoU 0.5 or more, and no
+    An object is found where a query has its class, at least the threshold's score and a box of IoU 0.5 or more, and no
     better detection of another object uses that query.
 
     Args:
         output: of this picture alone, B = 1.
         target: its true objects.
         scoring: of the model.
-        costs: of the matching.
+        costs: weights of the matching cost.
         names: of the classes.
         threshold: of the detections.
         runners_up: how many other candidates to name.
@@ -137,12 +137,12 @@ class _History:
         return cls(target.labels, scores, given, box_iou(boxes[:, :, None], true[None, None]))
 
     def right(self, threshold: float) -> Tensor:
-        """Where a query in a layer says an object's class with enough score, and where the object is: [L, Q, T]."""
+        """Where a query of a layer has an object's class, enough score and enough IoU: [L, Q, T]."""
         says_it = (self.scores >= threshold) & self.given
         return says_it[:, :, self.labels] & (self.ious >= NEAR)
 
     def found(self, threshold: float, layer: int) -> dict[int, int]:
-        """Object -> query that detects it in a layer; the best scores choose first, each the object it fits best."""
+        """Object -> query that detects it in a layer; the best scores choose first, each its best object."""
         right, found = self.right(threshold)[layer], dict[int, int]()
         for query in self.scores[layer].amax(-1).argsort(descending=True).tolist():
             free = [number for number in torch.where(right[query])[0].tolist() if number not in found]
@@ -175,7 +175,7 @@ def _why_missed(
         score, iou = float(history.scores[layer, query, label]), float(history.ious[layer, query, number])
         return Reason.LOST, (
             f"query {query} had it after layer {layer + 1} (score {score:.2f}, IoU {iou:.2f}) and lost it at layer "
-            f"{layer + 2}: it ends as {says(query)}, IoU {float(ious[query]):.2f}"
+            f"{layer + 2}: it ends with {says(query)}, IoU {float(ious[query]):.2f}"
         )
     near = torch.where(ious >= NEAR)[0].tolist()
     if not near:
@@ -204,15 +204,15 @@ def _why_missed(
         return Reason.WRONG_CLASS, f"right box, wrong class: query {query} (IoU {iou:.2f}) says {says(query)}"
     query = max(near, key=lambda query: float(ious[query]))
     return Reason.SILENT, (
-        f"near, but says nothing: query {query} overlaps it with IoU {float(ious[query]):.2f} and its best score is "
+        f"near, but all its scores are low: query {query} has IoU {float(ious[query]):.2f}, and its best score is "
         f"{float(best_scores[query]):.2f}, for '{names[int(best_labels[query])]}'"
     )
 
 
 def _lost(history: _History, number: int, threshold: float, owner: dict[int, int]) -> tuple[int, int] | None:
-    """The last layer but one that found the object, and the query; None where none did.
+    """The latest layer before the last that found the object, and the query; None where none did.
 
-    A query that fitted another object better then was a second answer about that one.
+    A query that fitted another object better at that layer does not count.
     """
     for layer in reversed(range(len(history.ious) - 1)):
         query = history.found(threshold, layer).get(number)

@@ -1,4 +1,4 @@
-"""What `opendetr explain` shows: of a picture, of a picture's matching, of all queries over a data set."""
+"""The parts of `opendetr explain`: a picture, a picture's matching, all queries over a data set."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ MOST_POINTS = 4  # chosen on detected objects where none are given
 
 @dataclass(frozen=True)
 class Asked:
-    """What the user asked to see; layers and heads count from 1, 0 is the last layer and the mean of the heads."""
+    """The options of the user; layers and heads count from 1, 0 is the last layer and the mean of the heads."""
 
     threshold: float
     points: Sequence[tuple[float, float]] = ()  # pixels of the picture
@@ -39,7 +39,7 @@ class Asked:
     at_most: int = 12  # detections of a picture that are explained
 
     def of(self, maps: Tensor) -> tuple[Tensor, str]:
-        """The asked layer and head of maps [L, heads, ...], and which those are in words."""
+        """The chosen layer and head of maps [L, heads, ...], and a description in words."""
         layers, heads = maps.shape[:2]
         layer = min(self.layer or layers, layers)
         chosen, head = maps[layer - 1], f"head {self.head}"
@@ -72,7 +72,7 @@ class Asked:
 
 
 def explain_picture(folder: Folder, detector: Detector, name: str, image: Image.Image, asked: Asked) -> None:
-    """Encoder maps, decoder maps in three readings, attention between queries, and the decoder layer by layer.
+    """Encoder maps, decoder maps in three variants, attention between queries, and the decoder layer by layer.
 
     Raises:
         UserError: a point lies outside the picture.
@@ -94,13 +94,13 @@ def explain_picture(folder: Folder, detector: Detector, name: str, image: Image.
         maps = seen.encoder_maps(points)
         arrays |= {"points": points, "encoder_attention": maps}
         shown, what = asked.of(maps)
-        caption = "Self-attention of the encoder: the cell at each point gathers from the bright cells."
+        caption = "Self-attention of the encoder: the cell at each point attends to the bright cells."
         folder.figure(f"{name}-encoder", figures.encoder_figure(seen, points, shown, what), caption)
     else:
         folder.words("The model has no encoder: there is no self-attention of the picture.")
     cross = seen.cross_maps(explained.queries)
     shown, what = asked.of(cross)
-    caption = "Cross-attention of the decoder: each detection reads the cells that shine in its colour."
+    caption = "Cross-attention of the decoder: each detection attends to the cells in its colour."
     folder.figure(f"{name}-decoder", figures.decoder_figure(seen, explained, shown, what), caption)
     variants = {
         f"attention, {what}": shown,
@@ -114,7 +114,7 @@ def explain_picture(folder: Folder, detector: Detector, name: str, image: Image.
     folder.figure(f"{name}-variants", figures.variants_figure(seen, explained, variants), caption)
     between = seen.self_attention()
     shown, what = asked.of(between)
-    caption = "Self-attention between queries: a silent query with the same box has given way to the detection."
+    caption = "Self-attention between queries: detections, and queries without a detection that have the same box."
     drawn = figures.queries_figure(seen, explained, shown, _rivals(seen, explained, asked.threshold), what)
     folder.figure(f"{name}-queries", drawn, caption)
     caption = "The box and the score of every detection after each decoder layer."
@@ -127,7 +127,7 @@ def explain_picture(folder: Folder, detector: Detector, name: str, image: Image.
 def explain_image_matching(
     folder: Folder, detector: Detector, index: DatasetIndex, record: Record, threshold: float
 ) -> list[ObjectMatch]:
-    """Which query took which true object of a picture, and why objects were missed."""
+    """Which query is matched to which true object of a picture, and why objects were missed."""
     image = read_image(record.path)
     require_size(record, image.size, index)
     seen = look(detector, image)
@@ -140,7 +140,7 @@ def explain_image_matching(
     name = f"{record.path.stem}-matching"
     folder.heading(f"{record.path.name} (image {record.image_id})")
     folder.words(f"{len(matches)} true objects, {missed} missed at the threshold of {threshold:g}.")
-    folder.figure(name, figures.matching_figure(seen, matches), "True objects and the queries that took them.")
+    folder.figure(name, figures.matching_figure(seen, matches), "True objects and the queries matched to them.")
     rows = []
     for number, found in enumerate(matches, start=1):
         own = found.taken_by
@@ -169,15 +169,15 @@ def explain_image_matching(
 
 
 def explain_slots(folder: Folder, detector: Detector, index: DatasetIndex, threshold: float) -> None:
-    """What every query does over a split: slots, usage, layers, and how well attention knows the boxes."""
+    """What every query does over a split: slots, usage, layers, and attention around the boxes."""
     found = survey(detector, index, threshold)
     folder.heading(f"{len(index)} pictures of {index.source}")
     if found.starts_cxcywh is None:
         shown = f"The {min(figures.MOST_SLOTS, len(found.usage))} busiest of {len(found.usage)} queries"
-        caption = f"{shown}, their boxes over the data set: the paper's figure 7. A specialist's points keep together."
+        caption = f"{shown}, their boxes over the data set: the paper's figure 7. A specialist's points lie together."
         folder.figure("slots", figures.slots_figure(found), caption)
         caption = (
-            f"How much the places of two queries' boxes have in common. Two queries of the same habits would show "
+            "The overlap of the places of two queries' boxes. Two queries with equal boxes would show "
             f"{found.chance_overlap:.2f} over so many pictures, specialists 0."
         )
         folder.figure("slots-overlap", figures.overlap_figure(found), caption)
@@ -189,12 +189,12 @@ def explain_slots(folder: Folder, detector: Detector, index: DatasetIndex, thres
         folder.table(["query", "detects something in", "overlap with the nearest other slot"], rows)
     else:
         folder.words(
-            "The queries of this model have no identity of their own: each picture's most promising cells become its "
-            "queries. So there are no slots; shown is where they start and how far they move."
+            "The queries of this model have no fixed role: each picture's most promising cells become its queries. So "
+            "there are no slots; the figure shows where queries start and how far they move."
         )
-        caption = "Selected queries: the proposals they start from, and the way of their boxes through the decoder."
+        caption = "Selected queries: the proposals they start from, and how far their boxes move in the decoder."
         folder.figure("starts", figures.starts_figure(found), caption)
-    caption = "Were the decoder cut after a layer. NMS (here only, to compare) helps where queries do not talk yet."
+    caption = "AP if the decoder ended after a layer. NMS (for comparison only) helps where queries give duplicates."
     folder.figure("decoder-layers", figures.layers_ap_figure(found), caption)
     rows = [
         [str(layer), *(metric_in_words(metrics.summary[key]) for key in ("AP", "AP50") for metrics in both)]
@@ -203,7 +203,7 @@ def explain_slots(folder: Folder, detector: Detector, index: DatasetIndex, thres
     folder.table(["decoder layer", "AP", "AP with NMS", "AP50", "AP50 with NMS"], rows)
     if len(found.concentrations):
         _concentration_table(folder, found)
-    learned = found.starts_cxcywh is None  # only those are the same query in every picture
+    learned = found.starts_cxcywh is None  # only learned queries are the same in every picture
     folder.arrays(
         "slots",
         {
@@ -215,7 +215,7 @@ def explain_slots(folder: Folder, detector: Detector, index: DatasetIndex, thres
 
 
 def _concentration_table(folder: Folder, found: Survey) -> None:
-    """How well attention knows the boxes: medians over detections."""
+    """The concentration of attention around boxes: medians over detections."""
     everywhere, around = found.concentrations, found.widenings
     gradient, wide = found.by_gradient.T
     even = np.median(around)
@@ -306,7 +306,7 @@ def _points_on(seen: Look, explained: Explained) -> list[tuple[float, float]]:
 
 
 def _rivals(seen: Look, explained: Explained, threshold: float) -> list[int]:
-    """For each detection the other query, detecting nothing, whose box overlaps its own most."""
+    """For each detection the query without a detection whose box overlaps its own most."""
     boxes = seen.boxes_xyxy()
     overlaps = box_iou(boxes[explained.queries][:, None], boxes[None])
     overlaps[:, explained.queries] = -1

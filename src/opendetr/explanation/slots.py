@@ -1,4 +1,4 @@
-"""What queries do over a whole data set: slots (figure 7), layers (figure 4), and whether attention knows the boxes."""
+"""What queries do over a data set: slots (figure 7), layers (figure 4), and attention around the boxes."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -21,22 +21,22 @@ from opendetr.model.postprocess import postprocess
 from opendetr.progress import track
 from opendetr.structures import Batch, Detections, DetrOutput
 
-NMS_IOU = 0.7  # of the comparison only, as in the paper's figure 4: detections are never suppressed
-FINEST_GRID, BOXES_PER_CELL = 16, 4  # where the overlap of slots is measured: few boxes need large cells
+NMS_IOU = 0.7  # for the comparison only, as in the paper's figure 4: detections are never suppressed
+FINEST_GRID, BOXES_PER_CELL = 16, 4  # cells per side for the overlap of slots: few boxes need large cells
 GRADIENT_PICTURES = 20  # of a split, evenly spread: every detection needs a backward pass of its own
 DRAWS = 20  # of equal slots, to see what overlap they show by chance
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What every query said about every picture; N pictures."""
+    """The output of every query for every picture; N pictures."""
 
     boxes_cxcywh: Float[np.ndarray, "N Q 4"]  # 0..1 of the picture
     scores: Float[np.ndarray, "N Q"]  # of the best class
-    starts_cxcywh: Float[np.ndarray, "N Q 4"] | None  # of selected queries, which have no place of their own
+    starts_cxcywh: Float[np.ndarray, "N Q 4"] | None  # of selected queries
     sides: Float[np.ndarray, "N 2"]  # width and height of the pictures, pixels
-    concentrations: Float[np.ndarray, "K L heads"]  # of attention, for detections above the threshold; 1 is by chance
-    widenings: Float[np.ndarray, " K"]  # that many times a box's own area was looked at for its concentration
+    concentrations: Float[np.ndarray, "K L heads"]  # for detections above the threshold; 1 is evenly spread attention
+    widenings: Float[np.ndarray, " K"]  # area of the widened box over the box's own
     by_gradient: Float[np.ndarray, "G 2"]  # concentration and widening of gradient-weighted attention, for a sample
     layers: list[tuple[CocoMetrics, CocoMetrics]]  # per decoder layer: without and with NMS
     threshold: float
@@ -48,7 +48,7 @@ class Survey:
 
     @property
     def chance_overlap(self) -> float:
-        """The overlap that two slots of the same habits would show: of draws from all boxes together."""
+        """The overlap of two equal slots: of random draws from all boxes together."""
         together, pictures = self._histograms().mean(0), len(self.boxes_cxcywh)
         drawn = np.random.default_rng(0).multinomial(pictures, together / together.sum(), DRAWS) / pictures
         return float(_overlaps(drawn)[~np.eye(DRAWS, dtype=bool)].mean())
@@ -68,7 +68,7 @@ class Survey:
 
     @property
     def moves(self) -> Float[np.ndarray, "N Q"] | None:
-        """How far each box's centre came from where its query started, in shares of the picture's diagonal."""
+        """How far each box's centre moved from its query's start, as a share of the picture's diagonal."""
         if self.starts_cxcywh is None:
             return None
         way = (self.boxes_cxcywh - self.starts_cxcywh)[..., :2] * self.sides[:, None]
@@ -82,7 +82,7 @@ def _overlaps(shares: Float[np.ndarray, "K cells"]) -> Float[np.ndarray, "K K"]:
 
 
 def survey(detector: Detector, index: DatasetIndex, threshold: float) -> Survey:
-    """Look at every picture of a split.
+    """Run the model on every picture of a split.
 
     Raises:
         UserError: a picture cannot be read.
@@ -129,7 +129,7 @@ def survey(detector: Detector, index: DatasetIndex, threshold: float) -> Survey:
 
 
 def suppressed(detections: Detections) -> Detections:
-    """What classic non-maximum suppression would leave, class by class: to measure how little it changes."""
+    """The answers after classic non-maximum suppression, class by class, to measure its effect."""
     keep = batched_nms(detections.boxes_xyxy.float(), detections.scores, detections.labels, NMS_IOU)
     boxes, scores, labels = (x[keep] for x in (detections.boxes_xyxy, detections.scores, detections.labels))
     return replace(detections, boxes_xyxy=boxes, scores=scores, labels=labels)
@@ -144,7 +144,7 @@ def _looks(detector: Detector, index: DatasetIndex) -> Iterator[tuple[int, Look]
 
 
 def _by_layer(seen: Look, image_id: int) -> Iterator[Detections]:
-    """What each decoder layer would answer, were it the last."""
+    """The answers of each decoder layer, as if it were the last."""
     sizes = torch.tensor([[seen.image.height, seen.image.width]])
     batch = Batch(torch.zeros(1, 3, 1, 1), None, sizes, torch.tensor([image_id]))
     for layer in range(len(seen.output.logits)):

@@ -19,7 +19,7 @@ TRANSFORMERS_EPS = 1e-5
 
 
 class Backbone(nn.Module):
-    """A timm network cut after its last stage, its feature maps of some earlier stages read too."""
+    """A timm network without its head: the feature map of its last stage, and of some earlier stages."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class Backbone(nn.Module):
         Args:
             name: of a timm network.
             output_stride: pixels per feature cell; 16 dilates the last stage (DC5).
-            extra_strides: of finer maps that are wanted beside the last.
+            extra_strides: of finer maps to return beside the last.
             pretrained: whether ImageNet weights will be loaded: then batch norm is fixed, and the stem and the first
                 stage are (section A.4). Random weights are never fixed: batch norm trains, and the last batch norm
                 of a residual branch starts at one instead of timm's zero.
@@ -120,7 +120,7 @@ def _stages_of_strides(name: str, options: dict[str, Any], strides: tuple[int, .
 
 
 def _gives_channels_last(body: nn.Module, num_channels: int, name: str) -> bool:
-    """Whether the maps come as [B, h, w, F]; found by trying, with a picture of no special size.
+    """Whether the maps are [B, h, w, F], by a trial with a picture of an odd size.
 
     Raises:
         UserError: the network does not take pictures of any size, or gives no maps.
@@ -143,7 +143,7 @@ def _gives_channels_last(body: nn.Module, num_channels: int, name: str) -> bool:
 
 
 def norm_as_transformers(body: nn.Module) -> None:
-    """Make batch norm what `transformers` makes of it in a DETR.
+    """Replace every batch norm as `transformers` does in a DETR.
 
     It puts a plain one of eps 1e-5 in the place of each. timm's EfficientNets (and others) have another eps, and batch
     norms that hold the activation after them, which is lost: models are trained like that, and run like that.

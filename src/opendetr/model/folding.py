@@ -17,9 +17,9 @@ from opendetr.devices import without_autocast
 
 
 class FoldedConv2d(nn.Conv2d):
-    """A convolution that may do the work of the frozen batch norm after it; its weights train as before."""
+    """A convolution that may include the frozen batch norm after it; its weights train as before."""
 
-    norm: tuple[Any]  # in a tuple, because it belongs to the network as a module of its own
+    norm: tuple[Any]  # in a tuple, so that it is not registered as a submodule twice
     unfolded: type[nn.Conv2d]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ class FoldedConv2d(nn.Conv2d):
 
 
 class FoldedNorm(nn.Module):
-    """A frozen batch norm whose convolution may have done its work, but for the activation, if it has one."""
+    """A frozen batch norm that its convolution may include; only its activation, if any, remains then."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalised features, in the place of `x` where gradients are off; after a folded convolution they are `x`."""
@@ -65,17 +65,17 @@ def _in_autocast(x: Tensor) -> bool:
 
 
 def _scale_and_shift(norm: Any) -> tuple[Tensor, Tensor]:
-    """What a frozen batch norm multiplies each channel by, and what it adds."""
+    """Factor and offset of each channel of a frozen batch norm."""
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
     return scale, norm.bias - norm.running_mean * scale
 
 
 def fold_frozen_norms(body: nn.Module) -> None:
-    """Fold every frozen batch norm that is the reader of a convolution's output. Names and weights stay as they are.
+    """Fold every frozen batch norm that reads a convolution's output. Names and weights do not change.
 
-    The pairs are found by running the network, so that any timm architecture will do.
+    The pairs are found by running the network, so that any timm architecture works.
     """
-    outputs: dict[int, tuple[Any, Tensor]] = {}  # the tensor is kept so that its id stays its own
+    outputs: dict[int, tuple[Any, Tensor]] = {}  # the tensor is kept so that its id is not used again
     calls: list[nn.Module] = []
     pairs: list[tuple[Any, Any]] = []
 

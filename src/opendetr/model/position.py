@@ -87,14 +87,14 @@ class BoxPosition(nn.Module):
         return encoded
 
 
-SPREAD = 0.4  # of attention around the centre of a box, in shares of its sides
+SPREAD = 0.4  # standard deviation of the attention around the centre of a box, in shares of its sides
 
 
 def focus_on(boxes: Float[Tensor, "B Q 4"], cells: Float[Tensor, "B S 4"]) -> Float[Tensor, "B 1 Q S"]:
-    """What cross-attention starts from where queries have boxes: the logarithm of a Gaussian in and around each.
+    """The logarithm of a Gaussian in and around each query's box, added to the attention logits of every head.
 
-    It is added to the similarities of every head, so that content decides among the cells of an object, and by enough
-    similarity beyond them (the spatial prior of SMCA, Gao et al. 2021, section 3.2, with nothing to learn).
+    Content decides among the cells of an object, and cells outside need a larger similarity (the spatial prior of SMCA,
+    Gao et al. 2021, section 3.2, without learned parameters).
 
     Args:
         boxes: cxcywh of the queries.
@@ -115,7 +115,7 @@ def _fractions(places: Float[Tensor, "... n"], num_frequencies: int) -> Float[Te
 def _waves(
     places: Float[Tensor, "... n"], num_frequencies: int, shortest: float, longest: float
 ) -> Float[Tensor, "... m"]:
-    """Sine and cosine in turn for wavelengths (of 2 pi each) from `shortest` almost to `longest`, place after place."""
+    """Sine and cosine in turn for wavelengths (of 2 pi each) from `shortest` almost to `longest`, for every place."""
     exponent = torch.arange(num_frequencies, dtype=torch.float32, device=places.device) / num_frequencies
     angles = places[..., None] / (shortest * (longest / shortest) ** exponent)
     return torch.stack([angles.sin(), angles.cos()], -1).flatten(-3)
