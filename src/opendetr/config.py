@@ -151,7 +151,7 @@ class DataConfig:
         return replace(
             self,
             image_size=image_size,
-            max_size=scale(self.max_size),
+            max_size=self.max_size and scale(self.max_size),  # 0 stays: it was to be chosen
             train_sizes=tuple(scale(size) for size in self.train_sizes),
             crop_resize=tuple(scale(size) for size in self.crop_resize),
             crop_min=scale(self.crop_min),

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opendetr.config import PRESETS, RunConfig, load_recipe, parse_config, recipe_names, resolve_config
+from opendetr.config import PRESETS, DataConfig, RunConfig, load_recipe, parse_config, recipe_names, resolve_config
 from opendetr.errors import UserError
 
 PAPER = {  # sections 3 and A.4 of the paper, and the official repository's 300-epoch schedule
@@ -271,3 +271,8 @@ def test_a_config_of_an_earlier_version_still_loads(keep, cache):
     assert parse_config(f"[data]\nkeep = {keep}", "config.toml").data.cache == cache
     with pytest.raises(UserError, match="unknown key"):
         RunConfig().with_overrides([f"data.keep={keep}"])
+
+
+def test_resizing_leaves_open_what_was_to_be_chosen():
+    data = DataConfig(image_size=640, max_size=0, train_sizes=()).resized(320)
+    assert (data.image_size, data.max_size, data.train_sizes) == (320, 0, ())
