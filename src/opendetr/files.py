@@ -22,16 +22,23 @@ def cache_folder() -> Path:
     return Path(os.environ.get("OPENDETR_CACHE") or Path.home() / ".cache" / "opendetr")
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write `content` to `path` atomically (a temporary file beside it, then a rename)."""
+@contextmanager
+def _replacing_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary file beside `path` that takes its place; after a failure it is removed, `path` is untouched."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(content)
+        yield temporary
         _rename(temporary, path)
-    except OSError:  # a full disk shall not stay full of halves
+    except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` to `path` atomically (a temporary file beside it, then a rename)."""
+    with _replacing_file(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -60,10 +67,8 @@ def append_line(path: Path, line: str) -> None:
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
     """Write lines of text as UTF-8 to `path` atomically, one at a time: they need not fit in memory."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8", newline="\n") as file:
+    with _replacing_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(f"{line}\n" for line in lines)
-    _rename(temporary, path)
 
 
 def _rename(path: Path, target: Path) -> None:
@@ -142,13 +147,14 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     new.mkdir()
     try:
         yield new
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            _rename(folder, old)
+        _rename(new, folder)
     except BaseException:
         shutil.rmtree(new, ignore_errors=True)
+        recover_folder(folder)
         raise
-    if folder.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        _rename(folder, old)
-    _rename(new, folder)
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from opendetr import files
 from opendetr.errors import UserError
-from opendetr.files import read_json, recover_folder, replacing_folder, write_bytes, write_json, write_text
+from opendetr.files import read_json, recover_folder, replacing_folder, write_bytes, write_json, write_lines, write_text
 
 
 def names(folder: Path) -> set[str]:
@@ -171,6 +171,52 @@ def test_what_found_no_room_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         write_bytes(tmp_path / "a.bin", b"content")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("error", [OSError, ValueError, KeyboardInterrupt])
+def test_lines_that_end_in_an_error_leave_the_old_file_and_nothing_beside_it(tmp_path, error):
+    def lines(*, whole):
+        yield "one"
+        if not whole:
+            raise error
+        yield "two"
+
+    path = tmp_path / "a.txt"
+    write_lines(path, lines(whole=True))
+    with pytest.raises(error):
+        write_lines(path, lines(whole=False))
+    assert path.read_bytes() == b"one\ntwo\n"
+    assert names(tmp_path) == {"a.txt"}
+
+
+def test_an_interrupted_write_leaves_no_temporary_file(tmp_path, monkeypatch):
+    def interrupted(path, content):
+        path.touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_bytes", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_text(tmp_path / "a.txt", "new")
+    assert names(tmp_path) == set()
+
+
+@pytest.mark.parametrize("renamed", [0, 1])
+def test_a_folder_that_cannot_be_renamed_leaves_the_old_one(tmp_path, monkeypatch, renamed):
+    """As on Windows, where a program may have one of its files open."""
+    rename, sources = Path.replace, []
+
+    def refusing(path, target):
+        sources.append(path)
+        if len(sources) == renamed + 1:
+            raise PermissionError(13, "Access is denied")
+        return rename(path, target)
+
+    fill(tmp_path / "last", "one")
+    monkeypatch.setattr(Path, "replace", refusing)
+    with pytest.raises(PermissionError):
+        fill(tmp_path / "last", "two")
+    assert names(tmp_path) == {"last"}
+    assert names(tmp_path / "last") == {"one"}
 
 
 @pytest.mark.parametrize(("refused", "written"), [(2, True), (3, False)])
