@@ -12,12 +12,13 @@ from opendetr.checkpoints.adapt import labels_on, require_same_architecture
 from opendetr.checkpoints.card import model_card, push_to_hub
 from opendetr.checkpoints.huggingface import save_huggingface
 from opendetr.checkpoints.loading import load_checkpoint
-from opendetr.checkpoints.native import Checkpoint, save_checkpoint
+from opendetr.checkpoints.native import save_checkpoint
 from opendetr.checkpoints.official import save_official
 from opendetr.config import PRESETS, load_recipe, resolve_config
 from opendetr.data.check import check_pictures, warnings
 from opendetr.data.datasets import has_split, load_index
 from opendetr.data.images import read_image
+from opendetr.data.transforms import snapped_shape
 from opendetr.devices import resolve_device
 from opendetr.errors import UserError
 from opendetr.evaluation.coco import CocoMetrics, evaluate_files
@@ -553,11 +554,12 @@ def info(model: str | Path, size: tuple[int, int] | None = None, *, dc5: bool | 
 
     Args:
         model: any model (`docs/checkpoints.md`).
-        size: height and width for the cost; by default the evaluation size at an aspect of 3 to 4.
+        size: height and width for the cost, rounded as the model rounds them; by default those of a 480x640 picture.
         dc5: whether an official `.pth` has a dilated backbone.
     """
     checkpoint = load_checkpoint(model, dc5=dc5)
-    height, width = size or _typical_size(checkpoint)
+    preprocessing = checkpoint.preprocessing
+    height, width = preprocessing.shape(480, 640) if size is None else snapped_shape(*size, preprocessing.multiple_of)
     return {
         "source": str(checkpoint.source),
         "classes": [entry["name"] for entry in checkpoint.label_map.to_json()],
@@ -565,7 +567,7 @@ def info(model: str | Path, size: tuple[int, int] | None = None, *, dc5: bool | 
         "parameters": count_parameters(checkpoint.model),
         "gflops": round(count_gflops(checkpoint.model, height, width), 3),
         "gflops_at": [height, width],
-        "preprocessing": checkpoint.preprocessing.to_json(),
+        "preprocessing": preprocessing.to_json(),
         "config": checkpoint.config.to_dict(),
         "origin": checkpoint.metrics,
     }
@@ -715,11 +717,6 @@ def _computes_on(model: str | Path, engine: str, device: str) -> str:
     """The kind of device that an engine computes on: PyTorch alone uses another than the CPU."""
     of_graph = engine in ("openvino", "onnxruntime") or is_exported(model)
     return "cpu" if of_graph else resolve_device(device).type
-
-
-def _typical_size(checkpoint: Checkpoint) -> tuple[int, int]:
-    size = checkpoint.preprocessing.image_size
-    return size, min(round(size * 4 / 3), checkpoint.preprocessing.max_size)
 
 
 def _free_folder(folder: Path) -> Path:

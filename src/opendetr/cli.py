@@ -244,7 +244,9 @@ def explain(
 @app.command()
 def info(
     model: Model,
-    size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH for the cost.  (default: the evaluation size)")] = None,
+    size: Annotated[
+        str | None, typer.Option(help="HEIGHTxWIDTH for the cost.  (default: of a 480x640 picture)")
+    ] = None,
     json: Annotated[Path | None, typer.Option(help="Write everything to this file.")] = None,
     dc5: Dc5 = None,
 ) -> None:

@@ -4,6 +4,7 @@ import json
 import math
 import re
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,11 +12,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from tiny import TINY_FAST
+from torchvision import tv_tensors
 
 from opendetr import Detector, api, demonstration
 from opendetr.checkpoints.imagenet import build_pretrained_model
-from opendetr.checkpoints.native import load_checkpoint
+from opendetr.checkpoints.native import load_checkpoint, save_checkpoint
 from opendetr.config import LossConfig, load_recipe
+from opendetr.model.complexity import count_gflops
 from opendetr.training.run_folder import load_training_state, read_metrics
 from opendetr.training.speed import Speed
 
@@ -23,6 +26,19 @@ from opendetr.training.speed import Speed
 @pytest.fixture(scope="module")
 def fast_run(digits, tmp_path_factory):
     return api.train(digits, **TINY_FAST, epochs=2, output=tmp_path_factory.mktemp("runs") / "fast")
+
+
+def test_info_counts_the_cost_at_sides_the_model_really_has(fast_run, tmp_path):
+    """The recipe fast rounds both sides to multiples of 32."""
+    checkpoint = load_checkpoint(fast_run)
+    larger = replace(checkpoint, preprocessing=replace(checkpoint.preprocessing, image_size=256, max_size=427))
+    save_checkpoint(tmp_path / "model", larger)
+    picture = torch.zeros(3, 480, 640, dtype=torch.uint8)
+    really = list(larger.preprocessing.transform()(tv_tensors.Image(picture)).shape[-2:])
+    for size in (None, (256, 341)):
+        facts = api.info(tmp_path / "model", size)
+        assert facts["gflops_at"] == really == [288, 384]
+        assert facts["gflops"] == pytest.approx(count_gflops(checkpoint.model, 288, 384), abs=1e-3)
 
 
 def test_it_is_the_default_and_its_choices_are_kept(fast_run):
