@@ -13,7 +13,7 @@ import openvino
 import torch
 from PIL import Image
 
-from opendetr.benchmarking.report import provenance
+from opendetr.benchmarking.benchmark import provenance
 from opendetr.benchmarking.timing import Clock, take_turns
 from opendetr.engines.graph_engines import OpenVinoEngine
 from opendetr.inference.detector import Detector

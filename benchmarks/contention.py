@@ -84,7 +84,7 @@ def make_checkpoint() -> Any:
 
 def write_graph(path: Path) -> None:
     """The same model for the engines; nothing is certified: random weights say the same about every picture."""
-    from opendetr.exporting.files import metadata_of, write_onnx
+    from opendetr.exporting.exported_file import metadata_of, write_onnx
     from opendetr.exporting.graph import export_program, to_onnx
 
     model = make_checkpoint()
@@ -249,7 +249,7 @@ def main() -> None:
     if given.serve:
         serve(given.serve, given.graph, ours=given.ours)
         return
-    from opendetr.benchmarking.report import provenance
+    from opendetr.benchmarking.benchmark import provenance
     from opendetr.engines.graph_engines import PACKAGES, is_installed
 
     installed = [engine for engine in PACKAGES if is_installed(engine)]

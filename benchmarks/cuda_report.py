@@ -31,7 +31,7 @@ import torch
 from cuda_agreement import TOLERANCES, Agreement, compare
 from cuda_timing import OFFICIAL, OURS, SETTINGS, Sides, Timed, measure, setting
 
-from opendetr.checkpoints.native import load_checkpoint
+from opendetr.checkpoints.native import load_folder
 from opendetr.config import load_recipe, resolve_config
 from opendetr.data.datasets import load_index
 from opendetr.data.digits import write_digits
@@ -211,7 +211,7 @@ def learn(report: Report, scale: Scale, device: torch.device, folder: Path) -> N
         begun = time.time()
         trainer = prepare(resolve_config("fast", options={"data.root": str(data), **values}), folder / name, begun)
         trainer.fit()
-        taken, checkpoint = time.time() - begun, load_checkpoint(folder / name)
+        taken, checkpoint = time.time() - begun, load_folder(folder / name)
         engine = TorchEngine.prepared(checkpoint.model, device, "fp32")
         found = evaluate_split(engine, checkpoint.description, load_index(data, "val"), batch_size=16).summary
         report.learned[name] = {"AP50": found["AP50"], "AP": found["AP"], "seconds": taken}

@@ -21,8 +21,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "parity"))  # official.py says where the official code is
 import official
 
+from opendetr.benchmarking.benchmark import provenance
 from opendetr.benchmarking.peers import load_peer
-from opendetr.benchmarking.report import provenance
 from opendetr.benchmarking.sides import OwnSide, Side, write_for_peer
 from opendetr.benchmarking.timing import Clock
 from opendetr.checkpoints.loading import load_checkpoint

@@ -14,13 +14,13 @@ from statistics import median
 import openvino
 import torch
 
-from opendetr.benchmarking.report import provenance
+from opendetr.benchmarking.benchmark import provenance
 from opendetr.benchmarking.timing import Clock, take_turns
 from opendetr.checkpoints.loading import load_checkpoint
 from opendetr.data.datasets import load_index
 from opendetr.engines.graph_engines import OpenVinoEngine
-from opendetr.exporting.choice import choose_engine
 from opendetr.exporting.comparison import largest_differences
+from opendetr.exporting.fastest_engine import choose_engine
 from opendetr.exporting.quantization import quantize
 from opendetr.model.selection import SelectedQueries
 

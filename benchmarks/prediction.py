@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from opendetr.benchmarking.report import provenance
+from opendetr.benchmarking.benchmark import provenance
 from opendetr.inference.detector import Detector
 from opendetr.inference.prediction import predict_pictures
 from opendetr.inference.results import Shard

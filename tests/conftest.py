@@ -14,7 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # pytest -n 2 on two cores: more 
 install_import_hook("opendetr", "checked.check")  # before anything imports opendetr
 
 from opendetr.data.digits import write_digits  # noqa: E402
-from opendetr.exporting import choice  # noqa: E402
+from opendetr.exporting import fastest_engine  # noqa: E402
 
 LAYOUTS = {  # annotation file and picture folder of a split
     "plain": ("annotations/{split}.json", "images"),
@@ -32,7 +32,7 @@ def same_numbers():
 @pytest.fixture(autouse=True)
 def torch_alone(monkeypatch):
     """`auto` chooses PyTorch, as where nothing else is installed: preparing an engine takes longer than most tests."""
-    monkeypatch.setattr(choice, "is_installed", lambda engine: engine == "torch")
+    monkeypatch.setattr(fastest_engine, "is_installed", lambda engine: engine == "torch")
 
 
 @pytest.fixture

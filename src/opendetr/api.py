@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from opendetr.benchmarking.measure import benchmark as measure
-from opendetr.benchmarking.report import Benchmark, print_benchmark, write_benchmark
+from opendetr.benchmarking.benchmark import Benchmark, print_benchmark, write_benchmark
+from opendetr.benchmarking.measure import run_benchmark
 from opendetr.checkpoints.adapt import labels_on, require_same_architecture
 from opendetr.checkpoints.card import model_card, push_to_hub
 from opendetr.checkpoints.huggingface import save_huggingface
@@ -25,7 +25,7 @@ from opendetr.evaluation.coco import CocoMetrics, evaluate_files
 from opendetr.evaluation.runner import evaluate_split
 from opendetr.exporting.certificate import Certificate
 from opendetr.exporting.export import ExportOptions, export_model
-from opendetr.exporting.files import SUFFIXES, is_exported
+from opendetr.exporting.exported_file import SUFFIXES, is_exported
 from opendetr.files import require_folder, require_writable
 from opendetr.inference.detector import Detector, EngineName, PrecisionName
 from opendetr.inference.distributed import Job, predict_distributed
@@ -441,7 +441,7 @@ def benchmark(
     if output is not None:
         require_folder(Path(output))
     settle_threads(threads, measure=True, device=resolve_device(device).type)
-    found = measure(
+    found = run_benchmark(
         load_checkpoint(model, dc5=dc5), size=size, batch=batch, against=against, engines=engines,
         precisions=precisions, seconds=seconds, device=device, memory=memory,
     )  # fmt: skip
@@ -496,7 +496,7 @@ def explain(
     Raises:
         UserError: no such model, picture, split, id, layer or head; a point outside the picture; a mixture of requests.
     """
-    from opendetr.explanation import report
+    from opendetr.explanation import explaining
     from opendetr.explanation.folder import Folder
 
     _require_threshold(threshold)
@@ -509,7 +509,7 @@ def explain(
         raise UserError("--point, --layer and --head belong to pictures: leave them out with --data")
     if at_most < 1:
         raise UserError(f"--at-most {at_most}: expected 1 or more detections to explain")
-    folder, asked = Path(output), report.Asked(threshold, points, layer, head, at_most)
+    folder, asked = Path(output), explaining.Asked(threshold, points, layer, head, at_most)
     require_folder(folder)
     settle_threads(threads, measure=True, device=resolve_device(device).type)
     detector = Detector.of_checkpoint(load_checkpoint(model, dc5=dc5), device)
@@ -524,7 +524,7 @@ def explain(
                 picture = read_image(path)
             except UserError:  # said at the end
                 continue
-            report.require_inside(points, str(path), picture)
+            explaining.require_inside(points, str(path), picture)
         written = Folder(folder, f"What {model} attends to")
         for path, name in track(zip(paths, distinct_stems(paths)), "explaining", len(paths)):
             try:
@@ -532,16 +532,16 @@ def explain(
             except UserError as error:
                 broken.append(str(error))
             else:
-                report.explain_picture(written, detector, name, picture, asked)
+                explaining.explain_picture(written, detector, name, picture, asked)
     else:
         index = load_index(Path(data), split).under(detector.checkpoint.label_map)
-        record = None if image is None else report.record_of(index, image)
+        record = None if image is None else explaining.record_of(index, image)
         written = Folder(folder, f"What the queries of {model} do")
         if record is None:
-            report.explain_slots(written, detector, index, threshold)
+            explaining.explain_slots(written, detector, index, threshold)
         else:
-            matches = report.explain_image_matching(written, detector, index, record, threshold)
-            for sentence in report.missed_in_words(matches):
+            matches = explaining.explain_image_matching(written, detector, index, record, threshold)
+            for sentence in explaining.missed_in_words(matches):
                 console.print(sentence)
     page = written.finish()
     console.print(f"The explanation is {page.resolve()}")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from opendetr.checkpoints.native import load_checkpoint
+from opendetr.checkpoints.native import load_folder
 from opendetr.config import resolve_config
 from opendetr.data.datasets import DatasetIndex, Record, load_index
 from opendetr.data.digits import SIDE, write_digits
@@ -18,8 +18,8 @@ from opendetr.devices import describe_machine
 from opendetr.evaluation.coco import CocoMetrics
 from opendetr.evaluation.report import RunReport, print_metrics, write_report
 from opendetr.evaluation.runner import detect_split, metrics_of
+from opendetr.explanation.explaining import Asked, explain_picture
 from opendetr.explanation.folder import Folder
-from opendetr.explanation.report import Asked, explain_picture
 from opendetr.files import write_json
 from opendetr.inference.detector import Detector
 from opendetr.inference.drawing import draw
@@ -93,7 +93,7 @@ def _learn(
     if trainer.plan.interrupted():
         raise KeyboardInterrupt
     index = load_index(output / "digits", "test")
-    detector = Detector.of_checkpoint(load_checkpoint(run / "last"))
+    detector = Detector.of_checkpoint(load_folder(run / "last"))
     detections = sorted(detect_split(detector.engine, detector.description, index, batch_size=16))
     metrics = metrics_of(index, detections)
     print_metrics(metrics)

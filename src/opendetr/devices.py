@@ -39,7 +39,7 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-Model = TypeVar("Model", bound=nn.Module)
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
 def memory_format(device: torch.device) -> torch.memory_format:
@@ -51,7 +51,7 @@ def memory_format(device: torch.device) -> torch.memory_format:
     return torch.contiguous_format if device.type == "mps" else torch.channels_last
 
 
-def place(model: Model, device: torch.device) -> Model:
+def place(model: AnyModule, device: torch.device) -> AnyModule:
     """Move a model to the device, in the fastest memory layout for its convolutions."""
     return model.to(device=device, memory_format=memory_format(device))  # type: ignore[call-overload,no-any-return,unused-ignore]
 

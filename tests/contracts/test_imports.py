@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,55 @@ def test_the_rule_sees_every_way_to_import():
 
 def test_no_file_has_a_name_that_says_nothing():
     assert not {path.stem for path in FILES.values()} & {"utils", "util", "misc", "common", "helpers"}
+
+
+def named_twice(names: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """The names that several files give, with the files."""
+    places: dict[str, list[str]] = {}
+    for name, place in names:
+        places.setdefault(name, []).append(place)
+    return {name: found for name, found in places.items() if len(found) > 1}
+
+
+def types_of(source: str) -> set[str]:
+    """The classes of a file and its aliases, which are assigned once and written like classes."""
+    found = set()
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            name = node.targets[0].id
+            found |= {name} if name[0].isupper() and not name.isupper() else set()
+    return found
+
+
+def functions_of(source: str) -> set[str]:
+    """The functions of a file that others may call."""
+    body = ast.parse(source).body
+    return {node.name for node in body if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")}
+
+
+def test_no_two_files_have_one_name():
+    assert named_twice((path.stem, name) for name, path in FILES.items() if path.stem != "__init__") == {}
+
+
+def test_no_two_types_have_one_name():
+    """The command line's kinds of option are called as what they choose."""
+    files = {name: path for name, path in FILES.items() if name != "opendetr.cli"}
+    assert named_twice((kind, name) for name, path in files.items() for kind in types_of(path.read_text())) == {}
+
+
+def test_no_two_functions_have_one_name():
+    """A command has the name of the function that it calls."""
+    found = named_twice((name, at) for at, path in FILES.items() for name in functions_of(path.read_text()))
+    assert {name: places for name, places in found.items() if places != ["opendetr.api", "opendetr.cli"]} == {}
+
+
+def test_the_rules_of_names_see_types_and_functions():
+    source = "class Box: ...\nPair = tuple[int, Box]\nLIMIT = 3\nvalue = 4\ndef run(): ...\ndef _own(): ...\n"
+    assert types_of(source) == {"Box", "Pair"}
+    assert functions_of(source) == {"run"}
+    assert named_twice([("a", "x"), ("b", "x"), ("a", "y")]) == {"a": ["x", "y"]}
 
 
 @pytest.mark.parametrize("statement", ["import opendetr; dir(opendetr)", "import opendetr.cli"])

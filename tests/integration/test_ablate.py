@@ -177,7 +177,7 @@ def result(row, seed, ap, ap50=0.9, **more):
     }
 
 
-TWO_ROWS = study.Study("own", "Two", "For the test.", "base", [study.Row("base"), study.Row("other")])
+TWO_ROWS = study.Study("own", "Two", "For the test.", "base", [study.StudyRow("base"), study.StudyRow("other")])
 SETTINGS = study.Settings("data", "fast", epochs=1)
 
 

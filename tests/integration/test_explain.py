@@ -13,8 +13,8 @@ from tiny import TINY, TINY_FAST
 from opendetr import api, cli
 from opendetr.data.datasets import load_index
 from opendetr.errors import UserError
+from opendetr.explanation.explaining import Asked
 from opendetr.explanation.look import look
-from opendetr.explanation.report import Asked
 from opendetr.explanation.slots import Survey, survey
 from opendetr.inference.detector import Detector
 

@@ -29,10 +29,10 @@ from opendetr.engines.engine import TorchEngine
 from opendetr.engines.graph_engines import OpenVinoEngine
 from opendetr.errors import UserError
 from opendetr.explanation.capture import capture_attention
-from opendetr.exporting import choice, export
+from opendetr.exporting import export, fastest_engine
 from opendetr.exporting.certificate import Certificate
-from opendetr.exporting.comparison import BOUNDS, Answers, Comparison, compare, largest_differences
-from opendetr.exporting.files import fingerprint, load_exported, read_metadata
+from opendetr.exporting.comparison import BOUNDS, Comparison, FinalAnswers, compare, largest_differences
+from opendetr.exporting.exported_file import fingerprint, load_exported, read_metadata
 from opendetr.inference.detector import Detector
 from opendetr.labels import LabelMap
 from opendetr.model.build import build_model
@@ -273,11 +273,11 @@ def test_a_picture_whose_queries_are_selected_by_rounding_is_no_evidence(paper, 
     proposals = DetrOutput(cells[None, None], places[None, None])
     truth = DetrOutput(cells[None, None, :2], places[None, None, :2], proposals)
     other = DetrOutput(cells[None, None, [0, 2]], places[None, None, [0, 2]])
-    found = [(other, Answers.of(other, scoring))]
+    found = [(other, FinalAnswers.of(other, scoring))]
     row = compare(checkpoint, [truth], found, (64, 64), BOUNDS["fp32"], batch=1)
     assert row.undecided == undecided
     assert (row.answers, row.agreeing) == ((0, 0) if undecided else (4, 2))
-    broken = Answers.of(other, scoring)._replace(scores=torch.full((1, 2), float("nan")))
+    broken = FinalAnswers.of(other, scoring)._replace(scores=torch.full((1, 2), float("nan")))
     assert not compare(checkpoint, [truth], [(other, broken)], (64, 64), BOUNDS["fp32"], batch=1).undecided
 
 
@@ -355,7 +355,7 @@ def test_a_signal_after_models_were_let_go_is_handled(paper, tmp_path):
 import signal, threading
 from pathlib import Path
 import torch
-from opendetr.exporting.files import load_exported
+from opendetr.exporting.exported_file import load_exported
 
 def used_engine():
     engine = load_exported(Path({str(tmp_path / "model.xml")!r})).engine
@@ -424,7 +424,7 @@ def test_bf16_runs_from_its_file_and_beside_its_model(paper, tmp_path):
     assert max(row.logits for row in certificate.comparisons) > EXACT  # it is another arithmetic
     found = Detector.load(tmp_path / "model.xml")
     assert found.engine.precision == "bf16"
-    assert choice.choose_engine(paper, "openvino", "bf16").precision == "bf16"
+    assert fastest_engine.choose_engine(paper, "openvino", "bf16").precision == "bf16"
 
 
 def test_attention_of_selected_queries_is_certified_where_it_is_exported(tmp_path):
@@ -434,25 +434,25 @@ def test_attention_of_selected_queries_is_certified_where_it_is_exported(tmp_pat
 
 
 def test_an_engine_is_prepared_once_and_anew_for_other_weights(paper, monkeypatch, capsys):
-    monkeypatch.setattr(choice, "is_installed", lambda engine: engine != "openvino")
+    monkeypatch.setattr(fastest_engine, "is_installed", lambda engine: engine != "openvino")
     picture = Image.new("RGB", (96, 64), "teal")
     for engine in ("onnxruntime", "auto"):
         Detector.load(paper.source, engine=engine).predict(picture)
     said = capsys.readouterr().out.replace("\n", " ")
     assert said.count("preparing onnxruntime") == 1
     assert "the fastest here" in said
-    before = choice.choose_engine(paper, "onnxruntime", "fp32")
+    before = fastest_engine.choose_engine(paper, "onnxruntime", "fp32")
     assert "preparing" not in capsys.readouterr().out
     with torch.no_grad():
         paper.model.class_embed.bias.add_(1.0)
-    after = choice.choose_engine(paper, "onnxruntime", "fp32")
+    after = fastest_engine.choose_engine(paper, "onnxruntime", "fp32")
     assert "preparing onnxruntime" in capsys.readouterr().out
     images = torch.randn(1, 3, 64, 96)
     torch.testing.assert_close(after(images).logits, before(images).logits + 1, rtol=0, atol=EXACT)
 
 
 def test_engines_that_cannot_be_kept_leave_torch(paper, monkeypatch, capsys):
-    monkeypatch.setattr(choice, "is_installed", lambda engine: engine != "openvino")
+    monkeypatch.setattr(fastest_engine, "is_installed", lambda engine: engine != "openvino")
     (paper.source / "engines").write_text("in the way")
     assert Detector.load(paper.source).engine.name == "torch"
     assert "onnxruntime is passed over" in capsys.readouterr().out
@@ -470,7 +470,7 @@ def test_equal_weights_in_another_architecture_are_another_model(paper):
 
 
 def test_an_engine_that_disagrees_is_passed_over_and_not_tried_again(paper, monkeypatch, capsys):
-    monkeypatch.setattr(choice, "is_installed", lambda engine: engine != "openvino")
+    monkeypatch.setattr(fastest_engine, "is_installed", lambda engine: engine != "openvino")
     monkeypatch.setattr(Certificate, "problems", lambda self: ["boxes differ by 0.3"])
     assert Detector.load(paper.source).engine.name == "torch"
     assert "onnxruntime is passed over" in capsys.readouterr().out
@@ -483,7 +483,7 @@ def test_a_model_that_torch_cannot_trace_is_run_by_torch(paper, monkeypatch, cap
     def fails(*args, **options):
         raise RuntimeError("data-dependent")
 
-    monkeypatch.setattr(choice, "is_installed", lambda engine: engine != "openvino")
+    monkeypatch.setattr(fastest_engine, "is_installed", lambda engine: engine != "openvino")
     monkeypatch.setattr(torch.export, "export", fails)
     monkeypatch.setattr(sys.modules[__name__], "TRACED", {})  # not cleared: what TRANSLATED holds goes by their ids
     assert Detector.load(paper.source).engine.name == "torch"
@@ -494,22 +494,22 @@ def test_engines_of_models_of_others_are_kept_in_our_cache(paper, tmp_path, monk
     monkeypatch.setenv("OPENDETR_CACHE", str(tmp_path / "cache"))
     (tmp_path / "hub").mkdir()
     for source in (tmp_path / "hub", tmp_path / "hub/detr.pth"):
-        assert choice.engines_folder(replace(paper, source=source)).parent == tmp_path / "cache/engines"
-    assert choice.engines_folder(paper) == paper.source / "engines"
+        assert fastest_engine.engines_folder(replace(paper, source=source)).parent == tmp_path / "cache/engines"
+    assert fastest_engine.engines_folder(paper) == paper.source / "engines"
 
 
 def test_machines_that_share_a_folder_keep_engines_of_their_own(paper, monkeypatch):
-    ours = choice.engine_file(paper, "openvino", "fp32")
-    monkeypatch.setattr(choice, "describe_processor", lambda: "another, Linux")
-    assert choice.engine_file(paper, "openvino", "fp32") != ours
+    ours = fastest_engine.engine_file(paper, "openvino", "fp32")
+    monkeypatch.setattr(fastest_engine, "describe_processor", lambda: "another, Linux")
+    assert fastest_engine.engine_file(paper, "openvino", "fp32") != ours
 
 
 def test_an_engine_serves_any_number_of_threads(paper, monkeypatch):
     """The number is measured for every command: preparing an engine takes longer than most of them."""
-    ours, state = choice.engine_file(paper, "openvino", "fp32"), choice._state(paper, "openvino")
+    ours, state = fastest_engine.engine_file(paper, "openvino", "fp32"), fastest_engine._state(paper, "openvino")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
-    assert choice.engine_file(paper, "openvino", "fp32") == ours
-    assert choice._state(paper, "openvino") == state
+    assert fastest_engine.engine_file(paper, "openvino", "fp32") == ours
+    assert fastest_engine._state(paper, "openvino") == state
 
 
 def test_engines_are_timed_in_turn(paper):
@@ -523,7 +523,7 @@ def test_engines_are_timed_in_turn(paper):
     engines = {name: Noting(paper.model, torch.device("cpu")) for name in ("a", "b")}
     for name, engine in engines.items():
         engine.name = name
-    assert set(choice.seconds_per_picture(engines, paper)) == {"a", "b"}
+    assert set(fastest_engine.seconds_per_picture(engines, paper)) == {"a", "b"}
     assert called == ["a", "b"] * (len(called) // 2)
 
 
@@ -539,7 +539,7 @@ def test_engines_are_timed_in_turn(paper):
 def test_what_cannot_run_is_said(paper, options, sentence):
     chosen = {"engine": "auto", "precision": "fp32"} | options
     with pytest.raises(UserError, match=sentence):
-        choice.choose_engine(paper, **chosen)
+        fastest_engine.choose_engine(paper, **chosen)
 
 
 def test_files_that_are_no_exports_are_said(tmp_path):

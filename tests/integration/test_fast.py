@@ -16,7 +16,7 @@ from torchvision import tv_tensors
 
 from opendetr import Detector, api, demonstration
 from opendetr.checkpoints.imagenet import build_pretrained_model
-from opendetr.checkpoints.native import load_checkpoint, save_checkpoint
+from opendetr.checkpoints.native import load_folder, save_checkpoint
 from opendetr.config import LossConfig, load_recipe
 from opendetr.model.complexity import count_gflops
 from opendetr.training.run_folder import load_training_state, read_metrics
@@ -30,7 +30,7 @@ def fast_run(digits, tmp_path_factory):
 
 def test_info_counts_the_cost_at_sides_the_model_really_has(fast_run, tmp_path):
     """The recipe fast rounds both sides to multiples of 32."""
-    checkpoint = load_checkpoint(fast_run)
+    checkpoint = load_folder(fast_run)
     larger = replace(checkpoint, preprocessing=replace(checkpoint.preprocessing, image_size=256, max_size=427))
     save_checkpoint(tmp_path / "model", larger)
     picture = torch.zeros(3, 480, 640, dtype=torch.uint8)
@@ -42,7 +42,7 @@ def test_info_counts_the_cost_at_sides_the_model_really_has(fast_run, tmp_path):
 
 
 def test_it_is_the_default_and_its_choices_are_kept(fast_run):
-    checkpoint = load_checkpoint(fast_run)
+    checkpoint = load_folder(fast_run)
     config = checkpoint.config
     assert (config.model.query_source, config.model.scoring) == ("selected", "focal")
     assert config.model.num_queries == 30  # at most 4 digits in a scene
@@ -128,7 +128,7 @@ def test_minutes_leave_at_least_one_step(digits, tmp_path):
     assert json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 1
     free = TINY_FAST | {"image_size": None}
     run = api.train(digits, **free, minutes=0.0001, output=tmp_path / "free")
-    assert load_checkpoint(run).config.data.image_size == 128
+    assert load_folder(run).config.data.image_size == 128
 
 
 def test_flips_are_settled(fast_run):
@@ -170,11 +170,11 @@ def test_a_machine_slower_than_it_seemed_gets_smaller_pictures_and_the_model_kno
     said = capsys.readouterr().out.replace("\n", " ")
     assert "pictures of 128 pixels" in said
     assert re.search(r"this machine is .* times as slow as expected: pictures of 64 pixels: it is slow", said)
-    checkpoint = load_checkpoint(run)
+    checkpoint = load_folder(run)
     assert (checkpoint.preprocessing.image_size, checkpoint.config.data.image_size) == (64, 64)
     assert load_recipe(str(run / "config.toml")).data.image_size == 64
     api.train(resume=run, minutes=0.01)
-    assert load_checkpoint(run).preprocessing.image_size == 64
+    assert load_folder(run).preprocessing.image_size == 64
 
 
 def image_records(sizes):
@@ -217,7 +217,7 @@ def test_any_data_find_their_choices_and_make_a_step(tmp_path, sizes, per_pictur
     (tmp_path / "annotations" / "train.json").write_text(json.dumps(content))
     free = TINY_FAST | {"image_size": None, "batch_size": None}
     run = api.train(tmp_path, **free, minutes=0.0001, output=tmp_path / "run")
-    line, config = json.loads((run / "metrics.jsonl").read_text()), load_checkpoint(run).config
+    line, config = json.loads((run / "metrics.jsonl").read_text()), load_folder(run).config
     assert line["step"] == 1
     assert math.isfinite(line["loss"])
     assert line["skipped_steps"] == 0
@@ -247,8 +247,8 @@ def test_what_is_frozen_stays_and_what_learns_moves(digits, tmp_path):
     """The real backbone: its batch norm, its first stages and its wide depthwise kernels stay as pretrained."""
     real = TINY_FAST | {"backbone": "tf_efficientnet_lite0", "backbone_weights": "auto"}
     run = api.train(digits, **real, epochs=1, output=tmp_path / "run")
-    learned = load_checkpoint(run).model.backbone
-    pretrained = build_pretrained_model(load_checkpoint(run).config.model, LossConfig(), 10)[0].backbone
+    learned = load_folder(run).model.backbone
+    pretrained = build_pretrained_model(load_folder(run).config.model, LossConfig(), 10)[0].backbone
     before, after = pretrained.state_dict(), learned.state_dict()
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     frozen = {name for name, parameter in pretrained.named_parameters() if not parameter.requires_grad}

@@ -9,7 +9,7 @@ from PIL import Image
 
 import opendetr as package
 from opendetr import api
-from opendetr.checkpoints.native import load_checkpoint
+from opendetr.checkpoints.native import load_folder
 from opendetr.cli import main
 from opendetr.inference.detector import Detector
 
@@ -134,7 +134,7 @@ def test_a_broken_picture_is_named_and_the_others_are_finished(tiny_run, picture
 
 def test_info_tells_what_a_model_is(tiny_run):
     facts = api.info(tiny_run, size=(64, 96))
-    model = load_checkpoint(tiny_run).model
+    model = load_folder(tiny_run).model
     assert facts["parameters"] == sum(p.numel() for p in model.parameters())
     assert facts["classes"] == list("0123456789")
     assert facts["gflops"] > 0

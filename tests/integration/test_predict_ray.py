@@ -15,8 +15,8 @@ from PIL import Image
 from opendetr import api
 from opendetr.errors import UserError
 from opendetr.inference import distributed
+from opendetr.inference.parquet import Parts, list_pictures
 from opendetr.inference.results import write_entries
-from opendetr.inference.tables import Parts, list_pictures
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from tiny import TINY, TINY_FAST
 
 from opendetr import api, threads
-from opendetr.checkpoints.native import load_checkpoint
+from opendetr.checkpoints.native import load_folder
 from opendetr.errors import UserError
 from opendetr.evaluation.coco import CocoMetrics
 from opendetr.evaluation.report import MEANING
@@ -36,7 +36,7 @@ def test_a_run_folder_describes_itself(tiny_run):
         }  # fmt: skip
     assert (tiny_run / "last" / "training.pt").exists()
     assert not (tiny_run / "best" / "training.pt").exists()
-    checkpoint = load_checkpoint(tiny_run)
+    checkpoint = load_folder(tiny_run)
     assert checkpoint.source.name == "best"
     assert checkpoint.label_map.names == tuple("0123456789")
     assert (checkpoint.preprocessing.image_size, checkpoint.config.model.num_queries) == (64, 10)
@@ -104,7 +104,7 @@ def test_resuming_uses_what_is_left_of_the_minutes(digits, tmp_path):
 def test_val_pictures_that_were_trained_on_choose_nothing(digits, tmp_path, capsys):
     run = api.train(digits, **TINY, epochs=1, val_split="train", output=tmp_path / "run")
     assert not (run / "best").exists()
-    assert load_checkpoint(run).source.name == "last"
+    assert load_folder(run).source.name == "last"
     assert "only the last are kept" in capsys.readouterr().out.replace("\n", " ")
 
 
@@ -217,7 +217,7 @@ def test_a_failing_evaluation_does_not_lose_the_epoch(digits, tmp_path, monkeypa
     monkeypatch.setattr("opendetr.training.validation.metrics_of", fail)
     with pytest.raises(RuntimeError, match="out of memory"):
         api.train(digits, **TINY, epochs=2, output=tmp_path / "run")
-    assert load_checkpoint(tmp_path / "run").source.name == "last"
+    assert load_folder(tmp_path / "run").source.name == "last"
     monkeypatch.undo()
     api.train(resume=tmp_path / "run")
     assert [line["epoch"] for line in lines(tmp_path / "run")] == [1, 2]

@@ -11,11 +11,11 @@ import pytest
 import torch
 import torchvision
 
-from opendetr.benchmarking import measure, memory, peers, timing
-from opendetr.benchmarking.measure import Task, benchmark
-from opendetr.benchmarking.memory import make_pictures, peak_memory
+from opendetr.benchmarking import measure, peers, process_memory, timing
+from opendetr.benchmarking.benchmark import Benchmark, print_benchmark, write_benchmark
+from opendetr.benchmarking.measure import Task, run_benchmark
 from opendetr.benchmarking.peers import PEERS, load_peer, official_folder, require_peer
-from opendetr.benchmarking.report import Benchmark, print_benchmark, write_benchmark
+from opendetr.benchmarking.process_memory import make_pictures, peak_memory
 from opendetr.benchmarking.sides import OwnSide, write_for_peer
 from opendetr.benchmarking.timing import Clock, measure_peaks, take_turns
 from opendetr.checkpoints.loading import load_checkpoint
@@ -23,7 +23,7 @@ from opendetr.checkpoints.native import Checkpoint, save_checkpoint
 from opendetr.config import PRESETS, LossConfig, resolve_config
 from opendetr.data.transforms import Preprocessing
 from opendetr.errors import UserError
-from opendetr.exporting.choice import engine_file
+from opendetr.exporting.fastest_engine import engine_file
 from opendetr.labels import LabelMap
 from opendetr.model.build import build_model
 
@@ -56,7 +56,7 @@ def make_checkpoint(folder: Path, recipe: str) -> Checkpoint:
 
 def in_short(checkpoint, **options) -> Benchmark:
     """A benchmark that takes no time to speak of, and says nothing about it."""
-    return benchmark(checkpoint, **{"seconds": 1e-6, "memory": False, "device": "cpu"} | options)
+    return run_benchmark(checkpoint, **{"seconds": 1e-6, "memory": False, "device": "cpu"} | options)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -269,7 +269,7 @@ def test_memory_is_measured_in_another_process(paper, monkeypatch):
     (row,) = in_short(paper, engines=("torch",), precisions=("fp32",), memory=True).rows
     weights = sum(tensor.nbytes for tensor in paper.model.state_dict().values())
     assert weights < row.memory < 1e11
-    monkeypatch.setattr(memory.sys, "executable", shutil.which("false"))
+    monkeypatch.setattr(process_memory.sys, "executable", shutil.which("false"))
     found = in_short(paper, engines=("torch",), precisions=("fp32",), memory=True)
     assert found.rows[0].memory is None
     assert "the memory of torch fp32 could not be measured" in found.remarks[0]
@@ -286,7 +286,7 @@ def test_the_other_process_loads_what_was_prepared(paper, found, engine, tmp_pat
         save_checkpoint(written, paper)
     kept = engine_file(paper, "onnxruntime", "fp32").with_suffix(".json")
     before = kept.stat().st_mtime_ns
-    order = memory.Order(engine, "fp32", "cpu", str(written), str(paper.source), 64, 96, (48, 64), 1, 1)
+    order = process_memory.Order(engine, "fp32", "cpu", str(written), str(paper.source), 64, 96, (48, 64), 1, 1)
     assert peak_memory(order) > 1e7
     assert kept.stat().st_mtime_ns == before
     assert not (tmp_path / "own" / "engines").exists()

@@ -9,7 +9,7 @@ from opendetr.loss.auxiliary import denoising_losses, proposal_losses
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from opendetr.benchmarking import memory
+from opendetr.benchmarking import process_memory
 from opendetr.checkpoints.adapt import train_mode
 from opendetr.config import PRESETS, load_recipe
 from opendetr.data.loader import DetectionDataset, training_loader
@@ -61,7 +61,7 @@ def test_figures_of_a_gpu_name_it_and_count_its_memory(two_gpus, monkeypatch):
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda number: 10 + number)
     assert describe_machine(CUDA) == f"Card of cuda, {describe_machine()}"
     assert describe_machine(CPU) == describe_machine()
-    assert memory._own_peak() == 21
+    assert process_memory._own_peak() == 21
 
 
 class Asked(torch.Tensor):

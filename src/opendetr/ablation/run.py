@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from opendetr.ablation.study import Results, Row, Settings, Study
+from opendetr.ablation.study import RowResults, Settings, Study, StudyRow
 from opendetr.ablation.tables import write_tables
 from opendetr.boxes import box_iou
 from opendetr.config import RunConfig, resolve_config
@@ -70,7 +70,7 @@ def run_study(study: Study, settings: Settings, output: Path, seeds: int, device
     learned.label_map.require_same_categories(measured.label_map, str(measured.source))
     write_json(output / "study.json", description)
     runs = [(row, seed) for seed in range(seeds) for row in study.rows]
-    results: Results = {}
+    results: RowResults = {}
     failed: dict[tuple[str, int], str] = {}
     trained: list[float] = []
     for number, (row, seed) in enumerate(runs, start=1):
@@ -129,7 +129,7 @@ def _make_digits(folder: Path) -> None:
         write_digits(folder, SCENES)
 
 
-def _config(row: Row, settings: Settings, device: str) -> RunConfig:
+def _config(row: StudyRow, settings: Settings, device: str) -> RunConfig:
     options = {
         "data.root": settings.data, "data.val_split": "none", "train.device": device,
         "train.epochs": settings.epochs, "train.minutes": settings.minutes or 0.0,

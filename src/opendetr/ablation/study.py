@@ -9,11 +9,11 @@ from typing import Any
 
 from opendetr.errors import UserError, nearest
 
-Results = dict[tuple[str, int], dict[str, Any]]  # measured values, by row and seed
+RowResults = dict[tuple[str, int], dict[str, Any]]  # measured values, by row and seed
 
 
 @dataclass(frozen=True)
-class Row:
+class StudyRow:
     """One training of a study."""
 
     name: str
@@ -34,7 +34,7 @@ class Study:
     title: str
     about: str
     baseline: str
-    rows: list[Row]
+    rows: list[StudyRow]
     measure: str = "split"  # measure: AP on the split; AP by decoder layer; share of many digits found
     needs_selected: bool = False  # whether it is about queries that are selected
 
@@ -68,7 +68,7 @@ def load_study(name: str) -> Study:
         raise UserError(f"ablate {name}: unknown study; {nearest(name, study_names())}")
     text = resources.files("opendetr.studies").joinpath(f"{name}.toml").read_text(encoding="utf-8")
     content = tomllib.loads(text)
-    rows = [Row(row["name"], row.get("set", {}), row.get("paper", {})) for row in content["rows"]]
+    rows = [StudyRow(row["name"], row.get("set", {}), row.get("paper", {})) for row in content["rows"]]
     return Study(
         name, content["title"], content["about"], content["baseline"], rows, content.get("measure", "split"),
         content.get("needs_selected", False),
@@ -87,7 +87,7 @@ def own_study(axes: dict[str, list[Any]]) -> Study:
     rows = []
     for values in itertools.product(*axes.values()):
         chosen = dict(zip(axes, values))
-        rows.append(Row(", ".join(f"{name}={value}" for name, value in chosen.items()), chosen))
+        rows.append(StudyRow(", ".join(f"{name}={value}" for name, value in chosen.items()), chosen))
     named: dict[str, str] = {}
     for row in rows:
         folder = row.folder.casefold()  # some file systems take upper and lower case for the same

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student
 
-from opendetr.ablation.study import Results, Settings, Study
+from opendetr.ablation.study import RowResults, Settings, Study
 from opendetr.files import write_bytes, write_text
 
 LEARNED = 0.5  # AP50 of the baseline below which a study draws no conclusion
@@ -17,7 +17,7 @@ CONFIDENCE = 0.95  # of a difference that is not put in brackets
 
 
 def write_tables(
-    study: Study, settings: Settings, results: Results, failed: Mapping[tuple[str, int], str], output: Path
+    study: Study, settings: Settings, results: RowResults, failed: Mapping[tuple[str, int], str], output: Path
 ) -> None:
     """Write `study.md`, `study.csv` and `study.png`.
 
@@ -47,7 +47,7 @@ def _flat(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def markdown(
-    study: Study, settings: Settings, results: Results, failed: Mapping[tuple[str, int], str]
+    study: Study, settings: Settings, results: RowResults, failed: Mapping[tuple[str, int], str]
 ) -> Iterator[str]:
     """The lines of `study.md`."""
     by_row = {row.name: [r for (name, _), r in sorted(results.items()) if name == row.name] for row in study.rows}
@@ -137,7 +137,7 @@ def _difference(values: list[float], base: list[float], chance: float) -> str:
     return f"{difference:+.1f}" if certain else f"({difference:+.1f})"
 
 
-def _plot(study: Study, results: Results) -> bytes:
+def _plot(study: Study, results: RowResults) -> bytes:
     """A bar per row with a dot per seed, or the study's curve."""
     from opendetr._matplotlib import Figure, png_of
 

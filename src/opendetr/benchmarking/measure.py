@@ -17,9 +17,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-from opendetr.benchmarking.memory import SEED, Order, make_pictures, peak_memory
+from opendetr.benchmarking.benchmark import Benchmark, BenchmarkRow, Timing
 from opendetr.benchmarking.peers import load_peer, require_peer
-from opendetr.benchmarking.report import Benchmark, Row, Timing
+from opendetr.benchmarking.process_memory import SEED, Order, make_pictures, peak_memory
 from opendetr.benchmarking.sides import OwnSide, Side, write_for_peer
 from opendetr.benchmarking.timing import Clock, measure_peaks, take_turns
 from opendetr.checkpoints.native import Checkpoint, save_checkpoint
@@ -28,8 +28,8 @@ from opendetr.devices import describe_machine, resolve_device
 from opendetr.engines.engine import ENGINES, PRECISIONS
 from opendetr.engines.graph_engines import is_installed
 from opendetr.errors import UserError
-from opendetr.exporting.choice import FORMATS, engine_file
 from opendetr.exporting.comparison import BOUNDS, largest_differences
+from opendetr.exporting.fastest_engine import FORMATS, engine_file
 from opendetr.model.complexity import count_gflops
 from opendetr.model.selection import SelectedQueries
 from opendetr.progress import track
@@ -86,7 +86,7 @@ class _Measured:
     boxes: float
 
 
-def benchmark(
+def run_benchmark(
     checkpoint: Checkpoint,
     *,
     size: tuple[int, int] | None = None,
@@ -202,11 +202,11 @@ def _wanted(
 
 def _prepare(
     checkpoint: Checkpoint, task: Task, wanted: list[tuple[str, str]], device: str
-) -> tuple[list[_Measured], list[Row]]:
+) -> tuple[list[_Measured], list[BenchmarkRow]]:
     """The sides that can run the model, the reference first, and the rows of those that cannot."""
     paired = isinstance(checkpoint.model.query_embed, SelectedQueries)
     expected: DetrOutput | None = None
-    measured, failed = list[_Measured](), list[Row]()
+    measured, failed = list[_Measured](), list[BenchmarkRow]()
     for engine, precision in wanted:
         try:
             own = replace(checkpoint, model=copy.deepcopy(checkpoint.model))  # PyTorch changes its module
@@ -216,7 +216,7 @@ def _prepare(
         except UserError as error:
             if (engine, precision) == REFERENCE:
                 raise
-            failed.append(Row(engine, precision, reason=str(error)))
+            failed.append(BenchmarkRow(engine, precision, reason=str(error)))
     return measured, failed
 
 
@@ -248,7 +248,7 @@ def _remarks_on_peer(peer: _Measured, task: Task) -> list[str]:
     return remarks
 
 
-def _row(one: _Measured, baseline: _Measured, batch: int, operations: float, peaks: dict[str, float]) -> Row:
+def _row(one: _Measured, baseline: _Measured, batch: int, operations: float, peaks: dict[str, float]) -> BenchmarkRow:
     """The row of a side; `operations` are billions in a call of the model."""
     timings = {}
     for key, taken in one.clock.seconds.items():
@@ -258,7 +258,7 @@ def _row(one: _Measured, baseline: _Measured, batch: int, operations: float, pea
     speed, peak = operations / timings["model"].p50, peaks.get(one.side.precision)
     if one.side.precision == "bf16":  # parts of the model stay in fp32
         peak = max(peaks.values())
-    return Row(
+    return BenchmarkRow(
         one.side.engine,
         one.side.precision,
         model=timings["model"],
@@ -271,8 +271,8 @@ def _row(one: _Measured, baseline: _Measured, batch: int, operations: float, pea
 
 
 def _with_memory(
-    rows: list[Row], checkpoint: Checkpoint, task: Task, device: str, written: Path, remarks: list[str]
-) -> list[Row]:
+    rows: list[BenchmarkRow], checkpoint: Checkpoint, task: Task, device: str, written: Path, remarks: list[str]
+) -> list[BenchmarkRow]:
     """The rows with their peak memory, where it can be measured."""
     own = written.with_name("own")
     save_checkpoint(own, checkpoint)

@@ -12,7 +12,7 @@ from opendetr.checkpoints.huggingface import save_huggingface
 from opendetr.checkpoints.native import Checkpoint
 from opendetr.checkpoints.official import save_official
 from opendetr.data.transforms import Preprocessing
-from opendetr.exporting.choice import choose_engine
+from opendetr.exporting.fastest_engine import choose_engine
 from opendetr.inference.detector import Detector
 from opendetr.structures import DetrOutput
 

@@ -10,7 +10,7 @@ from torch import nn
 from opendetr.checkpoints.huggingface import IDS_ASSUMED
 from opendetr.checkpoints.native import Checkpoint
 from opendetr.checkpoints.official import ASSUMED
-from opendetr.checkpoints.report import fill
+from opendetr.checkpoints.weights import fill
 from opendetr.config import ModelConfig, RunConfig
 from opendetr.errors import UserError
 from opendetr.labels import UNUSED, LabelMap

@@ -13,7 +13,7 @@ from opendetr.checkpoints.huggingface_names import BACKBONE, file_names, from_ou
 from opendetr.checkpoints.native import Checkpoint
 from opendetr.checkpoints.official import IMAGENET, PANOPTIC, PANOPTIC_CLASSES, require_paper_model, without_masks
 from opendetr.checkpoints.pickles import read_pickle
-from opendetr.checkpoints.report import as_stored, damage_is_said, fill, stored_weights
+from opendetr.checkpoints.weights import as_stored, damage_is_said, fill, stored_weights
 from opendetr.config import ModelConfig, load_recipe
 from opendetr.data.transforms import Preprocessing
 from opendetr.errors import UserError

@@ -59,7 +59,7 @@ def load_checkpoint(
     elif not path.exists() and (similar := difflib.get_close_matches(path.stem, RELEASES, 1)):
         raise UserError(f"{path} does not exist; did you mean '{similar[0]}', one of the paper's released checkpoints?")
     else:
-        found = native.load_checkpoint(path)  # which says what is missing
+        found = native.load_folder(path)  # which says what is missing
         return _without_dc5(found, dc5)
     for remark in found.metrics["read"]:
         console.print(remark)

@@ -57,7 +57,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, training_state: dict[s
             torch.save(training_state, new / "training.pt")
 
 
-def load_checkpoint(path: str | Path) -> Checkpoint:
+def load_folder(path: str | Path) -> Checkpoint:
     """Read a model folder, or a run folder: its `best` if there is one, else its `last`. The model is in eval mode.
 
     Raises:

@@ -14,7 +14,7 @@ from torch import Tensor
 from opendetr.checkpoints.download import RELEASES
 from opendetr.checkpoints.native import Checkpoint
 from opendetr.checkpoints.pickles import read_pickle
-from opendetr.checkpoints.report import as_stored, damage_is_said, fill, stored_weights
+from opendetr.checkpoints.weights import as_stored, damage_is_said, fill, stored_weights
 from opendetr.config import ModelConfig, RunConfig, load_recipe
 from opendetr.data.transforms import Preprocessing
 from opendetr.errors import UserError

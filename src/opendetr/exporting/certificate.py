@@ -24,9 +24,9 @@ from opendetr.exporting.comparison import (
     BOUNDS,
     LEAST_ANSWERS,
     THRESHOLD,
-    Answers,
     Bounds,
     Comparison,
+    FinalAnswers,
     compare,
     pair_queries,
 )
@@ -175,12 +175,12 @@ def certify(
     )  # fmt: skip
 
 
-def _split(said: dict[str, Tensor]) -> list[tuple[DetrOutput, Answers]]:
+def _split(said: dict[str, Tensor]) -> list[tuple[DetrOutput, FinalAnswers]]:
     """The pictures of a batch one by one."""
     return [
         (
             DetrOutput(said["logits"][None, row : row + 1], said["boxes_cxcywh"][None, row : row + 1]),
-            Answers(*(said[name][row : row + 1] for name in Answers._fields)),
+            FinalAnswers(*(said[name][row : row + 1] for name in FinalAnswers._fields)),
         )
         for row in range(len(said["logits"]))
     ]

@@ -41,7 +41,7 @@ BOUNDS = {
 }
 
 
-class Answers(NamedTuple):
+class FinalAnswers(NamedTuple):
     """What users get about a batch: N answers for each picture."""
 
     scores: Float[Tensor, "B N"]
@@ -49,7 +49,7 @@ class Answers(NamedTuple):
     boxes_xyxy: Float[Tensor, "B N 4"]  # 0..1
 
     @classmethod
-    def of(cls, output: DetrOutput, scoring: Scoring) -> "Answers":
+    def of(cls, output: DetrOutput, scoring: Scoring) -> "FinalAnswers":
         """By PyTorch's post-processing."""
         scores, labels, boxes = answers(output, scoring)
         return cls(scores, labels, cxcywh_to_xyxy(boxes))
@@ -79,7 +79,7 @@ class Comparison(NamedTuple):
 def compare(
     checkpoint: Checkpoint,
     expected: Sequence[DetrOutput],
-    found: Sequence[tuple[DetrOutput, Answers]],
+    found: Sequence[tuple[DetrOutput, FinalAnswers]],
     size: tuple[int, int],
     bounds: Bounds,
     *,
@@ -108,7 +108,7 @@ def compare(
             undecided += 1  # PyTorch with another number of threads would differ as well
             continue
         logits, boxes = max(logits, of_logits), max(boxes, of_boxes)
-        count, agree, apart = _agreement(Answers.of(truth, checkpoint.model.scoring), said, bounds)
+        count, agree, apart = _agreement(FinalAnswers.of(truth, checkpoint.model.scoring), said, bounds)
         counted, agreeing, answer_boxes = counted + count, agreeing + agree, max(answer_boxes, apart)
     return Comparison(
         batch, *size, padded, logits, boxes, answer_boxes, len(expected), counted, agreeing, undecided
@@ -153,7 +153,7 @@ def _hangs_on_a_tie(output: DetrOutput, checkpoint: Checkpoint) -> bool:
     return bool((best.diff().abs() < TIE).any())
 
 
-def _agreement(truth: Answers, said: Answers, bounds: Bounds) -> tuple[int, int, float]:
+def _agreement(truth: FinalAnswers, said: FinalAnswers, bounds: Bounds) -> tuple[int, int, float]:
     """How many answers of a picture both sides have, how many have a partner, and how far these boxes are apart."""
     from scipy.optimize import linear_sum_assignment
 

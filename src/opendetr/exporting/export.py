@@ -12,7 +12,7 @@ from opendetr.data.datasets import DatasetIndex
 from opendetr.engines.graph_engines import INPUTS, OnnxRuntimeEngine, OpenVinoEngine, require_bf16, require_installed
 from opendetr.errors import UserError
 from opendetr.exporting.certificate import Certificate, GraphEngine, certify
-from opendetr.exporting.files import (
+from opendetr.exporting.exported_file import (
     SUFFIXES,
     FromPixels,
     ProgramEngine,

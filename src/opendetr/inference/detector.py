@@ -19,8 +19,8 @@ from opendetr.devices import resolve_device
 from opendetr.engines.detecting import Prepared, detect
 from opendetr.engines.engine import Engine, TorchEngine
 from opendetr.errors import UserError
-from opendetr.exporting.choice import choose_engine
-from opendetr.exporting.files import fingerprint, is_exported, load_exported
+from opendetr.exporting.exported_file import fingerprint, is_exported, load_exported
+from opendetr.exporting.fastest_engine import choose_engine
 from opendetr.inference.reading import read_ahead
 from opendetr.inference.sources import expand_source
 from opendetr.model.detr import DETR

@@ -26,7 +26,7 @@ from opendetr.progress import console, track
 from opendetr.structures import Detections
 
 if TYPE_CHECKING:
-    from opendetr.inference.tables import Named, Row, Stored
+    from opendetr.inference.parquet import Named, Row, Stored
 
 PART = 256  # pictures that are written together; so many are done again where a worker dies
 PACKAGES = ("ray", "pyarrow", "fsspec")
@@ -73,7 +73,7 @@ def predict_distributed(job: Job, sources: list[str], workers: int | None = None
         raise UserError(f"--engine ray needs the package {missing[0]}: pip install 'opendetr[ray]'")
     if workers is not None and workers < 1:
         raise UserError(f"--workers must be at least 1, got {workers}")
-    from opendetr.inference.tables import Parts, digest, list_pictures
+    from opendetr.inference.parquet import Parts, digest, list_pictures
 
     pictures, parts = list_pictures(sources, job.output), Parts(job.output)
     if parts.local is not None:
@@ -100,7 +100,7 @@ def predict_distributed(job: Job, sources: list[str], workers: int | None = None
 
 def _run(job: Job, pictures: "list[Named | Stored]", done: set[int], workers: int | None) -> tuple[int, int, list[str]]:
     """Let workers do what is not done: pictures that are now, their detections, and what could not be read."""
-    from opendetr.inference.tables import Named
+    from opendetr.inference.parquet import Named
 
     rows = [row for piece in pictures if isinstance(piece, Named) for row in piece if row.position not in done]
     stored = [piece for piece in pictures if not isinstance(piece, Named) and not done.issuperset(piece.positions)]
@@ -153,7 +153,7 @@ class Worker:
             done: positions to pass over.
             run: makes names of parts differ from those of earlier runs; a piece that is done twice has them once.
         """
-        from opendetr.inference.tables import Parts
+        from opendetr.inference.parquet import Parts
 
         torch.set_num_threads(threads)
         self.job, self.done, self.run = job, done, run

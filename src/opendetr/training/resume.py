@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from opendetr.checkpoints.native import Checkpoint, load_checkpoint
+from opendetr.checkpoints.native import Checkpoint, load_folder
 from opendetr.config import RunConfig
 from opendetr.data.datasets import DatasetIndex
 from opendetr.errors import UserError
@@ -49,7 +49,7 @@ def resumed_model(config: RunConfig, run: Path, index: DatasetIndex) -> tuple[Ch
         UserError: the run cannot be continued with this config or these data.
     """
     state = load_training_state(run)
-    checkpoint = load_checkpoint(run / "last")
+    checkpoint = load_folder(run / "last")
     then, now = checkpoint.config, config
     fixed = (
         "model", "loss", "data.image_size", "data.max_size", "train.batch_size", "train.accumulate", "train.seed",

@@ -29,7 +29,7 @@ class Timing:
 
 
 @dataclass(frozen=True)
-class Row:
+class BenchmarkRow:
     """One engine in one precision, or a peer. Where it could not be measured, it has only the reason."""
 
     engine: str  # torch, openvino, onnxruntime; or the peer's name
@@ -61,7 +61,7 @@ class Benchmark:
     multiply_adds: float  # billions for a picture, as in the paper's table 1; peers are assumed to do as many
     peaks: dict[str, float]  # by precision: billions of operations per second of a matrix product
     others: float  # 0..1: the processors' time that other programs took
-    rows: list[Row]
+    rows: list[BenchmarkRow]
     remarks: list[str]  # sentences that a reader of the rows must know
     machine: str
     versions: dict[str, str]
@@ -76,7 +76,7 @@ class Benchmark:
     def from_json(cls, values: dict[str, Any]) -> "Benchmark":
         """The inverse of `to_json`."""
         rows = [
-            Row(**{**row, **{key: row[key] and Timing(**row[key]) for key in ("model", "end_to_end")}})
+            BenchmarkRow(**{**row, **{key: row[key] and Timing(**row[key]) for key in ("model", "end_to_end")}})
             for row in values["rows"]
         ]
         return cls(**{**values, "rows": rows, "input": tuple(values["input"]), "picture": tuple(values["picture"])})
@@ -138,7 +138,7 @@ def _times(timing: Timing | None) -> list[str]:
     ]  # fmt: skip
 
 
-def _qualities(row: Row) -> list[str]:
+def _qualities(row: BenchmarkRow) -> list[str]:
     return [
         _or_dash(row.gflops_per_second, "{:.1f}"), _or_dash(row.share_of_peak, "{:.0%}"),
         _or_dash(row.logits, "{:.1g}"), _or_dash(row.boxes, "{:.1g}"),

@@ -39,7 +39,7 @@ def peak_memory(order: Order) -> int:
     Raises:
         UserError: the process failed.
     """
-    command = [sys.executable, "-P", "-m", "opendetr.benchmarking.memory", json.dumps(asdict(order))]
+    command = [sys.executable, "-P", "-m", "opendetr.benchmarking.process_memory", json.dumps(asdict(order))]
     ended = subprocess.run(command, capture_output=True, text=True)
     if ended.returncode:
         said = (ended.stderr.strip() or f"it ended with {ended.returncode}").splitlines()[-1]
@@ -54,7 +54,7 @@ def make_pictures(count: int, height: int, width: int) -> list[Image.Image]:
     return [Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC) for pixels in drawn]
 
 
-def main() -> None:
+def _main() -> None:
     """Carry out the order and print the peak in bytes."""
     values = json.loads(sys.argv[1])
     order = Order(**{**values, "picture": tuple(values["picture"])})
@@ -72,9 +72,9 @@ def _load(order: Order):  # type: ignore[no-untyped-def]  # a Side, whose module
     if order.engine in PEERS:
         return load_peer(order.engine, Path(order.written), resolve_device(order.device))
     from opendetr.benchmarking.sides import OwnSide
-    from opendetr.checkpoints.native import load_checkpoint
+    from opendetr.checkpoints.native import load_folder
 
-    checkpoint = replace(load_checkpoint(order.written), source=Path(order.source))
+    checkpoint = replace(load_folder(order.written), source=Path(order.source))
     preprocessing = replace(checkpoint.preprocessing, image_size=order.image_size, max_size=order.max_size)
     return OwnSide(checkpoint, preprocessing, order.engine, order.precision, order.device)
 
@@ -95,4 +95,4 @@ def _own_peak() -> int:
 
 
 if __name__ == "__main__":
-    main()
+    _main()

@@ -26,7 +26,7 @@ from opendetr.engines.engine import ENGINES, PRECISIONS, Engine, TorchEngine
 from opendetr.engines.graph_engines import describe_engine, is_installed, require_installed
 from opendetr.errors import UserError
 from opendetr.exporting.export import ExportOptions, export_model, run_file
-from opendetr.exporting.files import SUFFIXES, fingerprint
+from opendetr.exporting.exported_file import SUFFIXES, fingerprint
 from opendetr.exporting.graph import ExportError
 from opendetr.files import cache_folder, read_json, write_json
 from opendetr.progress import console
