@@ -70,10 +70,10 @@ def make_checkpoint() -> Any:
     import torch
 
     from opendetr.checkpoints.native import Checkpoint
-    from opendetr.config import resolve_config
     from opendetr.data.transforms import Preprocessing
     from opendetr.labels import LabelMap
     from opendetr.model.build import build_model
+    from opendetr.recipes.recipe import resolve_config
 
     torch.manual_seed(SEED)
     config = resolve_config(preset="detr-r50", options={"model.backbone_weights": "none"})

@@ -32,13 +32,13 @@ from cuda_agreement import TOLERANCES, Agreement, compare
 from cuda_timing import OFFICIAL, OURS, SETTINGS, Sides, Timed, measure, setting
 
 from opendetr.checkpoints.native import load_folder
-from opendetr.config import load_recipe, resolve_config
 from opendetr.data.datasets import load_index
 from opendetr.data.digits import write_digits
 from opendetr.devices import describe_machine, resolve_device
 from opendetr.engines.engine import TorchEngine
 from opendetr.evaluation.runner import evaluate_split
 from opendetr.progress import console
+from opendetr.recipes.recipe import load_recipe, resolve_config
 from opendetr.training.setup import prepare  # not by `opendetr.train`, whose room needs packages that draw
 
 LIMIT, TIMING = 240.0, 90.0  # seconds: of everything, and of the timings

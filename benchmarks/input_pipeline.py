@@ -37,12 +37,13 @@ from torch.utils.data import DataLoader
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "parity"))  # official.py loads the official code
 import official
 
-from opendetr.config import DataConfig, load_recipe
+from opendetr.config import DataConfig
 from opendetr.data.cache import build_cache
 from opendetr.data.datasets import DatasetIndex, load_index
 from opendetr.data.loader import DetectionDataset, training_loader
 from opendetr.data.transforms import Preprocessing, training_transform
 from opendetr.devices import describe_machine
+from opendetr.recipes.recipe import load_recipe
 
 NUM_PICTURES, WIDTH, HEIGHT, OBJECTS_PER_PICTURE, BATCH_SIZE = 64, 640, 480, 7, 2
 QUALITY, NOISE = 95, 6.0  # of the JPEGs, and grey levels of grain: with both, a file is as large as one of COCO's

@@ -37,7 +37,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "parity"))  # offic
 import official
 
 from opendetr.checkpoints.adapt import train_mode
-from opendetr.config import RunConfig, load_recipe
+from opendetr.config import RunConfig
 from opendetr.data.datasets import DatasetIndex, Record
 from opendetr.data.loader import collate
 from opendetr.devices import autocast, describe_machine, keep_freed_memory
@@ -46,6 +46,7 @@ from opendetr.model.backbone import Backbone
 from opendetr.model.decoder import DecoderLayer
 from opendetr.model.encoder import EncoderLayer
 from opendetr.progress import console
+from opendetr.recipes.recipe import load_recipe
 from opendetr.structures import Target
 from opendetr.training.optim import set_learning_rates
 from opendetr.training.setup import assemble

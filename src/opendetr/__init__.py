@@ -30,7 +30,7 @@ _HOME = {
     "export": "api",
     "info": "api",
     "load_model": "checkpoints.loading",
-    "load_recipe": "config",
+    "load_recipe": "recipes.recipe",
     "match": "loss.matcher",
     "predict": "api",
     "set_loss": "loss.criterion",
@@ -55,7 +55,6 @@ if TYPE_CHECKING:  # what editors and type checkers see; tests/contracts hold it
     from opendetr.api import val as val
     from opendetr.checkpoints.loading import load_model as load_model
     from opendetr.config import RunConfig as RunConfig
-    from opendetr.config import load_recipe as load_recipe
     from opendetr.data.digits import write_digits as write_digits
     from opendetr.errors import UserError as UserError
     from opendetr.inference.detector import Detector as Detector
@@ -64,6 +63,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; tests/contracts hold it
     from opendetr.loss.matcher import match as match
     from opendetr.model.build import build_model as build_model
     from opendetr.model.detr import DETR as DETR
+    from opendetr.recipes.recipe import load_recipe as load_recipe
     from opendetr.structures import Batch as Batch
     from opendetr.structures import Detections as Detections
     from opendetr.structures import DetrOutput as DetrOutput

@@ -14,7 +14,6 @@ from opendetr.checkpoints.huggingface import save_huggingface
 from opendetr.checkpoints.loading import load_checkpoint
 from opendetr.checkpoints.native import save_checkpoint
 from opendetr.checkpoints.official import save_official
-from opendetr.config import PRESETS, load_recipe, resolve_config
 from opendetr.data.check import check_pictures, warnings
 from opendetr.data.datasets import has_split, load_index
 from opendetr.data.images import read_image
@@ -35,6 +34,8 @@ from opendetr.inference.sources import distinct_stems, expand_sources, report_le
 from opendetr.inference.video import is_video
 from opendetr.model.complexity import count_gflops, count_parameters
 from opendetr.progress import console, track
+from opendetr.recipes.presets import PRESETS
+from opendetr.recipes.recipe import load_recipe, resolve_config
 from opendetr.threads import settle_threads
 from opendetr.training.doctor import Finding, examine, learn_by_heart, verdict
 from opendetr.training.run_folder import read_config

@@ -1,7 +1,4 @@
-"""Config: frozen dataclasses whose defaults are the paper, presets that are data, TOML recipes, dotted overrides.
-
-Precedence: the recipe, then `--preset` replaces its model section, then single options, then `--set section.key=value`.
-"""
+"""Config: frozen dataclasses whose defaults are the paper, read from and written as TOML, with dotted overrides."""
 
 import dataclasses
 import itertools
@@ -11,8 +8,6 @@ import tomllib
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from importlib import resources
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from opendetr.errors import UserError, nearest
@@ -332,104 +327,6 @@ PARTS = ("backbone", "input_proj", "encoder", "decoder", "heads")  # of a model,
 _SECTIONS = tuple(item.name for item in fields(RunConfig))
 
 LONGEST_ASPECT = 5 / 3  # of max_size to image_size where a size is chosen, as in the paper's 1333 to 800
-
-R50 = ModelConfig()
-_SMALL = replace(
-    R50, backbone="tf_efficientnet_lite0", embed_dim=128, num_heads=4, num_encoder_layers=3, num_decoder_layers=3,
-    feedforward_dim=512,
-)  # fmt: skip
-PRESETS: dict[str, ModelConfig] = {
-    "detr-r50": R50,
-    "detr-r101": replace(R50, backbone="resnet101.tv_in1k"),
-    "detr-r50-dc5": replace(R50, output_stride=16),
-    "detr-r101-dc5": replace(R50, backbone="resnet101.tv_in1k", output_stride=16),
-    "detr-small": _SMALL,  # the paper's architecture for a laptop
-    "detr-tiny": replace(  # for tests: no pretrained weights, a second per epoch
-        _SMALL, backbone="test_resnet", backbone_weights="none", output_stride=16, embed_dim=32, num_encoder_layers=1,
-        num_decoder_layers=2, feedforward_dim=64, num_queries=10,
-    ),
-}  # fmt: skip
-
-
-def preset_named(name: str) -> ModelConfig:
-    """The model section called `name`.
-
-    Raises:
-        UserError: there is none; names the nearest.
-    """
-    if name not in PRESETS:
-        raise UserError(f"--preset {name}: unknown preset; {nearest(name, PRESETS)}")
-    return PRESETS[name]
-
-
-def recipe_names() -> list[str]:
-    """The recipes shipped with the package."""
-    return sorted(
-        path.name[:-5] for path in resources.files("opendetr.recipes").iterdir() if path.name.endswith(".toml")
-    )
-
-
-def load_recipe(name: str) -> RunConfig:
-    """A shipped recipe by name, or any TOML file by path (such as a run's `config.toml`).
-
-    Raises:
-        UserError: no such recipe, not TOML, or an unknown key.
-    """
-    return parse_config(_recipe_text(name), name)
-
-
-def _recipe_text(name: str) -> str:
-    path = Path(name)
-    if path.suffix == ".toml" or path.is_file():
-        if not path.is_file():
-            raise UserError(
-                f"--recipe {name}: the file does not exist; shipped recipes are: {', '.join(recipe_names())}"
-            )
-        try:
-            return path.read_text(encoding="utf-8")
-        except UnicodeDecodeError:
-            raise UserError(f"--recipe {name} is no text file; expected a recipe in TOML") from None
-    if name in recipe_names():
-        return resources.files("opendetr.recipes").joinpath(f"{name}.toml").read_text(encoding="utf-8")
-    raise UserError(f"--recipe {name}: unknown recipe; {nearest(name, recipe_names())}")
-
-
-def resolve_config(
-    recipe: str | None = None,
-    preset: str | None = None,
-    options: Mapping[str, Any] | None = None,
-    image_size: int | None = None,
-    overrides: Iterable[str] = (),
-    trained: ModelConfig | None = None,
-) -> RunConfig:
-    """Put a config together: the recipe, then the preset's model section, then options, then overrides.
-
-    Without recipe and preset it is the recipe `fast`; a preset alone means the paper's recipe.
-
-    Args:
-        recipe: a shipped recipe or a TOML file.
-        preset: a model section by name.
-        options: dotted names with their values, such as those of single command-line options.
-        image_size: scales all sizes of the data section.
-        overrides: `section.key=value` strings; they win.
-        trained: the model section of the model to begin with; in place of the recipe's, whose `num_queries` is kept.
-
-    Raises:
-        UserError: an unknown name or a value of the wrong kind.
-    """
-    name = recipe or ("fast" if preset is None else "paper")
-    config = load_recipe(name)
-    model = trained if preset is None else preset_named(preset)
-    if trained is not None and "num_queries" in tomllib.loads(_recipe_text(name)).get("model", {}):
-        model = replace(trained, num_queries=config.model.num_queries or trained.num_queries)  # 0 leaves it open
-    if model is not None:
-        loss = config.loss
-        if model.query_source == "learned":  # a recipe's helpers of selected queries go with them
-            loss = replace(loss, proposal_repeats=0, denoising_queries=0)
-        config = replace(config, model=model, loss=loss)
-    if image_size is not None:
-        config = replace(config, data=config.data.resized(image_size))
-    return config.with_values(options or {}, "the command line").with_overrides(overrides)
 
 
 def parse_config(text: str, source: str) -> RunConfig:

@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 
 from opendetr.checkpoints.native import load_folder
-from opendetr.config import resolve_config
 from opendetr.data.datasets import DatasetIndex, Record, load_index
 from opendetr.data.digits import SIDE, write_digits
 from opendetr.data.images import read_image
@@ -24,6 +23,7 @@ from opendetr.files import write_json
 from opendetr.inference.detector import Detector
 from opendetr.inference.drawing import draw
 from opendetr.progress import console
+from opendetr.recipes.recipe import resolve_config
 from opendetr.structures import Detections
 from opendetr.threads import Threads
 from opendetr.training.plan import Goal

@@ -12,8 +12,9 @@ import typer.main
 
 import opendetr
 from opendetr.cli import app
-from opendetr.config import PRESETS, LossConfig
+from opendetr.config import LossConfig
 from opendetr.model.build import build_model
+from opendetr.recipes.presets import PRESETS
 
 PUBLIC_NAMES = {
     "Batch", "DETR", "Detections", "Detector", "DetrOutput", "LabelMap", "Matches", "RunConfig", "Target", "Targets",

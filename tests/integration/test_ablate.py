@@ -11,11 +11,11 @@ from tiny import TINY_FAST
 
 from opendetr import api
 from opendetr.ablation import run, study, tables
-from opendetr.config import resolve_config
 from opendetr.data.digits import crowd_scenes
 from opendetr.errors import UserError
 from opendetr.inference.detector import Detector
 from opendetr.labels import LabelMap
+from opendetr.recipes.recipe import resolve_config
 from opendetr.structures import Detections
 from opendetr.training.run_folder import read_metrics
 

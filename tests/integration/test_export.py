@@ -22,7 +22,7 @@ from PIL import Image
 from opendetr import api
 from opendetr.checkpoints.loading import load_checkpoint
 from opendetr.checkpoints.native import Checkpoint, copy_checkpoint, save_checkpoint
-from opendetr.config import PRESETS, LossConfig, resolve_config
+from opendetr.config import LossConfig
 from opendetr.data.transforms import Preprocessing
 from opendetr.engines import graph_engines
 from opendetr.engines.engine import TorchEngine
@@ -37,6 +37,8 @@ from opendetr.inference.detector import Detector
 from opendetr.labels import LabelMap
 from opendetr.model.build import build_model
 from opendetr.model.selection import SelectedQueries
+from opendetr.recipes.presets import PRESETS
+from opendetr.recipes.recipe import resolve_config
 from opendetr.scoring import FocalScoring
 from opendetr.structures import DetrOutput
 

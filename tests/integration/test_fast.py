@@ -17,8 +17,9 @@ from torchvision import tv_tensors
 from opendetr import Detector, api, demonstration
 from opendetr.checkpoints.imagenet import build_pretrained_model
 from opendetr.checkpoints.native import load_folder, save_checkpoint
-from opendetr.config import LossConfig, load_recipe
+from opendetr.config import LossConfig
 from opendetr.model.complexity import count_gflops
+from opendetr.recipes.recipe import load_recipe
 from opendetr.training.run_folder import load_training_state, read_metrics
 from opendetr.training.speed import Speed
 
@@ -114,8 +115,8 @@ def test_portrait_and_landscape_train_together(coco_folder, tmp_path):
 
 
 def test_a_preset_of_learned_queries_leaves_the_helpers_out():
-    from opendetr.config import resolve_config
     from opendetr.errors import UserError
+    from opendetr.recipes.recipe import resolve_config
 
     config = resolve_config("fast", "detr-r50")
     assert (config.loss.proposal_repeats, config.loss.denoising_queries) == (0, 0)
@@ -234,7 +235,7 @@ def test_doctor_finds_good_data_good(digits, monkeypatch):
 
 
 def _tiny_recipe(folder):
-    from opendetr.config import resolve_config
+    from opendetr.recipes.recipe import resolve_config
 
     options = {"model.backbone": "test_resnet", "model.backbone_weights": "none"}
     config = resolve_config("fast", options=options, overrides=TINY_FAST["overrides"])

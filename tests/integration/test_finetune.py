@@ -12,12 +12,13 @@ from opendetr.checkpoints.huggingface import save_huggingface
 from opendetr.checkpoints.loading import load_checkpoint
 from opendetr.checkpoints.native import Checkpoint
 from opendetr.checkpoints.official import labels_of, save_official
-from opendetr.config import ModelConfig, load_recipe
+from opendetr.config import ModelConfig
 from opendetr.data.datasets import load_index
 from opendetr.data.transforms import Preprocessing
 from opendetr.errors import UserError
 from opendetr.labels import LabelMap
 from opendetr.model.build import build_model
+from opendetr.recipes.recipe import load_recipe
 
 SMALL = ModelConfig(
     backbone="resnet18.tv_in1k", embed_dim=32, num_heads=4, num_encoder_layers=1, num_decoder_layers=2,

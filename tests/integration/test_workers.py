@@ -7,8 +7,8 @@ import pytest
 import torch
 from tiny import TINY, TINY_FAST
 
-from opendetr.config import resolve_config
 from opendetr.data.loader import DetectionDataset
+from opendetr.recipes.recipe import resolve_config
 from opendetr.training.setup import prepare
 
 

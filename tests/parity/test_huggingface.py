@@ -21,11 +21,12 @@ from opendetr.checkpoints.loading import load_checkpoint
 from opendetr.checkpoints.native import Checkpoint
 from opendetr.checkpoints.official import PREPROCESSING, labels_of
 from opendetr.cli import main
-from opendetr.config import PRESETS, load_recipe
 from opendetr.errors import UserError
 from opendetr.inference.detector import Detector
 from opendetr.model.build import build_model
 from opendetr.model.postprocess import postprocess
+from opendetr.recipes.presets import PRESETS
+from opendetr.recipes.recipe import load_recipe
 from opendetr.structures import Batch
 
 TOLERANCE = 1e-5

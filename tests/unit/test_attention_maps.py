@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 
 from opendetr.checkpoints.native import Checkpoint
-from opendetr.config import PRESETS, LossConfig, RunConfig
+from opendetr.config import LossConfig, RunConfig
 from opendetr.data.transforms import Preprocessing
 from opendetr.explanation import maps
 from opendetr.explanation.capture import AttentionLayer, Captured, capture_attention, output_gradients
@@ -23,6 +23,7 @@ from opendetr.model.backbone import Features
 from opendetr.model.build import build_model
 from opendetr.model.pyramid import InputProjection
 from opendetr.model.tokens import Tokens, cell_boxes
+from opendetr.recipes.presets import PRESETS
 
 TINY = PRESETS["detr-tiny"]
 KINDS = {

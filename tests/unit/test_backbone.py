@@ -8,10 +8,11 @@ from torch import nn
 
 from opendetr.checkpoints import imagenet
 from opendetr.checkpoints.imagenet import build_pretrained_model, load_imagenet_weights
-from opendetr.config import PRESETS, LossConfig
+from opendetr.config import LossConfig
 from opendetr.errors import UserError
 from opendetr.model.backbone import Backbone, normalisation
 from opendetr.model.build import build_model
+from opendetr.recipes.presets import PRESETS
 
 # What is fixed where ImageNet weights are loaded: the stem, and all up to the end of the stage at stride 4.
 FROZEN = {

@@ -20,12 +20,14 @@ from opendetr.benchmarking.sides import OwnSide, write_for_peer
 from opendetr.benchmarking.timing import Clock, measure_peaks, take_turns
 from opendetr.checkpoints.loading import load_checkpoint
 from opendetr.checkpoints.native import Checkpoint, save_checkpoint
-from opendetr.config import PRESETS, LossConfig, resolve_config
+from opendetr.config import LossConfig
 from opendetr.data.transforms import Preprocessing
 from opendetr.errors import UserError
 from opendetr.exporting.fastest_engine import engine_file
 from opendetr.labels import LabelMap
 from opendetr.model.build import build_model
+from opendetr.recipes.presets import PRESETS
+from opendetr.recipes.recipe import resolve_config
 
 LABELS = LabelMap((1, 5, 9), ("circle", "square", "star"))
 MODELS = {

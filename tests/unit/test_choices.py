@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opendetr.config import load_recipe, resolve_config
 from opendetr.data.datasets import DatasetIndex, Record
 from opendetr.labels import LabelMap
+from opendetr.recipes.recipe import load_recipe, resolve_config
 from opendetr.training import choices
 from opendetr.training.choices import choose_size, fit_batch, fit_to_data, fit_to_time, measure_objects
 

@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opendetr.config import PRESETS, DataConfig, RunConfig, load_recipe, parse_config, recipe_names, resolve_config
+from opendetr.config import DataConfig, RunConfig, parse_config
 from opendetr.errors import UserError
+from opendetr.recipes.presets import PRESETS
+from opendetr.recipes.recipe import load_recipe, recipe_names, resolve_config
 
 PAPER = {  # sections 3 and A.4 of the paper, and the official repository's 300-epoch schedule
     "model": {

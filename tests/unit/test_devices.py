@@ -11,7 +11,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from opendetr.benchmarking import process_memory
 from opendetr.checkpoints.adapt import train_mode
-from opendetr.config import PRESETS, load_recipe
 from opendetr.data.loader import DetectionDataset, training_loader
 from opendetr.devices import describe_machine, memory_format, place, resolve_device, send
 from opendetr.errors import UserError
@@ -20,6 +19,8 @@ from opendetr.loss.matcher import CostWeights, match, matching_cost
 from opendetr.model.attention import MultiheadAttention
 from opendetr.model.build import build_model
 from opendetr.model.denoising import make_denoising
+from opendetr.recipes.presets import PRESETS
+from opendetr.recipes.recipe import load_recipe
 from opendetr.structures import Batch, Matches, Targets
 
 CUDA, MPS, CPU = torch.device("cuda"), torch.device("mps"), torch.device("cpu")

@@ -3,10 +3,10 @@ import shutil
 
 import pytest
 
-from opendetr.config import resolve_config
 from opendetr.data.datasets import load_index
 from opendetr.errors import UserError
 from opendetr.evaluation.coco import CocoMetrics
+from opendetr.recipes.recipe import resolve_config
 from opendetr.training import doctor
 from opendetr.training.doctor import Lesson, _most_telling, examine, learn_by_heart, verdict
 from opendetr.training.speed import Speed

@@ -1,7 +1,8 @@
 import torch
 
-from opendetr.config import PRESETS, LossConfig
+from opendetr.config import LossConfig
 from opendetr.model.build import build_model
+from opendetr.recipes.presets import PRESETS
 from opendetr.training.ema import AveragedModel
 
 

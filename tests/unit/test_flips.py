@@ -5,13 +5,15 @@ import numpy as np
 import pytest
 import torch
 
-from opendetr.config import PRESETS, LossConfig, load_recipe, resolve_config
+from opendetr.config import LossConfig
 from opendetr.data.datasets import load_index
 from opendetr.data.loader import DetectionDataset
 from opendetr.data.transforms import Preprocessing
 from opendetr.loss.criterion import Criterion, Normalisers, set_loss
 from opendetr.loss.matcher import match
 from opendetr.model.build import build_model
+from opendetr.recipes.presets import PRESETS
+from opendetr.recipes.recipe import load_recipe, resolve_config
 from opendetr.scoring import FocalScoring
 from opendetr.structures import DetrOutput
 from opendetr.training.flips import (

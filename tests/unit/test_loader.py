@@ -10,13 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from opendetr.config import DataConfig, load_recipe
+from opendetr.config import DataConfig
 from opendetr.data import loader
 from opendetr.data.cache import build_cache
 from opendetr.data.datasets import load_index
 from opendetr.data.loader import DetectionDataset, collate, epoch_order, group_equal_shapes, training_loader
 from opendetr.data.transforms import Preprocessing, training_transform
 from opendetr.errors import UserError
+from opendetr.recipes.recipe import load_recipe
 from opendetr.structures import Target
 
 PREPROCESSING = Preprocessing(40, 64, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

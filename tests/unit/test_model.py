@@ -4,7 +4,7 @@ from itertools import product
 import pytest
 import torch
 
-from opendetr.config import PRESETS, LossConfig
+from opendetr.config import LossConfig
 from opendetr.errors import UserError
 from opendetr.model.attention import MultiheadAttention
 from opendetr.model.build import build_model
@@ -12,6 +12,7 @@ from opendetr.model.complexity import count_gflops, count_parameters
 from opendetr.model.decoder import DecoderLayer
 from opendetr.model.detr import DETR
 from opendetr.model.encoder import EncoderLayer
+from opendetr.recipes.presets import PRESETS
 
 TINY = PRESETS["detr-tiny"]  # 1 + 2 layers, 32 wide, 10 queries, stride 16
 CLASSES = 3

@@ -6,8 +6,9 @@ import threading
 import pytest
 import torch
 
-from opendetr.config import PRESETS, LossConfig, TrainConfig
+from opendetr.config import LossConfig, TrainConfig
 from opendetr.model.build import build_model
+from opendetr.recipes.presets import PRESETS
 from opendetr.training import plan as plan_module
 from opendetr.training.optim import build_optimizer, learning_rate_factor, set_learning_rates
 from opendetr.training.plan import Forecast, Goal, Plan

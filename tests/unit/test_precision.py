@@ -3,10 +3,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from opendetr.config import PRESETS, LossConfig
+from opendetr.config import LossConfig
 from opendetr.model import precision
 from opendetr.model.build import build_model
 from opendetr.model.precision import fit_precision
+from opendetr.recipes.presets import PRESETS
 
 
 @pytest.fixture(scope="module")

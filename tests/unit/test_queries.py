@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from opendetr.boxes import box_iou, cxcywh_to_xyxy
-from opendetr.config import PRESETS, LossConfig, RunConfig
+from opendetr.config import LossConfig, RunConfig
 from opendetr.errors import UserError
 from opendetr.loss.criterion import Criterion
 from opendetr.model.build import build_model
@@ -13,6 +13,7 @@ from opendetr.model.denoising import blocked_attention, make_denoising, with_den
 from opendetr.model.pyramid import PyramidEncoder
 from opendetr.model.selection import Precedence
 from opendetr.model.tokens import flatten
+from opendetr.recipes.presets import PRESETS
 from opendetr.structures import Denoising, Targets
 
 CLASSES, QUERIES = 3, 12

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from opendetr.config import resolve_config
 from opendetr.data.datasets import DatasetIndex, Record
 from opendetr.labels import LabelMap
 from opendetr.model.build import build_model
+from opendetr.recipes.recipe import resolve_config
 from opendetr.training import speed as speed_module
 from opendetr.training.choices import fit_to_data, measure_objects
 from opendetr.training.sizing import Sizing

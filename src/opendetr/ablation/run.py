@@ -14,7 +14,7 @@ import torch
 from opendetr.ablation.study import RowResults, Settings, Study, StudyRow
 from opendetr.ablation.tables import write_tables
 from opendetr.boxes import box_iou
-from opendetr.config import RunConfig, resolve_config
+from opendetr.config import RunConfig
 from opendetr.data.datasets import load_index
 from opendetr.data.digits import SIDE, crowd_scenes, write_digits
 from opendetr.errors import UserError, first_line
@@ -23,6 +23,7 @@ from opendetr.explanation.slots import survey
 from opendetr.files import current_folder, read_json, require_folder, write_json, write_text
 from opendetr.inference.detector import Detector
 from opendetr.progress import console
+from opendetr.recipes.recipe import resolve_config
 from opendetr.training.run_folder import read_config, read_metrics
 from opendetr.training.setup import prepare
 

@@ -14,7 +14,7 @@ from opendetr.checkpoints.native import Checkpoint
 from opendetr.checkpoints.official import IMAGENET, PANOPTIC, PANOPTIC_CLASSES, require_paper_model, without_masks
 from opendetr.checkpoints.pickles import read_pickle
 from opendetr.checkpoints.weights import as_stored, damage_is_said, fill, stored_weights
-from opendetr.config import ModelConfig, load_recipe
+from opendetr.config import ModelConfig
 from opendetr.data.transforms import Preprocessing
 from opendetr.errors import UserError
 from opendetr.files import read_json, replacing_folder, write_json, write_text
@@ -22,6 +22,7 @@ from opendetr.labels import COCO_CLASSES, UNUSED, LabelMap
 from opendetr.model.backbone import is_normed_as_transformers
 from opendetr.model.build import build_model
 from opendetr.model.detr import DETR
+from opendetr.recipes.recipe import load_recipe
 
 RESNETS = {  # that both libraries have: depth, and blocks per stage with their kind
     18: ((2, 2, 2, 2), "basic"), 34: ((3, 4, 6, 3), "basic"), 50: ((3, 4, 6, 3), "bottleneck"),

@@ -15,12 +15,13 @@ from opendetr.checkpoints.download import RELEASES
 from opendetr.checkpoints.native import Checkpoint
 from opendetr.checkpoints.pickles import read_pickle
 from opendetr.checkpoints.weights import as_stored, damage_is_said, fill, stored_weights
-from opendetr.config import ModelConfig, RunConfig, load_recipe
+from opendetr.config import ModelConfig, RunConfig
 from opendetr.data.transforms import Preprocessing
 from opendetr.errors import UserError
 from opendetr.files import replacing_folder
 from opendetr.labels import COCO_CLASSES, UNUSED, LabelMap
 from opendetr.model.build import build_model
+from opendetr.recipes.recipe import load_recipe
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 PREPROCESSING = Preprocessing(800, 1333, *IMAGENET)

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 
 from opendetr.checkpoints.native import Checkpoint, copy_checkpoint, save_checkpoint
-from opendetr.config import RunConfig, load_recipe
+from opendetr.config import RunConfig
 from opendetr.errors import UserError, first_line
 from opendetr.evaluation.coco import CocoMetrics
 from opendetr.files import append_line, current_folder, read_json_lines, require_folder, write_json, write_text
+from opendetr.recipes.recipe import load_recipe
 
 
 @dataclass
