@@ -70,6 +70,7 @@ def make_checkpoint() -> Any:
     import torch
 
     from opendetr.checkpoints.native import Checkpoint
+    from opendetr.checkpoints.origin import Origin
     from opendetr.data.transforms import Preprocessing
     from opendetr.labels import LabelMap
     from opendetr.model.build import build_model
@@ -79,7 +80,7 @@ def make_checkpoint() -> Any:
     config = resolve_config(preset="detr-r50", options={"model.backbone_weights": "none"})
     classes = LabelMap(tuple(range(91)), tuple(map(str, range(91))))
     preprocessing = Preprocessing(480, 800, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    return Checkpoint(build_model(config.model, config.loss, 91), config, classes, preprocessing, {}, Path("r50"))
+    return Checkpoint(build_model(config.model, config.loss, 91), config, classes, preprocessing, Origin(), Path("r50"))
 
 
 def write_graph(path: Path) -> None:

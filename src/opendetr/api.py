@@ -14,6 +14,7 @@ from opendetr.checkpoints.huggingface import save_huggingface
 from opendetr.checkpoints.loading import load_checkpoint
 from opendetr.checkpoints.native import save_checkpoint
 from opendetr.checkpoints.official import save_official
+from opendetr.checkpoints.origin import Origin
 from opendetr.data.check import check_pictures, warnings
 from opendetr.data.datasets import has_split, load_index
 from opendetr.data.images import read_image
@@ -199,7 +200,7 @@ def val(
     settle_threads(threads, measure=True, device=_computes_on(model, engine, device))
     detector = Detector.load(model, device, engine, precision, dc5=dc5)
     index = load_index(Path(data), split)
-    origin = {} if is_exported(model) else detector.checkpoint.metrics
+    origin = Origin() if is_exported(model) else detector.checkpoint.origin
     labels = labels_on(detector.description.label_map, origin, index.label_map, str(index.source))
     check_pictures(index, seconds=5.0)
     description = replace(detector.description, label_map=labels)
@@ -395,7 +396,7 @@ def export(
     settle_threads(threads, measure=True)
     checkpoint = load_checkpoint(model, dc5=dc5)
     if index is not None:
-        labels = labels_on(checkpoint.label_map, checkpoint.metrics, index.label_map, str(index.source))
+        labels = labels_on(checkpoint.label_map, checkpoint.origin, index.label_map, str(index.source))
         checkpoint = replace(checkpoint, label_map=labels)
     calibration = None
     if data is not None and precision == "int8" and has_split(Path(data), "train"):
@@ -570,7 +571,7 @@ def info(model: str | Path, size: tuple[int, int] | None = None, *, dc5: bool | 
         "gflops_at": [height, width],
         "preprocessing": preprocessing.to_json(),
         "config": checkpoint.config.to_dict(),
-        "origin": checkpoint.metrics,
+        "origin": checkpoint.origin.to_json(),
     }
 
 

@@ -22,6 +22,7 @@ from PIL import Image
 from opendetr import api
 from opendetr.checkpoints.loading import load_checkpoint
 from opendetr.checkpoints.native import Checkpoint, copy_checkpoint, save_checkpoint
+from opendetr.checkpoints.origin import Origin
 from opendetr.config import LossConfig
 from opendetr.data.transforms import Preprocessing
 from opendetr.engines import graph_engines
@@ -67,7 +68,7 @@ def make_checkpoint(folder, recipe: str, **changes) -> Checkpoint:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
         model.class_embed.bias[0] += 5.0 if recipe == "fast" else 2.0  # enough for some detections
     preprocessing = Preprocessing(64, 128, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3), 32 if recipe == "fast" else 1)
-    checkpoint = Checkpoint(model, config, LABELS, preprocessing, {}, folder)
+    checkpoint = Checkpoint(model, config, LABELS, preprocessing, Origin(), folder)
     save_checkpoint(folder, checkpoint)
     return load_checkpoint(folder)
 

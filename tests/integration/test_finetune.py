@@ -12,6 +12,7 @@ from opendetr.checkpoints.huggingface import save_huggingface
 from opendetr.checkpoints.loading import load_checkpoint
 from opendetr.checkpoints.native import Checkpoint
 from opendetr.checkpoints.official import labels_of, save_official
+from opendetr.checkpoints.origin import Origin
 from opendetr.config import ModelConfig
 from opendetr.data.datasets import load_index
 from opendetr.data.transforms import Preprocessing
@@ -33,7 +34,7 @@ def checkpoint_of(num_classes, tmp_path):
     model = build_model(SMALL, recipe.loss, num_classes).eval()
     preprocessing = Preprocessing(64, 106, (0.5,) * 3, (0.5,) * 3)
     config = type(recipe)(model=SMALL, data=recipe.data, loss=recipe.loss, train=recipe.train)
-    return Checkpoint(model, config, labels_of(num_classes), preprocessing, {}, tmp_path)
+    return Checkpoint(model, config, labels_of(num_classes), preprocessing, Origin(), tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +127,7 @@ def test_fresh_heads_of_selected_queries_are_not_frozen(digits, tmp_path):
         config,
         labels_of(3),
         Preprocessing(64, 106, (0.5,) * 3, (0.5,) * 3),
-        {},
+        Origin(),
         tmp_path,
     )
     with pytest.raises(UserError, match=r"--freeze decoder would fix fresh weights, query_embed.class_embed.weight"):
@@ -157,11 +158,11 @@ def test_a_model_without_names_is_measured_under_those_of_the_data(coco_folder, 
     data = coco_folder((1, 2, 1, 2), names=("red", "white", "plate"))
     for num_classes in (5, 91):  # 91 were taken for COCO's, of which 1 is a person
         path = tmp_path / str(num_classes)
-        written = save_official(replace(checkpoint_of(num_classes, path), metrics={"labels": "names assumed"}), path)
+        written = save_official(replace(checkpoint_of(num_classes, path), origin=Origin(labels="names assumed")), path)
         metrics = api.val(written, data, "train", device="cpu")
         assert set(metrics.per_class) == {"red", "white", "plate"}
         assert "names of" in capsys.readouterr().out
-    few = save_official(replace(checkpoint_of(2, path), metrics={"labels": "names assumed"}), tmp_path / "few")
+    few = save_official(replace(checkpoint_of(2, path), origin=Origin(labels="names assumed")), tmp_path / "few")
     with pytest.raises(UserError, match=r"category 2 'white' is unknown to the model, .* the raw ids 0 to 1"):
         api.val(few, data, "train", device="cpu")
 
@@ -176,7 +177,7 @@ def test_huggingface_classes_are_matched_by_name(coco_folder, tmp_path, capsys):
     assert set(api.val(folder, data, "train", device="cpu").per_class) == {"red", "white", "plate"}
     assert "classes are matched by name" in capsys.readouterr().out
     found = load_checkpoint(folder)
-    adopted = labels_on(found.label_map, found.metrics, load_index(data, "train").label_map, "here")
+    adopted = labels_on(found.label_map, found.origin, load_index(data, "train").label_map, "here")
     raw = {name: index for index, name in enumerate(("red", "white", "plate"), 1)}
     assert adopted == LabelMap(tuple(raw[name] for name in found.label_map.names), found.label_map.names)
 

@@ -20,6 +20,7 @@ from opendetr.checkpoints.huggingface import save_huggingface
 from opendetr.checkpoints.loading import load_checkpoint
 from opendetr.checkpoints.native import Checkpoint
 from opendetr.checkpoints.official import PREPROCESSING, labels_of
+from opendetr.checkpoints.origin import Origin
 from opendetr.cli import main
 from opendetr.errors import UserError
 from opendetr.inference.detector import Detector
@@ -194,7 +195,7 @@ def test_a_backbone_that_they_compute_otherwise_is_not_written(tmp_path):
     recipe = load_recipe("paper")
     small = replace(PRESETS["detr-small"], backbone="test_efficientnet", num_queries=3)
     model = build_model(small, recipe.loss, 3)
-    checkpoint = Checkpoint(model, replace(recipe, model=small), labels_of(3), PREPROCESSING, {}, tmp_path)
+    checkpoint = Checkpoint(model, replace(recipe, model=small), labels_of(3), PREPROCESSING, Origin(), tmp_path)
     with pytest.raises(UserError, match="with the backbone test_efficientnet: it puts a plain batch norm of eps 1e-5"):
         save_huggingface(checkpoint, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -269,7 +270,7 @@ def test_a_panoptic_folder_gives_its_boxes(folder, tmp_path):
     state = {f"detr.{name}": tensor for name, tensor in load_file(folder / "model.safetensors").items()}
     save_file({**state, "mask_head.lay1.weight": torch.zeros(1)}, tmp_path / "in" / "model.safetensors")
     found = load_checkpoint(tmp_path / "in")
-    assert any("masks are not read" in remark for remark in found.metrics["read"])
+    assert any("masks are not read" in remark for remark in found.origin.read)
     expected = load_checkpoint(folder).model.state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in found.model.state_dict().items())
 
@@ -293,8 +294,8 @@ def test_the_card_has_no_paths_of_this_machine_and_no_undefined_figures(folder, 
         ("hf://someone/cells", "hf://someone/cells"),
     ):  # fmt: skip
         found = {"AP": -1.0, "AP50": 0.25, "AP75": -1.0}
-        metrics = {"data": "/home/me/cells", "training": last, "val": found, "backbone_weights": said}
-        card = ModelCard(model_card(replace(checkpoint, metrics=metrics), "cells"))
+        origin = Origin(data="/home/me/cells", training=last, val=found, backbone_weights=said)
+        card = ModelCard(model_card(replace(checkpoint, origin=origin), "cells"))
         assert f"began with {shown}\n" in card.text
         assert not any(word in str(card) for word in ("/home", "secret", "-1.0"))
         assert [(result.metric_type, result.metric_value) for result in card.data.eval_results] == [("AP50", 0.25)]
@@ -424,7 +425,7 @@ def test_the_hub_by_name(folder, monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
     monkeypatch.chdir(tmp_path)
     for name in ("hf://someone/cells", "someone/cells"):
-        assert load_checkpoint(name).metrics["source"] == name
+        assert load_checkpoint(name).origin.source == name
     shutil.copytree(folder, tmp_path / "someone" / "cells")  # a path that exists wins
     load_checkpoint("someone/cells")
     load_checkpoint("hf://someone/cells")

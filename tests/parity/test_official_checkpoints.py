@@ -52,7 +52,7 @@ def test_the_architecture_is_read_and_every_layer_agrees(released):
     path, batch, reference, checkpoint = released
     expected = CONFIGS[path.stem]
     assert replace(checkpoint.config.model, backbone_weights="auto") == replace(expected, backbone_weights="auto")
-    assert any("the file name" in remark for remark in checkpoint.metrics["read"])
+    assert any("the file name" in remark for remark in checkpoint.origin.read)
     with torch.no_grad():
         found = checkpoint.model(batch.tensors, batch.mask)
     torch.testing.assert_close(found.logits, reference.logits, rtol=0, atol=TOLERANCE)
@@ -169,14 +169,14 @@ def test_stored_arguments_come_back_and_decide_the_loss(small, tmp_path):
     again = vars(torch.load(written / "checkpoint.pth", weights_only=False)["args"])
     assert {name: again[name] for name in vars(arguments)} == vars(arguments) | {"output_dir": "runs/mine"}
     assert "labels" not in again["opendetr"]  # no names were told, and none are made up
-    assert load_checkpoint(written).metrics["labels"] == "names assumed"
+    assert load_checkpoint(written).origin.labels == "names assumed"
 
 
 def test_a_panoptic_checkpoint_gives_its_boxes(official, small, tmp_path):
     state = {f"detr.{name}": tensor for name, tensor in official.build_model(SMALL, 250).state_dict().items()}
     torch.save({"model": {**state, "mask_head.lay1.weight": torch.zeros(1)}}, tmp_path / "panoptic.pth")
     found = load_checkpoint(tmp_path / "panoptic.pth")
-    assert any("masks are not read" in remark for remark in found.metrics["read"])
+    assert any("masks are not read" in remark for remark in found.origin.read)
     labels = found.label_map
     assert labels.num_classes == 250
     assert (labels.names[1], labels.names[90]) == ("person", "toothbrush")
@@ -275,7 +275,7 @@ def test_a_name_that_is_nearly_right(tmp_path, monkeypatch, name, said):
 
 
 def test_91_classes_are_said_to_be_taken_for_coco(released):
-    assert "91 classes: taken for COCO's" in released[3].metrics["read"]
+    assert "91 classes: taken for COCO's" in released[3].origin.read
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import nn
 
 from opendetr.checkpoints.native import Checkpoint
+from opendetr.checkpoints.origin import Origin
 from opendetr.config import LossConfig, RunConfig
 from opendetr.data.transforms import Preprocessing
 from opendetr.explanation import maps
@@ -52,7 +53,7 @@ def detector_of(model, config, image_size, max_size):
     run = replace(RunConfig(), model=config, loss=LossConfig(proposal_repeats=int(config.query_source == "selected")))
     labels = LabelMap.from_categories([{"id": n, "name": str(n)} for n in range(3)], "here")
     preprocessing = Preprocessing(image_size, max_size, (0.0,) * 3, (1.0,) * 3)
-    return Detector.of_checkpoint(Checkpoint(model, run, labels, preprocessing, {}, Path()), "cpu")
+    return Detector.of_checkpoint(Checkpoint(model, run, labels, preprocessing, Origin(), Path()), "cpu")
 
 
 @pytest.fixture(params=KINDS)

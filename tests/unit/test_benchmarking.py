@@ -20,6 +20,7 @@ from opendetr.benchmarking.sides import OwnSide, write_for_peer
 from opendetr.benchmarking.timing import Clock, measure_peaks, take_turns
 from opendetr.checkpoints.loading import load_checkpoint
 from opendetr.checkpoints.native import Checkpoint, save_checkpoint
+from opendetr.checkpoints.origin import Origin
 from opendetr.config import LossConfig
 from opendetr.data.transforms import Preprocessing
 from opendetr.errors import UserError
@@ -52,7 +53,7 @@ def make_checkpoint(folder: Path, recipe: str) -> Checkpoint:
             if not name.startswith("backbone"):
                 parameter.add_(torch.randn_like(parameter) * 0.1)
     preprocessing = Preprocessing(64, 96, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3), 32 if recipe == "fast" else 1)
-    save_checkpoint(folder, Checkpoint(model, config, LABELS, preprocessing, {}, folder))
+    save_checkpoint(folder, Checkpoint(model, config, LABELS, preprocessing, Origin(), folder))
     return load_checkpoint(folder)
 
 

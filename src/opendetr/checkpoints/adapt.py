@@ -1,15 +1,12 @@
 """Begin with a trained model: its weights for new data, what had to be left out said key by key."""
 
-from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any
 
 import torch
 from torch import nn
 
-from opendetr.checkpoints.huggingface import IDS_ASSUMED
 from opendetr.checkpoints.native import Checkpoint
-from opendetr.checkpoints.official import ASSUMED
+from opendetr.checkpoints.origin import IDS_ASSUMED, NAMES_ASSUMED, Origin
 from opendetr.checkpoints.weights import fill
 from opendetr.config import ModelConfig, RunConfig
 from opendetr.errors import UserError
@@ -42,7 +39,7 @@ def require_same_architecture(trained: ModelConfig, wanted: ModelConfig) -> None
             )
 
 
-def labels_on(labels: LabelMap, origin: Mapping[str, Any], data: LabelMap, source: str) -> LabelMap:
+def labels_on(labels: LabelMap, origin: Origin, data: LabelMap, source: str) -> LabelMap:
     """The classes of a model as a data set calls them, where the model's file told only half of it; said in a line.
 
     A `.pth` of the official code has class indices without names: those of the data are taken where their raw ids fit.
@@ -50,7 +47,7 @@ def labels_on(labels: LabelMap, origin: Mapping[str, Any], data: LabelMap, sourc
 
     Args:
         labels: of the model.
-        origin: the checkpoint's metrics; `labels` tells what was assumed.
+        origin: of the model; `labels` tells what was assumed.
         data: the labels of the data set.
         source: of the data, for the error's sentence.
 
@@ -59,9 +56,8 @@ def labels_on(labels: LabelMap, origin: Mapping[str, Any], data: LabelMap, sourc
     """
     wanted = dict(zip(data.category_ids, data.names))
     known = {i: name for i, name in zip(labels.category_ids, labels.names) if i is not None}
-    assumed = origin.get("labels", "")
-    if assumed and wanted.items() - known.items():
-        if assumed == ASSUMED:
+    if origin.labels and wanted.items() - known.items():
+        if origin.labels == NAMES_ASSUMED:
             if beyond := [i for i in wanted if i not in range(labels.num_classes)]:
                 raise UserError(
                     f"{source}: category {beyond[0]} '{wanted[beyond[0]]}' is unknown to the model, whose classes have "
@@ -71,7 +67,7 @@ def labels_on(labels: LabelMap, origin: Mapping[str, Any], data: LabelMap, sourc
             ids = tuple(index if index in wanted else None for index in range(labels.num_classes))
             return LabelMap(ids, tuple(wanted.get(index, UNUSED) for index in range(labels.num_classes)))
         used = [name for name, category_id in zip(labels.names, labels.category_ids) if category_id is not None]
-        if assumed == IDS_ASSUMED and set(data.names) <= set(used) and len(set(used)) == len(used):
+        if origin.labels == IDS_ASSUMED and set(data.names) <= set(used) and len(set(used)) == len(used):
             console.print(f"the model's raw ids are not those of {source}: classes are matched by name")
             raw = dict(zip(data.names, data.category_ids))
             return LabelMap(tuple(raw.get(name) for name in labels.names), labels.names)
@@ -88,7 +84,7 @@ def labels_for(trained: Checkpoint, data: LabelMap, source: str, *, new_head: bo
     if new_head:
         return data
     try:
-        return labels_on(trained.label_map, trained.metrics, data, source)
+        return labels_on(trained.label_map, trained.origin, data, source)
     except UserError as error:
         raise UserError(f"{error}; or give the model a new class head with --num-classes-from data") from None
 

@@ -2,11 +2,11 @@
 
 import re
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
 from opendetr.checkpoints.native import Checkpoint
+from opendetr.checkpoints.origin import Origin
 from opendetr.config import RunConfig
 from opendetr.errors import UserError, first_line
 
@@ -22,9 +22,8 @@ def model_card(checkpoint: Checkpoint, name: str, licence: str | None = None) ->
         name: what the model is called.
         licence: an identifier of the hub, such as `apache-2.0`; None says that it was not stated.
     """
-    metrics, config = checkpoint.metrics, checkpoint.config
-    data, found = metrics.get("data"), metrics.get("val")
-    data_name = Path(data).name if data else "not recorded"
+    origin, config = checkpoint.origin, checkpoint.config
+    found, data_name = origin.val, Path(origin.data).name or "not recorded"
     results = [] if not found else [
         EvalResult("object-detection", data_name, data_name, kind, found[kind], dataset_split=config.data.val_split)
         for kind in ("AP", "AP50")
@@ -41,7 +40,7 @@ def model_card(checkpoint: Checkpoint, name: str, licence: str | None = None) ->
         f"A detection transformer ([DETR]({PAPER})): {config.model.backbone}, {config.model.num_encoder_layers} + "
         f"{config.model.num_decoder_layers} layers, {config.model.num_queries} queries. Written by opendetr.", "",
         f"- Classes ({len(classes)}): {', '.join(classes[:100])}",
-        *_training(metrics, config.data.train_split, data_name),
+        *_training(origin, config.data.train_split, data_name),
         f"- Licence: {licence or 'not stated by who wrote this file; the training data may bind it too'}",
         f"- Preprocessing: shorter side {checkpoint.preprocessing.image_size}, longer at most "
         f"{checkpoint.preprocessing.max_size}, mean {_rounded(checkpoint.preprocessing.mean)}, standard deviation "
@@ -53,7 +52,7 @@ def model_card(checkpoint: Checkpoint, name: str, licence: str | None = None) ->
             f"| {kind} | {found[kind]:.3f} |" if found[kind] >= 0 else f"| {kind} | undefined |"
             for kind in ("AP", "AP50", "AP75")
         ]
-    if "training" in metrics:
+    if origin.training is not None:
         lines += ["", "<details><summary>The whole config</summary>", "", "```toml", _public(config).to_toml().strip(),
                   "```", "", "</details>"]  # fmt: skip
     return "\n".join(lines) + "\n"
@@ -79,14 +78,14 @@ def push_to_hub(folder: Path, repository: str, *, private: bool = False) -> str:
     return str(created)
 
 
-def _training(metrics: dict[str, Any], split: str, data_name: str) -> list[str]:
-    if "training" not in metrics:
-        return [f"- Training: not by opendetr; read from {_name(metrics.get('source', 'an unknown source'))}"]
-    last = metrics["training"]
+def _training(origin: Origin, split: str, data_name: str) -> list[str]:
+    last = origin.training
+    if last is None:
+        return [f"- Training: not by opendetr; read from {_name(origin.source or 'an unknown source')}"]
     return [
-        f"- Training data: {data_name}, split {metrics.get('train_split', split)}",
+        f"- Training data: {data_name}, split {origin.train_split or split}",
         f"- Training: {last['epoch']:.4g} epochs, {last['step']} steps, {last['seconds'] / 60:.3g} minutes; began with "
-        f"{_name(metrics.get('backbone_weights', 'unknown weights'))}",
+        f"{_name(origin.backbone_weights or 'unknown weights')}",
     ]
 
 

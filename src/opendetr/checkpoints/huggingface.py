@@ -12,6 +12,7 @@ from torch import Tensor
 from opendetr.checkpoints.huggingface_names import BACKBONE, file_names, from_ours, name_in_files, to_ours
 from opendetr.checkpoints.native import Checkpoint
 from opendetr.checkpoints.official import IMAGENET, PANOPTIC, PANOPTIC_CLASSES, require_paper_model, without_masks
+from opendetr.checkpoints.origin import IDS_ASSUMED, Origin
 from opendetr.checkpoints.pickles import read_pickle
 from opendetr.checkpoints.weights import as_stored, damage_is_said, fill, stored_weights
 from opendetr.config import ModelConfig
@@ -28,7 +29,6 @@ RESNETS = {  # that both libraries have: depth, and blocks per stage with their 
     18: ((2, 2, 2, 2), "basic"), 34: ((3, 4, 6, 3), "basic"), 50: ((3, 4, 6, 3), "bottleneck"),
     101: ((3, 4, 23, 3), "bottleneck"), 152: ((3, 8, 36, 3), "bottleneck"),
 }  # fmt: skip
-IDS_ASSUMED = "ids assumed"  # in place of "told", in a checkpoint's metrics["labels"]
 RESNET = re.compile(r"resnet(18|34|50|101|152)(\.tv\w*)?")
 
 
@@ -40,7 +40,7 @@ def load_huggingface(folder: Path, state: Mapping[str, Tensor] | None = None) ->
         state: the weights, where they are at hand already, under the names they have in memory or in files.
 
     Returns:
-        The model, in eval mode; `metrics["read"]` tells what was read from where.
+        The model, in eval mode; `origin.read` tells what was read from where.
 
     Raises:
         UserError: no DETR, a file is missing or damaged, no `id2label`, or a part that is not the paper's.
@@ -60,11 +60,11 @@ def load_huggingface(folder: Path, state: Mapping[str, Tensor] | None = None) ->
         model_config = _architecture(config, renamed, folder)
         preprocessing = _preprocessing(folder, told.get("multiple_of", 1))
         timm_backbone = not any(name.startswith(f"{BACKBONE}encoder.stages") for name in theirs)
-        origin = {
-            "format": "huggingface", **as_stored(renamed), "timm_backbone": timm_backbone,
-            "labels": "told" if "category_ids" in told else IDS_ASSUMED,
-            "read": _remarks(model_config, label_map.num_classes, panoptic=len(theirs) < len(whole)),
-        }  # fmt: skip
+        origin = Origin(
+            format="huggingface", **as_stored(renamed), timm_backbone=timm_backbone,
+            labels="told" if "category_ids" in told else IDS_ASSUMED,
+            read=_remarks(model_config, label_map.num_classes, panoptic=len(theirs) < len(whole)),
+        )  # fmt: skip
     run = replace(load_recipe("paper"), model=model_config)
     model = build_model(model_config, run.loss, label_map.num_classes)
     fill(model, renamed, str(folder), lambda name: name_in_files(name, timm_backbone=timm_backbone))
@@ -80,7 +80,7 @@ def save_huggingface(checkpoint: Checkpoint, folder: Path, card: str = "") -> Pa
         UserError: the model is not the paper's, or `transformers` would compute something else.
     """
     _require_writable_model(checkpoint.model, checkpoint.config.model)
-    timm_backbone = checkpoint.metrics.get("timm_backbone", True)
+    timm_backbone = checkpoint.origin.timm_backbone
     weights = from_ours(stored_weights(checkpoint, "huggingface"), timm_backbone=timm_backbone)
     with replacing_folder(folder) as new:
         save_file(weights, new / "model.safetensors", {"format": "pt"})

@@ -61,10 +61,10 @@ def load_checkpoint(
     else:
         found = native.load_folder(path)  # which says what is missing
         return _without_dc5(found, dc5)
-    for remark in found.metrics["read"]:
+    for remark in found.origin.read:
         console.print(remark)
-    found = replace(found, metrics={**found.metrics, "source": text})
-    return found if found.metrics["format"] == "official" else _without_dc5(found, dc5)
+    found = replace(found, origin=replace(found.origin, source=text))
+    return found if found.origin.format == "official" else _without_dc5(found, dc5)
 
 
 def load_model(name: str | Path, *, dc5: bool | None = None, state: Mapping[str, Tensor] | None = None) -> DETR:

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from opendetr.checkpoints.description import Description
+from opendetr.checkpoints.origin import Origin
 from opendetr.config import RunConfig, parse_config
 from opendetr.data.transforms import Preprocessing
 from opendetr.errors import UserError, first_line
@@ -34,7 +35,7 @@ class Checkpoint:
     config: RunConfig
     label_map: LabelMap
     preprocessing: Preprocessing
-    metrics: dict[str, Any]
+    origin: Origin
     source: Path
 
     @property
@@ -52,7 +53,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, training_state: dict[s
         write_text(new / "config.toml", checkpoint.config.to_toml())
         write_json(new / "labels.json", checkpoint.label_map.to_json())
         write_json(new / "preprocessing.json", checkpoint.preprocessing.to_json())
-        write_json(new / "metrics.json", checkpoint.metrics)
+        write_json(new / "metrics.json", checkpoint.origin.to_json())
         if training_state is not None:
             torch.save(training_state, new / "training.pt")
 
@@ -82,7 +83,7 @@ def load_folder(path: str | Path) -> Checkpoint:
     metrics = read_json(folder / "metrics.json", "a model's metrics")
     if not isinstance(metrics, dict):
         raise UserError(f"{folder / 'metrics.json'} is damaged: expected an object of a model's metrics")
-    return Checkpoint(model.eval(), config, label_map, preprocessing, metrics, folder)
+    return Checkpoint(model.eval(), config, label_map, preprocessing, Origin.from_json(metrics), folder)
 
 
 def model_folder(path: Path) -> Path:

@@ -6,13 +6,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from opendetr.checkpoints.download import RELEASES
 from opendetr.checkpoints.native import Checkpoint
+from opendetr.checkpoints.origin import NAMES_ASSUMED, Origin
 from opendetr.checkpoints.pickles import read_pickle
 from opendetr.checkpoints.weights import as_stored, damage_is_said, fill, stored_weights
 from opendetr.config import ModelConfig, RunConfig
@@ -28,7 +29,6 @@ PREPROCESSING = Preprocessing(800, 1333, *IMAGENET)
 OFFICIAL_FILE = "checkpoint.pth"  # what the official training writes, and what we do
 PANOPTIC = "a panoptic checkpoint: its boxes are read, its masks are not read yet"
 PANOPTIC_CLASSES = 250  # COCO's 91 ids, then stuff
-ASSUMED = "names assumed"  # in place of "told", in a checkpoint's metrics["labels"]
 LOSS = {  # the official code's arguments and ours
     "set_cost_class": "class_cost", "set_cost_bbox": "l1_cost", "set_cost_giou": "giou_cost",
     "bbox_loss_coef": "l1_weight", "giou_loss_coef": "giou_weight", "eos_coef": "no_object_weight",
@@ -45,7 +45,7 @@ def load_official(path: Path, *, dc5: bool | None = None) -> Checkpoint:
             else the file's name.
 
     Returns:
-        The model, in eval mode; `metrics["read"]` tells what was read from where.
+        The model, in eval mode; `origin.read` tells what was read from where.
 
     Raises:
         UserError: no such file, not a checkpoint, code in it, or weights that are no DETR.
@@ -60,10 +60,10 @@ def load_official(path: Path, *, dc5: bool | None = None) -> Checkpoint:
         recipe = load_recipe("paper")
         run = replace(recipe, model=config, loss=replace(recipe.loss, **_loss_of(arguments)))
         renamed = {our_name(name): tensor for name, tensor in state.items()}
-        origin = {
-            "format": "official", "read": [*remarks, labels_from, *([PANOPTIC] if panoptic else [])],
-            "labels": labels_are, "arguments": _plain(arguments), **as_stored(renamed),
-        }  # fmt: skip
+        origin = Origin(
+            format="official", read=[*remarks, labels_from, *([PANOPTIC] if panoptic else [])], labels=labels_are,
+            arguments=_plain(arguments), **as_stored(renamed),
+        )  # fmt: skip
     model = build_model(config, run.loss, label_map.num_classes)
     fill(model, renamed, str(path), official_name)
     return Checkpoint(model.eval(), run, label_map, preprocessing, origin, path)
@@ -81,9 +81,9 @@ def save_official(checkpoint: Checkpoint, folder: Path) -> Path:
     require_official_model(checkpoint.config.model)
     state = {official_name(name): tensor for name, tensor in stored_weights(checkpoint, "official").items()}
     ours: dict[str, Any] = {"preprocessing": checkpoint.preprocessing.to_json()}
-    if checkpoint.metrics.get("labels") != ASSUMED:
+    if checkpoint.origin.labels != NAMES_ASSUMED:
         ours["labels"] = checkpoint.label_map.to_json()
-    kept = checkpoint.metrics.get("arguments", {})
+    kept = checkpoint.origin.arguments
     arguments = argparse.Namespace(**{**kept, **arguments_of(checkpoint.config), "opendetr": ours})
     with replacing_folder(folder) as new:
         torch.save({"model": state, "args": arguments}, new / OFFICIAL_FILE)
@@ -206,7 +206,7 @@ def arguments_of(config: RunConfig) -> dict[str, Any]:
 
 def _labels(
     state: Mapping[str, Tensor], arguments: Mapping[str, Any], file_name: str, *, panoptic: bool
-) -> tuple[LabelMap, str, str]:
+) -> tuple[LabelMap, Literal["told", "names assumed"], str]:
     """The classes, whether they were told, and in words where they are from.
 
     `save_official` writes them into the arguments; those of the paper's files are known.
@@ -219,7 +219,7 @@ def _labels(
     if file_name in RELEASES.values() or panoptic:
         return labels, "told", f"{num_classes} classes: COCO's"
     said = "taken for COCO's" if num_classes == len(COCO_CLASSES) else "their names are not in the file"
-    return labels, ASSUMED, f"{num_classes} classes: {said}"
+    return labels, NAMES_ASSUMED, f"{num_classes} classes: {said}"
 
 
 def _preprocessing(arguments: Mapping[str, Any]) -> Preprocessing:

@@ -88,14 +88,14 @@ def stored_weights(checkpoint: Checkpoint, form: str) -> dict[str, Tensor]:
         checkpoint: of any origin.
         form: that is written; counters go back only into the form they came from.
     """
-    kinds, counters = checkpoint.metrics.get("kinds", {}), checkpoint.metrics.get("counters", {})
+    origin = checkpoint.origin
     weights = {
-        name: tensor.detach().cpu().to(getattr(torch, kinds.get(name, "float32"))).contiguous()
+        name: tensor.detach().cpu().to(getattr(torch, origin.kinds.get(name, "float32"))).contiguous()
         for name, tensor in checkpoint.model.state_dict().items()
         if not name.endswith(COUNTER)
     }
-    if checkpoint.metrics.get("format") == form:
-        weights |= {name: torch.tensor(count) for name, count in counters.items()}
+    if origin.format == form:
+        weights |= {name: torch.tensor(count) for name, count in origin.counters.items()}
     return weights
 
 

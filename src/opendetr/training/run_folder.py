@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from opendetr.checkpoints.native import Checkpoint, copy_checkpoint, save_checkpoint
+from opendetr.checkpoints.origin import Origin
 from opendetr.config import RunConfig
 from opendetr.errors import UserError, first_line
 from opendetr.evaluation.coco import CocoMetrics
@@ -66,20 +67,20 @@ class RunFolder:
 
     def save_last(self, checkpoint: Checkpoint, training_state: dict[str, Any]) -> None:
         """Write the weights as they are, with what resuming needs."""
-        save_checkpoint(self.path / "last", replace(checkpoint, metrics=self._origin(checkpoint)), training_state)
+        save_checkpoint(self.path / "last", replace(checkpoint, origin=self._origin(checkpoint)), training_state)
 
     def record_evaluation(self, checkpoint: Checkpoint, metrics: CocoMetrics, when: Mapping[str, Any]) -> None:
         """Write what was measured of `last`; it becomes `best` where no AP on val has been higher yet."""
-        origin = self._origin(checkpoint) | {"val": metrics.to_json()}
-        write_json(self.path / "last" / "metrics.json", origin)
+        origin = replace(self._origin(checkpoint), val=metrics.to_json())
+        write_json(self.path / "last" / "metrics.json", origin.to_json())
         if metrics.summary["AP"] >= self.best_ap:
             copy_checkpoint(self.path / "last", self.path / "best")
         self.log({"kind": "val", **when, **{f"val_{name}": value for name, value in metrics.summary.items()}})
 
-    def _origin(self, checkpoint: Checkpoint) -> dict[str, Any]:
+    def _origin(self, checkpoint: Checkpoint) -> Origin:
         """What the checkpoint came from, with the last that was said of its training."""
         said = next((line for line in reversed(self.history) if line["kind"] != "val"), None)
-        return checkpoint.metrics | ({} if said is None else {"training": said})
+        return checkpoint.origin if said is None else replace(checkpoint.origin, training=said)
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:

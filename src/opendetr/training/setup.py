@@ -15,6 +15,7 @@ from accelerate.utils import broadcast_object_list
 from opendetr.checkpoints.adapt import begin_with, freeze, labels_for
 from opendetr.checkpoints.imagenet import build_pretrained_model
 from opendetr.checkpoints.native import Checkpoint, copy_checkpoint
+from opendetr.checkpoints.origin import Origin
 from opendetr.config import RunConfig
 from opendetr.data.cache import build_cache
 from opendetr.data.check import check_pictures, describe, warnings
@@ -238,12 +239,10 @@ def new_model(
     (config,) = broadcast_object_list([config])  # processes measure differently: the first one decides
     data = config.data
     preprocessing = Preprocessing(data.image_size, data.max_size, mean, std, data.multiple_of)
-    origin = {
-        "data": str(Path(data.root).resolve()),
-        "train_split": data.train_split,
-        "backbone_weights": weights_from,
-        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-    }
+    origin = Origin(
+        data=str(Path(data.root).resolve()), train_split=data.train_split, backbone_weights=weights_from,
+        created=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    )  # fmt: skip
     return Checkpoint(model, config, label_map, preprocessing, origin, Path()), speed
 
 

@@ -1,0 +1,43 @@
+"""What a model came from, and what was measured of it: `metrics.json` of a model folder."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+NAMES_ASSUMED: Literal["names assumed"] = "names assumed"
+IDS_ASSUMED: Literal["ids assumed"] = "ids assumed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where a model is from; what is not known is empty or None, and is not written."""
+
+    format: str = ""  # of the file it was read from: official or huggingface; empty: our own
+    source: str = ""  # the name that it was loaded by
+    read: Sequence[str] = ()  # sentences that tell what was read from where
+    labels: Literal["", "told", "names assumed", "ids assumed"] = ""  # what the file says of the classes
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # that the official code stored beside the weights
+    kinds: Mapping[str, str] = field(default_factory=dict)  # types of the file's tensors that are not float32
+    counters: Mapping[str, int] = field(default_factory=dict)  # batch norm's, which a frozen one does without
+    timm_backbone: bool = True  # whether a Hugging Face folder had timm's names for the backbone
+    data: str = ""  # the folder of the data set it was trained on
+    train_split: str = ""
+    backbone_weights: str = ""  # what training began with, in words
+    created: str = ""  # when training began
+    training: Mapping[str, Any] | None = None  # the last line of the training log
+    val: Mapping[str, Any] | None = None  # COCO metrics of the split val, as `CocoMetrics.to_json` writes them
+    others: Mapping[str, Any] = field(default_factory=dict)  # what other versions wrote, kept as it is
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values of what is known."""
+        unknown = asdict(Origin())
+        known = {name: value for name, value in asdict(self).items() if value != unknown[name]}
+        known.pop("others", None)
+        return known | dict(self.others)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Origin":
+        """The inverse of `to_json`."""
+        names = {item.name for item in fields(cls)} - {"others"}
+        others = {name: value for name, value in values.items() if name not in names}
+        return cls(**{name: value for name, value in values.items() if name in names}, others=others)
