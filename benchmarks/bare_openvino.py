@@ -15,7 +15,7 @@ from PIL import Image
 
 from opendetr.benchmarking.benchmark import provenance
 from opendetr.benchmarking.timing import Clock, take_turns
-from opendetr.engines.graph_engines import OpenVinoEngine
+from opendetr.engines.openvino_engine import OpenVinoEngine
 from opendetr.inference.detector import Detector
 
 SEED = 0

@@ -85,12 +85,13 @@ def make_checkpoint() -> Any:
 
 def write_graph(path: Path) -> None:
     """The same model for the engines; nothing is certified: random weights say the same about every picture."""
-    from opendetr.exporting.exported_file import metadata_of, write_onnx
+    from opendetr.engines.file_kinds import write_file
+    from opendetr.exporting.exported_file import metadata_of
     from opendetr.exporting.graph import export_program, to_onnx
 
     model = make_checkpoint()
     program = export_program(model, with_preprocessing=False, with_attention=False)
-    write_onnx(to_onnx(program), path, metadata_of(model, "fp32", {"images": "float32"}))
+    write_file(to_onnx(program), path, metadata_of(model, "fp32", {"images": "float32"}))
 
 
 def prediction(engine: str) -> Callable[[Path, str], Work]:
@@ -111,7 +112,7 @@ def prediction(engine: str) -> Callable[[Path, str], Work]:
 
 def leave_engines_alone() -> None:
     """Take back what our engines are told about waiting and about cores."""
-    from opendetr.engines.graph_engines import is_installed
+    from opendetr.engines.engine import is_installed
 
     if is_installed("onnxruntime"):
         import onnxruntime
@@ -251,16 +252,16 @@ def main() -> None:
         serve(given.serve, given.graph, ours=given.ours)
         return
     from opendetr.benchmarking.benchmark import provenance
-    from opendetr.engines.graph_engines import PACKAGES, is_installed
+    from opendetr.engines.engine import GRAPH_ENGINES, is_installed
 
-    installed = [engine for engine in PACKAGES if is_installed(engine)]
-    wanted = given.only or [name for name in WORK if name not in PACKAGES or name in installed]
+    installed = [engine for engine in GRAPH_ENGINES if is_installed(engine)]
+    wanted = given.only or [name for name in WORK if name not in GRAPH_ENGINES or name in installed]
     companies = list(dict.fromkeys(["alone", *(given.beside or COMPANY)]))  # shares refer to the first
     print("| work | beside | fair share | defaults, pictures/s | of the fair share | ours | of it | threads | |")
     print("|---|---|---|---|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         graph = Path(folder) / "r50.onnx"
-        if set(wanted) & set(PACKAGES):
+        if set(wanted) & set(GRAPH_ENGINES):
             write_graph(graph)
         for name in wanted:
             for row in measure_work(name, companies, graph, given.seconds, given.rounds):

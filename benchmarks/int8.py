@@ -18,7 +18,7 @@ from opendetr.benchmarking.benchmark import provenance
 from opendetr.benchmarking.timing import Clock, take_turns
 from opendetr.checkpoints.loading import load_checkpoint
 from opendetr.data.datasets import load_index
-from opendetr.engines.graph_engines import OpenVinoEngine
+from opendetr.engines.openvino_engine import OpenVinoEngine
 from opendetr.exporting.comparison import largest_differences
 from opendetr.exporting.fastest_engine import choose_engine
 from opendetr.exporting.quantization import quantize

@@ -20,12 +20,13 @@ from opendetr.data.datasets import has_split, load_index
 from opendetr.data.images import read_image
 from opendetr.data.transforms import snapped_shape
 from opendetr.devices import resolve_device
+from opendetr.engines.engine import GRAPH_ENGINES
+from opendetr.engines.file_kinds import FILE_KINDS, FORMATS, is_exported
 from opendetr.errors import UserError
 from opendetr.evaluation.coco import CocoMetrics, evaluate_files
 from opendetr.evaluation.runner import evaluate_split
 from opendetr.exporting.certificate import Certificate
 from opendetr.exporting.export import ExportOptions, export_model
-from opendetr.exporting.exported_file import SUFFIXES, is_exported
 from opendetr.files import require_folder, require_writable
 from opendetr.inference.detector import Detector, EngineName, PrecisionName
 from opendetr.inference.distributed import Job, predict_distributed
@@ -385,12 +386,11 @@ def export(
             is written.
     """
     path = Path(output)
-    kinds = {suffix: name for name, suffix in SUFFIXES.items()}
-    chosen = format or kinds.get(path.suffix)
-    if chosen is None or path.suffix != SUFFIXES.get(chosen, path.suffix):
-        raise UserError(f"--output {path}: expected a name that ends in {', '.join(kinds)}, as --format says")
+    kind = FILE_KINDS.get(path.suffix)
+    if kind is None or format in FORMATS.keys() - {kind.format}:
+        raise UserError(f"--output {path}: expected a name that ends in {', '.join(FILE_KINDS)}, as --format says")
     require_writable(path)
-    options = ExportOptions(chosen, precision, with_preprocessing, with_attention, max_ap_loss)
+    options = ExportOptions(format or kind.format, precision, with_preprocessing, with_attention, max_ap_loss)
     index = None if data is None else load_index(Path(data), split)
     options.require_possible(index)
     settle_threads(threads, measure=True)
@@ -717,7 +717,7 @@ def doctor(
 
 def _computes_on(model: str | Path, engine: str, device: str) -> str:
     """The kind of device that an engine computes on: PyTorch alone uses another than the CPU."""
-    of_graph = engine in ("openvino", "onnxruntime") or is_exported(model)
+    of_graph = engine in GRAPH_ENGINES or is_exported(model)
     return "cpu" if of_graph else resolve_device(device).type
 
 

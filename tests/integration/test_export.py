@@ -25,15 +25,16 @@ from opendetr.checkpoints.native import Checkpoint, copy_checkpoint, save_checkp
 from opendetr.checkpoints.origin import Origin
 from opendetr.config import LossConfig
 from opendetr.data.transforms import Preprocessing
-from opendetr.engines import graph_engines
+from opendetr.engines import openvino_engine
 from opendetr.engines.engine import TorchEngine
-from opendetr.engines.graph_engines import OpenVinoEngine
+from opendetr.engines.file_kinds import read_metadata
+from opendetr.engines.openvino_engine import OpenVinoEngine
 from opendetr.errors import UserError
 from opendetr.explanation.capture import capture_attention
 from opendetr.exporting import export, fastest_engine
 from opendetr.exporting.certificate import Certificate
 from opendetr.exporting.comparison import BOUNDS, Comparison, FinalAnswers, compare, largest_differences
-from opendetr.exporting.exported_file import fingerprint, load_exported, read_metadata
+from opendetr.exporting.exported_file import fingerprint, load_exported
 from opendetr.inference.detector import Detector
 from opendetr.labels import LabelMap
 from opendetr.model.build import build_model
@@ -390,9 +391,9 @@ def test_threads_that_ask_at_once_get_one_core(monkeypatch):
         return object()
 
     monkeypatch.setattr(openvino, "Core", slow_core)
-    monkeypatch.setattr(graph_engines, "_core", cache(graph_engines._core.__wrapped__))
+    monkeypatch.setattr(openvino_engine, "_core", cache(openvino_engine._core.__wrapped__))
     with ThreadPoolExecutor(2) as pool:
-        first, second = pool.map(lambda _: graph_engines.openvino_core(), range(2))
+        first, second = pool.map(lambda _: openvino_engine.openvino_core(), range(2))
     assert first is second
 
 

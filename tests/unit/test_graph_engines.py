@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from opendetr.engines import graph_engines
+from opendetr.engines import onnxruntime_engine, openvino_engine
 
 
 @pytest.fixture(params=[1, 3])
@@ -20,7 +20,7 @@ def number(request):
 def test_onnx_runtime_takes_the_chosen_number_and_sleeps_while_it_waits(number, monkeypatch):
     onnxruntime = pytest.importorskip("onnxruntime")
     monkeypatch.setattr(onnxruntime, "InferenceSession", lambda path, options, providers: options)
-    options = graph_engines.OnnxRuntimeEngine(Path("model.onnx")).session
+    options = onnxruntime_engine.OnnxRuntimeEngine(Path("model.onnx")).session
     assert options.intra_op_num_threads == number
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
 
@@ -29,8 +29,8 @@ def test_openvino_takes_the_chosen_number_and_binds_no_thread_to_a_core(number, 
     pytest.importorskip("openvino")
     told = []
     core = SimpleNamespace(read_model=lambda path: "graph", compile_model=lambda *arguments: told.append(arguments))
-    monkeypatch.setattr(graph_engines, "openvino_core", lambda: core)
-    graph_engines.OpenVinoEngine(Path("model.xml"))._compile()
+    monkeypatch.setattr(openvino_engine, "openvino_core", lambda: core)
+    openvino_engine.OpenVinoEngine(Path("model.xml"))._compile()
     ((_, device, settings),) = told
     assert device == "CPU"
     assert (settings["INFERENCE_NUM_THREADS"], settings["ENABLE_CPU_PINNING"]) == (number, False)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from rich.table import Table
 
 from opendetr.devices import describe_machine
-from opendetr.engines.graph_engines import describe_engine
+from opendetr.engines.engine import describe_engine
 from opendetr.files import write_json, write_text
 from opendetr.progress import console
 

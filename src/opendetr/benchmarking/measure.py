@@ -25,11 +25,10 @@ from opendetr.benchmarking.timing import Clock, measure_peaks, take_turns
 from opendetr.checkpoints.native import Checkpoint, save_checkpoint
 from opendetr.data.transforms import Preprocessing
 from opendetr.devices import describe_machine, resolve_device
-from opendetr.engines.engine import ENGINES, PRECISIONS
-from opendetr.engines.graph_engines import is_installed
+from opendetr.engines.engine import ENGINES, GRAPH_ENGINES, PRECISIONS, is_installed
 from opendetr.errors import UserError
 from opendetr.exporting.comparison import BOUNDS, largest_differences
-from opendetr.exporting.fastest_engine import FORMATS, engine_file
+from opendetr.exporting.fastest_engine import engine_file
 from opendetr.model.complexity import count_gflops
 from opendetr.model.selection import SelectedQueries
 from opendetr.progress import track
@@ -195,7 +194,7 @@ def _wanted(
         wanted.append((engine, "fp32"))
         if gain >= GAIN and engine != "onnxruntime":  # which has no bf16 on CPUs
             wanted.append((engine, "bf16"))
-        if engine in FORMATS and engine_file(checkpoint, engine, "int8").is_file():
+        if engine in GRAPH_ENGINES and engine_file(checkpoint, engine, "int8").is_file():
             wanted.append((engine, "int8"))
     return list(dict.fromkeys(wanted)), remarks
 

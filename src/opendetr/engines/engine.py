@@ -1,5 +1,7 @@
-"""What runs a model: the protocol, and PyTorch itself."""
+"""What runs a model: the engines by name, their protocol, and PyTorch itself."""
 
+import importlib.util
+from importlib.metadata import version
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -12,7 +14,8 @@ from opendetr.model.detr import DETR
 from opendetr.model.precision import fit_precision
 from opendetr.structures import DetrOutput
 
-ENGINES = ("torch", "openvino", "onnxruntime")
+GRAPH_ENGINES = ("openvino", "onnxruntime")  # they run exported graphs on the CPU
+ENGINES = ("torch", *GRAPH_ENGINES)  # each is called as its package
 PRECISIONS = ("fp32", "bf16", "int8")
 
 
@@ -70,3 +73,23 @@ class TorchEngine:
         with torch.inference_mode(), autocast(self.device, self.precision):
             output: DetrOutput = self.model(send(images, self.device), mask)
         return output
+
+
+def is_installed(engine: str) -> bool:
+    """Whether the package of an engine is there; nothing is imported."""
+    return importlib.util.find_spec(engine) is not None
+
+
+def require_installed(engine: str) -> None:
+    """Check that an engine can be used.
+
+    Raises:
+        UserError: its package is missing.
+    """
+    if not is_installed(engine):
+        raise UserError(f"--engine {engine} needs the package {engine}: pip install 'opendetr[export]'")
+
+
+def describe_engine(engine: str) -> str:
+    """Name and version."""
+    return f"{engine} {version(engine)}"

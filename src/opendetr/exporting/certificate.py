@@ -3,7 +3,7 @@
 import math
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from PIL import Image, ImageOps
@@ -17,8 +17,8 @@ from opendetr.data.digits import photographs
 from opendetr.data.images import read_image
 from opendetr.data.loader import pad_to_largest
 from opendetr.devices import describe_machine
-from opendetr.engines.engine import Engine, TorchEngine
-from opendetr.engines.graph_engines import describe_engine
+from opendetr.engines.engine import Engine, TorchEngine, describe_engine
+from opendetr.engines.graph_engine import GraphEngine
 from opendetr.evaluation.runner import evaluate_split
 from opendetr.exporting.comparison import (
     BOUNDS,
@@ -119,13 +119,6 @@ class Certificate:
         })  # fmt: skip
 
 
-class GraphEngine(Engine, Protocol):
-    """An engine that runs an exported graph, and gives all that it says."""
-
-    def outputs(self, images: Tensor, padding_mask: Tensor | None) -> dict[str, Tensor]:
-        """The outputs of the graph by their names."""
-
-
 def certify(
     engine: GraphEngine, checkpoint: Checkpoint, index: DatasetIndex | None, max_ap_loss: float | None = None
 ) -> Certificate:
@@ -166,7 +159,7 @@ def certify(
     ap = None
     if index is not None:
         described = checkpoint.description
-        measured = {"torch": reference, "engine": engine}
+        measured: dict[str, Engine] = {"torch": reference, "engine": engine}
         ap = {name: evaluate_split(run, described, index).summary["AP"] for name, run in measured.items()}
         ap["pictures"] = float(len(index))
     return Certificate(

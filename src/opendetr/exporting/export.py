@@ -5,27 +5,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from opendetr.checkpoints.native import Checkpoint
 from opendetr.data.datasets import DatasetIndex
-from opendetr.engines.graph_engines import INPUTS, OnnxRuntimeEngine, OpenVinoEngine, require_bf16, require_installed
+from opendetr.engines.engine import PRECISIONS, require_installed
+from opendetr.engines.file_kinds import FORMATS, run_file, write_file
+from opendetr.engines.graph_engine import INPUTS, FromPixels
+from opendetr.engines.openvino_engine import require_bf16
 from opendetr.errors import UserError
-from opendetr.exporting.certificate import Certificate, GraphEngine, certify
-from opendetr.exporting.exported_file import (
-    SUFFIXES,
-    FromPixels,
-    ProgramEngine,
-    metadata_of,
-    write_onnx,
-    write_openvino,
-    write_pt2,
-)
+from opendetr.exporting.certificate import Certificate, certify
+from opendetr.exporting.exported_file import metadata_of
 from opendetr.exporting.graph import ExportError, export_program, to_onnx
 from opendetr.exporting.quantization import quantize
 from opendetr.progress import console
-
-FORMATS = tuple(SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -62,12 +53,15 @@ class ExportOptions:
         """
         if self.format not in FORMATS:
             raise UserError(f"--format {self.format}: expected {', '.join(FORMATS)}")
-        if self.precision == "bf16" and self.format != "openvino":
-            raise UserError(f"--precision bf16 is for --format openvino; {self.format} is written as fp32 or int8")
-        if self.precision == "int8" and self.format == "pt2":
-            raise UserError("--precision int8 is for --format onnx and openvino; pt2 is written as fp32")
-        if self.precision not in ("fp32", "bf16", "int8"):
-            raise UserError(f"--precision {self.precision}: expected fp32, bf16 or int8")
+        if self.precision not in PRECISIONS:
+            raise UserError(f"--precision {self.precision}: expected {', '.join(PRECISIONS)}")
+        possible = FORMATS[self.format].precisions
+        if self.precision not in possible:
+            able = " and ".join(name for name, kind in FORMATS.items() if self.precision in kind.precisions)
+            raise UserError(
+                f"--precision {self.precision} is for --format {able}; {self.format} is written as "
+                f"{' or '.join(possible)}"
+            )
         if self.format == "openvino":
             require_installed("openvino")
         if self.precision == "bf16":
@@ -124,23 +118,22 @@ def _write_draft(
     )
     metadata = metadata_of(checkpoint, options.precision, _describe_inputs(options))
     graph: Any = program
-    write: Any = write_pt2
     if options.format != "pt2":
         console.print("translating it to ONNX")
-        graph, write = to_onnx(program), write_onnx
+        graph = to_onnx(program)
     if options.format == "openvino":
-        graph, write = _openvino_graph(graph, draft), write_openvino
+        graph = _openvino_graph(graph, draft)
     if options.precision == "int8":
         assert calibration is not None
         graph = quantize(graph, checkpoint, calibration)
-    write(graph, draft, metadata)
-    engine: GraphEngine = run_file(draft, options.precision)
+    write_file(graph, draft, metadata)
+    engine = run_file(draft, options.precision)
     if options.with_preprocessing:
         engine = FromPixels(engine, checkpoint.preprocessing)
     certificate = certify(engine, checkpoint, index, options.max_ap_loss)
     metadata["certificate"] = certificate.to_json()
     del engine  # it may have the file mapped into memory, and then Windows lets nobody write it
-    write(graph, draft, metadata)
+    write_file(graph, draft, metadata)
     return certificate
 
 
@@ -151,13 +144,6 @@ def _openvino_graph(onnx_graph: Any, draft: Path) -> Any:
     source = draft.with_suffix(".onnx")
     onnx.save(onnx_graph, source)
     return openvino.convert_model(source)
-
-
-def run_file(path: Path, precision: str) -> GraphEngine:
-    """The engine for a file of ours."""
-    if path.suffix == ".onnx":
-        return OnnxRuntimeEngine(path, precision)
-    return OpenVinoEngine(path, precision) if path.suffix == ".xml" else ProgramEngine(torch.export.load(path))
 
 
 def _describe_inputs(options: ExportOptions) -> dict[str, str]:

@@ -14,7 +14,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from filelock import FileLock
@@ -22,17 +22,25 @@ from filelock import FileLock
 from opendetr.checkpoints.native import Checkpoint
 from opendetr.data.datasets import DatasetIndex, has_split, load_index
 from opendetr.devices import describe_machine, describe_processor, resolve_device
-from opendetr.engines.engine import ENGINES, PRECISIONS, Engine, TorchEngine
-from opendetr.engines.graph_engines import describe_engine, is_installed, require_installed
+from opendetr.engines.engine import (
+    ENGINES,
+    GRAPH_ENGINES,
+    PRECISIONS,
+    Engine,
+    TorchEngine,
+    describe_engine,
+    is_installed,
+    require_installed,
+)
+from opendetr.engines.file_kinds import kind_for_engine, run_file
 from opendetr.errors import UserError
-from opendetr.exporting.export import ExportOptions, export_model, run_file
-from opendetr.exporting.exported_file import SUFFIXES, fingerprint
+from opendetr.exporting.export import ExportOptions, export_model
+from opendetr.exporting.exported_file import fingerprint
 from opendetr.exporting.graph import ExportError
 from opendetr.files import cache_folder, read_json, write_json
 from opendetr.progress import console
 from opendetr.version import __version__
 
-FORMATS: dict[str, Literal["openvino", "onnx"]] = {"openvino": "openvino", "onnxruntime": "onnx"}
 ROUNDS = 5
 
 
@@ -53,12 +61,12 @@ def choose_engine(checkpoint: Checkpoint, engine: str, precision: str, device: s
     if precision not in PRECISIONS:
         raise UserError(f"--precision {precision}: expected {', '.join(PRECISIONS)}")
     target = resolve_device(device)
-    if engine in FORMATS:
+    if engine in GRAPH_ENGINES:
         if target.type != "cpu" and device != "auto":
             raise UserError(f"--engine {engine} runs on the CPU; leave out --device {device}, or use --engine torch")
         return _prepared(checkpoint, engine, precision)
-    candidates = [name for name in FORMATS if is_installed(name)] if engine == "auto" and target.type == "cpu" else []
-    if not candidates:
+    candidates = [name for name in GRAPH_ENGINES if is_installed(name)]
+    if engine == "torch" or target.type != "cpu" or not candidates:
         return TorchEngine.prepared(checkpoint.model, target, precision)
     return _fastest(checkpoint, candidates, precision, target)
 
@@ -102,7 +110,7 @@ def engines_folder(checkpoint: Checkpoint) -> Path:
 
 def engine_file(checkpoint: Checkpoint, engine: str, precision: str) -> Path:
     """The graph of an engine on this machine."""
-    return _path(checkpoint, engine, precision, SUFFIXES[FORMATS[engine]], describe_processor())
+    return _path(checkpoint, engine, precision, kind_for_engine(engine).suffix, describe_processor())
 
 
 def _path(checkpoint: Checkpoint, what: str, precision: str, suffix: str, machine: str) -> Path:
@@ -117,7 +125,7 @@ def _prepared(checkpoint: Checkpoint, engine: str, precision: str) -> Engine:
         UserError: it cannot be made, or disagrees with PyTorch; that is remembered.
     """
     require_installed(engine)
-    options = ExportOptions(FORMATS[engine], precision)
+    options = ExportOptions(kind_for_engine(engine).format, precision)
     options.require_precision()
     path, state = engine_file(checkpoint, engine, precision), _state(checkpoint, engine)
     note = path.with_suffix(".json")

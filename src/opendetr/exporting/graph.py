@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from opendetr.boxes import cxcywh_to_xyxy
 from opendetr.checkpoints.native import Checkpoint
-from opendetr.engines.graph_engines import OUTPUTS
+from opendetr.engines.graph_engine import OUTPUTS
 from opendetr.errors import UserError, first_line
 from opendetr.model.attention import MultiheadAttention
 from opendetr.model.detr import DETR

@@ -18,8 +18,9 @@ from opendetr.data.images import Picture, read_image
 from opendetr.devices import resolve_device
 from opendetr.engines.detecting import Prepared, detect
 from opendetr.engines.engine import Engine, TorchEngine
+from opendetr.engines.file_kinds import is_exported
 from opendetr.errors import UserError
-from opendetr.exporting.exported_file import fingerprint, is_exported, load_exported
+from opendetr.exporting.exported_file import fingerprint, load_exported
 from opendetr.exporting.fastest_engine import choose_engine
 from opendetr.inference.reading import read_ahead
 from opendetr.inference.sources import expand_source

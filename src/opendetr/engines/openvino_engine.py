@@ -1,42 +1,21 @@
-"""ONNX Runtime and OpenVINO: they run an exported graph, without PyTorch, on the CPU."""
+"""OpenVINO, and the metadata of its `.xml` files."""
 
-import importlib.util
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool
 from torch import Tensor
 
+from opendetr.engines.engine import require_installed
+from opendetr.engines.graph_engine import INPUTS, METADATA, GraphEngine, inputs
 from opendetr.errors import UserError, first_line
-from opendetr.structures import DetrOutput
-
-PACKAGES = {"openvino": "openvino", "onnxruntime": "onnxruntime"}
-INPUTS = ("images", "padding_mask")
-OUTPUTS = ("logits", "boxes_cxcywh", "scores", "labels", "boxes_xyxy")  # and attention, where it was asked for
-ANSWERS = OUTPUTS[:2]
 
 _CORE_LOCK = threading.Lock()
-
-
-def is_installed(engine: str) -> bool:
-    """Whether the package of an engine is there; nothing is imported."""
-    return engine == "torch" or importlib.util.find_spec(PACKAGES[engine]) is not None
-
-
-def require_installed(engine: str) -> None:
-    """Check that an engine can be used.
-
-    Raises:
-        UserError: its package is missing.
-    """
-    if not is_installed(engine):
-        raise UserError(f"--engine {engine} needs the package {PACKAGES[engine]}: pip install 'opendetr[export]'")
 
 
 def require_bf16() -> None:
@@ -72,56 +51,26 @@ def _core() -> Any:
     return openvino.Core()
 
 
-class OnnxRuntimeEngine:
-    """ONNX Runtime on the CPU."""
+def write_openvino(graph: Any, path: Path, metadata: str) -> None:
+    """Write OpenVINO's two files."""
+    import openvino
 
-    name = "onnxruntime"
-
-    def __init__(self, path: Path, precision: str = "fp32") -> None:
-        """Load a graph.
-
-        Args:
-            path: the `.onnx` file.
-            precision: `fp32` or `int8`, as the file was written.
-
-        Raises:
-            UserError: the package is missing, the file is no such graph, or the precision is bf16.
-        """
-        require_installed(self.name)
-        if precision == "bf16":
-            raise UserError("ONNX Runtime has no bf16 on CPUs: use --engine openvino or torch for it, or fp32 or int8")
-        import onnxruntime
-
-        self.precision = precision
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        # Threads that wait by spinning take the time of those they wait for, beside other programs.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
-        try:
-            self.session: Any = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime raises kinds of its own for each way a file can be wrong
-            raise UserError(f"{path} cannot be run by ONNX Runtime ({first_line(error)}); export it again") from None
-
-    def __call__(
-        self,
-        images: Float[Tensor, "B 3 H W"] | UInt8[Tensor, "B H W 3"],
-        padding_mask: Bool[Tensor, "B H W"] | None = None,
-    ) -> DetrOutput:
-        """The last decoder layer's answers, on the CPU; from bytes where the graph has its preprocessing inside."""
-        return _output(self.outputs(images, padding_mask, ANSWERS))
-
-    def outputs(
-        self, images: Tensor, padding_mask: Bool[Tensor, "B H W"] | None, names: Sequence[str] = ()
-    ) -> dict[str, Tensor]:
-        """The graph's outputs of these names, or all of them."""
-        images, padding_mask = inputs(images, padding_mask)
-        names = list(names) or [output.name for output in self.session.get_outputs()]
-        found = self.session.run(names, dict(zip(INPUTS, (images.numpy(), padding_mask.numpy()))))
-        return dict(zip(names, map(torch.from_numpy, found)))
+    graph.set_rt_info(metadata, [METADATA])
+    openvino.save_model(graph, path, compress_to_fp16=False)
 
 
-class OpenVinoEngine:
+def read_openvino_metadata(path: Path) -> str | None:
+    """What a file says about itself; None where it says nothing.
+
+    Raises:
+        UserError: OpenVINO is missing; it raises kinds of its own for a file that it cannot read.
+    """
+    require_installed("openvino")
+    model = openvino_core().read_model(path)
+    return model.get_rt_info([METADATA]).astype(str) if model.has_rt_info([METADATA]) else None
+
+
+class OpenVinoEngine(GraphEngine):
     """OpenVINO on the CPU.
 
     A graph for any size is slower than one for a fixed size, by a fifth for a small model, and compiling one takes
@@ -157,14 +106,6 @@ class OpenVinoEngine:
         self.fixed: OrderedDict[tuple[int, ...], _Compiled] = OrderedDict()  # the one that was used last comes last
         self._recent: deque[tuple[int, ...]] = deque(maxlen=self.RECENT)
         self._lock = threading.Lock()
-
-    def __call__(
-        self,
-        images: Float[Tensor, "B 3 H W"] | UInt8[Tensor, "B H W 3"],
-        padding_mask: Bool[Tensor, "B H W"] | None = None,
-    ) -> DetrOutput:
-        """The last decoder layer's answers, on the CPU; from bytes where the graph has its preprocessing inside."""
-        return _output(self.outputs(images, padding_mask, ANSWERS))
 
     def outputs(
         self, images: Tensor, padding_mask: Bool[Tensor, "B H W"] | None, names: Sequence[str] = ()
@@ -226,20 +167,3 @@ class _Compiled:
         if not hasattr(self._of_thread, "request"):
             self._of_thread.request = self.model.create_infer_request()
         return self._of_thread.request
-
-
-def describe_engine(engine: str) -> str:
-    """Name and version."""
-    return f"{engine} {version(PACKAGES.get(engine, engine))}"
-
-
-def inputs(images: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """What a graph is given: on the CPU, in one piece, with a mask, which is False everywhere where there is none."""
-    if padding_mask is None:
-        sides = images.shape[1:3] if images.dtype == torch.uint8 else images.shape[2:]  # pixels come as [B, H, W, 3]
-        padding_mask = torch.zeros(images.shape[0], *sides, dtype=torch.bool)
-    return images.cpu().contiguous(), padding_mask.cpu().contiguous()
-
-
-def _output(found: dict[str, Tensor]) -> DetrOutput:
-    return DetrOutput(found["logits"][None], found["boxes_cxcywh"][None])

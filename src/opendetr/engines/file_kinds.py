@@ -1,0 +1,90 @@
+"""The kinds of exported file: which suffix is which, what runs it, and how its metadata are written and read."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from opendetr.engines.graph_engine import GraphEngine
+from opendetr.engines.onnxruntime_engine import OnnxRuntimeEngine, read_onnx_metadata, write_onnx
+from opendetr.engines.openvino_engine import OpenVinoEngine, read_openvino_metadata, write_openvino
+from opendetr.engines.program_engine import ProgramEngine, read_pt2_metadata, write_pt2
+from opendetr.errors import UserError, first_line
+
+
+@dataclass(frozen=True)
+class FileKind:
+    """A kind of exported file."""
+
+    format: str  # as --format calls it
+    suffix: str
+    precisions: tuple[str, ...]
+    engines: Mapping[str, Callable[[Path, str], GraphEngine]]  # from file and precision; the first runs it by default
+    write: Callable[[Any, Path, str], None]  # a graph, with its metadata
+    read_metadata: Callable[[Path], str | None]  # None where there are none
+
+    def run(self, path: Path, precision: str, engine: str = "auto") -> GraphEngine:
+        """The engine for a file of this kind.
+
+        Raises:
+            UserError: the engine runs no such files, its package is missing, or the file is damaged.
+        """
+        if engine not in ("auto", *self.engines):
+            raise UserError(f"--engine {engine} does not run {self.suffix} files; {' or '.join(self.engines)} does")
+        return self.engines[next(iter(self.engines)) if engine == "auto" else engine](path, precision)
+
+
+_KINDS = (
+    FileKind(
+        "onnx", ".onnx", ("fp32", "int8"), {"onnxruntime": OnnxRuntimeEngine, "openvino": OpenVinoEngine},
+        write_onnx, read_onnx_metadata,
+    ),
+    FileKind(
+        "openvino", ".xml", ("fp32", "bf16", "int8"), {"openvino": OpenVinoEngine},
+        write_openvino, read_openvino_metadata,
+    ),
+    FileKind("pt2", ".pt2", ("fp32",), {"torch": ProgramEngine}, write_pt2, read_pt2_metadata),
+)  # fmt: skip
+FILE_KINDS = {kind.suffix: kind for kind in _KINDS}
+FORMATS = {kind.format: kind for kind in _KINDS}
+
+
+def kind_for_engine(engine: str) -> FileKind:
+    """The kind of file that is written for an engine: the one that it runs by default."""
+    return next(kind for kind in _KINDS if next(iter(kind.engines)) == engine)
+
+
+def is_exported(model: str | Path) -> bool:
+    """Whether a model's name is that of an exported file."""
+    return Path(model).suffix in FILE_KINDS
+
+
+def run_file(path: Path, precision: str, engine: str = "auto") -> GraphEngine:
+    """The engine for an exported file, as in `FileKind.run`."""
+    return FILE_KINDS[path.suffix].run(path, precision, engine)
+
+
+def write_file(graph: Any, path: Path, metadata: Mapping[str, Any]) -> None:
+    """Write a graph, of the kind that the path's suffix names, with what it says about itself."""
+    FILE_KINDS[path.suffix].write(graph, path, json.dumps(metadata))
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """What an exported file says about itself.
+
+    Raises:
+        UserError: the file is missing, damaged, or not ours.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; expected a file written by opendetr export")
+    try:
+        text = FILE_KINDS[path.suffix].read_metadata(path)
+    except UserError:
+        raise
+    except Exception as error:  # each format's reader raises kinds of its own
+        raise UserError(f"{path} cannot be read ({first_line(error)}); export it again") from None
+    if not text:
+        raise UserError(f"{path} was not written by opendetr export: it says nothing about classes and preprocessing")
+    found: dict[str, Any] = json.loads(text)
+    return found

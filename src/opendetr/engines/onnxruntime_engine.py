@@ -1,0 +1,76 @@
+"""ONNX Runtime, and the metadata of `.onnx` files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from opendetr.engines.engine import require_installed
+from opendetr.engines.graph_engine import INPUTS, METADATA, GraphEngine, inputs
+from opendetr.errors import UserError, first_line
+
+
+def write_onnx(graph: Any, path: Path, metadata: str) -> None:
+    """Write an ONNX graph as one file."""
+    import onnx
+
+    onnx.helper.set_model_props(graph, {METADATA: metadata})
+    onnx.save(graph, path)
+
+
+def read_onnx_metadata(path: Path) -> str | None:
+    """What a file says about itself; None where it says nothing.
+
+    Raises:
+        UserError: ONNX Runtime is missing; it raises kinds of its own for a file that it cannot read.
+    """
+    require_installed("onnxruntime")
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    found: str | None = session.get_modelmeta().custom_metadata_map.get(METADATA)
+    return found
+
+
+class OnnxRuntimeEngine(GraphEngine):
+    """ONNX Runtime on the CPU."""
+
+    name = "onnxruntime"
+
+    def __init__(self, path: Path, precision: str = "fp32") -> None:
+        """Load a graph.
+
+        Args:
+            path: the `.onnx` file.
+            precision: `fp32` or `int8`, as the file was written.
+
+        Raises:
+            UserError: the package is missing, the file is no such graph, or the precision is bf16.
+        """
+        require_installed(self.name)
+        if precision == "bf16":
+            raise UserError("ONNX Runtime has no bf16 on CPUs: use --engine openvino or torch for it, or fp32 or int8")
+        import onnxruntime
+
+        self.precision = precision
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        # Threads that wait by spinning take the time of those they wait for, beside other programs.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3
+        try:
+            self.session: Any = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime raises kinds of its own for each way a file can be wrong
+            raise UserError(f"{path} cannot be run by ONNX Runtime ({first_line(error)}); export it again") from None
+
+    def outputs(
+        self, images: Tensor, padding_mask: Bool[Tensor, "B H W"] | None, names: Sequence[str] = ()
+    ) -> dict[str, Tensor]:
+        """The graph's outputs of these names, or all of them."""
+        images, padding_mask = inputs(images, padding_mask)
+        names = list(names) or [output.name for output in self.session.get_outputs()]
+        found = self.session.run(names, dict(zip(INPUTS, (images.numpy(), padding_mask.numpy()))))
+        return dict(zip(names, map(torch.from_numpy, found)))

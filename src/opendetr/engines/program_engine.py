@@ -1,0 +1,51 @@
+"""`torch.export`'s programs, run by PyTorch, and the metadata of `.pt2` files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from opendetr.engines.graph_engine import METADATA, OUTPUTS, GraphEngine, inputs
+from opendetr.errors import UserError, first_line
+
+
+def write_pt2(program: ExportedProgram, path: Path, metadata: str) -> None:
+    """Write a `torch.export` archive.
+
+    Raises:
+        UserError: torch cannot write this model.
+    """
+    from torch._export.serde.serialize import SerializeError  # a private module: only who needs it may miss it
+
+    try:
+        torch.export.save(program, path, extra_files={METADATA: metadata})
+    except SerializeError as error:
+        raise UserError(f"torch cannot write this model as pt2 ({first_line(error)}); use --format onnx") from None
+
+
+def read_pt2_metadata(path: Path) -> str | None:
+    """What a file says about itself; None where it says nothing. Torch raises many kinds for what it cannot read."""
+    extra = {METADATA: ""}
+    torch.export.load(path, extra_files=extra)
+    return extra[METADATA] or None
+
+
+class ProgramEngine(GraphEngine):
+    """A `.pt2` archive, run by PyTorch on the CPU in fp32."""
+
+    name = "torch"
+
+    def __init__(self, path: Path, precision: str = "fp32") -> None:
+        """Load a program; `precision` is `fp32`, the only one that such files have."""
+        self.module, self.precision = torch.export.load(path).module(), precision
+
+    def outputs(
+        self, images: Tensor, padding_mask: Bool[Tensor, "B H W"] | None, names: Sequence[str] = ()
+    ) -> dict[str, Tensor]:
+        """The graph's outputs of these names, or all of them."""
+        with torch.no_grad():
+            found = dict(zip((*OUTPUTS, "attention"), self.module(*inputs(images, padding_mask))))
+        return {name: found[name] for name in names or found}
