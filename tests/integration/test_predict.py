@@ -12,6 +12,7 @@ from opendetr.errors import UserError
 from opendetr.inference import prediction
 from opendetr.inference.detector import Detector
 from opendetr.inference.results import Results, Shard
+from opendetr.inference.sources import SourcePicture, name_pictures
 from opendetr.inference.video import VideoDrawing
 
 
@@ -146,7 +147,7 @@ def test_huge_pictures_are_read_only_in_tiles_and_cut_as_needed(tiny_run, tmp_pa
 
     monkeypatch.setattr(Detector, "detect", watched)
     tiling = prediction.Tiling(32, 0.0)
-    assert len(list(prediction.detect_pictures(detector, [(0, tmp_path / "huge.png")], 0.5, 2, tiling))) == 1
+    assert len(list(prediction.detect_pictures(detector, name_pictures([tmp_path / "huge.png"]), 0.5, 2, tiling))) == 1
     assert len(cut) == len(given) == 200
     assert Image.MAX_IMAGE_PIXELS == 1000
 
@@ -157,10 +158,10 @@ def test_live_frames_are_answered_before_the_next_is_asked_for(tiny_run):
     def frames():
         for number in range(6):
             asked.append(number)
-            yield number, Image.new("RGB", (64, 48), (40 * number, 90, 200))
+            yield SourcePicture(number, number, "", "", Image.new("RGB", (64, 48), (40 * number, 90, 200)))
 
     for found in prediction.detect_pictures(Detector.load(tiny_run), frames(), 0.5, 1, live=True):
-        assert asked[-1] == found.position
+        assert asked[-1] == found.picture.position
 
 
 @pytest.mark.parametrize("text", ["0/3", "4/3", "1", "a/b", "1/0"])
@@ -177,7 +178,7 @@ def test_a_picture_in_tiles_is_detected_tile_by_tile(tiny_run, tmp_path):
     left, right = (detector.predict(half, threshold=0) for half in halves)
     whole = detector.predict(np.concatenate(halves, 1), threshold=0)
     tiling = prediction.Tiling(64, 0.0)
-    ((_, _, found),) = prediction.detect_pictures(detector, [(0, tmp_path / "wide.png")], 0.0, 4, tiling)
+    ((_, _, found),) = prediction.detect_pictures(detector, name_pictures([tmp_path / "wide.png"]), 0.0, 4, tiling)
     assert found.image_size == (64, 128)
     # What meets at the seam may be one object: everything found comes from a half, with the same score.
     scores = {round(float(score), 5) for part in (left, right) for score in part.scores}
@@ -211,7 +212,7 @@ def test_memory_does_not_grow_with_the_number_of_pictures(tiny_run, pictures):
     def many():
         for number in range(200):
             read.append(number)
-            yield number, pictures / f"{number % 2}.png"
+            yield SourcePicture(number, number + 1, "", str(pictures / f"{number % 2}.png"))
 
     given = 0
     for _ in prediction.detect_pictures(detector, many(), 0.5, 2):

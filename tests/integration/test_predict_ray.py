@@ -1,5 +1,6 @@
 """`predict --engine ray`: two workers of a local Ray say what one process says, and go on where they were stopped."""
 
+import hashlib
 import json
 import os
 import pickle
@@ -15,8 +16,9 @@ from PIL import Image
 from opendetr import api
 from opendetr.errors import UserError
 from opendetr.inference import distributed
-from opendetr.inference.parquet import Parts, list_pictures
+from opendetr.inference.parquet import Parts, digest, list_pictures
 from opendetr.inference.results import write_entries
+from opendetr.inference.sources import SourcePicture
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -149,6 +151,12 @@ def test_what_cannot_be_is_said_before_ray_starts(tiny_run, pictures, tmp_path, 
     monkeypatch.setattr(distributed.importlib.util, "find_spec", lambda name: None if name == "ray" else object())
     with pytest.raises(UserError, match=r"needs the package ray: pip install 'opendetr\[ray\]'"):
         predict(pictures)
+
+
+def test_work_that_an_earlier_version_began_is_known():
+    written = b"Row(position=0, image_id=1, file_name='a.jpg', path='/a.jpg', content=None)"
+    pictures = [SourcePicture(0, 1, "a.jpg", "/a.jpg")]
+    assert digest([pictures]) == hashlib.blake2b(written, digest_size=16).hexdigest()
 
 
 def test_tables_are_checked(tmp_path):

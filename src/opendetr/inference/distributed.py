@@ -23,10 +23,9 @@ from opendetr.inference.prediction import Tiling, detect_pictures
 from opendetr.inference.results import write_entries
 from opendetr.inference.sources import report_left_out
 from opendetr.progress import console, track
-from opendetr.structures import Detections
 
 if TYPE_CHECKING:
-    from opendetr.inference.parquet import Named, Row, Stored
+    from opendetr.inference.parquet import Piece
 
 PART = 256  # pictures that are written together; so many are done again where a worker dies
 PACKAGES = ("ray", "pyarrow", "fsspec")
@@ -98,21 +97,19 @@ def predict_distributed(job: Job, sources: list[str], workers: int | None = None
     return str(parts.system.unstrip_protocol(parts.folder)) if parts.local is None else parts.local / "detections.json"
 
 
-def _run(job: Job, pictures: "list[Named | Stored]", done: set[int], workers: int | None) -> tuple[int, int, list[str]]:
+def _run(job: Job, pictures: "list[Piece]", done: set[int], workers: int | None) -> tuple[int, int, list[str]]:
     """Let workers do what is not done: pictures that are now, their detections, and what could not be read."""
-    from opendetr.inference.parquet import Named
-
-    rows = [row for piece in pictures if isinstance(piece, Named) for row in piece if row.position not in done]
-    stored = [piece for piece in pictures if not isinstance(piece, Named) and not done.issuperset(piece.positions)]
-    if not rows and not stored:
+    named = [one for piece in pictures if isinstance(piece, list) for one in piece if one.position not in done]
+    stored = [piece for piece in pictures if not isinstance(piece, list) and not done.issuperset(piece.positions)]
+    if not named and not stored:
         return 0, 0, []
     with _ray() as ray:
         kind = "GPU" if job.device == "cuda" else "CPU"
         there = int(ray.cluster_resources().get(kind, 1))
         workers = workers or max(1, there if kind == "GPU" else there // torch.get_num_threads())
         share = there / workers if workers > there else there // workers  # of a worker: whole threads where they last
-        size = min(PART, max(1, ceil(len(rows) / (4 * workers))))  # small enough for all to have work until the end
-        pieces = [*(Named(rows[at : at + size]) for at in range(0, len(rows), size)), *stored]
+        size = min(PART, max(1, ceil(len(named) / (4 * workers))))  # small enough for all to have work until the end
+        pieces = [*(named[at : at + size] for at in range(0, len(named), size)), *stored]
         console.print(f"{workers} workers by Ray, each with {share:g} {kind}; the engine is {job.engine}")
         threads = torch.get_num_threads()
         if kind == "CPU":
@@ -126,7 +123,7 @@ def _run(job: Job, pictures: "list[Named | Stored]", done: set[int], workers: in
             .iter_rows()
         )  # fmt: skip
         count, found, broken = 0, 0, []
-        total = len(rows) + sum(len(set(piece.positions) - done) for piece in stored)
+        total = len(named) + sum(len(set(piece.positions) - done) for piece in stored)
         for sentence, detections in track(_outcomes(answers), "detecting", total):
             if sentence:
                 broken.append(sentence)
@@ -161,28 +158,21 @@ class Worker:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[bytes]]:
         """Work on one piece; returns what came of its pictures."""
-        outcomes: list[tuple[str, int]] = []
+        outcomes, broken = list[tuple[str, int]](), list[str]()
         try:
-            todo = (row for row in pickle.loads(batch["piece"][0]) if row.position not in self.done)
-            while rows := list(islice(todo, PART)):
-                found = list(self.detect(rows, outcomes))
+            todo = (one for one in pickle.loads(batch["piece"][0]) if one.position not in self.done)
+            while pictures := list(islice(todo, PART)):
+                looked = detect_pictures(
+                    self.detector, pictures, self.job.threshold, self.job.batch_size, self.job.tiling,
+                    broken.append,
+                )  # fmt: skip
+                found = [(one.picture.position, one.detections) for one in looked]
                 if found:
-                    self.parts.write(f"{rows[0].position:09}-{self.run}", found)
+                    self.parts.write(f"{pictures[0].position:09}-{self.run}", found)
                 outcomes += [("", len(detections)) for _, detections in found]
         except UserError as error:  # the rest of a table that cannot be read
-            outcomes.append((str(error), 0))
-        return {"outcomes": [pickle.dumps(outcomes)]}
-
-    def detect(self, rows: "list[Row]", outcomes: list[tuple[str, int]]) -> Iterator[tuple[int, Detections]]:
-        """Positions and detections of the pictures that can be read."""
-        by_position = {row.position: row for row in rows}
-        found = detect_pictures(
-            self.detector, by_position.items(), self.job.threshold, self.job.batch_size, self.job.tiling,
-            lambda _, sentence: outcomes.append((sentence, 0)), read=lambda row: row.read(),
-        )  # fmt: skip
-        for position, _, detections in found:
-            row = by_position[position]
-            yield position, replace(detections, image_id=row.image_id, file_name=row.file_name)
+            broken.append(str(error))
+        return {"outcomes": [pickle.dumps([*outcomes, *((sentence, 0) for sentence in broken)])]}
 
 
 @contextmanager

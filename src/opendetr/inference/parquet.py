@@ -3,16 +3,13 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from PIL import Image
-
-from opendetr.data.images import SUFFIXES, decode_image, read_image
+from opendetr.data.images import SUFFIXES
 from opendetr.errors import UserError, first_line
-from opendetr.inference.sources import expand_sources, image_ids
+from opendetr.inference.sources import SourcePicture, expand_sources, name_pictures, reading
 from opendetr.structures import Detections
 
 try:
@@ -22,40 +19,6 @@ try:
     from fsspec.implementations.local import LocalFileSystem
 except ImportError as missing:
     raise UserError(f"tables and addresses need {missing.name}; install it with pip install 'opendetr[ray]'") from None
-
-
-class Row(NamedTuple):
-    """A picture to detect in."""
-
-    position: int  # among all pictures of the sources, from 0
-    image_id: int
-    file_name: str
-    path: str  # a file or an address; of a picture inside a table, the table's
-    content: bytes | None = None
-
-    def read(self) -> Image.Image:
-        """The RGB picture.
-
-        Raises:
-            UserError: it cannot be read.
-        """
-        if self.content is not None:
-            return decode_image(self.content, f"picture {self.image_id} of {self.path}")
-        if "://" not in self.path:
-            return read_image(Path(self.path))
-        with _reading(self.path), fsspec.open(self.path, "rb") as file:
-            content = file.read()
-        return decode_image(content, self.path)
-
-
-@dataclass(frozen=True)
-class Named:
-    """Pictures with a file or an address each."""
-
-    rows: list[Row]
-
-    def __iter__(self) -> Iterator[Row]:
-        return iter(self.rows)
 
 
 @dataclass(frozen=True)
@@ -73,17 +36,20 @@ class Stored:
         """Of its pictures."""
         return range(self.first, self.first + self.count)
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[SourcePicture]:
         columns, position = ["bytes", *(["image_id"] if self.has_ids else [])], self.first
-        with _reading(self.path, "as Parquet"), fsspec.open(self.path, "rb") as file:
+        with reading(self.path, "as Parquet"), fsspec.open(self.path, "rb") as file:
             for batch in pq.ParquetFile(file).iter_batches(16, [self.group], columns):
                 for values in batch.to_pylist():
                     image_id = values.get("image_id", position + 1)
-                    yield Row(position, image_id, "", self.path, values["bytes"] or b"")
+                    yield SourcePicture(position, image_id, "", self.path, values["bytes"] or b"")
                     position += 1
 
 
-def list_pictures(sources: list[str], output: str) -> list[Named | Stored]:
+Piece = list[SourcePicture] | Stored
+
+
+def list_pictures(sources: list[str], output: str) -> list[Piece]:
     """What the sources hold, without reading a picture.
 
     Args:
@@ -101,32 +67,21 @@ def list_pictures(sources: list[str], output: str) -> list[Named | Stored]:
         raise UserError(f"{sources[[*map(bool, tables)].index(True)]} is a Parquet table: give tables without pictures")
     if not any("://" in source for source in sources):
         paths = expand_sources(sources, Path(output.removeprefix("file://")))
-        known = zip(image_ids(paths), paths)
-        return [
-            Named([Row(at, image_id, name, str(path.absolute())) for at, ((name, image_id), path) in enumerate(known)])
-        ]
+        return [name_pictures([path.absolute() for path in paths])]
     found = dict.fromkeys(address for source in sources for address in _expand(source, SUFFIXES, "pictures"))
-    return [Named([Row(at, at + 1, address.rpartition("/")[2], address) for at, address in enumerate(found)])]
+    return [[SourcePicture(at, at + 1, address.rpartition("/")[2], address) for at, address in enumerate(found)]]
 
 
-def digest(pictures: Iterable[Named | Stored]) -> str:
-    """A number that two lists of pictures share only if they are the same, in the same order."""
+def digest(pieces: Iterable[Piece]) -> str:
+    """A number that two lists of pictures share only if they are the same, in the same order.
+
+    Pictures are written as they always were, for work that an earlier version began to go on.
+    """
     found = hashlib.blake2b(digest_size=16)
-    for piece in pictures:
-        for part in piece.rows if isinstance(piece, Named) else [piece]:
-            found.update(repr(part).encode())
+    for piece in pieces:
+        for part in piece if isinstance(piece, list) else [piece]:
+            found.update(repr(part).replace("SourcePicture(", "Row(", 1).encode())
     return found.hexdigest()
-
-
-@contextmanager
-def _reading(path: str, how: str = "") -> Iterator[None]:
-    """Say in a sentence what cannot be read: every file system raises kinds of its own."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"{' '.join(filter(None, (path, 'cannot be read', how)))} ({first_line(error)})") from None
 
 
 def _tables(source: str) -> list[str]:
@@ -141,7 +96,7 @@ def _tables(source: str) -> list[str]:
 
 def _expand(source: str, suffixes: Iterable[str], what: str) -> list[str]:
     """The files of an address: itself, those of a folder or those that a glob matches."""
-    with _reading(source):
+    with reading(source):
         system, root = fsspec.core.url_to_fs(source)
         files = system.glob(root) if "*" in root or "?" in root else system.find(root)
     found = sorted(file for file in files if Path(file).suffix.lower() in suffixes)
@@ -150,11 +105,11 @@ def _expand(source: str, suffixes: Iterable[str], what: str) -> list[str]:
     return [system.unstrip_protocol(file) for file in found]
 
 
-def _in_tables(paths: list[str]) -> list[Named | Stored]:
-    found: list[Named | Stored] = []
+def _in_tables(paths: list[str]) -> list[Piece]:
+    found: list[Piece] = []
     first, kinds = 0, set()
     for path in paths:
-        with _reading(path, "as Parquet"), fsspec.open(path, "rb") as file:
+        with reading(path, "as Parquet"), fsspec.open(path, "rb") as file:
             table = pq.ParquetFile(file)
             fields = table.schema_arrow
             has_ids = "image_id" in fields.names
@@ -170,19 +125,19 @@ def _in_tables(paths: list[str]) -> list[Named | Stored]:
                     first += count
             else:
                 rows = table.read(columns=["path", *(["image_id"] if has_ids else [])]).to_pylist()
-                found.append(Named([_named(path, first + at, row) for at, row in enumerate(rows)]))
+                found.append([_named(path, first + at, row) for at, row in enumerate(rows)])
                 first += len(rows)
     if len(kinds) > 1:
         raise UserError("some Parquet files have a column image_id and some have none; expected it in all or in none")
     return found
 
 
-def _named(table: str, position: int, row: dict[str, Any]) -> Row:
+def _named(table: str, position: int, row: dict[str, Any]) -> SourcePicture:
     """A row with a path, which counts from the table's folder."""
     path = row["path"] or ""
     if "://" not in path and not Path(path).is_absolute():
         path = f"{table.rpartition('/')[0]}/{path}"
-    return Row(position, row.get("image_id", position + 1), path.rpartition("/")[2], path)
+    return SourcePicture(position, row.get("image_id", position + 1), path.rpartition("/")[2], path)
 
 
 class Parts:

@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from opendetr.data.images import pixels_unlimited, read_image
+from opendetr.data.images import pixels_unlimited
 from opendetr.engines.detecting import Prepared
 from opendetr.errors import UserError
 from opendetr.inference.detector import Detector
 from opendetr.inference.drawing import draw
 from opendetr.inference.reading import AHEAD, read_ahead
 from opendetr.inference.results import Results, Shard, is_finished, merge_shards
-from opendetr.inference.sources import distinct_names, file_stem, image_ids, report_left_out
+from opendetr.inference.sources import SourcePicture, distinct_names, file_stem, name_pictures, report_left_out
 from opendetr.inference.tiling import Tile, merge_tiles, tile_boxes
 from opendetr.inference.video import Video, VideoDrawing
 from opendetr.progress import console, track
@@ -37,7 +37,7 @@ class Tiling:
 class Found(NamedTuple):
     """A picture and what is in it."""
 
-    position: int
+    picture: SourcePicture
     image: Image.Image
     detections: Detections
 
@@ -45,6 +45,7 @@ class Found(NamedTuple):
 class _Open(NamedTuple):
     """A picture of which some tiles are still to come."""
 
+    picture: SourcePicture
     image: Image.Image
     tiles: list[Tile]
     found: dict[int, Detections]  # by tile
@@ -52,13 +53,12 @@ class _Open(NamedTuple):
 
 def detect_pictures(
     detector: Detector,
-    pictures: Iterable[tuple[int, Any]],
+    pictures: Iterable[SourcePicture],
     threshold: float,
     batch_size: int,
     tiling: Tiling | None = None,
-    broken: Callable[[int, str], None] | None = None,
+    broken: Callable[[str], None] | None = None,
     *,
-    read: Callable[[Any], Image.Image] = read_image,
     live: bool = False,
 ) -> Iterator[Found]:
     """Every picture with its detections, as they come.
@@ -67,44 +67,42 @@ def detect_pictures(
 
     Args:
         detector: the model.
-        pictures: positions with pictures, as `read` takes them.
+        pictures: read in threads, when it is their turn; no two have one position.
         threshold: the lowest score that is reported.
         batch_size: pictures or tiles at once, as far as they have one shape.
         tiling: cuts every picture; None leaves them whole.
-        broken: told the position and the sentence of a file that cannot be read, which is passed over; without it the
-            sentence is raised.
-        read: makes the RGB picture, in a thread, or raises a UserError.
+        broken: told the sentence of a picture that cannot be read, which is passed over; without it the sentence is
+            raised.
         live: pictures come from a camera: each is answered before the next is asked for.
     """
     waiting: dict[int, _Open] = {}
 
-    def prepare(item: tuple[int, Any]) -> tuple[int, Image.Image | str, Prepared | None]:
-        position, picture = item
+    def prepare(picture: SourcePicture) -> tuple[SourcePicture, Image.Image | str, Prepared | None]:
         try:
             with nullcontext() if tiling is None else pixels_unlimited():
-                image = read(picture)
+                image = picture.read()
         except UserError as error:
-            return position, str(error), None
-        return position, image, detector.prepared(0, image) if tiling is None else None
+            return picture, str(error), None
+        return picture, image, detector.prepared(0, image) if tiling is None else None
 
     owners: dict[int, tuple[int, int]] = {}  # key of a part -> position of its picture, number of its tile
 
     def parts() -> Iterator[Prepared]:
         key = 0
         # A huge picture is a matter of hundreds of megabytes: one at a time, its tiles are cut as they are needed.
-        for position, image, whole in read_ahead(prepare, pictures, 0 if live or tiling is not None else AHEAD):
+        for picture, image, whole in read_ahead(prepare, pictures, 0 if live or tiling is not None else AHEAD):
             if isinstance(image, str):
                 if broken is None:
                     raise UserError(image)
-                broken(position, image)
+                broken(image)
                 continue
             tiles = [Tile(0, 0, image.height, image.width)]
             if tiling is not None:
                 tiles = tile_boxes(image.height, image.width, tiling.side, tiling.overlap)
-            waiting[position] = _Open(image, tiles, {})
+            waiting[picture.position] = _Open(picture, image, tiles, {})
             prepared = iter([whole]) if whole is not None else read_ahead(partial(_cut, detector, image), tiles)
             for tile, part in enumerate(prepared):
-                owners[key] = position, tile
+                owners[key] = picture.position, tile
                 yield part._replace(key=key)
                 key += 1
 
@@ -114,10 +112,11 @@ def detect_pictures(
         opened.found[tile] = detections
         if len(opened.found) == len(opened.tiles):
             del waiting[position]
-            size = opened.image.height, opened.image.width
+            picture, size = opened.picture, (opened.image.height, opened.image.width)
             found = [opened.found[number] for number in range(len(opened.tiles))]
             whole = found[0] if len(found) == 1 else merge_tiles(found, opened.tiles, size)
-            yield Found(position, opened.image, replace(whole, image_size=size))
+            named = replace(whole, image_size=size, image_id=picture.image_id, file_name=picture.file_name)
+            yield Found(picture, opened.image, named)
 
 
 def _cut(detector: Detector, image: Image.Image, tile: Tile) -> Prepared:
@@ -143,38 +142,34 @@ def predict_pictures(
     Raises:
         UserError: pictures could not be read, after the others were written.
     """
-    known, names = image_ids(paths), distinct_names(paths)
+    pictures, names = name_pictures(paths), distinct_names(paths)
     settings = {
         "model": detector.identity, "engine": detector.engine.name, "precision": detector.engine.precision,
-        "pictures": [str(path) for path in paths], "threshold": threshold,
+        "pictures": [picture.path for picture in pictures], "threshold": threshold,
         "tiling": None if tiling is None else [tiling.side, tiling.overlap], "drawn": drawn,
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     broken: list[str] = []
     if shard.count > 1 and is_finished(folder, shard, settings):
         console.print(f"part {shard.number} of {shard.count} is finished: {folder / shard.name}")
-        return merge_shards(folder, shard.count, settings, known) or folder / shard.name
+        return merge_shards(folder, shard.count, settings, pictures) or folder / shard.name
     with Results(folder, shard, settings) as results:
-        todo = [position for position in shard.positions(len(paths)) if position not in results.offsets]
+        todo = [picture for picture in shard.of(pictures) if picture.position not in results.offsets]
 
         def finish(found: Found) -> tuple[int, list[dict[str, Any]]]:
-            file_name, image_id = known[found.position]
-            detections = replace(found.detections, image_id=image_id, file_name=file_name)
+            position = found.picture.position
             if drawn:
-                draw(found.image, detections).save(folder / names[found.position], quality=95)
-            return found.position, detections.to_coco()
+                draw(found.image, found.detections).save(folder / names[position], quality=95)
+            return position, found.detections.to_coco()
 
-        found = detect_pictures(
-            detector, ((position, paths[position]) for position in todo), threshold, batch_size, tiling,
-            lambda _, sentence: broken.append(sentence),
-        )  # fmt: skip
+        found = detect_pictures(detector, todo, threshold, batch_size, tiling, broken.append)
         count = 0
         for position, entries in track(read_ahead(finish, found, 0 if tiling else AHEAD), "detecting", len(todo)):
             results.add(position, entries)
             count += len(entries)
         done = results.finish(len(broken))
     console.print(f"{count} detections in {len(todo) - len(broken)} pictures; {done} are in {results.path}")
-    merged = merge_shards(folder, shard.count, settings, known) if shard.count > 1 else None
+    merged = merge_shards(folder, shard.count, settings, pictures) if shard.count > 1 else None
     if merged is not None:
         console.print(f"All {shard.count} parts are there: {merged}")
     report_left_out(broken)
@@ -207,10 +202,10 @@ def predict_video(
         results = closing.enter_context(Results(folder, Shard(), {"video": source}, continues=False))
         seconds: dict[int, float] = {}
 
-        def frames() -> Iterator[tuple[int, Image.Image]]:
+        def frames() -> Iterator[SourcePicture]:
             for number, at, image in video:
                 seconds[number] = at
-                yield number, image
+                yield SourcePicture(number, number, video.name, source, image)
 
         total = -(-(video.num_frames or 0) // every)
         try:
@@ -218,10 +213,9 @@ def predict_video(
             found = detect_pictures(
                 detector, frames(), threshold, 1 if tiling is None else batch_size, tiling, live=video.live
             )
-            for number, image, detections in track(found, "detecting", total, "frames"):
-                at = seconds.pop(number)
-                detections = replace(detections, image_id=number, file_name=video.name)
-                results.add(number, [entry | {"seconds": round(at, 3)} for entry in detections.to_coco()])
+            for picture, image, detections in track(found, "detecting", total, "frames"):
+                at = seconds.pop(picture.position)
+                results.add(picture.position, [entry | {"seconds": round(at, 3)} for entry in detections.to_coco()])
                 if drawing is not None:
                     drawing.write(draw(image, detections), at)
         except KeyboardInterrupt:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +11,7 @@ from typing import Any
 
 from opendetr.errors import UserError
 from opendetr.files import write_json, write_lines
+from opendetr.inference.sources import SourcePicture
 from opendetr.progress import console
 
 
@@ -35,9 +36,9 @@ class Shard:
             raise UserError(f"--shards {text}: expected I/N, part I of N, e.g. 2/4")
         return cls(int(number), int(count))
 
-    def positions(self, total: int) -> range:
-        """The part's share of `total` pictures: every N-th, so that parts take equally long."""
-        return range(self.number - 1, total, self.count)
+    def of(self, pictures: Sequence[SourcePicture]) -> Sequence[SourcePicture]:
+        """The part's share of all pictures: every N-th, so that parts take equally long."""
+        return pictures[self.number - 1 :: self.count]
 
     @property
     def name(self) -> str:
@@ -151,20 +152,20 @@ def is_finished(folder: Path, shard: Shard, settings: dict[str, Any]) -> bool:
     return path.is_file() and _about(path) == {"settings": _digest(settings), "left_out": 0}
 
 
-def merge_shards(folder: Path, count: int, settings: dict[str, Any], pictures: list[tuple[str, int]]) -> Path | None:
+def merge_shards(folder: Path, count: int, settings: dict[str, Any], pictures: Sequence[SourcePicture]) -> Path | None:
     """`detections.json` of all parts, as one run writes it, once the last of them is there; None before.
 
     Args:
         folder: of the parts.
         count: of the parts.
         settings: of the work; parts of another work that were left there do not count.
-        pictures: file name and id of each, in their order.
+        pictures: of all parts.
     """
     parts = [folder / Shard(number, count).name for number in range(1, count + 1)]
     digest = _digest(settings)
     if not all(part.is_file() and _about(part).get("settings") == digest for part in parts):
         return None
-    turn = {picture: position for position, picture in enumerate(pictures)}
+    turn = {(picture.file_name, picture.image_id): picture.position for picture in pictures}
     entries = [entry for part in parts for entry in json.loads(part.read_text(encoding="utf-8"))]
     entries.sort(key=lambda entry: turn[entry["file_name"], entry["image_id"]])
     target = folder / Shard().name

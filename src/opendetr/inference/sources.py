@@ -1,12 +1,60 @@
-"""What a source names (a picture, a folder, a glob), and what its pictures are called in results."""
+"""Pictures to detect in: what a source (a picture, a folder, a glob) names, and what they are called in results."""
 
 import glob
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
 
 from opendetr.data.datasets import known_images
-from opendetr.data.images import SUFFIXES, Picture
-from opendetr.errors import UserError
+from opendetr.data.images import SUFFIXES, Picture, decode_image, read_image
+from opendetr.errors import UserError, first_line
+
+
+class SourcePicture(NamedTuple):
+    """A picture to detect in: of a folder, a shard, a table or a video, on this machine or elsewhere."""
+
+    position: int  # among all pictures of the work, from 0; of a video the number of the frame
+    image_id: int  # in results
+    file_name: str  # in results
+    path: str  # a file or an address; of a picture inside a file (a table, a video), that file's
+    content: Image.Image | bytes | None = None  # of a picture inside a file: a frame, or an encoded picture
+
+    def read(self) -> Image.Image:
+        """The RGB picture.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        if isinstance(self.content, Image.Image):
+            return self.content
+        if self.content is not None:
+            return decode_image(self.content, f"picture {self.image_id} of {self.path}")
+        if "://" not in self.path:
+            return read_image(Path(self.path))
+        import fsspec  # whatever lists addresses needs it too
+
+        with reading(self.path), fsspec.open(self.path, "rb") as file:
+            content = file.read()
+        return decode_image(content, self.path)
+
+
+@contextmanager
+def reading(path: str, how: str = "") -> Iterator[None]:
+    """Say in a sentence what cannot be read: every file system raises kinds of its own.
+
+    Raises:
+        UserError: instead of any other exception.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{' '.join(filter(None, (path, 'cannot be read', how)))} ({first_line(error)})") from None
 
 
 def expand_source(source: str | Path) -> Picture | list[Picture]:
@@ -43,8 +91,8 @@ def expand_sources(sources: list[str], output: Path) -> list[Path]:
     return [path for path in pictures if output.resolve() not in path.resolve().parents]
 
 
-def image_ids(paths: list[Path]) -> list[tuple[str, int]]:
-    """File name and id of every picture: the data set's where each has its own, else its name and 1, 2, 3, ..."""
+def name_pictures(paths: list[Path]) -> list[SourcePicture]:
+    """The pictures with file names and ids: the data set's where each has its own, else its name and 1, 2, 3, ..."""
     of_folder: dict[Path, dict[str, int]] = {}
     found: list[tuple[str, int]] = []
     for path in paths:
@@ -56,8 +104,9 @@ def image_ids(paths: list[Path]) -> list[tuple[str, int]]:
                 found.append((name, of_folder[folder][name]))
                 break
     if len({image_id for _, image_id in found}) < len(paths):
-        return [(path.name, number) for number, path in enumerate(paths, start=1)]
-    return found
+        found = [(path.name, number) for number, path in enumerate(paths, start=1)]
+    named = enumerate(zip(paths, found))
+    return [SourcePicture(at, image_id, name, str(path)) for at, (path, (name, image_id)) in named]
 
 
 def distinct_stems(paths: list[Path]) -> list[str]:
