@@ -22,11 +22,7 @@ def write_onnx(graph: Any, path: Path, metadata: str) -> None:
 
 
 def read_onnx_metadata(path: Path) -> str | None:
-    """What a file says about itself; None where it says nothing.
-
-    Raises:
-        UserError: ONNX Runtime is missing; it raises kinds of its own for a file that it cannot read.
-    """
+    """The metadata of a file; None where it has none. For a damaged file ONNX Runtime raises its own exceptions."""
     require_installed("onnxruntime")
     import onnxruntime
 

@@ -60,11 +60,7 @@ def write_openvino(graph: Any, path: Path, metadata: str) -> None:
 
 
 def read_openvino_metadata(path: Path) -> str | None:
-    """What a file says about itself; None where it says nothing.
-
-    Raises:
-        UserError: OpenVINO is missing; it raises kinds of its own for a file that it cannot read.
-    """
+    """The metadata of a file; None where it has none. For a damaged file OpenVINO raises its own exceptions."""
     require_installed("openvino")
     model = openvino_core().read_model(path)
     return model.get_rt_info([METADATA]).astype(str) if model.has_rt_info([METADATA]) else None

@@ -27,7 +27,7 @@ def write_pt2(program: ExportedProgram, path: Path, metadata: str) -> None:
 
 
 def read_pt2_metadata(path: Path) -> str | None:
-    """What a file says about itself; None where it says nothing. Torch raises many kinds for what it cannot read."""
+    """The metadata of a file; None where it has none. For a damaged file torch raises exceptions of many kinds."""
     extra = {METADATA: ""}
     torch.export.load(path, extra_files=extra)
     return extra[METADATA] or None
