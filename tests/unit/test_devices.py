@@ -5,7 +5,6 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from opendetr.loss.auxiliary import denoising_losses, proposal_losses
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -14,8 +13,8 @@ from opendetr.checkpoints.adapt import train_mode
 from opendetr.data.loader import DetectionDataset, training_loader
 from opendetr.devices import describe_machine, memory_format, place, resolve_device, send
 from opendetr.errors import UserError
-from opendetr.loss.criterion import LossWeights, Normalisers, set_loss, statistics
-from opendetr.loss.matcher import CostWeights, match, matching_cost
+from opendetr.loss.criterion import LossWeights, Normalisers, build_criterion, set_loss, statistics
+from opendetr.loss.matcher import CostWeights, matching_cost
 from opendetr.model.attention import MultiheadAttention
 from opendetr.model.build import build_model
 from opendetr.model.denoising import make_denoising
@@ -154,20 +153,9 @@ def test_a_step_waits_for_the_device_as_seldom_as_it_can(recipe):
     model, config = tiny(recipe)
     train_mode(model)
     images, mask, targets = things_to_learn()
-    extra, costs, weights = config.loss.denoising_queries, CostWeights(), LossWeights()
+    extra, criterion = config.loss.denoising_queries, build_criterion(config.loss, QUERIES, model.scoring)
     with Waits() as waits:
         denoising = make_denoising(targets, CLASSES, extra) if extra else None
         output = model(images, mask, denoising)
-        matches = match(output, targets, model.scoring, costs)
-        normalisers = Normalisers.of_batch(targets, QUERIES, model.scoring)
-        total = weights.total(set_loss(output, targets, matches, model.scoring, normalisers))
-        if output.proposals is not None:
-            found = proposal_losses(output.proposals, targets, 4, model.scoring, costs, normalisers)
-            total = total + weights.total(found)
-        statistics(output, targets, matches, model.scoring)
-        assert waits.found == []
-        if denoising is not None:
-            found = denoising_losses(output.denoising, denoising, targets, model.scoring, normalisers)
-            total = total + weights.total(found)
-        total.backward()
+        criterion(output, targets, denoising, criterion.normalisers(targets, denoising)).total.backward()
     assert waits.found == (["nonzero"] * 2 if recipe == "fast" else [])
