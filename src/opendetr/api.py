@@ -36,7 +36,6 @@ from opendetr.inference.sources import distinct_stems, expand_sources, report_le
 from opendetr.inference.video import is_video
 from opendetr.model.complexity import count_gflops, count_parameters
 from opendetr.progress import console, track
-from opendetr.recipes.presets import PRESETS
 from opendetr.recipes.recipe import load_recipe, resolve_config
 from opendetr.threads import settle_threads
 from opendetr.training.doctor import Finding, examine, learn_by_heart, verdict
@@ -56,7 +55,6 @@ def train(
     init: str | Path | None = None,
     new_head: bool = False,
     freeze: Sequence[str] = (),
-    dc5: bool | None = None,
     epochs: int | None = None,
     minutes: float | None = None,
     patience: int | None = None,
@@ -88,7 +86,6 @@ def train(
         init: a model to begin with: a run folder, an official `.pth`, a released name, a Hugging Face folder or id.
         new_head: with `init`, give it fresh class heads for the classes of the data.
         freeze: parts that stay as they are: `backbone`, `input_proj`, `encoder`, `decoder`, `heads`.
-        dc5: with `init`, whether an official `.pth` has a dilated backbone.
         epochs: passes over the training split.
         minutes: a wall-clock budget instead of epochs; of this call when resuming.
         patience: the run ends after so many evaluations on val without a better AP, and keeps `best`; not before half
@@ -139,8 +136,6 @@ def train(
             raise UserError(
                 "--resume continues a run with its own config: leave out --recipe, --preset, --init and --image-size"
             )
-        if dc5 is not None:
-            raise UserError("--resume continues a run with its own architecture: leave out --dc5 and --no-dc5")
         config = read_config(Path(resume)).with_values(given, "the command line")
         config = config.with_overrides(overrides)
     else:
@@ -149,16 +144,10 @@ def train(
         if begun_with:
             if any(option is not None for option in (preset, backbone, backbone_weights)):
                 raise UserError("--init brings its own architecture: leave out --preset, --backbone and its weights")
-            trained = load_checkpoint(begun_with, dc5=dc5)
+            trained = load_checkpoint(begun_with)
             config = resolve_config(recipe, None, given, image_size, overrides, trained.config.model)
             require_same_architecture(trained.config.model, config.model)
         else:
-            if dc5 is not None:
-                wanted = preset if f"{preset}-dc5" in PRESETS else "detr-r50"
-                raise UserError(
-                    f"--dc5 and --no-dc5 are about a .pth that --init names; a fresh one is --preset {wanted}-dc5 "
-                    f"or any other with --set model.output_stride=16"
-                )
             config = resolve_config(recipe, preset, given, image_size, overrides)
     if not config.data.root:
         raise UserError("--data is missing: give the folder of the data set to learn from")
@@ -185,7 +174,6 @@ def val(
     precision: PrecisionName = "fp32",
     device: str = "auto",
     threads: int | str | None = None,
-    dc5: bool | None = None,
 ) -> CocoMetrics:
     """COCO metrics of a model, or of an exported file, on any split of a data set whose categories it knows.
 
@@ -199,7 +187,7 @@ def val(
     require_positive_batch(batch_size)
     engine = engine or ("auto" if is_exported(model) else "torch")
     settle_threads(threads, measure=True, device=_computes_on(model, engine, device))
-    detector = Detector.load(model, device, engine, precision, dc5=dc5)
+    detector = Detector.load(model, device, engine, precision)
     index = load_index(Path(data), split)
     origin = Origin() if is_exported(model) else detector.checkpoint.origin
     labels = labels_on(detector.description.label_map, origin, index.label_map, str(index.source))
@@ -230,7 +218,6 @@ def predict(
     precision: PrecisionName = "fp32",
     device: str = "auto",
     threads: int | str | None = None,
-    dc5: bool | None = None,
 ) -> Path | str:
     """Detect objects in files, folders, globs, videos, webcams and streams.
 
@@ -256,7 +243,6 @@ def predict(
         device: `auto`, `cpu`, `cuda` or `mps`.
         threads: that compute: a number, or `auto`, the default: measured. With `ray` those of a worker at most, by
             default its share of the processors.
-        dc5: whether an official `.pth` has a dilated backbone.
 
     Returns:
         `detections.json`: COCO results with `file_name` and `name`. `image_id` is the data set's where all pictures
@@ -275,7 +261,7 @@ def predict(
         if videos or shard.count > 1:
             raise UserError("--engine ray works on pictures and shares them itself: leave out videos and --shards")
         settle_threads(threads, measure=False, device=resolve_device(device).type)
-        job = Job(str(model), "auto", precision, device, dc5, str(output), threshold, batch_size, tiling)
+        job = Job(str(model), "auto", precision, device, str(output), threshold, batch_size, tiling)
         return predict_distributed(job, list(sources), workers)
     if workers is not None:
         raise UserError(
@@ -287,7 +273,7 @@ def predict(
             raise UserError(f"{videos[0]} is a video: give it alone, without --shards")
         require_folder(folder)
         return predict_video(
-            Detector.load(model, device, engine, precision, dc5=dc5), videos[0], folder, every, threshold, batch_size,
+            Detector.load(model, device, engine, precision), videos[0], folder, every, threshold, batch_size,
             tiling, drawn=drawn,
         )  # fmt: skip
     paths = expand_sources(list(sources), folder)
@@ -296,7 +282,7 @@ def predict(
             f"nothing to detect in: every source lies in --output {folder}; choose another folder for results"
         )
     require_folder(folder)
-    detector = Detector.load(model, device, engine, precision, dc5=dc5)
+    detector = Detector.load(model, device, engine, precision)
     return predict_pictures(detector, paths, folder, shard, threshold, batch_size, tiling, drawn=drawn)
 
 
@@ -320,7 +306,8 @@ def convert(
         push: also upload a `huggingface` folder to the hub, as ORGANISATION/NAME.
         private: make that repository a private one, where it does not exist.
         licence: of the model, as the hub calls it (`apache-2.0`), for its card.
-        dc5: whether an official `.pth` has a dilated backbone, which its weights do not tell.
+        dc5: whether an official `.pth` has a dilated backbone, which its weights do not tell; None believes its stored
+            arguments, else its name.
 
     Returns:
         The folder.
@@ -360,7 +347,6 @@ def export(
     split: str = "val",
     max_ap_loss: float | None = None,
     threads: int | str | None = None,
-    dc5: bool | None = None,
 ) -> Certificate:
     """Write a model as a file that other programs run, after comparing it with PyTorch.
 
@@ -376,7 +362,6 @@ def export(
         split: of it, for AP.
         max_ap_loss: how much AP the file may lose there, 0..1; by default 0.005, and 0.0005 for `fp32`.
         threads: that compute: a number, or `auto`, the default: measured.
-        dc5: whether an official `.pth` has a dilated backbone.
 
     Returns:
         The certificate, which is in the file's metadata too.
@@ -394,7 +379,7 @@ def export(
     index = None if data is None else load_index(Path(data), split)
     options.require_possible(index)
     settle_threads(threads, measure=True)
-    checkpoint = load_checkpoint(model, dc5=dc5)
+    checkpoint = load_checkpoint(model)
     if index is not None:
         labels = labels_on(checkpoint.label_map, checkpoint.origin, index.label_map, str(index.source))
         checkpoint = replace(checkpoint, label_map=labels)
@@ -419,7 +404,6 @@ def benchmark(
     memory: bool = True,
     device: str = "auto",
     threads: int | str | None = None,
-    dc5: bool | None = None,
 ) -> Benchmark:
     """Measure speed, agreement and memory of a model in every engine, in turn on this machine.
 
@@ -435,7 +419,6 @@ def benchmark(
         memory: whether to measure peak memory, in processes of their own.
         device: `auto`, `cpu`, `cuda` or `mps`.
         threads: that compute: a number, or `auto`, the default: measured.
-        dc5: whether an official `.pth` has a dilated backbone.
 
     Raises:
         UserError: an impossible request; the peer is missing, or does not know such models.
@@ -444,7 +427,7 @@ def benchmark(
         require_folder(Path(output))
     settle_threads(threads, measure=True, device=resolve_device(device).type)
     found = run_benchmark(
-        load_checkpoint(model, dc5=dc5), size=size, batch=batch, against=against, engines=engines,
+        load_checkpoint(model), size=size, batch=batch, against=against, engines=engines,
         precisions=precisions, seconds=seconds, device=device, memory=memory,
     )  # fmt: skip
     print_benchmark(found)
@@ -470,7 +453,6 @@ def explain(
     at_most: int = 12,
     device: str = "auto",
     threads: int | str | None = None,
-    dc5: bool | None = None,
 ) -> Path:
     """Show what a model attends to in pictures, what its queries do over a data set, or why objects were missed.
 
@@ -490,7 +472,6 @@ def explain(
         at_most: how many detections of a picture are explained, the best first.
         device: `auto`, `cpu`, `cuda` or `mps`.
         threads: that compute: a number, or `auto`, the default: measured.
-        dc5: whether an official `.pth` has a dilated backbone.
 
     Returns:
         The page, one HTML file that needs no network.
@@ -514,7 +495,7 @@ def explain(
     folder, asked = Path(output), explaining.Asked(threshold, points, layer, head, at_most)
     require_folder(folder)
     settle_threads(threads, measure=True, device=resolve_device(device).type)
-    detector = Detector.of_checkpoint(load_checkpoint(model, dc5=dc5), device)
+    detector = Detector.of_checkpoint(load_checkpoint(model), device)
     asked.check(detector)
     broken: list[str] = []
     if data is None:
@@ -551,15 +532,14 @@ def explain(
     return page
 
 
-def info(model: str | Path, size: tuple[int, int] | None = None, *, dc5: bool | None = None) -> dict[str, Any]:
+def info(model: str | Path, size: tuple[int, int] | None = None) -> dict[str, Any]:
     """What a model is: classes, parameters, cost, preprocessing, and where it came from.
 
     Args:
         model: any model (`docs/checkpoints.md`).
         size: height and width for the cost, rounded as the model rounds them; by default those of a 480x640 picture.
-        dc5: whether an official `.pth` has a dilated backbone.
     """
-    checkpoint = load_checkpoint(model, dc5=dc5)
+    checkpoint = load_checkpoint(model)
     preprocessing = checkpoint.preprocessing
     height, width = preprocessing.shape(480, 640) if size is None else snapped_shape(*size, preprocessing.multiple_of)
     return {

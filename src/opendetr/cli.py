@@ -27,7 +27,6 @@ app.add_typer(data_app, name="data")
 
 MODEL_HELP = "A run folder, an official .pth or released name, a Hugging Face folder or id, an exported file."
 Model = Annotated[str, typer.Argument(help=MODEL_HELP, show_default=False)]
-Dc5 = Annotated[bool | None, typer.Option("--dc5/--no-dc5", help="Of a .pth that does not tell.", show_default=False)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Precision = Annotated[str, typer.Option(help="fp32, bf16 or int8.")]
 Threads = Annotated[
@@ -99,7 +98,6 @@ def train(
     freeze: Annotated[
         list[str] | None, typer.Option(help="A part that stays as it is, e.g. backbone, encoder.")
     ] = None,
-    dc5: Dc5 = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training split.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Wall-clock budget, from process start to exit.")] = None,
     patience: Annotated[
@@ -133,7 +131,7 @@ def train(
         train_split=train_split, val_split=val_split, output=output, resume=resume, epochs=epochs, minutes=minutes,
         patience=patience, seed=seed, batch_size=batch_size, image_size=image_size, backbone=backbone,
         backbone_weights=backbone_weights, workers=workers, cache=cache, precision=precision,  # type: ignore[arg-type]
-        device=device, threads=threads, overrides=set_ or (), dc5=dc5, started=STARTED,
+        device=device, threads=threads, overrides=set_ or (), started=STARTED,
     )  # fmt: skip
 
 
@@ -153,7 +151,6 @@ def val(
     precision: Precision = "fp32",
     device: Device = "auto",
     threads: Threads = None,
-    dc5: Dc5 = None,
 ) -> None:
     """The 12 COCO numbers and AP per class, of a model on a split or of ready-made detections."""
     with_model, with_files = (model is not None, data is not None), (detections is not None, annotations is not None)
@@ -172,7 +169,7 @@ def val(
         assert data is not None
         metrics = api.val(
             model, data, split, batch_size=batch_size, engine=engine, precision=precision, device=device,  # type: ignore[arg-type]
-            threads=threads, dc5=dc5,
+            threads=threads,
         )  # fmt: skip
     print_metrics(metrics)
     if json is not None:
@@ -200,7 +197,6 @@ def predict(
     precision: Precision = "fp32",
     device: Device = "auto",
     threads: Threads = None,
-    dc5: Dc5 = None,
 ) -> None:
     """Detect objects in pictures and videos; called again, it goes on where it was stopped."""
     from opendetr import api
@@ -208,7 +204,7 @@ def predict(
     api.predict(
         model, sources, output, threshold=threshold, batch_size=batch_size, tile=tile, overlap=overlap, every=every,
         shards=shards, drawn=drawn, engine=engine, workers=workers, precision=precision, device=device,  # type: ignore[arg-type]
-        threads=threads, dc5=dc5,
+        threads=threads,
     )  # fmt: skip
 
 
@@ -229,7 +225,6 @@ def explain(
     at_most: Annotated[int, typer.Option(help="Of a picture, so many detections, the best first.")] = 12,
     device: Device = "auto",
     threads: Threads = None,
-    dc5: Dc5 = None,
 ) -> None:
     """Show what a model attends to, what its queries do, and why an object was missed."""
     from opendetr import api
@@ -237,7 +232,7 @@ def explain(
     api.explain(
         model, pictures or (), output, data=data, split=split, slots=slots, image=image, matching=matching,
         points=[_parse_point(text) for text in point or ()], layer=layer, head=head, threshold=threshold,
-        at_most=at_most, device=device, threads=threads, dc5=dc5,
+        at_most=at_most, device=device, threads=threads,
     )  # fmt: skip
 
 
@@ -248,7 +243,6 @@ def info(
         str | None, typer.Option(help="HEIGHTxWIDTH for the cost.  (default: of a 480x640 picture)")
     ] = None,
     json: Annotated[Path | None, typer.Option(help="Write everything to this file.")] = None,
-    dc5: Dc5 = None,
 ) -> None:
     """What a model is: classes, parameters, GFLOPs, preprocessing, origin."""
     from opendetr import api
@@ -256,7 +250,7 @@ def info(
     from opendetr.files import require_writable, write_json
 
     require_writable(json)
-    facts = api.info(model, None if size is None else _parse_size(size), dc5=dc5)
+    facts = api.info(model, None if size is None else _parse_size(size))
     print_info(facts)
     if json is not None:
         write_json(json, facts)
@@ -270,7 +264,12 @@ def convert(
     push: Annotated[str | None, typer.Option(help="Also upload it to the Hugging Face hub: ORGANISATION/NAME.")] = None,
     private: Annotated[bool, typer.Option("--private", help="With --push: others cannot see it.")] = False,
     licence: Annotated[str | None, typer.Option(help="Of the model, for its card, e.g. apache-2.0.")] = None,
-    dc5: Dc5 = None,
+    dc5: Annotated[
+        bool | None,
+        typer.Option(
+            "--dc5/--no-dc5", help="Of a .pth that does not tell: is its backbone dilated?", show_default=False
+        ),
+    ] = None,
 ) -> None:
     """Write a model in the form of another library, or another library's in ours."""
     from opendetr import api
@@ -296,14 +295,13 @@ def export(
         float | None, typer.Option(help="AP that may be lost.  (default: 0.005; fp32: 0.0005)", show_default=False)
     ] = None,
     threads: Threads = None,
-    dc5: Dc5 = None,
 ) -> None:
     """Write the model for other programs, compared with PyTorch on real pictures."""
     from opendetr import api
 
     api.export(
         model, output, format, precision=precision, with_preprocessing=with_preprocessing,  # type: ignore[arg-type]
-        with_attention=with_attention, data=data, split=split, max_ap_loss=max_ap_loss, threads=threads, dc5=dc5,
+        with_attention=with_attention, data=data, split=split, max_ap_loss=max_ap_loss, threads=threads,
     )  # fmt: skip
 
 
@@ -324,7 +322,6 @@ def benchmark(
     memory: Annotated[bool, typer.Option("--memory/--no-memory", help="Measure peak memory too.")] = True,
     device: Device = "auto",
     threads: Threads = None,
-    dc5: Dc5 = None,
 ) -> None:
     """How fast is it, how far is the machine's limit, and do all engines say the same?"""
     from opendetr import api
@@ -332,7 +329,7 @@ def benchmark(
     api.benchmark(
         model, against=against, size=None if size is None else _parse_size(size), batch=batch,  # type: ignore[arg-type]
         engines=engine or (), precisions=precision or (), seconds=seconds, output=output, memory=memory, device=device,
-        threads=threads, dc5=dc5,
+        threads=threads,
     )  # fmt: skip
 
 

@@ -30,20 +30,20 @@ COMMANDS = {
         "--minutes",
         "--seed", "--batch-size", "--image-size", "--backbone", "--backbone-weights", "--workers", "--cache",
         "--precision",
-        "--device", "--set", "--init", "--num-classes-from", "--freeze", "--dc5", "--patience", "--threads",
+        "--device", "--set", "--init", "--num-classes-from", "--freeze", "--patience", "--threads",
     },
     "convert": {"--to", "--push", "--private", "--licence", "--dc5"},
     "val": {
         "--data", "--split", "--detections", "--annotations", "--json", "--batch-size", "--engine", "--precision",
-        "--device", "--dc5", "--threads",
+        "--device", "--threads",
     },
     "predict": {
         "--output", "--threshold", "--batch-size", "--tile", "--overlap", "--every", "--shards", "--draw",
-        "--engine", "--workers", "--precision", "--device", "--dc5", "--threads",
+        "--engine", "--workers", "--precision", "--device", "--threads",
     },
     "explain": {
         "--output", "--data", "--split", "--slots", "--image", "--matching", "--point", "--layer", "--head",
-        "--threshold", "--at-most", "--device", "--dc5", "--threads",
+        "--threshold", "--at-most", "--device", "--threads",
     },
     "ablate": {
         "--data", "--output", "--recipe", "--split", "--seeds", "--epochs", "--minutes", "--set", "--device",
@@ -51,12 +51,12 @@ COMMANDS = {
     },
     "export": {
         "--output", "--format", "--precision", "--with-preprocessing", "--with-attention", "--data", "--split",
-        "--max-ap-loss", "--dc5", "--threads",
+        "--max-ap-loss", "--threads",
     },
-    "info": {"--size", "--json", "--dc5"},
+    "info": {"--size", "--json"},
     "benchmark": {
         "--against", "--size", "--batch", "--engine", "--precision", "--seconds", "--output", "--memory", "--device",
-        "--dc5", "--threads",
+        "--threads",
     },
     "data digits": {"--scenes", "--seed"},
 }  # fmt: skip

@@ -190,7 +190,7 @@ def test_pixels_in_and_attention_out(paper, tmp_path):
         Detector.load(paper.source, engine="torch").predict(picture, 0.0).scores.tolist(), abs=EXACT
     )
     for options, sentence in (
-        ({"precision": "int8"}, "is fp32, not int8"), ({"device": "cuda"}, "runs on the CPU"), ({"dc5": True}, "--dc5"),
+        ({"precision": "int8"}, "is fp32, not int8"), ({"device": "cuda"}, "runs on the CPU"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=sentence):
             Detector.load(path, **options)

@@ -145,11 +145,6 @@ def test_the_queries_of_a_recipe_file_are_asked_for(digits, official_file, tmp_p
 
 
 def test_options_without_what_they_are_about(digits, tmp_path):
-    for preset, meant in (("detr-r50", "detr-r50-dc5"), ("detr-r101", "detr-r101-dc5"), (None, "detr-r50-dc5")):
-        with pytest.raises(UserError, match=rf"a fresh one is --preset {meant} or any other"):
-            api.train(digits, preset=preset, dc5=True, output=tmp_path / "run", **QUICK)
-    with pytest.raises(UserError, match="leave out --dc5 and --no-dc5"):
-        api.train(resume=tmp_path, dc5=True)
     with pytest.raises(UserError, match=r"--num-classes-from data .* name the model by --init MODEL"):
         api.train(digits, new_head=True, output=tmp_path / "run", **QUICK)
 

@@ -123,7 +123,7 @@ def test_row_groups_are_shared_by_workers(tiny_run, pictures, plain, tmp_path):
 def test_a_worker_detects_in_a_table_and_writes_to_an_address(tiny_run, pictures, plain, tmp_path, column):
     """The same work without Ray."""
     source, output = table_of(pictures, column, tmp_path / "in.parquet"), f"file://{tmp_path}/out"
-    job = distributed.Job(str(tiny_run), "torch", "fp32", "cpu", None, output, 0.0, 4, None)
+    job = distributed.Job(str(tiny_run), "torch", "fp32", "cpu", output, 0.0, 4, None)
     sink = Parts(output)
     assert sink.done({}) == set()
     for piece in list_pictures([str(source)], output):

@@ -13,8 +13,9 @@ import transformers
 from PIL import Image
 
 from opendetr import Detector, api
+from opendetr.checkpoints.download import RELEASES
 from opendetr.checkpoints.loading import load_checkpoint
-from opendetr.checkpoints.official import require_official_model, save_official
+from opendetr.checkpoints.official import architecture, require_official_model, save_official
 from opendetr.cli import main
 from opendetr.config import ModelConfig
 from opendetr.errors import UserError
@@ -154,6 +155,17 @@ def test_stored_arguments_win_over_the_name(small, tmp_path):
     assert (config.num_heads, config.output_stride, config.dropout, config.num_queries) == (4, 32, 0.0, 10)
     assert load_checkpoint(path, dc5=True).config.model.output_stride == 16
     assert load_checkpoint(path).label_map.names[4] == "class 4"
+
+
+def test_what_a_name_does_not_tell_convert_says_once_for_all(small, tmp_path, capsys):
+    path = tmp_path / "mine.pth"
+    torch.save({"model": small.state_dict()}, path)
+    assert load_checkpoint(path).config.model.output_stride == 32
+    assert "opendetr convert mine.pth DIR --to opendetr --dc5" in " ".join(capsys.readouterr().out.split())
+    converted = api.convert(path, tmp_path / "converted", "opendetr", dc5=True)
+    assert load_checkpoint(converted).config.model.output_stride == 16
+    released = RELEASES["detr-r50-dc5"]  # whose name is certain: there is nothing to say
+    assert architecture(small.state_dict(), {}, released, None)[1][-1] == "stride 16 (DC5): the file name"
 
 
 def test_stored_arguments_come_back_and_decide_the_loss(small, tmp_path):

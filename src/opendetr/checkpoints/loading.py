@@ -31,7 +31,7 @@ def load_checkpoint(
         name: a run folder (its `best`, else its `last`) or model folder; a `.pth` of the official code; `detr-r50`,
             `detr-r101`, `detr-r50-dc5` or `detr-r101-dc5`, the paper's released checkpoints; a folder written by
             `save_pretrained`; `hf://ORGANISATION/NAME`, or the same without `hf://` where no such folder exists.
-        dc5: whether an official `.pth` has a dilated backbone; None believes its arguments, else its name.
+        dc5: for `convert` alone: whether an official `.pth` has a dilated backbone, as in `load_official`.
         state: of a Hugging Face folder, the weights to use instead of those in its files: a `state_dict()` of
             `DetrForObjectDetection`, of whatever release.
 
@@ -67,9 +67,9 @@ def load_checkpoint(
     return found if found.origin.format == "official" else _without_dc5(found, dc5)
 
 
-def load_model(name: str | Path, *, dc5: bool | None = None, state: Mapping[str, Tensor] | None = None) -> DETR:
+def load_model(name: str | Path, *, state: Mapping[str, Tensor] | None = None) -> DETR:
     """The bare model of any name that `load_checkpoint` takes, in eval mode on the CPU; arguments as there."""
-    return load_checkpoint(name, dc5=dc5, state=state).model
+    return load_checkpoint(name, state=state).model
 
 
 def _without_dc5(found: Checkpoint, dc5: bool | None) -> Checkpoint:

@@ -133,6 +133,9 @@ def architecture(
         dilated, dilated_from = bool(arguments["dilation"]), "the stored arguments"
     else:
         dilated, dilated_from = "dc5" in file_name.lower(), "the file name"
+        if file_name not in RELEASES.values():
+            option = "--no-dc5" if dilated else "--dc5"
+            dilated_from += f"; if it is wrong, say so: opendetr convert {file_name} DIR --to opendetr {option}"
     linear1 = state.get("transformer.decoder.layers.0.linear1.weight")
     config = ModelConfig(
         backbone=backbone_of(state),

@@ -63,8 +63,6 @@ class Detector:
         device: str = "auto",
         engine: EngineName = "auto",
         precision: PrecisionName = "fp32",
-        *,
-        dc5: bool | None = None,
     ) -> "Detector":
         """Load any model.
 
@@ -75,8 +73,6 @@ class Detector:
             engine: `torch`; `openvino` or `onnxruntime` on a CPU, for which the model is exported and compared with
                 PyTorch at first use and kept beside it; or `auto`, the fastest of those that are installed and agree.
             precision: `fp32`, `bf16` or `int8`.
-            dc5: an official `.pth` does not tell in its weights whether its backbone is dilated: this says it where its
-                arguments and its name do not.
 
         Raises:
             UserError: there is no such model, device, engine or precision; the engine does not agree with PyTorch; or
@@ -84,9 +80,9 @@ class Detector:
         """
         if is_exported(model):
             exported = load_exported(Path(model), engine)
-            _require_no_contradiction(Path(model), exported.engine.precision, device, precision, dc5)
+            _require_no_contradiction(Path(model), exported.engine.precision, device, precision)
             return cls(exported.engine, exported.description, identity=exported.metadata["weights"])
-        checkpoint = load_checkpoint(model, dc5=dc5)
+        checkpoint = load_checkpoint(model)
         return cls(choose_engine(checkpoint, engine, precision, device), checkpoint.description, checkpoint)
 
     @classmethod
@@ -181,7 +177,7 @@ class Detector:
         return tensor.as_subclass(Tensor)
 
 
-def _require_no_contradiction(path: Path, is_of: str, device: str, precision: str, dc5: bool | None) -> None:
+def _require_no_contradiction(path: Path, is_of: str, device: str, precision: str) -> None:
     """Check what is asked of an exported file; `fp32`, the default, asks for nothing."""
     if precision not in ("fp32", is_of):
         raise UserError(
@@ -189,5 +185,3 @@ def _require_no_contradiction(path: Path, is_of: str, device: str, precision: st
         )
     if device not in ("auto", "cpu"):
         raise UserError(f"{path} runs on the CPU: leave out --device {device}, or give the model it was made from")
-    if dc5 is not None:
-        raise UserError(f"{path} is a finished graph: --dc5 belongs to the .pth it was made from")

@@ -39,7 +39,6 @@ class Job:
     engine: EngineName
     precision: PrecisionName
     device: str
-    dc5: bool | None
     output: str
     threshold: float
     batch_size: int
@@ -47,7 +46,7 @@ class Job:
 
     def load(self) -> Detector:
         """The model, ready to detect."""
-        return Detector.load(self.model, self.device, self.engine, self.precision, dc5=self.dc5)
+        return Detector.load(self.model, self.device, self.engine, self.precision)
 
 
 def predict_distributed(job: Job, sources: list[str], workers: int | None = None) -> Path | str:
