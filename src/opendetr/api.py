@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from opendetr.benchmarking.benchmark import Benchmark, print_benchmark, write_benchmark
 from opendetr.benchmarking.measure import run_benchmark
@@ -28,13 +28,24 @@ from opendetr.evaluation.runner import evaluate_split
 from opendetr.exporting.certificate import Certificate
 from opendetr.exporting.export import ExportOptions, export_model
 from opendetr.files import require_folder, require_writable
-from opendetr.inference.detector import Detector, EngineName, PrecisionName
+from opendetr.inference.detector import Detector
 from opendetr.inference.distributed import Job, predict_distributed
 from opendetr.inference.prediction import Tiling, predict_pictures, predict_video
 from opendetr.inference.results import Shard
 from opendetr.inference.sources import distinct_stems, expand_sources, report_left_out
 from opendetr.inference.video import is_video
 from opendetr.model.complexity import count_gflops, count_parameters
+from opendetr.options import (
+    Cache,
+    EngineName,
+    ExportFormat,
+    ModelForm,
+    PeerName,
+    PrecisionName,
+    PredictEngine,
+    TrainingPrecision,
+    require_choice,
+)
 from opendetr.progress import console, track
 from opendetr.recipes.recipe import load_recipe, resolve_config
 from opendetr.threads import settle_threads
@@ -64,8 +75,8 @@ def train(
     backbone: str | None = None,
     backbone_weights: str | None = None,
     workers: int | None = None,
-    cache: Literal["none", "ram", "disk"] | None = None,
-    precision: Literal["auto", "fp32", "bf16"] | None = None,
+    cache: Cache | None = None,
+    precision: TrainingPrecision | None = None,
     device: str | None = None,
     threads: int | str | None = None,
     overrides: Sequence[str] = (),
@@ -213,7 +224,7 @@ def predict(
     every: int = 1,
     shards: str | None = None,
     drawn: bool = True,
-    engine: EngineName | Literal["ray"] = "auto",
+    engine: PredictEngine = "auto",
     workers: int | None = None,
     precision: PrecisionName = "fp32",
     device: str = "auto",
@@ -289,7 +300,7 @@ def predict(
 def convert(
     model: str | Path,
     output: str | Path,
-    to: Literal["huggingface", "official", "opendetr"],
+    to: ModelForm,
     *,
     push: str | None = None,
     private: bool = False,
@@ -316,8 +327,7 @@ def convert(
         UserError: no such model or form, a folder that holds something, or a model that the other side cannot be told.
     """
     folder = Path(output).resolve()
-    if to not in ("huggingface", "official", "opendetr"):
-        raise UserError(f"--to {to}: expected huggingface, official or opendetr")
+    require_choice("to", to, ModelForm)
     if push is not None and to != "huggingface":
         raise UserError(f"--push {push} needs --to huggingface: the hub's libraries read no other form")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -338,7 +348,7 @@ def convert(
 def export(
     model: str | Path,
     output: str | Path,
-    format: Literal["onnx", "openvino", "pt2"] | None = None,
+    format: ExportFormat | None = None,
     *,
     precision: PrecisionName = "fp32",
     with_preprocessing: bool = False,
@@ -394,7 +404,7 @@ def export(
 def benchmark(
     model: str | Path,
     *,
-    against: Literal["huggingface", "official"] | None = None,
+    against: PeerName | None = None,
     size: tuple[int, int] | None = None,
     batch: int = 1,
     engines: Sequence[str] = (),

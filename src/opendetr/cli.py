@@ -8,14 +8,45 @@ STARTED = time.time()
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_args
 
 import typer
+from typer.core import TyperGroup
 
 from opendetr.errors import UserError
+from opendetr.options import (
+    Cache,
+    EngineName,
+    ExportFormat,
+    HeadFrom,
+    ModelForm,
+    OneEngine,
+    PeerName,
+    PrecisionName,
+    PredictEngine,
+    TrainingPrecision,
+)
 from opendetr.threads import set_waiting_policy
 
+
+class Commands(TyperGroup):
+    """The commands; an option with a wrong value is one sentence of ours too."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that the line names.
+
+        Raises:
+            UserError: an argument is missing, or typer does not take its value.
+        """
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            sentence = " ".join(error.format_message().replace("Value error, ", "").split()).removesuffix(".")
+            raise UserError(f"{sentence}; see {error.ctx.command_path if error.ctx else 'opendetr'} --help") from None
+
+
 app = typer.Typer(
+    cls=Commands,
     name="opendetr",
     help="DETR (detection transformer): train on a folder of pictures and boxes, measure, detect.",
     no_args_is_help=True,
@@ -28,19 +59,18 @@ app.add_typer(data_app, name="data")
 MODEL_HELP = "A run folder, an official .pth or released name, a Hugging Face folder or id, an exported file."
 Model = Annotated[str, typer.Argument(help=MODEL_HELP, show_default=False)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-Precision = Annotated[str, typer.Option(help="fp32, bf16 or int8.")]
+Precision = Annotated[PrecisionName, typer.Option(help="Of the computation.")]
 Threads = Annotated[
     str | None,
     typer.Option(help="To compute with: a number, or auto, which is measured.  (default: auto)", show_default=False),
 ]
-Engine = Annotated[str, typer.Option(help="auto, torch, openvino or onnxruntime.")]
 
 
 def main() -> None:
     """Run a command; a UserError is one sentence and exit code 2, Ctrl-C is 130."""
     set_waiting_policy()
     try:
-        app()
+        app(prog_name="opendetr")  # also for python -m opendetr
     except UserError as error:
         print(f"opendetr: {error}", file=sys.stderr)
         sys.exit(2)
@@ -94,7 +124,9 @@ def train(
     init: Annotated[
         str | None, typer.Option(help="Begin with this model: a folder, .pth, released name, hub id.")
     ] = None,
-    num_classes_from: Annotated[str | None, typer.Option(help="With --init: data gives it new class heads.")] = None,
+    num_classes_from: Annotated[
+        HeadFrom | None, typer.Option(help="With --init: data gives it new class heads.")
+    ] = None,
     freeze: Annotated[
         list[str] | None, typer.Option(help="A part that stays as it is, e.g. backbone, encoder.")
     ] = None,
@@ -109,8 +141,8 @@ def train(
     backbone: Annotated[str | None, typer.Option(help="Any timm network.")] = None,
     backbone_weights: Annotated[str | None, typer.Option(help="auto, none, or a file.")] = None,
     workers: Annotated[int | None, typer.Option(help="Loader processes.")] = None,
-    cache: Annotated[str | None, typer.Option(help="Decoded pictures stay in: none, ram or disk.")] = None,
-    precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16.")] = None,
+    cache: Annotated[Cache | None, typer.Option(help="Where decoded pictures stay.")] = None,
+    precision: Annotated[TrainingPrecision | None, typer.Option(help="Of matrix products and convolutions.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
     threads: Annotated[
         str | None,
@@ -124,13 +156,11 @@ def train(
     """Train on a folder of pictures and boxes. What is not given comes from the recipe."""
     from opendetr import api
 
-    if num_classes_from not in (None, "data", "model"):
-        raise UserError(f"--num-classes-from {num_classes_from}: expected data, or model")
     api.train(
         data, init=init, new_head=num_classes_from == "data", freeze=freeze or (), recipe=recipe, preset=preset,
         train_split=train_split, val_split=val_split, output=output, resume=resume, epochs=epochs, minutes=minutes,
         patience=patience, seed=seed, batch_size=batch_size, image_size=image_size, backbone=backbone,
-        backbone_weights=backbone_weights, workers=workers, cache=cache, precision=precision,  # type: ignore[arg-type]
+        backbone_weights=backbone_weights, workers=workers, cache=cache, precision=precision,
         device=device, threads=threads, overrides=set_ or (), started=STARTED,
     )  # fmt: skip
 
@@ -145,8 +175,7 @@ def val(
     json: Annotated[Path | None, typer.Option(help="Write the numbers to this file.")] = None,
     batch_size: Annotated[int, typer.Option(help="Pictures at once.")] = 4,
     engine: Annotated[
-        str | None,
-        typer.Option(help="auto, torch, openvino or onnxruntime.  (default: torch; for an exported file its own)"),
+        EngineName | None, typer.Option(help="Runs the model.  (default: torch; for an exported file its own)")
     ] = None,
     precision: Precision = "fp32",
     device: Device = "auto",
@@ -168,7 +197,7 @@ def val(
         assert model is not None
         assert data is not None
         metrics = api.val(
-            model, data, split, batch_size=batch_size, engine=engine, precision=precision, device=device,  # type: ignore[arg-type]
+            model, data, split, batch_size=batch_size, engine=engine, precision=precision, device=device,
             threads=threads,
         )  # fmt: skip
     print_metrics(metrics)
@@ -190,9 +219,7 @@ def predict(
     every: Annotated[int, typer.Option(help="Of a video: each so many-th frame.")] = 1,
     shards: Annotated[str | None, typer.Option(help="I/N: only part I of N of the pictures.")] = None,
     drawn: Annotated[bool, typer.Option("--draw/--no-draw", help="Write drawn pictures too.")] = True,
-    engine: Annotated[
-        str, typer.Option(help="auto, torch, openvino or onnxruntime; ray: several workers or machines.")
-    ] = "auto",
+    engine: Annotated[PredictEngine, typer.Option(help="Runs the model; ray: several workers or machines.")] = "auto",
     workers: Annotated[int | None, typer.Option(help="With --engine ray: models that work at once.")] = None,
     precision: Precision = "fp32",
     device: Device = "auto",
@@ -203,7 +230,7 @@ def predict(
 
     api.predict(
         model, sources, output, threshold=threshold, batch_size=batch_size, tile=tile, overlap=overlap, every=every,
-        shards=shards, drawn=drawn, engine=engine, workers=workers, precision=precision, device=device,  # type: ignore[arg-type]
+        shards=shards, drawn=drawn, engine=engine, workers=workers, precision=precision, device=device,
         threads=threads,
     )  # fmt: skip
 
@@ -260,7 +287,7 @@ def info(
 def convert(
     model: Model,
     output: Annotated[Path, typer.Argument(help="The folder to write.", show_default=False)],
-    to: Annotated[str, typer.Option(help="huggingface, official or opendetr.", show_default=False)],
+    to: Annotated[ModelForm, typer.Option(help="Whose form.", show_default=False)],
     push: Annotated[str | None, typer.Option(help="Also upload it to the Hugging Face hub: ORGANISATION/NAME.")] = None,
     private: Annotated[bool, typer.Option("--private", help="With --push: others cannot see it.")] = False,
     licence: Annotated[str | None, typer.Option(help="Of the model, for its card, e.g. apache-2.0.")] = None,
@@ -274,14 +301,14 @@ def convert(
     """Write a model in the form of another library, or another library's in ours."""
     from opendetr import api
 
-    api.convert(model, output, to, push=push, private=private, licence=licence, dc5=dc5)  # type: ignore[arg-type]
+    api.convert(model, output, to, push=push, private=private, licence=licence, dc5=dc5)
 
 
 @app.command()
 def export(
     model: Model,
     output: Annotated[Path, typer.Option(help="The file: .onnx, .xml or .pt2.", show_default=False)],
-    format: Annotated[str | None, typer.Option(help="onnx, openvino or pt2.  (default: of the file's suffix)")] = None,
+    format: Annotated[ExportFormat | None, typer.Option(help="Of the file.  (default: as its suffix says)")] = None,
     precision: Precision = "fp32",
     with_preprocessing: Annotated[
         bool, typer.Option("--with-preprocessing", help="Take pictures as bytes; normalise inside.")
@@ -300,7 +327,7 @@ def export(
     from opendetr import api
 
     api.export(
-        model, output, format, precision=precision, with_preprocessing=with_preprocessing,  # type: ignore[arg-type]
+        model, output, format, precision=precision, with_preprocessing=with_preprocessing,
         with_attention=with_attention, data=data, split=split, max_ap_loss=max_ap_loss, threads=threads,
     )  # fmt: skip
 
@@ -308,15 +335,18 @@ def export(
 @app.command()
 def benchmark(
     model: Model,
-    against: Annotated[
-        str | None, typer.Option(help="huggingface or official: the same weights in their code.")
-    ] = None,
+    against: Annotated[PeerName | None, typer.Option(help="Also the same weights in their code.")] = None,
     size: Annotated[
         str | None, typer.Option(help="HEIGHTxWIDTH of the input.  (default: of a 480x640 picture)")
     ] = None,
     batch: Annotated[int, typer.Option(help="Pictures at once.")] = 1,
-    engine: Annotated[list[str] | None, typer.Option(help="torch, openvino, onnxruntime.  (default: all)")] = None,
-    precision: Annotated[list[str] | None, typer.Option(help="fp32, bf16, int8.  (default: what pays)")] = None,
+    engine: Annotated[
+        list[str] | None, typer.Option(metavar="|".join(get_args(OneEngine)), help="Repeatable.  (default: all)")
+    ] = None,
+    precision: Annotated[
+        list[str] | None,
+        typer.Option(metavar="|".join(get_args(PrecisionName)), help="Repeatable.  (default: what pays)"),
+    ] = None,
     seconds: Annotated[float, typer.Option(help="Of measuring for each row.")] = 20.0,
     output: Annotated[Path | None, typer.Option(help="Folder for benchmark.json and benchmark.md.")] = None,
     memory: Annotated[bool, typer.Option("--memory/--no-memory", help="Measure peak memory too.")] = True,
@@ -327,7 +357,7 @@ def benchmark(
     from opendetr import api
 
     api.benchmark(
-        model, against=against, size=None if size is None else _parse_size(size), batch=batch,  # type: ignore[arg-type]
+        model, against=against, size=None if size is None else _parse_size(size), batch=batch,
         engines=engine or (), precisions=precision or (), seconds=seconds, output=output, memory=memory, device=device,
         threads=threads,
     )  # fmt: skip

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, Literal
 
 from opendetr.errors import UserError, nearest
+from opendetr.options import Cache, TrainingPrecision
 
 
 def _require(config: Any, name: str, holds: bool, expected: str) -> None:
@@ -109,7 +110,7 @@ class DataConfig:
     zoom_out: Annotated[float, "zoom: the largest; above 1 the picture gets a frame; 0 chooses by the data"] = 1.0
     colour: Annotated[float, "how far brightness, contrast and saturation vary, half of the time"] = 0.0
     cache: Annotated[
-        Literal["none", "ram", "disk"],
+        Cache,
         "decoded pictures stay in memory or in the cache folder, not larger than training looks at them",
     ] = "none"
     multiple_of: Annotated[int, "both sides are multiples of this, so that shapes repeat and nothing is padded"] = 1
@@ -210,9 +211,7 @@ class TrainConfig:
     ] = ()
     seed: Annotated[int, "of weights, order and augmentation"] = 0
     workers: Annotated[int, "loader processes; -1 chooses for the device"] = -1
-    precision: Annotated[
-        Literal["auto", "fp32", "bf16"], "of matrix products and convolutions; losses are always fp32"
-    ] = "fp32"
+    precision: Annotated[TrainingPrecision, "of matrix products and convolutions; losses are always fp32"] = "fp32"
     device: Annotated[str, "auto, cpu, cuda or mps"] = "auto"
 
     def __post_init__(self) -> None:

@@ -6,14 +6,29 @@ import importlib
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import typer.main
 
 import opendetr
-from opendetr.cli import app
+from opendetr.cli import app, main
 from opendetr.config import LossConfig
+from opendetr.errors import UserError
 from opendetr.model.build import build_model
+from opendetr.options import (
+    Cache,
+    EngineName,
+    ExportFormat,
+    HeadFrom,
+    ModelForm,
+    OneEngine,
+    PeerName,
+    PrecisionName,
+    PredictEngine,
+    TrainingPrecision,
+    require_choice,
+)
 from opendetr.recipes.presets import PRESETS
 
 PUBLIC_NAMES = {
@@ -114,6 +129,52 @@ def test_command_line_surface():
         else:
             found[name] = options_of(command)
     assert found == COMMANDS
+
+
+CHOICES = {
+    ("val", "--engine"): EngineName, ("val", "--precision"): PrecisionName, ("predict", "--engine"): PredictEngine,
+    ("export", "--format"): ExportFormat, ("convert", "--to"): ModelForm, ("benchmark", "--against"): PeerName,
+    ("benchmark", "--engine"): OneEngine, ("train", "--cache"): Cache, ("train", "--num-classes-from"): HeadFrom,
+    ("train", "--precision"): TrainingPrecision,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("command", "option"), CHOICES)
+def test_help_lists_the_choices(command, option, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(sys, "argv", ["opendetr", command, "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    line = next(line for line in capsys.readouterr().out.splitlines() if f" {option} " in line)
+    assert "|".join(get_args(CHOICES[command, option])) in line
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (
+            "val m --data d --engine tensorrt",
+            "'--engine': 'tensorrt' is not one of 'auto', 'torch', 'openvino', 'onnxr",
+        ),
+        ("train --cache disc", "'--cache': 'disc' is not one of 'none', 'ram', 'disk'; see opendetr train --help"),
+        ("convert m d", "Missing option '--to'. Choose from: huggingface, official, opendetr; see opendetr convert"),
+        ("export", "see opendetr export --help"),
+    ],
+)
+def test_a_wrong_choice_is_one_sentence(line, said, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["opendetr", *line.split()])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    error = capsys.readouterr().err
+    assert error.startswith("opendetr: ")
+    assert error.count("\n") == 1
+    assert said in error
+
+
+def test_python_has_the_same_choices():
+    with pytest.raises(UserError, match=r"^--engine tensorrt: expected auto, torch, openvino or onnxruntime$"):
+        require_choice("engine", "tensorrt", EngineName)
+    require_choice("engine", "torch", PredictEngine)
 
 
 def test_weight_names_of_the_paper_model():

@@ -10,6 +10,7 @@ from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from itertools import product
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -25,12 +26,13 @@ from opendetr.benchmarking.timing import Clock, measure_peaks, take_turns
 from opendetr.checkpoints.native import Checkpoint, save_checkpoint
 from opendetr.data.transforms import Preprocessing
 from opendetr.devices import describe_machine, resolve_device
-from opendetr.engines.engine import ENGINES, GRAPH_ENGINES, PRECISIONS, is_installed
+from opendetr.engines.engine import GRAPH_ENGINES, is_installed
 from opendetr.errors import UserError
 from opendetr.exporting.comparison import BOUNDS, largest_differences
 from opendetr.exporting.fastest_engine import engine_file
 from opendetr.model.complexity import count_gflops
 from opendetr.model.selection import SelectedQueries
+from opendetr.options import OneEngine, PrecisionName, require_choice
 from opendetr.progress import track
 from opendetr.structures import DetrOutput
 from opendetr.version import __version__
@@ -162,10 +164,10 @@ def _require_possible(batch: int, seconds: float, engines: Sequence[str], precis
         raise UserError(f"--batch {batch}: expected 1 or more")
     if not seconds > 0:
         raise UserError(f"--seconds {seconds:g}: expected more than 0")
-    for option, given, known in (("engine", engines, ENGINES), ("precision", precisions, PRECISIONS)):
-        for name in given:
-            if name not in known:
-                raise UserError(f"--{option} {name}: expected {', '.join(known)}")
+    for engine in engines:
+        require_choice("engine", engine, OneEngine)
+    for precision in precisions:
+        require_choice("precision", precision, PrecisionName)
 
 
 def _same_aspect(size: tuple[int, int]) -> tuple[int, int]:
@@ -184,7 +186,9 @@ def _wanted(
     peaks: dict[str, float],
 ) -> tuple[list[tuple[str, str]], list[str]]:
     """Engines with their precisions, the reference first; and a sentence on each that is left out."""
-    chosen = engines or [name for name in ENGINES if is_installed(name) and (device.type == "cpu" or name == "torch")]
+    chosen = engines or [
+        name for name in get_args(OneEngine) if is_installed(name) and (device.type == "cpu" or name == "torch")
+    ]
     if precisions:
         return list(dict.fromkeys([REFERENCE, *product(chosen, precisions)])), []
     gain, remarks, wanted = peaks.get("bf16", 0.0) / peaks["fp32"], list[str](), [REFERENCE]
@@ -281,7 +285,7 @@ def _with_memory(
             engine=row.engine,
             precision=row.precision,
             device=device,
-            written=str(own if row.engine in ENGINES else written),
+            written=str(own if row.engine in get_args(OneEngine) else written),
             source=str(checkpoint.source.absolute()),
             image_size=task.preprocessing.image_size,
             max_size=task.preprocessing.max_size,

@@ -13,7 +13,7 @@ from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from jaxtyping import Float
@@ -21,9 +21,10 @@ from PIL import Image
 from torch import Tensor
 
 from opendetr.errors import UserError, first_line
+from opendetr.options import PeerName, require_choice
 from opendetr.structures import DetrOutput
 
-PEERS = ("huggingface", "official")
+PEERS = get_args(PeerName)
 TOP_LEVEL_NAMES = ("models", "util", "datasets")
 OFFICIAL_MODULES = {
     "backbone": "models.backbone", "detr": "models.detr", "transformer": "models.transformer", "misc": "util.misc",
@@ -149,8 +150,7 @@ def require_peer(name: str) -> str:
     Raises:
         UserError: there is no such peer, or what has to be installed.
     """
-    if name not in PEERS:
-        raise UserError(f"--against {name}: expected {' or '.join(PEERS)}")
+    require_choice("against", name, PeerName)
     if name == "huggingface":
         return str(_transformers().__version__)
     folder = official_folder()

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import psutil
@@ -12,6 +13,9 @@ import torch
 from PIL import Image
 
 from opendetr.errors import UserError
+
+if TYPE_CHECKING:  # nothing of ours is loaded for a peer: it would count as the peer's memory
+    from opendetr.benchmarking.sides import Side
 
 PICTURES_SHOWN = 5  # OpenVINO compiles for the first shape and for repeated ones, which takes memory too
 SEED = 0
@@ -65,7 +69,7 @@ def _main() -> None:
     print(_own_peak())
 
 
-def _load(order: Order):  # type: ignore[no-untyped-def]  # a Side, whose module is not loaded for a peer
+def _load(order: Order) -> "Side":
     from opendetr.benchmarking.peers import PEERS, load_peer
     from opendetr.devices import resolve_device
 

@@ -2,7 +2,7 @@
 
 import importlib.util
 from importlib.metadata import version
-from typing import Protocol, runtime_checkable
+from typing import Protocol, get_args, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -12,11 +12,10 @@ from opendetr.devices import autocast, place, send
 from opendetr.errors import UserError
 from opendetr.model.detr import DETR
 from opendetr.model.precision import fit_precision
+from opendetr.options import GraphEngineName
 from opendetr.structures import DetrOutput
 
-GRAPH_ENGINES = ("openvino", "onnxruntime")  # they run exported graphs on the CPU
-ENGINES = ("torch", *GRAPH_ENGINES)  # each is called as its package
-PRECISIONS = ("fp32", "bf16", "int8")
+GRAPH_ENGINES = get_args(GraphEngineName)  # they run exported graphs on the CPU; each is called as its package
 
 
 @runtime_checkable

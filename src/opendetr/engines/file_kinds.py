@@ -11,13 +11,14 @@ from opendetr.engines.onnxruntime_engine import OnnxRuntimeEngine, read_onnx_met
 from opendetr.engines.openvino_engine import OpenVinoEngine, read_openvino_metadata, write_openvino
 from opendetr.engines.program_engine import ProgramEngine, read_pt2_metadata, write_pt2
 from opendetr.errors import UserError, first_line
+from opendetr.options import ExportFormat
 
 
 @dataclass(frozen=True)
 class FileKind:
     """A kind of exported file."""
 
-    format: str  # as --format calls it
+    format: ExportFormat
     suffix: str
     precisions: tuple[str, ...]
     engines: Mapping[str, Callable[[Path, str], GraphEngine]]  # from file and precision; the first runs it by default

@@ -7,7 +7,7 @@ from typing import Any
 
 from opendetr.checkpoints.native import Checkpoint
 from opendetr.data.datasets import DatasetIndex
-from opendetr.engines.engine import PRECISIONS, require_installed
+from opendetr.engines.engine import require_installed
 from opendetr.engines.file_kinds import FORMATS, run_file, write_file
 from opendetr.engines.graph_engine import INPUTS, FromPixels
 from opendetr.engines.openvino_engine import require_bf16
@@ -16,6 +16,7 @@ from opendetr.exporting.certificate import Certificate, certify
 from opendetr.exporting.exported_file import metadata_of
 from opendetr.exporting.graph import ExportError, export_program, to_onnx
 from opendetr.exporting.quantization import quantize
+from opendetr.options import ExportFormat, PrecisionName, require_choice
 from opendetr.progress import console
 
 
@@ -23,7 +24,7 @@ from opendetr.progress import console
 class ExportOptions:
     """What to write."""
 
-    format: str  # onnx, openvino or pt2
+    format: ExportFormat
     precision: str = "fp32"
     with_preprocessing: bool = False
     with_attention: bool = False
@@ -51,10 +52,8 @@ class ExportOptions:
         Raises:
             UserError: it cannot.
         """
-        if self.format not in FORMATS:
-            raise UserError(f"--format {self.format}: expected {', '.join(FORMATS)}")
-        if self.precision not in PRECISIONS:
-            raise UserError(f"--precision {self.precision}: expected {', '.join(PRECISIONS)}")
+        require_choice("format", self.format, ExportFormat)
+        require_choice("precision", self.precision, PrecisionName)
         possible = FORMATS[self.format].precisions
         if self.precision not in possible:
             able = " and ".join(name for name, kind in FORMATS.items() if self.precision in kind.precisions)

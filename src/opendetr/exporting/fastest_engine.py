@@ -23,9 +23,7 @@ from opendetr.checkpoints.native import Checkpoint
 from opendetr.data.datasets import DatasetIndex, has_split, load_index
 from opendetr.devices import describe_machine, describe_processor, resolve_device
 from opendetr.engines.engine import (
-    ENGINES,
     GRAPH_ENGINES,
-    PRECISIONS,
     Engine,
     TorchEngine,
     describe_engine,
@@ -38,6 +36,7 @@ from opendetr.exporting.export import ExportOptions, export_model
 from opendetr.exporting.exported_file import fingerprint
 from opendetr.exporting.graph import ExportError
 from opendetr.files import cache_folder, read_json, write_json
+from opendetr.options import EngineName, PrecisionName, require_choice
 from opendetr.progress import console
 from opendetr.version import __version__
 
@@ -56,10 +55,8 @@ def choose_engine(checkpoint: Checkpoint, engine: str, precision: str, device: s
     Raises:
         UserError: no such engine, precision or device; or the engine asked for cannot run the model, or disagrees.
     """
-    if engine not in ("auto", *ENGINES):
-        raise UserError(f"--engine {engine}: expected auto, {', '.join(ENGINES)}")
-    if precision not in PRECISIONS:
-        raise UserError(f"--precision {precision}: expected {', '.join(PRECISIONS)}")
+    require_choice("engine", engine, EngineName)
+    require_choice("precision", precision, PrecisionName)
     target = resolve_device(device)
     if engine in GRAPH_ENGINES:
         if target.type != "cpu" and device != "auto":

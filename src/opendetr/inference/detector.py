@@ -25,10 +25,8 @@ from opendetr.exporting.fastest_engine import choose_engine
 from opendetr.inference.reading import read_ahead
 from opendetr.inference.sources import expand_source
 from opendetr.model.detr import DETR
+from opendetr.options import EngineName, PrecisionName
 from opendetr.structures import Detections
-
-EngineName = Literal["auto", "torch", "openvino", "onnxruntime"]
-PrecisionName = Literal["fp32", "bf16", "int8"]
 
 
 class Detector:

@@ -18,10 +18,11 @@ import torch
 from opendetr.devices import resolve_device
 from opendetr.errors import UserError
 from opendetr.files import require_folder
-from opendetr.inference.detector import Detector, EngineName, PrecisionName
+from opendetr.inference.detector import Detector
 from opendetr.inference.prediction import Tiling, detect_pictures
 from opendetr.inference.results import write_entries
 from opendetr.inference.sources import report_left_out
+from opendetr.options import EngineName, PrecisionName
 from opendetr.progress import console, track
 
 if TYPE_CHECKING:
