@@ -107,7 +107,7 @@ def to_target(image: Tensor, objects: dict[str, Tensor]) -> Target:
     return Target(objects["labels"][left], boxes[left])
 
 
-class ResizeShorterSide(v2.Transform):  # type: ignore[misc]
+class ResizeShorterSide(v2.Transform):
     """Resize so that the shorter side has one of `sizes` (drawn at random) and the longer at most `max_size`.
 
     Both then become the nearest multiples of `multiple_of`.
@@ -130,7 +130,7 @@ class ResizeShorterSide(v2.Transform):  # type: ignore[misc]
         return tv_tensors.wrap(resized.contiguous(), like=resized)
 
 
-class Normalise(v2.Transform):  # type: ignore[misc]
+class Normalise(v2.Transform):
     """Scale pixels to 0..1 as float32, subtract the mean and divide by the standard deviation, in one new tensor."""
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
@@ -172,7 +172,7 @@ def snapped_shape(height: int, width: int, multiple: int) -> tuple[int, int]:
     return min(itertools.product(around[0], around[1]), key=misfit)
 
 
-class RandomZoom(v2.Transform):  # type: ignore[misc]
+class RandomZoom(v2.Transform):
     """Crop a part of the picture, or put it into a larger frame of its mean colour; the aspect is kept.
 
     Objects with less than `VISIBLE` of their area left are removed; a region that would leave no object is not used.
@@ -220,7 +220,7 @@ def _areas(boxes_xyxy: Tensor) -> Tensor:
     return (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).clamp(min=0).prod(1)
 
 
-class RandomSizeCrop(v2.Transform):  # type: ignore[misc]
+class RandomSizeCrop(v2.Transform):
     """Crop a region whose sides are each drawn from `smallest`..`largest`, as far as the picture allows."""
 
     def __init__(self, smallest: int, largest: int) -> None:

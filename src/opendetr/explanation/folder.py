@@ -48,7 +48,7 @@ class Folder:
         """Raw arrays, as `name`.npz."""
         buffer = io.BytesIO()
         kept = {key: np.asarray(value) for key, value in values.items() if value is not None}
-        np.savez_compressed(buffer, **kept)  # type: ignore[arg-type]
+        np.savez_compressed(buffer, **kept)  # type: ignore[arg-type]  # numpy 2 takes one of the names for its own argument
         self._write(f"{name}.npz", buffer.getvalue())
 
     def finish(self) -> Path:

@@ -137,9 +137,8 @@ class Detector:
         Raises:
             UserError: a picture is missing or cannot be read.
         """
-        pictures = expand_source(source) if isinstance(source, str | Path) else source
-        if not isinstance(pictures, list):
-            return self.predict([pictures], threshold, batch_size, channel_order)[0]  # type: ignore[index]
+        given = expand_source(source) if isinstance(source, str | Path) else source
+        pictures = given if isinstance(given, list) else [given]
 
         def prepared(numbered: tuple[int, Picture]) -> Prepared:
             number, picture = numbered
@@ -147,7 +146,8 @@ class Detector:
 
         found = dict(self.detect(read_ahead(prepared, enumerate(pictures)), threshold, batch_size))
         names = (str(picture) if isinstance(picture, str | Path) else "" for picture in pictures)
-        return [replace(found[position], file_name=name) for position, name in enumerate(names)]
+        detections = [replace(found[position], file_name=name) for position, name in enumerate(names)]
+        return detections if isinstance(given, list) else detections[0]
 
     def stream(
         self, images: Iterable[tuple[int, Image.Image]], threshold: float = 0.5, batch_size: int = 4
