@@ -1,40 +1,35 @@
-"""The verbs: what the command line does, as functions."""
+"""The verbs: what the command line does, as functions. Each checks its arguments and calls the room that does the work.
+
+The file is long because all that users have to know of the arguments stands here.
+"""
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from opendetr.benchmarking.benchmark import Benchmark, print_benchmark, write_benchmark
 from opendetr.benchmarking.measure import run_benchmark
-from opendetr.checkpoints.adapt import labels_on, require_same_architecture
-from opendetr.checkpoints.card import model_card, push_to_hub
-from opendetr.checkpoints.huggingface import save_huggingface
+from opendetr.checkpoints.conversion import write_model
+from opendetr.checkpoints.facts import facts_of
 from opendetr.checkpoints.loading import load_checkpoint
-from opendetr.checkpoints.native import save_checkpoint
-from opendetr.checkpoints.official import save_official
 from opendetr.checkpoints.origin import Origin
-from opendetr.data.check import check_pictures, warnings
-from opendetr.data.datasets import has_split, load_index
-from opendetr.data.images import read_image
-from opendetr.data.transforms import snapped_shape
+from opendetr.data.datasets import load_index
 from opendetr.devices import resolve_device
 from opendetr.engines.engine import GRAPH_ENGINES
-from opendetr.engines.file_kinds import FILE_KINDS, FORMATS, is_exported
+from opendetr.engines.file_kinds import is_exported
 from opendetr.errors import UserError
 from opendetr.evaluation.coco import CocoMetrics, evaluate_files
-from opendetr.evaluation.runner import evaluate_split
+from opendetr.evaluation.runner import evaluate_data
 from opendetr.exporting.certificate import Certificate
-from opendetr.exporting.export import ExportOptions, export_model
+from opendetr.exporting.export import ExportOptions, export_model, export_with_data, format_of
 from opendetr.files import require_folder, require_writable
 from opendetr.inference.detector import Detector
 from opendetr.inference.distributed import Job, predict_distributed
 from opendetr.inference.prediction import Tiling, predict_pictures, predict_video
 from opendetr.inference.results import Shard
-from opendetr.inference.sources import distinct_stems, expand_sources, report_left_out
+from opendetr.inference.sources import expand_sources
 from opendetr.inference.video import is_video
-from opendetr.model.complexity import count_gflops, count_parameters
 from opendetr.options import (
     Cache,
     EngineName,
@@ -46,12 +41,11 @@ from opendetr.options import (
     TrainingPrecision,
     require_choice,
 )
-from opendetr.progress import console, track
+from opendetr.progress import console
 from opendetr.recipes.recipe import load_recipe, resolve_config
 from opendetr.threads import settle_threads
-from opendetr.training.doctor import Finding, examine, learn_by_heart, verdict
-from opendetr.training.run_folder import read_config
-from opendetr.training.setup import prepare
+from opendetr.training.doctor import Finding, diagnose
+from opendetr.training.start import run_training
 
 
 def train(
@@ -141,38 +135,15 @@ def train(
     given = {name: value for name, value in options.items() if value is not None}
     if new_head and resume is None and init is None and not (recipe and load_recipe(recipe).train.init):
         raise UserError("--num-classes-from data gives a trained model new class heads: name the model by --init MODEL")
-    trained = None
-    if resume is not None:
-        if any(option is not None for option in (recipe, preset, image_size, init)):
-            raise UserError(
-                "--resume continues a run with its own config: leave out --recipe, --preset, --init and --image-size"
-            )
-        config = read_config(Path(resume)).with_values(given, "the command line")
-        config = config.with_overrides(overrides)
-    else:
-        without_model = [override for override in overrides if not override.startswith("model.")]
-        begun_with = resolve_config(recipe, preset, given, image_size, without_model).train.init
-        if begun_with:
-            if any(option is not None for option in (preset, backbone, backbone_weights)):
-                raise UserError("--init brings its own architecture: leave out --preset, --backbone and its weights")
-            trained = load_checkpoint(begun_with)
-            config = resolve_config(recipe, None, given, image_size, overrides, trained.config.model)
-            require_same_architecture(trained.config.model, config.model)
-        else:
-            config = resolve_config(recipe, preset, given, image_size, overrides)
-    if not config.data.root:
-        raise UserError("--data is missing: give the folder of the data set to learn from")
-    run = Path(output or resume or _free_folder(Path("runs") / Path(config.data.root).resolve().name))
-    settled = settle_threads(threads, measure=config.train.minutes > 0, device=resolve_device(config.train.device).type)
-    trainer = prepare(
-        config, run, started, None if resume is None else Path(resume), trained=trained,
-        fresh_minutes=minutes is not None, threads=settled,
+    if resume is not None and any(option is not None for option in (recipe, preset, image_size, init)):
+        raise UserError(
+            "--resume continues a run with its own config: leave out --recipe, --preset, --init and --image-size"
+        )
+    return run_training(
+        given, recipe=recipe, preset=preset, image_size=image_size, overrides=overrides, started=started,
+        output=None if output is None else Path(output), resume=None if resume is None else Path(resume),
+        threads=threads,
     )  # fmt: skip
-    console.print(f"\n{trainer.config.to_toml()}")
-    trainer.fit()
-    split = config.data.val_split if trainer.val_index is not None else "SPLIT"
-    console.print(f"The run is in {run}; next: opendetr val {run} --data {config.data.root} --split {split}")
-    return run
 
 
 def val(
@@ -201,10 +172,7 @@ def val(
     detector = Detector.load(model, device, engine, precision)
     index = load_index(Path(data), split)
     origin = Origin() if is_exported(model) else detector.checkpoint.origin
-    labels = labels_on(detector.description.label_map, origin, index.label_map, str(index.source))
-    check_pictures(index, seconds=5.0)
-    description = replace(detector.description, label_map=labels)
-    return evaluate_split(detector.engine, description, index, batch_size=batch_size)
+    return evaluate_data(detector.engine, detector.description, origin, index, batch_size=batch_size)
 
 
 def val_files(detections: str | Path, annotations: str | Path) -> CocoMetrics:
@@ -332,17 +300,7 @@ def convert(
         raise UserError(f"--push {push} needs --to huggingface: the hub's libraries read no other form")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is there already and holds something; give the name of a new folder")
-    checkpoint = load_checkpoint(model, dc5=dc5)
-    if to == "huggingface":
-        save_huggingface(checkpoint, folder, model_card(checkpoint, (push or folder.name).split("/")[-1], licence))
-    elif to == "official":
-        save_official(checkpoint, folder)
-    else:
-        save_checkpoint(folder, checkpoint)
-    console.print(f"The model is in {folder}")
-    if push is not None:
-        console.print(f"It is also at {push_to_hub(folder, push, private=private)}")
-    return folder
+    return write_model(load_checkpoint(model, dc5=dc5), folder, to, push, licence, private=private)
 
 
 def export(
@@ -381,22 +339,16 @@ def export(
             is written.
     """
     path = Path(output)
-    kind = FILE_KINDS.get(path.suffix)
-    if kind is None or format in FORMATS.keys() - {kind.format}:
-        raise UserError(f"--output {path}: expected a name that ends in {', '.join(FILE_KINDS)}, as --format says")
+    options = ExportOptions(format_of(path, format), precision, with_preprocessing, with_attention, max_ap_loss)
     require_writable(path)
-    options = ExportOptions(format or kind.format, precision, with_preprocessing, with_attention, max_ap_loss)
     index = None if data is None else load_index(Path(data), split)
     options.require_possible(index)
     settle_threads(threads, measure=True)
     checkpoint = load_checkpoint(model)
-    if index is not None:
-        labels = labels_on(checkpoint.label_map, checkpoint.origin, index.label_map, str(index.source))
-        checkpoint = replace(checkpoint, label_map=labels)
-    calibration = None
-    if data is not None and precision == "int8" and has_split(Path(data), "train"):
-        calibration = load_index(Path(data), "train")
-    certificate = export_model(checkpoint, path, options, index, calibration)
+    if data is None or index is None:
+        certificate = export_model(checkpoint, path, options)
+    else:
+        certificate = export_with_data(checkpoint, path, options, Path(data), index)
     console.print(f"{path} is written and certified: {certificate.summary()}")
     return certificate
 
@@ -489,8 +441,8 @@ def explain(
     Raises:
         UserError: no such model, picture, split, id, layer or head; a point outside the picture; a mixture of requests.
     """
-    from opendetr.explanation import explaining
-    from opendetr.explanation.folder import Folder
+    from opendetr.explanation.explaining import Asked
+    from opendetr.explanation.writing import explain_data, explain_sources
 
     _require_threshold(threshold)
     asked_for = (bool(pictures), data is not None, slots, matching, image is not None)
@@ -502,44 +454,14 @@ def explain(
         raise UserError("--point, --layer and --head belong to pictures: leave them out with --data")
     if at_most < 1:
         raise UserError(f"--at-most {at_most}: expected 1 or more detections to explain")
-    folder, asked = Path(output), explaining.Asked(threshold, points, layer, head, at_most)
+    folder, asked = Path(output), Asked(threshold, points, layer, head, at_most)
     require_folder(folder)
     settle_threads(threads, measure=True, device=resolve_device(device).type)
     detector = Detector.of_checkpoint(load_checkpoint(model), device)
     asked.check(detector)
-    broken: list[str] = []
     if data is None:
-        paths = expand_sources(list(pictures), folder)
-        if not paths:
-            raise UserError(f"nothing to explain: every source lies in --output {folder}; choose another folder")
-        for path in paths if points else ():  # a wrong point is said before anything is written
-            try:
-                picture = read_image(path)
-            except UserError:  # said at the end
-                continue
-            explaining.require_inside(points, str(path), picture)
-        written = Folder(folder, f"What {model} attends to")
-        for path, name in track(zip(paths, distinct_stems(paths)), "explaining", len(paths)):
-            try:
-                picture = read_image(path)
-            except UserError as error:
-                broken.append(str(error))
-            else:
-                explaining.explain_picture(written, detector, name, picture, asked)
-    else:
-        index = load_index(Path(data), split).under(detector.checkpoint.label_map)
-        record = None if image is None else explaining.record_of(index, image)
-        written = Folder(folder, f"What the queries of {model} do")
-        if record is None:
-            explaining.explain_slots(written, detector, index, threshold)
-        else:
-            matches = explaining.explain_image_matching(written, detector, index, record, threshold)
-            for sentence in explaining.missed_in_words(matches):
-                console.print(sentence)
-    page = written.finish()
-    console.print(f"The explanation is {page.resolve()}")
-    report_left_out(broken)
-    return page
+        return explain_sources(detector, str(model), pictures, folder, asked)
+    return explain_data(detector, str(model), Path(data), split, image, folder, threshold)
 
 
 def info(model: str | Path, size: tuple[int, int] | None = None) -> dict[str, Any]:
@@ -549,20 +471,7 @@ def info(model: str | Path, size: tuple[int, int] | None = None) -> dict[str, An
         model: any model (`docs/checkpoints.md`).
         size: height and width for the cost, rounded as the model rounds them; by default those of a 480x640 picture.
     """
-    checkpoint = load_checkpoint(model)
-    preprocessing = checkpoint.preprocessing
-    height, width = preprocessing.shape(480, 640) if size is None else snapped_shape(*size, preprocessing.multiple_of)
-    return {
-        "source": str(checkpoint.source),
-        "classes": [entry["name"] for entry in checkpoint.label_map.to_json()],
-        "category_ids": list(checkpoint.label_map.category_ids),
-        "parameters": count_parameters(checkpoint.model),
-        "gflops": round(count_gflops(checkpoint.model, height, width), 3),
-        "gflops_at": [height, width],
-        "preprocessing": preprocessing.to_json(),
-        "config": checkpoint.config.to_dict(),
-        "origin": checkpoint.origin.to_json(),
-    }
+    return facts_of(load_checkpoint(model), size)
 
 
 def demo(
@@ -627,32 +536,23 @@ def ablate(
     Raises:
         UserError: no such study, data or key, or a folder with another study.
     """
-    from opendetr.ablation import study as studies
     from opendetr.ablation.run import run_study
+    from opendetr.ablation.study import Settings, choose_study
 
     if epochs is not None and minutes is not None:
         raise UserError("--epochs and --minutes exclude each other: give the one that ends each run")
     if seeds < 1 or (epochs is not None and epochs < 1) or (minutes is not None and not minutes > 0):
         raise UserError("--seeds, --epochs and --minutes must be above 0")
-    axes = studies.parse_axes(overrides)
-    several = {name: values for name, values in axes.items() if len(values) > 1}
-    if study is None and not several:
-        raise UserError(
-            f"ablate needs a study or --set section.key=VALUE,VALUE; studies are: {', '.join(studies.study_names())}"
-        )
-    if study is not None and several:
-        raise UserError(f"--set {next(iter(several))}: several values make a study of their own; leave out '{study}'")
-    chosen = studies.own_study(several) if study is None else studies.load_study(study)
+    chosen, fixed = choose_study(study, overrides)
     folder = Path(output or Path("runs") / f"ablate-{chosen.name}")
     if data is None and split not in ("val", "test"):
         raise UserError(f"--split {split}: digit scenes are measured on val or test")
     if data is not None and chosen.measure == "instances":
         raise UserError("the study 'instances' counts digits on a canvas of its own making: leave out --data")
-    fixed = {name: values[0] for name, values in axes.items() if len(values) == 1}
     if epochs is None and minutes is None:
         epochs = 3 if data is None else 20
     root = folder / "digits" if data is None else Path(data)
-    settings = studies.Settings(str(root.resolve()), recipe, split, epochs, minutes, fixed, digits=data is None)
+    settings = Settings(str(root.resolve()), recipe, split, epochs, minutes, fixed, digits=data is None)
     settle_threads(threads, measure=minutes is not None, device=resolve_device(device).type)
     table = run_study(chosen, settings, folder, seeds, device)
     console.print(
@@ -693,28 +593,13 @@ def doctor(
     given = {name: value for name, value in options.items() if value is not None}
     config = resolve_config(recipe, None, given, image_size)
     index = load_index(Path(data), train_split)
-    found = list(examine(Path(data), train_split, index))
-    found += [Finding(False, warning.removesuffix(".")) for warning in warnings(index, config.model.num_queries)]
-    if not any(finding.is_problem for finding in found):
-        try:
-            lesson = learn_by_heart(config, index, seconds)
-        except UserError as error:  # what was found so far is worth saying
-            found.append(Finding(True, f"eight pictures could not be learned by heart: {error}"))
-        else:
-            found += verdict(lesson, index)
-    return sorted(found, key=lambda finding: not finding.is_problem)
+    return diagnose(config, Path(data), index, seconds)
 
 
 def _computes_on(model: str | Path, engine: str, device: str) -> str:
     """The kind of device that an engine computes on: PyTorch alone uses another than the CPU."""
     of_graph = engine in GRAPH_ENGINES or is_exported(model)
     return "cpu" if of_graph else resolve_device(device).type
-
-
-def _free_folder(folder: Path) -> Path:
-    """The folder, or the first of FOLDER-2, FOLDER-3, ... that does not exist."""
-    candidates = [folder, *(folder.with_name(f"{folder.name}-{number}") for number in range(2, 10_000))]
-    return next(candidate for candidate in candidates if not candidate.exists())
 
 
 def require_positive_batch(batch_size: int) -> None:

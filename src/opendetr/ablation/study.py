@@ -75,6 +75,30 @@ def load_study(name: str) -> Study:
     )  # fmt: skip
 
 
+def choose_study(name: str | None, overrides: Sequence[str]) -> tuple[Study, dict[str, Any]]:
+    """The study to run, and the config values that all its rows share.
+
+    Args:
+        name: a shipped study; None makes one's own of `overrides` with several values.
+        overrides: `section.key=VALUE` or `section.key=VALUE,VALUE`.
+
+    Raises:
+        UserError: no such study, none at all, or two.
+    """
+    axes = parse_axes(overrides)
+    several = {key: values for key, values in axes.items() if len(values) > 1}
+    fixed = {key: values[0] for key, values in axes.items() if len(values) == 1}
+    if name is not None and several:
+        raise UserError(f"--set {next(iter(several))}: several values make a study of their own; leave out '{name}'")
+    if name is not None:
+        return load_study(name), fixed
+    if not several:
+        raise UserError(
+            f"ablate needs a study or --set section.key=VALUE,VALUE; studies are: {', '.join(study_names())}"
+        )
+    return own_study(several), fixed
+
+
 def own_study(axes: dict[str, list[Any]]) -> Study:
     """Every combination of the given values; the first is the baseline.
 

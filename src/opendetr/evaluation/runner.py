@@ -2,9 +2,13 @@
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
+from opendetr.checkpoints.adapt import labels_on
 from opendetr.checkpoints.description import Description
+from opendetr.checkpoints.origin import Origin
+from opendetr.data.check import check_pictures
 from opendetr.data.datasets import DatasetIndex
 from opendetr.data.loader import DetectionDataset
 from opendetr.engines.detecting import Prepared, detect
@@ -67,6 +71,26 @@ def evaluate_split(
     """COCO metrics of a model on a split; options as in `detect_split`."""
     found = detect_split(engine, description, index, **options)
     return metrics_of(index, list(track(found, "evaluating", len(index))))
+
+
+def evaluate_data(
+    engine: Engine, description: Description, origin: Origin, index: DatasetIndex, *, batch_size: int
+) -> CocoMetrics:
+    """COCO metrics on data that may name the model's classes, where their names or ids were assumed only.
+
+    Args:
+        engine: runs the model.
+        description: of the model.
+        origin: of the model.
+        index: the split.
+        batch_size: pictures at once.
+
+    Raises:
+        UserError: the data have a category that the model does not know, or a picture cannot be read.
+    """
+    labels = labels_on(description.label_map, origin, index.label_map, str(index.source))
+    check_pictures(index, seconds=5.0)
+    return evaluate_split(engine, replace(description, label_map=labels), index, batch_size=batch_size)
 
 
 def metrics_of(index: DatasetIndex, detections: list[tuple[int, Detections]]) -> CocoMetrics:

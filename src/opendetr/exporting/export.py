@@ -1,14 +1,15 @@
 """From a model to a certified file: traced, written, compared with PyTorch, and kept only if it agrees."""
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from opendetr.checkpoints.adapt import labels_on
 from opendetr.checkpoints.native import Checkpoint
-from opendetr.data.datasets import DatasetIndex
+from opendetr.data.datasets import DatasetIndex, has_split, load_index
 from opendetr.engines.engine import require_installed
-from opendetr.engines.file_kinds import FORMATS, run_file, write_file
+from opendetr.engines.file_kinds import FILE_KINDS, FORMATS, run_file, write_file
 from opendetr.engines.graph_engine import INPUTS, FromPixels
 from opendetr.engines.openvino_engine import require_bf16
 from opendetr.errors import UserError
@@ -65,6 +66,38 @@ class ExportOptions:
             require_installed("openvino")
         if self.precision == "bf16":
             require_bf16()
+
+
+def format_of(output: Path, format: ExportFormat | None) -> ExportFormat:
+    """The format to write: the one that is asked for, else the one of the file's suffix.
+
+    Raises:
+        UserError: the suffix is of no format, or of another.
+    """
+    kind = FILE_KINDS.get(output.suffix)
+    if kind is None or format in FORMATS.keys() - {kind.format}:
+        raise UserError(f"--output {output}: expected a name that ends in {', '.join(FILE_KINDS)}, as --format says")
+    return format or kind.format
+
+
+def export_with_data(
+    checkpoint: Checkpoint, output: Path, options: ExportOptions, data: Path, index: DatasetIndex
+) -> Certificate:
+    """Write a model as `export_model` does, certified on a split of the user's data and calibrated on its split train.
+
+    Args:
+        checkpoint: the model; the data may name its classes.
+        output: the file.
+        options: what to write.
+        data: the data set's folder.
+        index: the split for the certificate.
+
+    Raises:
+        UserError: as `export_model`; or the data have a category that the model does not know.
+    """
+    labels = labels_on(checkpoint.label_map, checkpoint.origin, index.label_map, str(index.source))
+    calibration = load_index(data, "train") if options.precision == "int8" and has_split(data, "train") else None
+    return export_model(replace(checkpoint, label_map=labels), output, options, index, calibration)
 
 
 def export_model(

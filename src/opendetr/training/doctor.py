@@ -13,7 +13,7 @@ import numpy as np
 
 from opendetr.boxes import box_iou
 from opendetr.config import RunConfig
-from opendetr.data.check import require_size
+from opendetr.data.check import require_size, warnings
 from opendetr.data.datasets import DatasetIndex, Record, has_split, load_index, shared_pictures
 from opendetr.data.images import check_image
 from opendetr.engines.engine import TorchEngine
@@ -36,6 +36,30 @@ class Finding:
 
     is_problem: bool  # must be mended before training can succeed
     sentence: str
+
+
+def diagnose(config: RunConfig, root: Path, index: DatasetIndex, seconds: float) -> list[Finding]:
+    """What the files of a split and learning eight of its pictures by heart say, the most important first.
+
+    Args:
+        config: what to train with; its data section names the split.
+        root: the data set's folder.
+        index: of the split.
+        seconds: for learning.
+
+    Raises:
+        UserError: the annotation file of val cannot be read at all.
+    """
+    found = list(examine(root, config.data.train_split, index))
+    found += [Finding(False, warning.removesuffix(".")) for warning in warnings(index, config.model.num_queries)]
+    if not any(finding.is_problem for finding in found):
+        try:
+            lesson = learn_by_heart(config, index, seconds)
+        except UserError as error:  # what was found so far is worth saying
+            found.append(Finding(True, f"eight pictures could not be learned by heart: {error}"))
+        else:
+            found += verdict(lesson, index)
+    return sorted(found, key=lambda finding: not finding.is_problem)
 
 
 def examine(root: Path, split: str, index: DatasetIndex) -> Iterator[Finding]:

@@ -1,0 +1,97 @@
+"""The page of `opendetr explain`: of pictures, of a picture's matching, or of what the queries do over a split."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from opendetr.data.datasets import load_index
+from opendetr.data.images import read_image
+from opendetr.errors import UserError
+from opendetr.explanation.explaining import (
+    Asked,
+    explain_image_matching,
+    explain_picture,
+    explain_slots,
+    missed_in_words,
+    record_of,
+    require_inside,
+)
+from opendetr.explanation.folder import Folder
+from opendetr.inference.detector import Detector
+from opendetr.inference.sources import distinct_stems, expand_sources, report_left_out
+from opendetr.progress import console, track
+
+
+def explain_sources(detector: Detector, model: str, sources: Sequence[str], output: Path, asked: Asked) -> Path:
+    """Attention in pictures.
+
+    Args:
+        detector: the model, run by PyTorch.
+        model: its name, for the page's title.
+        sources: files, folders and globs.
+        output: the folder to write.
+        asked: what to show.
+
+    Returns:
+        The page.
+
+    Raises:
+        UserError: there are no pictures, or a point lies outside one (nothing is written then); or pictures could not
+            be read, after the others were explained.
+    """
+    paths, broken = expand_sources(list(sources), output), list[str]()
+    if not paths:
+        raise UserError(f"nothing to explain: every source lies in --output {output}; choose another folder")
+    for path in paths if asked.points else ():  # a wrong point is said before anything is written
+        try:
+            picture = read_image(path)
+        except UserError:  # said at the end
+            continue
+        require_inside(asked.points, str(path), picture)
+    written = Folder(output, f"What {model} attends to")
+    for path, name in track(zip(paths, distinct_stems(paths)), "explaining", len(paths)):
+        try:
+            picture = read_image(path)
+        except UserError as error:
+            broken.append(str(error))
+        else:
+            explain_picture(written, detector, name, picture, asked)
+    page = _finished(written)
+    report_left_out(broken)
+    return page
+
+
+def explain_data(
+    detector: Detector, model: str, data: Path, split: str, image: int | None, output: Path, threshold: float
+) -> Path:
+    """What the queries do over a split, or which query took which object of one of its pictures.
+
+    Args:
+        detector: the model, run by PyTorch.
+        model: its name, for the page's title.
+        data: the data set's folder.
+        split: of it.
+        image: the raw id of the picture; None explains the whole split.
+        output: the folder to write.
+        threshold: the lowest score that counts as detected.
+
+    Returns:
+        The page.
+
+    Raises:
+        UserError: no such data, split or picture.
+    """
+    index = load_index(data, split).under(detector.checkpoint.label_map)
+    record = None if image is None else record_of(index, image)
+    written = Folder(output, f"What the queries of {model} do")
+    if record is None:
+        explain_slots(written, detector, index, threshold)
+    else:
+        for sentence in missed_in_words(explain_image_matching(written, detector, index, record, threshold)):
+            console.print(sentence)
+    return _finished(written)
+
+
+def _finished(written: Folder) -> Path:
+    page = written.finish()
+    console.print(f"The explanation is {page.resolve()}")
+    return page

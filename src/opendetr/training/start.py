@@ -1,0 +1,101 @@
+"""A training from its arguments to its end: the config put together, the run folder chosen, the model trained."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from opendetr.checkpoints.adapt import require_same_architecture
+from opendetr.checkpoints.loading import load_checkpoint
+from opendetr.checkpoints.native import Checkpoint
+from opendetr.config import RunConfig
+from opendetr.devices import resolve_device
+from opendetr.errors import UserError
+from opendetr.progress import console
+from opendetr.recipes.recipe import resolve_config
+from opendetr.threads import settle_threads
+from opendetr.training.run_folder import read_config
+from opendetr.training.setup import prepare
+
+
+def run_training(
+    given: Mapping[str, Any],
+    *,
+    recipe: str | None = None,
+    preset: str | None = None,
+    image_size: int | None = None,
+    overrides: Sequence[str] = (),
+    output: Path | None = None,
+    resume: Path | None = None,
+    started: float,
+    threads: int | str | None = None,
+) -> Path:
+    """Train, and say what the run is and what comes next.
+
+    Args:
+        given: dotted config names with the values that win over the recipe's.
+        recipe: a shipped recipe or a TOML file.
+        preset: a model section by name; replaces the recipe's.
+        image_size: the shorter side at evaluation; scales all sizes of the recipe.
+        overrides: `section.key=value` strings; they win over everything.
+        output: the run folder; by default `runs/NAME-OF-DATA`, numbered where it exists.
+        resume: a run folder to continue.
+        started: when the budget of minutes began, as of `time.time()`.
+        threads: as in `settle_threads`.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        UserError: bad input of any kind; nothing has been written then.
+    """
+    if resume is None:
+        config, trained = new_config(given, recipe, preset, image_size, overrides)
+    else:
+        config, trained = resumed_config(resume, given, overrides), None
+    if not config.data.root:
+        raise UserError("--data is missing: give the folder of the data set to learn from")
+    run = output or resume or free_folder(Path("runs") / Path(config.data.root).resolve().name)
+    settled = settle_threads(threads, measure=config.train.minutes > 0, device=resolve_device(config.train.device).type)
+    trainer = prepare(
+        config, run, started, resume, trained=trained, fresh_minutes=bool(given.get("train.minutes")), threads=settled
+    )
+    console.print(f"\n{trainer.config.to_toml()}")
+    trainer.fit()
+    split = config.data.val_split if trainer.val_index is not None else "SPLIT"
+    console.print(f"The run is in {run}; next: opendetr val {run} --data {config.data.root} --split {split}")
+    return run
+
+
+def new_config(
+    given: Mapping[str, Any], recipe: str | None, preset: str | None, image_size: int | None, overrides: Sequence[str]
+) -> tuple[RunConfig, Checkpoint | None]:
+    """The config of a new run, and the trained model it begins with; arguments as in `run_training`.
+
+    Raises:
+        UserError: a part of the config is wrong, there is no such model, or another architecture is asked for.
+    """
+    without_model = [override for override in overrides if not override.startswith("model.")]
+    begun_with = resolve_config(recipe, preset, given, image_size, without_model).train.init
+    if not begun_with:
+        return resolve_config(recipe, preset, given, image_size, overrides), None
+    if preset is not None or "model.backbone" in given or "model.backbone_weights" in given:
+        raise UserError("--init brings its own architecture: leave out --preset, --backbone and its weights")
+    trained = load_checkpoint(begun_with)
+    config = resolve_config(recipe, None, given, image_size, overrides, trained.config.model)
+    require_same_architecture(trained.config.model, config.model)
+    return config, trained
+
+
+def resumed_config(run: Path, given: Mapping[str, Any], overrides: Sequence[str]) -> RunConfig:
+    """The config of a run that is continued.
+
+    Raises:
+        UserError: the run cannot be continued, or a part of the config is wrong.
+    """
+    return read_config(run).with_values(given, "the command line").with_overrides(overrides)
+
+
+def free_folder(folder: Path) -> Path:
+    """The folder, or the first of FOLDER-2, FOLDER-3, ... that does not exist."""
+    candidates = [folder, *(folder.with_name(f"{folder.name}-{number}") for number in range(2, 10_000))]
+    return next(candidate for candidate in candidates if not candidate.exists())
