@@ -12,7 +12,7 @@ from opendetr.devices import autocast, place, send
 from opendetr.errors import UserError
 from opendetr.model.detr import DETR
 from opendetr.model.precision import fit_precision
-from opendetr.options import GraphEngineName
+from opendetr.options import GraphEngineName, OneEngine
 from opendetr.structures import DetrOutput
 
 GRAPH_ENGINES = get_args(GraphEngineName)  # they run exported graphs on the CPU; each is called as its package
@@ -22,7 +22,7 @@ GRAPH_ENGINES = get_args(GraphEngineName)  # they run exported graphs on the CPU
 class Engine(Protocol):
     """Runs a model: normalised pictures in, what the last decoder layer says out. Nothing learns from it."""
 
-    name: str
+    name: OneEngine
     precision: str
 
     def __call__(
@@ -39,7 +39,7 @@ class Engine(Protocol):
 class TorchEngine:
     """PyTorch on any device. The model is used as it is and where it is."""
 
-    name = "torch"
+    name: OneEngine = "torch"
 
     def __init__(self, model: nn.Module, device: torch.device, precision: str = "fp32") -> None:
         """Wrap.

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from opendetr.data.transforms import Preprocessing
+from opendetr.options import OneEngine
 from opendetr.structures import DetrOutput
 
 INPUTS = ("images", "padding_mask")
@@ -19,7 +20,7 @@ METADATA = "opendetr"  # the name of the entry, one JSON text, in files of all k
 class GraphEngine(ABC):
     """An `Engine` that runs an exported graph, and gives all that it says."""
 
-    name: str
+    name: OneEngine
     precision: str
 
     def __call__(

@@ -11,6 +11,7 @@ from torch import Tensor
 from opendetr.engines.engine import require_installed
 from opendetr.engines.graph_engine import INPUTS, METADATA, GraphEngine, inputs
 from opendetr.errors import UserError, first_line
+from opendetr.options import OneEngine
 
 
 def write_onnx(graph: Any, path: Path, metadata: str) -> None:
@@ -34,7 +35,7 @@ def read_onnx_metadata(path: Path) -> str | None:
 class OnnxRuntimeEngine(GraphEngine):
     """ONNX Runtime on the CPU."""
 
-    name = "onnxruntime"
+    name: OneEngine = "onnxruntime"
 
     def __init__(self, path: Path, precision: str = "fp32") -> None:
         """Load a graph.

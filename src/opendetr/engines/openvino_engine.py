@@ -14,6 +14,7 @@ from torch import Tensor
 from opendetr.engines.engine import require_installed
 from opendetr.engines.graph_engine import INPUTS, METADATA, GraphEngine, inputs
 from opendetr.errors import UserError, first_line
+from opendetr.options import OneEngine
 
 _CORE_LOCK = threading.Lock()
 
@@ -75,7 +76,7 @@ class OpenVinoEngine(GraphEngine):
     wait for that. Threads may share an engine.
     """
 
-    name = "openvino"
+    name: OneEngine = "openvino"
     OFTEN, RECENT = 4, 32  # a shape that came so often in so many calls is compiled for,
     MOST_SHAPES = 2  # in place of one that did not come in them
 

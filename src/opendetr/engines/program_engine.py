@@ -10,6 +10,7 @@ from torch.export import ExportedProgram
 
 from opendetr.engines.graph_engine import METADATA, OUTPUTS, GraphEngine, inputs
 from opendetr.errors import UserError, first_line
+from opendetr.options import OneEngine
 
 
 def write_pt2(program: ExportedProgram, path: Path, metadata: str) -> None:
@@ -36,7 +37,7 @@ def read_pt2_metadata(path: Path) -> str | None:
 class ProgramEngine(GraphEngine):
     """A `.pt2` archive, run by PyTorch on the CPU in fp32."""
 
-    name = "torch"
+    name: OneEngine = "torch"
 
     def __init__(self, path: Path, precision: str = "fp32") -> None:
         """Load a program; `precision` is `fp32`, the only one that such files have."""

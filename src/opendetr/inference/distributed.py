@@ -87,7 +87,7 @@ def predict_distributed(job: Job, sources: list[str], workers: int | None = None
     )
     if done:
         console.print(f"{len(done)} pictures are done; the work goes on from {parts.folder}")
-    job = replace(job, engine=detector.engine.name)  # type: ignore[arg-type]
+    job = replace(job, engine=detector.engine.name)
     del detector
     count, found, broken = _run(job, pictures, done, workers)
     console.print(f"{found} detections in {count} pictures; {len(done) + count} are in {parts.folder}")
