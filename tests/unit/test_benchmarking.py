@@ -13,10 +13,11 @@ import torchvision
 
 from opendetr.benchmarking import measure, peers, process_memory, timing
 from opendetr.benchmarking.benchmark import Benchmark, print_benchmark, write_benchmark
-from opendetr.benchmarking.measure import Task, run_benchmark
+from opendetr.benchmarking.measure import run_benchmark
 from opendetr.benchmarking.peers import PEERS, load_peer, official_folder, require_peer
 from opendetr.benchmarking.process_memory import make_pictures, peak_memory
 from opendetr.benchmarking.sides import OwnSide, write_for_peer
+from opendetr.benchmarking.task import Task
 from opendetr.benchmarking.timing import Clock, measure_peaks, take_turns
 from opendetr.checkpoints.loading import load_checkpoint
 from opendetr.checkpoints.native import Checkpoint, save_checkpoint

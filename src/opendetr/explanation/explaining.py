@@ -242,19 +242,6 @@ def _medians(concentrations: np.ndarray, widenings: np.ndarray) -> list[str]:
     return [f"{np.median(concentrations):.2f}", f"{np.median(concentrations * widenings):.2f}"]
 
 
-def record_of(index: DatasetIndex, image_id: int) -> Record:
-    """The picture with that id.
-
-    Raises:
-        UserError: there is none; names some that are there.
-    """
-    for record in index.records:
-        if record.image_id == image_id:
-            return record
-    known = ", ".join(str(record.image_id) for record in index.records[:5])
-    raise UserError(f"--image {image_id} is not in {index.source}; its {len(index)} ids begin with {known}")
-
-
 def require_inside(
     points: Sequence[tuple[float, float]], name: str, image: Image.Image
 ) -> Sequence[tuple[float, float]]:
@@ -270,15 +257,6 @@ def require_inside(
                 f"x from 0 to {image.width - 1} and y from 0 to {image.height - 1}"
             )
     return points
-
-
-def missed_in_words(matches: Sequence[ObjectMatch]) -> list[str]:
-    """A sentence for every missed object."""
-    return [
-        f"object {number} ({found.name}) was missed: {found.sentence}"
-        for number, found in enumerate(matches, start=1)
-        if found.reason is not None
-    ]
 
 
 def _summary(explained: Explained, threshold: float) -> str:

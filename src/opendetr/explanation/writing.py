@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from opendetr.data.datasets import load_index
+from opendetr.data.datasets import DatasetIndex, Record, load_index
 from opendetr.data.images import read_image
 from opendetr.errors import UserError
 from opendetr.explanation.explaining import (
@@ -11,11 +11,10 @@ from opendetr.explanation.explaining import (
     explain_image_matching,
     explain_picture,
     explain_slots,
-    missed_in_words,
-    record_of,
     require_inside,
 )
 from opendetr.explanation.folder import Folder
+from opendetr.explanation.matching import ObjectMatch
 from opendetr.inference.detector import Detector
 from opendetr.inference.sources import distinct_stems, expand_sources, report_left_out
 from opendetr.progress import console, track
@@ -89,6 +88,28 @@ def explain_data(
         for sentence in missed_in_words(explain_image_matching(written, detector, index, record, threshold)):
             console.print(sentence)
     return _finished(written)
+
+
+def record_of(index: DatasetIndex, image_id: int) -> Record:
+    """The picture with that id.
+
+    Raises:
+        UserError: there is none; names some that are there.
+    """
+    for record in index.records:
+        if record.image_id == image_id:
+            return record
+    known = ", ".join(str(record.image_id) for record in index.records[:5])
+    raise UserError(f"--image {image_id} is not in {index.source}; its {len(index)} ids begin with {known}")
+
+
+def missed_in_words(matches: Sequence[ObjectMatch]) -> list[str]:
+    """A sentence for every missed object."""
+    return [
+        f"object {number} ({found.name}) was missed: {found.sentence}"
+        for number, found in enumerate(matches, start=1)
+        if found.reason is not None
+    ]
 
 
 def _finished(written: Folder) -> Path:
