@@ -76,11 +76,7 @@ def load_study(name: str) -> Study:
 
 
 def choose_study(name: str | None, overrides: Sequence[str]) -> tuple[Study, dict[str, Any]]:
-    """The study to run, and the config values that all its rows share.
-
-    Args:
-        name: a shipped study; None makes one's own of `overrides` with several values.
-        overrides: `section.key=VALUE` or `section.key=VALUE,VALUE`.
+    """A shipped study or, without a name, one's own of overrides with several values; and what all its rows share.
 
     Raises:
         UserError: no such study, none at all, or two.

@@ -76,14 +76,7 @@ def evaluate_split(
 def evaluate_data(
     engine: Engine, description: Description, origin: Origin, index: DatasetIndex, *, batch_size: int
 ) -> CocoMetrics:
-    """COCO metrics on data that may name the model's classes, where their names or ids were assumed only.
-
-    Args:
-        engine: runs the model.
-        description: of the model.
-        origin: of the model.
-        index: the split.
-        batch_size: pictures at once.
+    """COCO metrics on data that may name the model's classes, where their names or ids were only assumed (`origin`).
 
     Raises:
         UserError: the data have a category that the model does not know, or a picture cannot be read.

@@ -21,17 +21,7 @@ from opendetr.progress import console, track
 
 
 def explain_sources(detector: Detector, model: str, sources: Sequence[str], output: Path, asked: Asked) -> Path:
-    """Attention in pictures.
-
-    Args:
-        detector: the model, run by PyTorch.
-        model: its name, for the page's title.
-        sources: files, folders and globs.
-        output: the folder to write.
-        asked: what to show.
-
-    Returns:
-        The page.
+    """Attention in pictures, as `opendetr.explain` asks for it; returns the page.
 
     Raises:
         UserError: there are no pictures, or a point lies outside one (nothing is written then); or pictures could not
@@ -62,19 +52,7 @@ def explain_sources(detector: Detector, model: str, sources: Sequence[str], outp
 def explain_data(
     detector: Detector, model: str, data: Path, split: str, image: int | None, output: Path, threshold: float
 ) -> Path:
-    """What the queries do over a split, or which query took which object of one of its pictures.
-
-    Args:
-        detector: the model, run by PyTorch.
-        model: its name, for the page's title.
-        data: the data set's folder.
-        split: of it.
-        image: the raw id of the picture; None explains the whole split.
-        output: the folder to write.
-        threshold: the lowest score that counts as detected.
-
-    Returns:
-        The page.
+    """What the queries do over a split, or which took what in its picture `image`; returns the page.
 
     Raises:
         UserError: no such data, split or picture.

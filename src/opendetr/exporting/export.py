@@ -83,17 +83,10 @@ def format_of(output: Path, format: ExportFormat | None) -> ExportFormat:
 def export_with_data(
     checkpoint: Checkpoint, output: Path, options: ExportOptions, data: Path, index: DatasetIndex
 ) -> Certificate:
-    """Write a model as `export_model` does, certified on a split of the user's data and calibrated on its split train.
-
-    Args:
-        checkpoint: the model; the data may name its classes.
-        output: the file.
-        options: what to write.
-        data: the data set's folder.
-        index: the split for the certificate.
+    """As `export_model`, certified on a split of the data set in the folder `data` and calibrated on its split train.
 
     Raises:
-        UserError: as `export_model`; or the data have a category that the model does not know.
+        UserError: as there; or the data have a category that the model does not know.
     """
     labels = labels_on(checkpoint.label_map, checkpoint.origin, index.label_map, str(index.source))
     calibration = load_index(data, "train") if options.precision == "int8" and has_split(data, "train") else None

@@ -39,13 +39,7 @@ class Finding:
 
 
 def diagnose(config: RunConfig, root: Path, index: DatasetIndex, seconds: float) -> list[Finding]:
-    """What the files of a split and learning eight of its pictures by heart say, the most important first.
-
-    Args:
-        config: what to train with; its data section names the split.
-        root: the data set's folder.
-        index: of the split.
-        seconds: for learning.
+    """What the files of a split in the folder `root` and learning eight of its pictures say, the most important first.
 
     Raises:
         UserError: the annotation file of val cannot be read at all.

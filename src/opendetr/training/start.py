@@ -29,21 +29,7 @@ def run_training(
     started: float,
     threads: int | str | None = None,
 ) -> Path:
-    """Train, and say what the run is and what comes next.
-
-    Args:
-        given: dotted config names with the values that win over the recipe's.
-        recipe: a shipped recipe or a TOML file.
-        preset: a model section by name; replaces the recipe's.
-        image_size: the shorter side at evaluation; scales all sizes of the recipe.
-        overrides: `section.key=value` strings; they win over everything.
-        output: the run folder; by default `runs/NAME-OF-DATA`, numbered where it exists.
-        resume: a run folder to continue.
-        started: when the budget of minutes began, as of `time.time()`.
-        threads: as in `settle_threads`.
-
-    Returns:
-        The run folder.
+    """Train, and say what comes next; `given` are config values by dotted name, the rest is as in `opendetr.train`.
 
     Raises:
         UserError: bad input of any kind; nothing has been written then.
