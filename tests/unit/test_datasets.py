@@ -210,6 +210,24 @@ def test_a_missing_folder_a_missing_split_and_missing_pictures(coco_folder, tmp_
         load_index(root, "train")
 
 
+def test_splits_of_one_name_are_told_apart_by_their_files(coco_folder):
+    root, other, third = (
+        coco_folder((n,), ("val",), layout) for n, layout in enumerate(("plain", "coco2017", "roboflow"))
+    )
+    for folder in (other, third):
+        shutil.copytree(folder, root, dirs_exist_ok=True)
+    own_names = ["annotations/val.json", "annotations/instances_val2017.json", "val/_annotations.coco.json"]
+    for objects, name in enumerate(own_names):
+        assert has_split(root, name)
+        assert count_objects(load_index(root, name).records) == objects
+    assert count_objects(load_index(root, "val2017").records) == 1  # no other split has this name
+    assert has_split(root, "val")
+    with pytest.raises(UserError, match=r"could be any of .*name the split by its file") as caught:
+        load_index(root, "val")
+    assert all(name in str(caught.value) for name in own_names)
+    assert count_objects(load_index(other, "val").records) == 1  # the short name is enough where it is the only one
+
+
 def test_shared_pictures_are_the_same_file_or_the_same_bytes(coco_folder):
     plain, roboflow = coco_folder((1, 1, 1), ("train", "val")), coco_folder((1, 1, 1), ("train", "valid"), "roboflow")
     for root in (plain, roboflow):

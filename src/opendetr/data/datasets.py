@@ -57,11 +57,12 @@ def load_index(root: Path, split: str) -> DatasetIndex:
     """Find a split of the data set in `root` and read its annotations.
 
     Three COCO layouts are recognised: `annotations/SPLIT.json` + `images/`; `annotations/instances_SPLIT2017.json` +
-    `SPLIT2017/`; and Roboflow's `SPLIT/_annotations.coco.json` (where val is called `valid`).
+    `SPLIT2017/`; and Roboflow's `SPLIT/_annotations.coco.json` (where val is called `valid`). Where several files have
+    the split's name, it is named by its own: `annotations/val.json`.
 
     Raises:
-        UserError: no such folder or split, a file that is not COCO, an annotation that names a missing picture or
-            category, a picture file that is not there.
+        UserError: no such folder or split, a name that several splits have, a file that is not COCO, an annotation that
+            names a missing picture or category, a picture file that is not there.
     """
     source, image_folder = find_split(Path(root), split)
     return read_coco(source, image_folder)
@@ -69,28 +70,37 @@ def load_index(root: Path, split: str) -> DatasetIndex:
 
 def has_split(root: Path, split: str) -> bool:
     """Whether the data set in `root` has the split."""
-    return any(split in (name, folder) for name, folder, _, _ in _splits(Path(root)))
+    return bool(_named(Path(root), split))
 
 
 def find_split(root: Path, split: str) -> tuple[Path, Path]:
     """The annotation file and the picture folder of a split."""
     if not root.is_dir():
         raise UserError(f"--data {root} is not a folder; expected a data set with annotations in COCO format")
-    found = list(_splits(root))
-    fitting = [(source, pictures) for name, folder, source, pictures in found if split in (name, folder)]
+    fitting = _named(root, split)
     if len(fitting) > 1:
-        sources = ", ".join(str(source) for source, _ in fitting)
-        raise UserError(f"split '{split}' of {root} could be any of {sources}; name its folder, such as {split}2017")
+        sources = ", ".join(source.relative_to(root).as_posix() for source, _ in fitting)
+        raise UserError(f"split '{split}' of {root} could be any of {sources}; name the split by its file")
     if fitting:
         if not fitting[0][1].is_dir():
             raise UserError(f"{fitting[0][0]} has no pictures: the folder {fitting[0][1]} does not exist")
         return fitting[0]
-    if not found:
+    known = sorted({name for name, _, _, _ in _splits(root)})
+    if not known:
         raise UserError(
             f"{root} has no data set that this version reads; expected annotations/{split}.json + images/, "
             f"annotations/instances_{split}2017.json + {split}2017/, or {split}/_annotations.coco.json"
         )
-    raise UserError(f"{root} has no split '{split}'; it has: {', '.join(sorted({name for name, _, _, _ in found}))}")
+    raise UserError(f"{root} has no split '{split}'; it has: {', '.join(known)}")
+
+
+def _named(root: Path, split: str) -> list[tuple[Path, Path]]:
+    """Annotation file and picture folder of every split of that name; the path of its file is a name of each."""
+    return [
+        (source, pictures)
+        for name, own_name, source, pictures in _splits(root)
+        if split in (name, own_name, source.relative_to(root).as_posix())
+    ]
 
 
 def _splits(root: Path) -> Iterator[tuple[str, str, Path, Path]]:
