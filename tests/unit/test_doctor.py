@@ -9,6 +9,7 @@ from opendetr.evaluation.coco import CocoMetrics
 from opendetr.recipes.recipe import resolve_config
 from opendetr.training import doctor
 from opendetr.training.doctor import Lesson, _most_telling, examine, learn_by_heart, verdict
+from opendetr.training.setup import read_splits
 from opendetr.training.speed import Speed
 
 
@@ -107,10 +108,29 @@ def test_no_boxes_at_all(data):
     assert found[only(found, "no boxes at all")]
 
 
-def test_other_categories_in_val(data):
+def read_by_train(root):
+    return read_splits(resolve_config("paper", options={"data.root": str(root)}), check_seconds=0.0)
+
+
+def test_a_category_that_only_val_lists_is_a_problem_for_the_doctor_and_for_train(data):
     edit(data, lambda coco: coco["categories"].append({"id": 4, "name": "moon"}), "val")
+    with pytest.raises(UserError, match="category 4 'moon' is unknown") as refused:
+        read_by_train(data)
     found = sentences(data)
-    assert found[only(found, "give both the same list")]
+    assert found[only(found, str(refused.value))]
+
+
+def test_fewer_categories_in_val_are_none(data):
+    def drop_the_first(coco):
+        coco["categories"] = coco["categories"][1:]
+        coco["annotations"] = [a for a in coco["annotations"] if a["category_id"] != 1]
+
+    edit(data, drop_the_first, "val")
+    assert read_by_train(data)[1] is not None
+    assert not any(sentences(data).values())
+    edit(data, lambda coco: [a.update(category_id=2) for a in coco["annotations"]])  # train shows no star
+    found = sentences(data)
+    assert found[only(found, "never shows: star;")]  # the class indices of val are not those of train
 
 
 def test_nothing_but_boxes_that_cannot_be_learned(data):
