@@ -55,8 +55,8 @@ class RunFolder:
 
     @property
     def best_ap(self) -> float:
-        """The highest AP on val so far; 0 before the first, so that an undefined AP (-1) is never the best."""
-        return max((line["val_AP"] for line in self.measured), default=0.0)
+        """The highest AP on val so far; at least 0, so that an undefined AP (-1) is never the best."""
+        return max([0.0, *(line["val_AP"] for line in self.measured)])
 
     def waited(self, counts: Callable[[Mapping[str, Any]], bool]) -> int:
         """Evaluations in a row, up to the last, without a better AP, as far as their line counts."""
