@@ -12,17 +12,17 @@ from opendetr.benchmarking.benchmark import Benchmark, print_benchmark, write_be
 from opendetr.benchmarking.measure import run_benchmark
 from opendetr.checkpoints.conversion import write_model
 from opendetr.checkpoints.facts import facts_of
-from opendetr.checkpoints.loading import load_checkpoint
+from opendetr.checkpoints.loading import is_exported, load_checkpoint
 from opendetr.checkpoints.origin import Origin
 from opendetr.data.datasets import load_index
 from opendetr.devices import resolve_device
 from opendetr.engines.engine import GRAPH_ENGINES
-from opendetr.engines.file_kinds import is_exported
 from opendetr.errors import UserError
 from opendetr.evaluation.coco import CocoMetrics, evaluate_files
 from opendetr.evaluation.runner import evaluate_data
 from opendetr.exporting.certificate import Certificate
 from opendetr.exporting.export import ExportOptions, export_model, export_with_data, format_of
+from opendetr.exporting.exported_file import describe_exported
 from opendetr.files import require_folder, require_writable
 from opendetr.inference.detector import Detector
 from opendetr.inference.distributed import Job, predict_distributed
@@ -468,10 +468,20 @@ def info(model: str | Path, size: tuple[int, int] | None = None) -> dict[str, An
     """What a model is: classes, parameters, cost, preprocessing, and where it came from.
 
     Args:
-        model: any model (`docs/checkpoints.md`).
+        model: any model (`docs/checkpoints.md`), or an exported file.
         size: height and width for the cost, rounded as the model rounds them; by default those of a 480x640 picture.
+
+    Returns:
+        The facts by name. Of an exported file those in its metadata, which do not hold parameters and cost.
+
+    Raises:
+        UserError: no such model, or a size is given with an exported file.
     """
-    return facts_of(load_checkpoint(model), size)
+    if not is_exported(model):
+        return facts_of(load_checkpoint(model), size)
+    if size is not None:
+        raise UserError(f"--size is for the cost of a model, and {model} is an exported file, which does not tell it")
+    return describe_exported(Path(model))
 
 
 def demo(

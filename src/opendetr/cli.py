@@ -59,8 +59,9 @@ app = typer.Typer(
 data_app = typer.Typer(help="Data sets: make.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
-MODEL_HELP = "A run folder, an official .pth or released name, a Hugging Face folder or id, an exported file."
-Model = Annotated[str, typer.Argument(help=MODEL_HELP, show_default=False)]
+MODEL_HELP = "A run folder, an official .pth or released name, a Hugging Face folder or id"
+Model = Annotated[str, typer.Argument(help=f"{MODEL_HELP}.", show_default=False)]
+ModelOrExported = Annotated[str, typer.Argument(help=f"{MODEL_HELP}, an exported file.", show_default=False)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Precision = Annotated[PrecisionName, typer.Option(help="Of the computation.")]
 Threads = Annotated[
@@ -170,7 +171,7 @@ def train(
 
 @app.command()
 def val(
-    model: Annotated[str | None, typer.Argument(help=MODEL_HELP, show_default=False)] = None,
+    model: Annotated[str | None, typer.Argument(help=f"{MODEL_HELP}, an exported file.", show_default=False)] = None,
     data: Annotated[Path | None, typer.Option(help="The data set's folder.")] = None,
     split: Annotated[str, typer.Option(help="The split to measure on.")] = "val",
     detections: Annotated[Path | None, typer.Option(help="Instead of a model: a COCO results file.")] = None,
@@ -210,7 +211,7 @@ def val(
 
 @app.command()
 def predict(
-    model: Model,
+    model: ModelOrExported,
     sources: Annotated[
         list[str], typer.Argument(help="Pictures, folders, globs, videos, webcam, rtsp://...", show_default=False)
     ],
@@ -268,7 +269,7 @@ def explain(
 
 @app.command()
 def info(
-    model: Model,
+    model: ModelOrExported,
     size: Annotated[
         str | None, typer.Option(help="HEIGHTxWIDTH for the cost.  (default: of a 480x640 picture)")
     ] = None,

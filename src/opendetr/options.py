@@ -12,6 +12,7 @@ OneEngine = Literal["torch", GraphEngineName]
 EngineName = Literal["auto", OneEngine]
 PredictEngine = Literal[EngineName, "ray"]
 ExportFormat = Literal["onnx", "openvino", "pt2"]
+SUFFIXES: dict[ExportFormat, str] = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2"}  # of exported files
 PeerName = Literal["huggingface", "official"]  # whose code of DETR a benchmark compares with
 ModelForm = Literal[PeerName, "opendetr"]  # how a model is kept
 HeadFrom = Literal["data", "model"]  # whose classes the head of a model has that training begins with

@@ -8,6 +8,8 @@ from opendetr.cli import main
 
 ANNOTATION = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 9, 9], "area": 81, "iscrowd": 0}
 
+EXPORTED = "model.onnx: an exported file is a finished graph, which predict, val and info take; here give the model"
+
 
 def broken(coco_folder, **changes):
     """A small data set whose train.json has been changed."""
@@ -60,6 +62,12 @@ CASES = {
     "no minutes": (lambda make, run: ["train", "--data", make(), "--minutes", "0"], "above 0"),
     "no batch": (lambda make, run: ["val", run, "--data", make(), "--batch-size", "0"], "at least 1"),
     "random and fixed": (lambda make, run: train(make(), "--set", "train.backbone_lr=0"), "random weights"),
+    "exported file to explain": (lambda make, run: ["explain", _exported(make), "a.png"], EXPORTED),
+    "exported file to convert": (lambda make, run: ["convert", _exported(make), "out", "--to", "official"], EXPORTED),
+    "exported file to export": (lambda make, run: ["export", _exported(make), "--output", "out/a.xml"], EXPORTED),
+    "exported file to benchmark": (lambda make, run: ["benchmark", _exported(make)], EXPORTED),
+    "exported file to train": (lambda make, run: ["train", "--init", _exported(make), "--data", make()], EXPORTED),
+    "cost of an exported file": (lambda make, run: ["info", _exported(make), "--size", "64x64"], "does not tell"),
     "size": (lambda make, run: ["info", run, "--size", "large"], "HEIGHTxWIDTH"),
     "val of nothing": (lambda make, run: ["val"], "MODEL --data"),
     "results that are none": (lambda make, run: ["val", *_results(make, {"a": 1})], "not a list of COCO results"),
@@ -85,6 +93,12 @@ def test_one_sentence_and_exit_code_2(case, coco_folder, tiny_run, tmp_path, mon
     assert expected in errors
     assert not (tmp_path / "runs").exists()
     assert not (tmp_path / "out").exists()
+
+
+def _exported(make):
+    path = make() / "model.onnx"
+    path.write_bytes(b"a graph")  # the name alone tells
+    return path
 
 
 def _with_text(make, text):

@@ -135,6 +135,12 @@ def test_an_export_says_what_the_model_says(checkpoint, exported, kind):
     assert metadata["preprocessing"] == checkpoint.preprocessing.to_json()
     assert Certificate.from_json(metadata["certificate"]) == certificate
     assert metadata["certificate"]["holds"]
+    facts = api.info(path)
+    assert (facts["source"], facts["classes"]) == (str(path), list(LABELS.names))
+    assert facts["category_ids"] == list(LABELS.category_ids)
+    assert {name: facts[name] for name in metadata if name != "labels"} == {
+        name: value for name, value in metadata.items() if name != "labels"
+    }
 
 
 def test_predict_and_val_take_an_exported_file(checkpoint, exported, digits):

@@ -15,11 +15,20 @@ from opendetr.checkpoints.native import Checkpoint
 from opendetr.checkpoints.official import OFFICIAL_FILE, load_official
 from opendetr.errors import UserError, first_line
 from opendetr.model.detr import DETR
+from opendetr.options import SUFFIXES
 from opendetr.progress import console
 
+NO_WEIGHTS = (
+    "an exported file is a finished graph, which predict, val and info take; here give the model it was made from"
+)
 HUB = "hf://"
 HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+(?<!\.pth)(?<!\.pt)(?<!\.bin)(?<!\.safetensors)")
 HUB_FILES = ["config.json", "preprocessor_config.json", "model.safetensors"]
+
+
+def is_exported(model: str | Path) -> bool:
+    """Whether a model's name is that of an exported file."""
+    return Path(model).suffix in SUFFIXES.values()
 
 
 def load_checkpoint(
@@ -39,11 +48,13 @@ def load_checkpoint(
         The model, in eval mode, with its config, labels and preprocessing.
 
     Raises:
-        UserError: nothing of that name, or it cannot be read; says what was expected.
+        UserError: nothing of that name, or it cannot be read, or it is an exported file; says what was expected.
     """
     text, path = str(name), Path(name)
     if state is not None and not (path / "config.json").is_file():
         raise UserError(f"{path} has no config.json: a state dict of transformers needs the folder of its config")
+    if path.is_file() and is_exported(path):
+        raise UserError(f"{path}: {NO_WEIGHTS}")
     if path.is_file() and path.suffix == ".safetensors":
         raise UserError(f"{path} holds weights only; give the folder it lies in, {path.parent}, with its config")
     if text.startswith(HUB):

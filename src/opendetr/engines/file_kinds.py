@@ -11,7 +11,7 @@ from opendetr.engines.onnxruntime_engine import OnnxRuntimeEngine, read_onnx_met
 from opendetr.engines.openvino_engine import OpenVinoEngine, read_openvino_metadata, write_openvino
 from opendetr.engines.program_engine import ProgramEngine, read_pt2_metadata, write_pt2
 from opendetr.errors import UserError, first_line
-from opendetr.options import ExportFormat
+from opendetr.options import SUFFIXES, ExportFormat
 
 
 @dataclass(frozen=True)
@@ -19,11 +19,15 @@ class FileKind:
     """A kind of exported file."""
 
     format: ExportFormat
-    suffix: str
     precisions: tuple[str, ...]
     engines: Mapping[str, Callable[[Path, str], GraphEngine]]  # from file and precision; the first runs it by default
     write: Callable[[Any, Path, str], None]  # a graph, with its metadata
     read_metadata: Callable[[Path], str | None]  # None where there are none
+
+    @property
+    def suffix(self) -> str:
+        """Of the file's name."""
+        return SUFFIXES[self.format]
 
     def run(self, path: Path, precision: str, engine: str = "auto") -> GraphEngine:
         """The engine for a file of this kind.
@@ -38,14 +42,14 @@ class FileKind:
 
 _KINDS = (
     FileKind(
-        "onnx", ".onnx", ("fp32", "int8"), {"onnxruntime": OnnxRuntimeEngine, "openvino": OpenVinoEngine},
+        "onnx", ("fp32", "int8"), {"onnxruntime": OnnxRuntimeEngine, "openvino": OpenVinoEngine},
         write_onnx, read_onnx_metadata,
     ),
     FileKind(
-        "openvino", ".xml", ("fp32", "bf16", "int8"), {"openvino": OpenVinoEngine},
+        "openvino", ("fp32", "bf16", "int8"), {"openvino": OpenVinoEngine},
         write_openvino, read_openvino_metadata,
     ),
-    FileKind("pt2", ".pt2", ("fp32",), {"torch": ProgramEngine}, write_pt2, read_pt2_metadata),
+    FileKind("pt2", ("fp32",), {"torch": ProgramEngine}, write_pt2, read_pt2_metadata),
 )  # fmt: skip
 FILE_KINDS = {kind.suffix: kind for kind in _KINDS}
 FORMATS = {kind.format: kind for kind in _KINDS}
@@ -54,11 +58,6 @@ FORMATS = {kind.format: kind for kind in _KINDS}
 def kind_for_engine(engine: str) -> FileKind:
     """The kind of file that is written for an engine: the one that it runs by default."""
     return next(kind for kind in _KINDS if next(iter(kind.engines)) == engine)
-
-
-def is_exported(model: str | Path) -> bool:
-    """Whether a model's name is that of an exported file."""
-    return Path(model).suffix in FILE_KINDS
 
 
 def run_file(path: Path, precision: str, engine: str = "auto") -> GraphEngine:

@@ -42,27 +42,47 @@ def print_findings(found: Sequence[tuple[bool, str]]) -> None:
 
 def print_info(facts: dict[str, Any]) -> None:
     """The facts of `api.info` as a table."""
+    table = Table("", "", show_header=False)
+    rows = {
+        "model": facts["source"],
+        **(_of_graph(facts) if "certificate" in facts else _of_model(facts)),
+        "classes": f"{len(facts['classes'])}: {', '.join(facts['classes'])}",
+        "preprocessing": ", ".join(f"{name} {value}" for name, value in facts["preprocessing"].items()),
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    console.print(table)
+
+
+def _of_graph(facts: dict[str, Any]) -> dict[str, str]:
+    """What is known of an exported file alone."""
+    certificate = facts["certificate"]
+    compared = f"{certificate['engine']} against {certificate['against']} on {certificate['pictures']}"
+    return {
+        "made from": f"{facts['model']}, by opendetr {facts['opendetr']}; its parameters and cost are not known",
+        "precision": facts["precision"],
+        **facts["inputs"],
+        "certificate": f"{compared}, {certificate['date']}",
+    }
+
+
+def _of_model(facts: dict[str, Any]) -> dict[str, str]:
+    """What is known of a model alone."""
     model, origin = facts["config"]["model"], facts["origin"]
     height, width = facts["gflops_at"]
-    val = origin.get("val", {})
-    table = Table("", "", show_header=False)
-    table.add_row("model", f"{facts['source']}")
-    table.add_row("backbone", f"{model['backbone']}, stride {model['output_stride']}")
-    table.add_row(
-        "transformer",
-        f"{model['num_encoder_layers']} + {model['num_decoder_layers']} layers, {model['embed_dim']} wide, "
-        f"{model['num_queries']} queries",
-    )
-    table.add_row("parameters", f"{facts['parameters'] / 1e6:.1f} M")
-    table.add_row("GFLOPs", f"{facts['gflops']:.1f} at {height}x{width} (multiply-adds, as in the paper's table 1)")
-    table.add_row("classes", f"{len(facts['classes'])}: {', '.join(facts['classes'])}")
-    table.add_row("preprocessing", ", ".join(f"{name} {value}" for name, value in facts["preprocessing"].items()))
-    table.add_row("trained on", f"{origin.get('train_split', '?')} of {origin.get('data', '?')}")
-    table.add_row("backbone weights", str(origin.get("backbone_weights", "?")))
-    if val:
+    layers = f"{model['num_encoder_layers']} + {model['num_decoder_layers']} layers"
+    rows = {
+        "backbone": f"{model['backbone']}, stride {model['output_stride']}",
+        "transformer": f"{layers}, {model['embed_dim']} wide, {model['num_queries']} queries",
+        "parameters": f"{facts['parameters'] / 1e6:.1f} M",
+        "GFLOPs": f"{facts['gflops']:.1f} at {height}x{width} (multiply-adds, as in the paper's table 1)",
+        "trained on": f"{origin.get('train_split', '?')} of {origin.get('data', '?')}",
+        "backbone weights": str(origin.get("backbone_weights", "?")),
+    }
+    if val := origin.get("val", {}):
         names = ("AP", "AP50", "AP75", "APs", "APm", "APl")  # table 1's columns
-        table.add_row("on val", ", ".join(f"{name} {metric_in_words(val[name])}" for name in names))
-    console.print(table)
+        rows["on val"] = ", ".join(f"{name} {metric_in_words(val[name])}" for name in names)
+    return rows
 
 
 @dataclass(frozen=True)

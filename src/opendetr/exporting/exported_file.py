@@ -11,6 +11,7 @@ from opendetr.checkpoints.native import Checkpoint
 from opendetr.engines.engine import Engine
 from opendetr.engines.file_kinds import read_metadata, run_file
 from opendetr.engines.graph_engine import FromPixels
+from opendetr.labels import LabelMap
 from opendetr.version import __version__
 
 
@@ -47,6 +48,18 @@ def fingerprint(checkpoint: Checkpoint) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def describe_exported(path: Path) -> dict[str, Any]:
+    """What `opendetr info` tells of an exported file.
+
+    Raises:
+        UserError: the file is missing, damaged, or not ours.
+    """
+    metadata = read_metadata(path)
+    labels = LabelMap.from_json(metadata.pop("labels"))
+    classes = {"classes": list(labels.names), "category_ids": list(labels.category_ids)}
+    return {"source": str(path), **classes, **metadata}
 
 
 def load_exported(path: Path, engine: str = "auto") -> Exported:

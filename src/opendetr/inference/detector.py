@@ -12,13 +12,12 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from opendetr.checkpoints.description import Description
-from opendetr.checkpoints.loading import load_checkpoint
+from opendetr.checkpoints.loading import NO_WEIGHTS, is_exported, load_checkpoint
 from opendetr.checkpoints.native import Checkpoint
 from opendetr.data.images import Picture, read_image
 from opendetr.devices import resolve_device
 from opendetr.engines.detecting import Prepared, detect
 from opendetr.engines.engine import Engine, TorchEngine
-from opendetr.engines.file_kinds import is_exported
 from opendetr.errors import UserError
 from opendetr.exporting.exported_file import fingerprint, load_exported
 from opendetr.exporting.fastest_engine import choose_engine
@@ -102,7 +101,7 @@ class Detector:
             UserError: there is only an exported graph.
         """
         if self._checkpoint is None:
-            raise UserError("an exported file holds a graph, not a model to look into; give the model it was made from")
+            raise UserError(NO_WEIGHTS)
         return self._checkpoint
 
     @property

@@ -56,7 +56,7 @@ class RunFolder:
     @property
     def best_ap(self) -> float:
         """The highest AP on val so far; at least 0, so that an undefined AP (-1) is never the best."""
-        return max([0.0, *(line["val_AP"] for line in self.measured)])
+        return max([0.0, *(float(line["val_AP"]) for line in self.measured)])
 
     def waited(self, counts: Callable[[Mapping[str, Any]], bool]) -> int:
         """Evaluations in a row, up to the last, without a better AP, as far as their line counts."""
