@@ -3,6 +3,7 @@ import os
 from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -80,6 +81,18 @@ def coco_folder(tmp_path) -> Callable[..., Path]:
         return root
 
     return write
+
+
+@pytest.fixture
+def edit_json() -> Callable[[Path, Callable[[Any], Any]], None]:
+    """Changes what a JSON file holds."""
+
+    def edit(path: Path, change: Callable[[Any], Any]) -> None:
+        content = json.loads(path.read_text())
+        change(content)
+        path.write_text(json.dumps(content))
+
+    return edit
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,4 @@
-import json
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -44,15 +41,3 @@ def random_targets() -> Callable[..., Targets]:
 
 def _random_boxes(shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
     return torch.rand(*shape, 4, generator=generator) * 0.5 + 0.2
-
-
-@pytest.fixture
-def edit_json() -> Callable[[Path, Callable[[Any], Any]], None]:
-    """Changes what a JSON file holds."""
-
-    def edit(path: Path, change: Callable[[Any], Any]) -> None:
-        content = json.loads(path.read_text())
-        change(content)
-        path.write_text(json.dumps(content))
-
-    return edit
