@@ -43,21 +43,6 @@ def test_val_does_not_depend_on_the_batch_size(tiny_run, digits):
     assert one == pytest.approx(seven, abs=1e-4)
 
 
-def test_an_exported_file_is_measured_as_its_model_and_tells_what_it_is(
-    tiny_run, digits, tmp_path, monkeypatch, capsys
-):
-    pytest.importorskip("onnxruntime")
-    api.export(tiny_run, tmp_path / "model.onnx")
-    expected = api.val(tiny_run, digits, "val").summary
-    assert api.val(tmp_path / "model.onnx", digits, "val").summary == pytest.approx(expected, abs=1e-4)
-    monkeypatch.setattr("sys.argv", ["opendetr", "info", str(tmp_path / "model.onnx")])
-    with pytest.raises(SystemExit, match="0"):
-        main()
-    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    for words in ("made from", "certificate", "10: 0, 1, 2", "image_size 64", "float32 [batch, 3"):
-        assert words in said
-
-
 def test_one_picture_gives_one_object_and_a_list_a_list(tiny_run, pictures):
     detector = Detector.load(tiny_run)
     one = detector.predict(pictures[1], threshold=0)

@@ -50,8 +50,8 @@ def plain(tiny_run, pictures, tmp_path_factory) -> Path:
     return api.predict(tiny_run, [str(pictures)], output, threshold=0, drawn=False, engine="torch")
 
 
-def by_ray(model, sources, output, **options) -> Path:
-    return api.predict(model, [str(s) for s in sources], output, threshold=0, engine="ray", workers=2, **options)
+def by_ray(model, sources, output, workers=2) -> Path:
+    return api.predict(model, [str(s) for s in sources], output, threshold=0, engine="ray", workers=workers)
 
 
 def found(path: Path, keys=("image_id", "file_name", "name", "category_id")) -> list[tuple]:
@@ -67,7 +67,7 @@ def parts(output: Path) -> dict[str, list[int]]:
 
 
 @pytest.mark.usefixtures("ray")
-def test_two_workers_say_what_one_process_says_and_go_on_where_they_stopped(
+def test_two_workers_say_what_one_process_says_and_one_goes_on_where_they_stopped(
     tiny_run, pictures, plain, tmp_path, capsys
 ):
     folder, output = tmp_path / "in", tmp_path / "out"
@@ -85,7 +85,7 @@ def test_two_workers_say_what_one_process_says_and_go_on_where_they_stopped(
     (folder / "3.png").write_bytes(whole)
     (output / "detections.json").unlink()
     capsys.readouterr()
-    result = by_ray(tiny_run, [folder], output)
+    result = by_ray(tiny_run, [folder], output, workers=1)  # each takes seconds to begin
     assert f"{done} pictures are done" in capsys.readouterr().out
     assert found(result) == found(plain)
     order = [entry["image_id"] for entry in json.loads(result.read_text())]

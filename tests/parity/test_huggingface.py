@@ -121,6 +121,14 @@ def folder(theirs, tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module")
+def small_folder(tmp_path_factory):
+    """A smaller model, for what the backbone has no part in."""
+    path = tmp_path_factory.mktemp("hf") / "small"
+    build(use_timm_backbone=True, backbone="test_resnet").save_pretrained(path)
+    return path
+
+
 def assert_same(ours, reference):
     pictures, mask = images(), masks()
     with torch.no_grad():
@@ -201,9 +209,9 @@ def test_a_backbone_that_they_compute_otherwise_is_not_written(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_written_config_tells_the_kind_of_the_weights(folder, tmp_path):
-    shutil.copytree(folder, tmp_path / "in")
-    half = {name: tensor.half() for name, tensor in load_file(folder / "model.safetensors").items()}
+def test_the_written_config_tells_the_kind_of_the_weights(small_folder, tmp_path):
+    shutil.copytree(small_folder, tmp_path / "in")
+    half = {name: tensor.half() for name, tensor in load_file(small_folder / "model.safetensors").items()}
     save_file(half, tmp_path / "in" / "model.safetensors", {"format": "pt"})
     written = api.convert(tmp_path / "in", tmp_path / "out", "huggingface")
     assert json.loads((written / "config.json").read_text())["torch_dtype"] == "float16"
@@ -227,8 +235,8 @@ def test_the_written_config_tells_the_kind_of_the_weights(folder, tmp_path):
         ({"image_mean": 0.5}, "mean must be three numbers, of red, green and blue, got 0.5"),
     ],
 )
-def test_other_preprocessing_is_refused_by_name(folder, tmp_path, change, said):
-    shutil.copytree(folder, tmp_path / "in")
+def test_other_preprocessing_is_refused_by_name(small_folder, tmp_path, change, said):
+    shutil.copytree(small_folder, tmp_path / "in")
     processor = {"size": {"shortest_edge": 400, "longest_edge": 600}, "do_pad": True, "resample": 2} | change
     (tmp_path / "in" / "preprocessor_config.json").write_text(json.dumps(processor))
     with pytest.raises(UserError, match=rf"preprocessor_config.json: .*{said}"):
@@ -265,28 +273,28 @@ def test_every_tensor_comes_back_bit_for_bit(folder, tmp_path, kind):
         assert torch.equal(written[name], tensor), name
 
 
-def test_a_panoptic_folder_gives_its_boxes(folder, tmp_path):
-    shutil.copytree(folder, tmp_path / "in")
-    state = {f"detr.{name}": tensor for name, tensor in load_file(folder / "model.safetensors").items()}
+def test_a_panoptic_folder_gives_its_boxes(small_folder, tmp_path):
+    shutil.copytree(small_folder, tmp_path / "in")
+    state = {f"detr.{name}": tensor for name, tensor in load_file(small_folder / "model.safetensors").items()}
     save_file({**state, "mask_head.lay1.weight": torch.zeros(1)}, tmp_path / "in" / "model.safetensors")
     found = load_checkpoint(tmp_path / "in")
     assert any("masks are not read" in remark for remark in found.origin.read)
-    expected = load_checkpoint(folder).model.state_dict()
+    expected = load_checkpoint(small_folder).model.state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in found.model.state_dict().items())
 
 
-def test_the_card_says_what_is_known(folder, tmp_path):
-    written = api.convert(folder, tmp_path / "out", "huggingface", licence="apache-2.0")
+def test_the_card_says_what_is_known(small_folder, tmp_path):
+    written = api.convert(small_folder, tmp_path / "out", "huggingface", licence="apache-2.0")
     card = ModelCard.load(written / "README.md")
     assert card.data.license == "apache-2.0"
     assert card.data.pipeline_tag == "object-detection"
     assert "Classes (3): cat, dog, emu" in card.text
-    assert f"not by opendetr; read from {folder.name}" in card.text
+    assert f"not by opendetr; read from {small_folder.name}" in card.text
 
 
-def test_the_card_has_no_paths_of_this_machine_and_no_undefined_figures(folder, tmp_path):
+def test_the_card_has_no_paths_of_this_machine_and_no_undefined_figures(small_folder, tmp_path):
     (tmp_path / "secret").mkdir()
-    checkpoint = load_checkpoint(folder)
+    checkpoint = load_checkpoint(small_folder)
     last = {"epoch": 1.0, "step": 3, "seconds": 60.0}
     for said, shown in (
         ("the local cache (/home/me/.cache/hub/model.safetensors)", "the local cache"),
@@ -302,7 +310,7 @@ def test_the_card_has_no_paths_of_this_machine_and_no_undefined_figures(folder, 
         assert "| AP | undefined |" in card.text
 
 
-def test_the_hub_gets_the_whole_folder(folder, tmp_path, monkeypatch):
+def test_the_hub_gets_the_whole_folder(small_folder, tmp_path, monkeypatch):
     sent = {}
 
     class Hub:
@@ -313,30 +321,30 @@ def test_the_hub_gets_the_whole_folder(folder, tmp_path, monkeypatch):
             sent[repo_id] = sorted(path.name for path in folder_path.iterdir())
 
     monkeypatch.setattr("huggingface_hub.HfApi", Hub)
-    api.convert(folder, tmp_path / "out", "huggingface", push="me/cells")
+    api.convert(small_folder, tmp_path / "out", "huggingface", push="me/cells")
     assert sent == {"me/cells": ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]}
 
 
-def test_a_hub_that_refuses_is_a_sentence_and_the_folder_is_kept(folder, tmp_path, monkeypatch):
+def test_a_hub_that_refuses_is_a_sentence_and_the_folder_is_kept(small_folder, tmp_path, monkeypatch):
     class Hub:
         def create_repo(self, name, private, exist_ok):
             raise ConnectionError("no network")
 
     monkeypatch.setattr("huggingface_hub.HfApi", Hub)
     with pytest.raises(UserError, match=r"'me/cells' on the Hugging Face hub does not take it \(no network\)"):
-        api.convert(folder, tmp_path / "out", "huggingface", push="me/cells")
+        api.convert(small_folder, tmp_path / "out", "huggingface", push="me/cells")
     assert load_checkpoint(tmp_path / "out").label_map.names == ("cat", "dog", "emu")
 
 
-def test_a_folder_that_holds_something_is_left_alone(folder, tmp_path):
+def test_a_folder_that_holds_something_is_left_alone(small_folder, tmp_path):
     (tmp_path / "photo.jpg").write_bytes(b"mine")
     with pytest.raises(UserError, match=r"is there already and holds something; give the name of a new folder"):
-        api.convert(folder, tmp_path, "huggingface")
+        api.convert(small_folder, tmp_path, "huggingface")
     assert [path.name for path in tmp_path.iterdir()] == ["photo.jpg"]
 
 
-def test_the_processor_is_theirs(folder, tmp_path):
-    written = save_huggingface(load_checkpoint(folder), tmp_path / "out")
+def test_the_processor_is_theirs(small_folder, tmp_path):
+    written = save_huggingface(load_checkpoint(small_folder), tmp_path / "out")
     processor = transformers.AutoImageProcessor.from_pretrained(written, use_fast=False)
     picture = Image.effect_noise((300, 200), 80).convert("RGB")
     expected = processor(picture, return_tensors="pt")["pixel_values"][0]
@@ -353,9 +361,11 @@ class Code:
 @pytest.mark.parametrize(
     "damage", ["truncated", "shape", "parts", "missing", "no weights", "no JSON", "squashing", "code"]
 )
-def test_damaged_folders_are_one_sentence_code_2_and_nothing_written(folder, tmp_path, monkeypatch, capfd, damage):
+def test_damaged_folders_are_one_sentence_code_2_and_nothing_written(
+    small_folder, tmp_path, monkeypatch, capfd, damage
+):
     broken = tmp_path / "broken"
-    shutil.copytree(folder, broken)
+    shutil.copytree(small_folder, broken)
     weights, state = broken / "model.safetensors", load_file(broken / "model.safetensors")
     if damage == "truncated":
         weights.write_bytes(weights.read_bytes()[:1000])
@@ -407,26 +417,26 @@ def test_damaged_folders_are_one_sentence_code_2_and_nothing_written(folder, tmp
         ({"opendetr": {"category_ids": 5}}, "is damaged, or of no DETR"),
     ],
 )
-def test_other_folders_are_refused(folder, tmp_path, change, sentence):
-    config = json.loads((folder / "config.json").read_text()) | change
+def test_other_folders_are_refused(small_folder, tmp_path, change, sentence):
+    config = json.loads((small_folder / "config.json").read_text()) | change
     (tmp_path / "config.json").write_text(json.dumps(config))
-    (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    (tmp_path / "model.safetensors").write_bytes((small_folder / "model.safetensors").read_bytes())
     with pytest.raises(UserError, match=sentence):
         load_checkpoint(tmp_path)
 
 
-def test_the_hub_by_name(folder, monkeypatch, tmp_path):
+def test_the_hub_by_name(small_folder, monkeypatch, tmp_path):
     asked = []
 
     def snapshot(repository, allow_patterns):
         asked.append(repository)
-        return str(folder)
+        return str(small_folder)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
     monkeypatch.chdir(tmp_path)
     for name in ("hf://someone/cells", "someone/cells"):
         assert load_checkpoint(name).origin.source == name
-    shutil.copytree(folder, tmp_path / "someone" / "cells")  # a path that exists wins
+    shutil.copytree(small_folder, tmp_path / "someone" / "cells")  # a path that exists wins
     load_checkpoint("someone/cells")
     load_checkpoint("hf://someone/cells")
     assert asked == ["someone/cells"] * 3
@@ -447,6 +457,6 @@ def test_what_is_neither_here_nor_there_is_told_both_ways(monkeypatch, tmp_path)
             load_checkpoint(path)
 
 
-def test_dc5_is_no_question_where_the_model_says_it(folder):
+def test_dc5_is_no_question_where_the_model_says_it(small_folder):
     with pytest.raises(UserError, match="leave out --dc5"):
-        load_checkpoint(folder, dc5=True)
+        load_checkpoint(small_folder, dc5=True)
