@@ -62,16 +62,19 @@ def test_the_average_is_kept_and_the_last_weights_are_there_to_resume(fast_run):
     assert any(name.startswith("transformer") for name in changed)
 
 
-def test_two_runs_are_equal_to_the_last_bit(digits, tmp_path):
-    whole = api.train(digits, **TINY_FAST, epochs=3, output=tmp_path / "whole")
+@pytest.fixture(scope="module")
+def whole(digits, tmp_path_factory):
+    return api.train(digits, **TINY_FAST, epochs=3, output=tmp_path_factory.mktemp("runs") / "whole")
+
+
+def test_two_runs_are_equal_to_the_last_bit(whole, digits, tmp_path):
     part = api.train(digits, **TINY_FAST, epochs=3, output=tmp_path / "part")
     assert (whole / "last" / "config.toml").exists()
     expected, found = (load_file(run / "last" / "model.safetensors") for run in (whole, part))
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
-def test_a_run_interrupted_and_resumed_ends_as_the_whole_one(digits, tmp_path, monkeypatch):
-    whole = api.train(digits, **TINY_FAST, epochs=3, output=tmp_path / "whole")
+def test_a_run_interrupted_and_resumed_ends_as_the_whole_one(whole, digits, tmp_path, monkeypatch):
     from opendetr.training.plan import Plan
 
     calls = []
@@ -286,9 +289,10 @@ def test_what_is_frozen_stays_and_what_learns_moves(digits, tmp_path):
 
 @pytest.mark.parametrize("compare", [False, True])
 def test_the_demo_reports_what_it_learned(tmp_path, monkeypatch, compare):
-    monkeypatch.setattr(demonstration, "STEPS", 22)
+    monkeypatch.setattr(demonstration, "STEPS", 8)
+    monkeypatch.setattr("opendetr.training.loop.LOGGED_EVERY", 5)
     monkeypatch.setattr(demonstration, "ENOUGH_AP50", 0.0)
-    monkeypatch.setattr(demonstration, "TRAINING_SCENES", 176)  # an epoch of all steps
+    monkeypatch.setattr(demonstration, "TRAINING_SCENES", 64)  # an epoch of all steps, and twelve held-out scenes
     report = demonstration.run_demo(tmp_path / "demo", time.time(), compare=compare)
     page = report.read_text()
     assert page.count("held-out scenes, whose") == 1 + compare
@@ -300,8 +304,8 @@ def test_the_demo_reports_what_it_learned(tmp_path, monkeypatch, compare):
     assert facts["minutes"] > 0
     assert facts["threads"] == torch.get_num_threads()
     history = read_metrics(tmp_path / "demo" / "run-1")
-    assert [line["step"] for line in history if line["kind"] == "step"] == [20]
+    assert [line["step"] for line in history if line["kind"] == "step"] == [5]
     assert len([line for line in history if line["kind"] == "val"]) >= 2  # AP while it learns, and at the end
-    assert history[-1]["step"] == 22
+    assert history[-1]["step"] == 8
     assert not re.search(r"""(src|href)=.?https?:|url\(.?http""", page)  # it works from disk, offline
     assert [run.name for run in sorted((tmp_path / "demo").glob("run-?"))] == ["run-1", "run-2"][: 1 + compare]

@@ -33,6 +33,9 @@ from opendetr.recipes.recipe import resolve_config
 
 LABELS = LabelMap((1, 5, 9), ("circle", "square", "star"))
 MODELS = {
+    "plain": replace(  # little to trace for an engine, which takes longer than all that is measured
+        PRESETS["detr-tiny"], output_stride=32, dropout=0.0, num_encoder_layers=0, num_decoder_layers=1
+    ),
     "paper": replace(PRESETS["detr-tiny"], output_stride=32, dropout=0.0, backbone="resnet18.tv_in1k"),
     "fast": replace(
         PRESETS["detr-tiny"], query_source="selected", scoring="focal", output_stride=32, encoder_strides=(16,),
@@ -75,7 +78,13 @@ def short():
 
 
 @pytest.fixture(scope="module")
+def plain(tmp_path_factory) -> Checkpoint:
+    return make_checkpoint(tmp_path_factory.mktemp("benchmark") / "plain", "plain")
+
+
+@pytest.fixture(scope="module")
 def paper(tmp_path_factory) -> Checkpoint:
+    """A model that peers know."""
     return make_checkpoint(tmp_path_factory.mktemp("benchmark") / "paper", "paper")
 
 
@@ -92,10 +101,10 @@ def skip_without(peer: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def found(paper) -> Benchmark:
+def found(plain) -> Benchmark:
     """Engines of ours in batches of two; one of the precisions is nobody's but OpenVINO's."""
     engines, precisions = ("torch", "onnxruntime"), ("fp32", "bf16")
-    return in_short(paper, engines=engines, precisions=precisions, batch=2, size=(64, 96))
+    return in_short(plain, engines=engines, precisions=precisions, batch=2, size=(64, 96))
 
 
 @pytest.fixture(scope="module", params=PEERS)
@@ -147,7 +156,7 @@ def test_what_cannot_run_is_a_row_with_the_reason(found, capsys):
         assert f"onnxruntime bf16 was not measured: {failed.reason}" in text
 
 
-def test_answers_that_are_no_numbers_are_a_row_with_the_reason(paper, monkeypatch):
+def test_answers_that_are_no_numbers_are_a_row_with_the_reason(plain, monkeypatch):
     answer = OwnSide.answer
 
     def nonsense(side, images):
@@ -155,7 +164,7 @@ def test_answers_that_are_no_numbers_are_a_row_with_the_reason(paper, monkeypatc
         return replace(output, logits=output.logits * float("nan")) if side.precision == "bf16" else output
 
     monkeypatch.setattr(OwnSide, "answer", nonsense)
-    good, bad = in_short(paper, engines=("torch",), precisions=("fp32", "bf16")).rows
+    good, bad = in_short(plain, engines=("torch",), precisions=("fp32", "bf16")).rows
     assert good.reason is None
     assert "NaN" in bad.reason
 
@@ -252,45 +261,45 @@ def test_selected_queries_are_paired_before_they_are_compared(fast, monkeypatch)
     assert measure._compared(expected, task, output, paired=False).logits > 0.1
 
 
-def test_without_wishes_bf16_is_measured_where_it_is_fast_and_int8_where_it_was_prepared(paper, found, monkeypatch):
-    engine_file(paper, "onnxruntime", "int8").touch()  # onnxruntime's fp32 was prepared for `found`
+def test_without_wishes_bf16_is_measured_where_it_is_fast_and_int8_where_it_was_prepared(plain, found, monkeypatch):
+    engine_file(plain, "onnxruntime", "int8").touch()  # onnxruntime's fp32 was prepared for `found`
     monkeypatch.setattr(measure, "measure_peaks", lambda device: {"fp32": 100.0, "bf16": 200.0})
-    rows = in_short(paper, engines=("torch", "onnxruntime")).rows
+    rows = in_short(plain, engines=("torch", "onnxruntime")).rows
     assert [row.name for row in rows] == ["torch fp32", "torch bf16", "onnxruntime fp32", "onnxruntime int8"]
     assert "data set is not there" in rows[-1].reason
     monkeypatch.setattr(measure, "measure_peaks", lambda device: {"fp32": 100.0, "bf16": 50.0})
-    slow = in_short(paper, engines=("torch",))
+    slow = in_short(plain, engines=("torch",))
     assert [row.name for row in slow.rows] == ["torch fp32"]
     assert "bf16 is left out: matrix products in it run at 0.50 times" in slow.remarks[0]
 
 
-def test_torch_is_the_reference_even_where_others_are_asked_for(paper, found):
-    rows = in_short(paper, engines=("onnxruntime",), precisions=("fp32",)).rows
+def test_torch_is_the_reference_even_where_others_are_asked_for(plain, found):
+    rows = in_short(plain, engines=("onnxruntime",), precisions=("fp32",)).rows
     assert [row.name for row in rows] == ["torch fp32", "onnxruntime fp32"]
 
 
-def test_memory_is_measured_in_another_process(paper, monkeypatch):
-    (row,) = in_short(paper, engines=("torch",), precisions=("fp32",), memory=True).rows
-    weights = sum(tensor.nbytes for tensor in paper.model.state_dict().values())
+def test_memory_is_measured_in_another_process(plain, monkeypatch):
+    (row,) = in_short(plain, engines=("torch",), precisions=("fp32",), memory=True).rows
+    weights = sum(tensor.nbytes for tensor in plain.model.state_dict().values())
     assert weights < row.memory < 1e11
     monkeypatch.setattr(process_memory.sys, "executable", shutil.which("false"))
-    found = in_short(paper, engines=("torch",), precisions=("fp32",), memory=True)
+    found = in_short(plain, engines=("torch",), precisions=("fp32",), memory=True)
     assert found.rows[0].memory is None
     assert "the memory of torch fp32 could not be measured" in found.remarks[0]
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "official"])
-def test_the_other_process_loads_what_was_prepared(paper, found, engine, tmp_path):
+def test_the_other_process_loads_what_was_prepared(plain, paper, found, engine, tmp_path):
     """An engine is not prepared again, and a peer needs no model of ours."""
     if engine in PEERS:
         skip_without(engine)
         written = write_for_peer(paper, engine, tmp_path / "peer")
     else:
         written = tmp_path / "own"
-        save_checkpoint(written, paper)
-    kept = engine_file(paper, "onnxruntime", "fp32").with_suffix(".json")
+        save_checkpoint(written, plain)
+    kept = engine_file(plain, "onnxruntime", "fp32").with_suffix(".json")
     before = kept.stat().st_mtime_ns
-    order = process_memory.Order(engine, "fp32", "cpu", str(written), str(paper.source), 64, 96, (48, 64), 1, 1)
+    order = process_memory.Order(engine, "fp32", "cpu", str(written), str(plain.source), 64, 96, (48, 64), 1, 1)
     assert peak_memory(order) > 1e7
     assert kept.stat().st_mtime_ns == before
     assert not (tmp_path / "own" / "engines").exists()
