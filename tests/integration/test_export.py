@@ -164,7 +164,10 @@ def labelled(digits, tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("kind", ["onnx", "openvino", "pt2"])
+@pytest.mark.parametrize(
+    ("recipe", "kind"),  # the recipe fast as .pt2: contracts/test_old_run.py
+    [("paper", "onnx"), ("paper", "openvino"), ("paper", "pt2"), ("fast", "onnx"), ("fast", "openvino")],
+)
 def test_an_export_says_what_the_model_says(recipe, checkpoint, exported, kind):
     """Batch, height and width, and padding, that were not seen when it was traced; and the file tells what it is."""
     path, certificate = exported(recipe, kind)
