@@ -25,6 +25,7 @@ from opendetr import api
 from opendetr.checkpoints.loading import load_checkpoint
 from opendetr.checkpoints.native import Checkpoint, copy_checkpoint, save_checkpoint
 from opendetr.checkpoints.origin import Origin
+from opendetr.cli import main
 from opendetr.config import LossConfig
 from opendetr.data.transforms import Preprocessing
 from opendetr.engines import openvino_engine
@@ -213,6 +214,15 @@ def test_predict_and_val_take_an_exported_file(recipe, checkpoint, exported, dig
 def test_an_exported_file_is_measured_as_its_model(made, exported, labelled):
     expected = api.val(made("paper").source, labelled, "val").summary
     assert api.val(exported("paper", "onnx")[0], labelled, "val").summary == pytest.approx(expected, abs=1e-4)
+
+
+def test_info_prints_what_an_exported_file_tells(exported, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["opendetr", "info", str(exported("paper", "onnx")[0])])
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for words in ("made from", "certificate", f"3: {', '.join(LABELS.names)}", "image_size 64", "float32 [batch, 3"):
+        assert words in said
 
 
 def test_post_processing_is_in_the_graph(recipe, checkpoint, exported):
