@@ -16,7 +16,9 @@ from typing import Annotated, Any, get_args
 import typer
 from typer.core import TyperGroup
 
+import opendetr
 from opendetr.errors import UserError
+from opendetr.files import require_writable, write_json
 from opendetr.options import (
     Cache,
     EngineName,
@@ -33,7 +35,7 @@ from opendetr.threads import set_waiting_policy
 
 
 class Commands(TyperGroup):
-    """The commands; an option with a wrong value is one sentence of ours too."""
+    """The commands. An option with a wrong value is a UserError too."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that the line names.
@@ -56,18 +58,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-data_app = typer.Typer(help="Data sets: make.", no_args_is_help=True)
+data_app = typer.Typer(help="Make data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
 MODEL_HELP = "A run folder, an official .pth or released name, a Hugging Face folder or id"
-Model = Annotated[str, typer.Argument(help=f"{MODEL_HELP}.", show_default=False)]
-ModelOrExported = Annotated[str, typer.Argument(help=f"{MODEL_HELP}, an exported file.", show_default=False)]
+Model = Annotated[str, typer.Argument(help=f"{MODEL_HELP}.")]
+ModelOrExported = Annotated[str, typer.Argument(help=f"{MODEL_HELP}, an exported file.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-Precision = Annotated[PrecisionName, typer.Option(help="Of the computation.")]
-Threads = Annotated[
-    str | None,
-    typer.Option(help="To compute with: a number, or auto, which is measured.  (default: auto)", show_default=False),
+Precision = Annotated[PrecisionName, typer.Option(help="Precision of the computation.")]
+ThreadCount = Annotated[
+    str | None, typer.Option(help="Number of threads, or auto to measure the fastest.  (default: auto)")
 ]
+BatchSize = Annotated[int, typer.Option(help="Pictures at once.")]
+InputSize = Annotated[str | None, typer.Option(help="HEIGHTxWIDTH of the input.  (default: of a 480x640 picture)")]
+Recipe = Annotated[str | None, typer.Option(help="A shipped recipe or a TOML file.")]
+JsonFile = Annotated[Path | None, typer.Option(help="Write the result to this file too.")]
 
 
 def main() -> None:
@@ -88,9 +93,7 @@ def main() -> None:
 
 def _version(show: bool) -> bool:
     if show:
-        from opendetr.version import __version__
-
-        print(__version__)
+        print(opendetr.__version__)
         raise typer.Exit
     return show
 
@@ -106,61 +109,46 @@ def _global_options(
 
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option(help="Where the data, the run and report.html go.")] = Path("runs/demo"),
+    output: Annotated[Path, typer.Option(help="Folder for the data, the run and report.html.")] = Path("runs/demo"),
     compare: Annotated[bool, typer.Option("--compare", help="Train with the paper's recipe too; report both.")] = False,
-    threads: Threads = None,
+    threads: ThreadCount = None,
 ) -> None:
-    """Watch a DETR learn digit scenes and read the report; 3 to 4 minutes on 2 cores, longer where others compute."""
-    from opendetr import api
-
-    api.demo(output, compare=compare, threads=threads, started=STARTED)
+    """Train a DETR on digit scenes and write a report; 3 to 4 minutes on 2 cores, longer on a busy machine."""
+    opendetr.demo(output, compare=compare, threads=threads, started=STARTED)
 
 
 @app.command()
 def train(
     data: Annotated[Path | None, typer.Option(help="The data set's folder; not needed with --resume.")] = None,
-    recipe: Annotated[str | None, typer.Option(help="A shipped recipe or a TOML file.")] = None,
+    recipe: Recipe = None,
     preset: Annotated[str | None, typer.Option(help="A model by name, e.g. detr-r50; replaces the recipe's.")] = None,
     train_split: Annotated[str | None, typer.Option(help="The split to learn from.")] = None,
     val_split: Annotated[str | None, typer.Option(help="The split that chooses the best weights.")] = None,
     output: Annotated[Path | None, typer.Option(help="The run folder.  (default: runs/NAME-OF-DATA)")] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue this run.")] = None,
-    init: Annotated[
-        str | None, typer.Option(help="Begin with this model: a folder, .pth, released name, hub id.")
-    ] = None,
-    num_classes_from: Annotated[
-        HeadFrom | None, typer.Option(help="With --init: data gives it new class heads.")
-    ] = None,
-    freeze: Annotated[
-        list[str] | None, typer.Option(help="A part that stays as it is, e.g. backbone, encoder.")
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the training split.")] = None,
+    init: Annotated[str | None, typer.Option(help="Start from this model: a folder, .pth, name or hub id.")] = None,
+    num_classes_from: Annotated[HeadFrom | None, typer.Option(help="With --init: data makes new class heads.")] = None,
+    freeze: Annotated[list[str] | None, typer.Option(help="A part not to train, e.g. backbone, encoder.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Number of passes over the training split.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Wall-clock budget, from process start to exit.")] = None,
-    patience: Annotated[
-        int | None, typer.Option(help="End after so many validations without a better AP.", show_default=False)
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of weights, order and augmentation.")] = None,
+    patience: Annotated[int | None, typer.Option(help="Evaluations without a better AP that end the run.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed of weights, order and augmentation.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Pictures per process and step.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Shorter side at evaluation; scales all sizes.")] = None,
     backbone: Annotated[str | None, typer.Option(help="Any timm network.")] = None,
-    backbone_weights: Annotated[str | None, typer.Option(help="auto, none, or a file.")] = None,
+    backbone_weights: Annotated[str | None, typer.Option(help="ImageNet weights: auto, none, or a file.")] = None,
     workers: Annotated[int | None, typer.Option(help="Loader processes.")] = None,
-    cache: Annotated[Cache | None, typer.Option(help="Where decoded pictures stay.")] = None,
-    precision: Annotated[TrainingPrecision | None, typer.Option(help="Of matrix products and convolutions.")] = None,
+    cache: Annotated[Cache | None, typer.Option(help="Where decoded pictures are kept.")] = None,
+    precision: Annotated[TrainingPrecision | None, typer.Option(help="Precision of matrix products.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
     threads: Annotated[
         str | None,
-        typer.Option(
-            help="To compute with: a number, or auto, which is measured.  (default: auto with --minutes)",
-            show_default=False,
-        ),
+        typer.Option(help="Number of threads, or auto to measure the fastest.  (default: auto with --minutes)"),
     ] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value; wins over everything.")] = None,
 ) -> None:
     """Train on a folder of pictures and boxes. What is not given comes from the recipe."""
-    from opendetr import api
-
-    api.train(
+    opendetr.train(
         data, init=init, new_head=num_classes_from == "data", freeze=freeze or (), recipe=recipe, preset=preset,
         train_split=train_split, val_split=val_split, output=output, resume=resume, epochs=epochs, minutes=minutes,
         patience=patience, seed=seed, batch_size=batch_size, image_size=image_size, backbone=backbone,
@@ -171,36 +159,32 @@ def train(
 
 @app.command()
 def val(
-    model: Annotated[str | None, typer.Argument(help=f"{MODEL_HELP}, an exported file.", show_default=False)] = None,
+    model: Annotated[str | None, typer.Argument(help=f"{MODEL_HELP}, an exported file.")] = None,
     data: Annotated[Path | None, typer.Option(help="The data set's folder.")] = None,
     split: Annotated[str, typer.Option(help="The split to measure on.")] = "val",
     detections: Annotated[Path | None, typer.Option(help="Instead of a model: a COCO results file.")] = None,
     annotations: Annotated[Path | None, typer.Option(help="With --detections: the COCO annotation file.")] = None,
-    json: Annotated[Path | None, typer.Option(help="Write the numbers to this file.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Pictures at once.")] = 4,
-    engine: Annotated[
-        EngineName | None, typer.Option(help="Runs the model.  (default: torch; for an exported file its own)")
-    ] = None,
+    json: JsonFile = None,
+    batch_size: BatchSize = 4,
+    engine: Annotated[EngineName | None, typer.Option(help="Runs the model.  (default: torch, or the file's)")] = None,
     precision: Precision = "fp32",
     device: Device = "auto",
-    threads: Threads = None,
+    threads: ThreadCount = None,
 ) -> None:
     """The 12 COCO numbers and AP per class, of a model on a split or of ready-made detections."""
     with_model, with_files = (model is not None, data is not None), (detections is not None, annotations is not None)
     if not ((all(with_model) and not any(with_files)) or (all(with_files) and not any(with_model))):
         raise UserError("val needs either MODEL --data DIR, or --detections RESULTS.json --annotations TRUTH.json")
-    from opendetr import api
+    from opendetr.api import val_files
     from opendetr.evaluation.report import print_metrics
-    from opendetr.files import require_writable, write_json
 
     require_writable(json)
-
     if detections is not None and annotations is not None:
-        metrics = api.val_files(detections, annotations)
+        metrics = val_files(detections, annotations)
     else:
         assert model is not None
         assert data is not None
-        metrics = api.val(
+        metrics = opendetr.val(
             model, data, split, batch_size=batch_size, engine=engine, precision=precision, device=device,
             threads=threads,
         )  # fmt: skip
@@ -212,27 +196,23 @@ def val(
 @app.command()
 def predict(
     model: ModelOrExported,
-    sources: Annotated[
-        list[str], typer.Argument(help="Pictures, folders, globs, videos, webcam, rtsp://...", show_default=False)
-    ],
-    output: Annotated[str, typer.Option(help="Folder for drawn pictures and detections.json.", show_default=False)],
+    sources: Annotated[list[str], typer.Argument(help="Pictures, folders, globs, videos, webcam, rtsp://...")],
+    output: Annotated[str, typer.Option(help="Folder for drawn pictures and detections.json.")],
     threshold: Annotated[float, typer.Option(help="The lowest score that is reported.")] = 0.5,
-    batch_size: Annotated[int, typer.Option(help="Pictures at once.")] = 4,
+    batch_size: BatchSize = 4,
     tile: Annotated[int | None, typer.Option(help="Cut huge pictures into tiles of this side, in pixels.")] = None,
-    overlap: Annotated[float, typer.Option(help="With --tile: the least that neighbours share.")] = 0.2,
-    every: Annotated[int, typer.Option(help="Of a video: each so many-th frame.")] = 1,
-    shards: Annotated[str | None, typer.Option(help="I/N: only part I of N of the pictures.")] = None,
+    overlap: Annotated[float, typer.Option(help="With --tile: smallest overlap, as a share of its side.")] = 0.2,
+    every: Annotated[int, typer.Option(help="Of a video: use every N-th frame.")] = 1,
+    shards: Annotated[str | None, typer.Option(help="I/N: detect in part I of N of the pictures only.")] = None,
     drawn: Annotated[bool, typer.Option("--draw/--no-draw", help="Write drawn pictures too.")] = True,
     engine: Annotated[PredictEngine, typer.Option(help="Runs the model; ray: several workers or machines.")] = "auto",
     workers: Annotated[int | None, typer.Option(help="With --engine ray: models that work at once.")] = None,
     precision: Precision = "fp32",
     device: Device = "auto",
-    threads: Threads = None,
+    threads: ThreadCount = None,
 ) -> None:
-    """Detect objects in pictures and videos; called again, it goes on where it was stopped."""
-    from opendetr import api
-
-    api.predict(
+    """Detect objects in pictures and videos; the same command continues after a stop."""
+    opendetr.predict(
         model, sources, output, threshold=threshold, batch_size=batch_size, tile=tile, overlap=overlap, every=every,
         shards=shards, drawn=drawn, engine=engine, workers=workers, precision=precision, device=device,
         threads=threads,
@@ -242,25 +222,23 @@ def predict(
 @app.command()
 def explain(
     model: Model,
-    pictures: Annotated[list[str] | None, typer.Argument(help="Pictures, folders, globs.", show_default=False)] = None,
+    pictures: Annotated[list[str] | None, typer.Argument(help="Pictures, folders, globs.")] = None,
     output: Annotated[Path, typer.Option(help="Folder for figures, arrays and explain.html.")] = Path("explained"),
     data: Annotated[Path | None, typer.Option(help="Instead of pictures: a data set's folder.")] = None,
     split: Annotated[str, typer.Option(help="With --data: the split.")] = "val",
     slots: Annotated[bool, typer.Option("--slots", help="With --data: what each query does over the split.")] = False,
     image: Annotated[int | None, typer.Option(help="With --data and --matching: the id of a picture.")] = None,
-    matching: Annotated[bool, typer.Option("--matching", help="Which query took which object; why missed.")] = False,
-    point: Annotated[list[str] | None, typer.Option(help="x,y in pixels: show what the encoder sees there.")] = None,
+    matching: Annotated[bool, typer.Option("--matching", help="Which query was matched to which object.")] = False,
+    point: Annotated[list[str] | None, typer.Option(help="x,y in pixels: the encoder's attention there.")] = None,
     layer: Annotated[int, typer.Option(help="Layer, from 1; 0 is the last.")] = 0,
     head: Annotated[int, typer.Option(help="Attention head, from 1; 0 is the mean.")] = 0,
     threshold: Annotated[float, typer.Option(help="The lowest score that is explained.")] = 0.5,
-    at_most: Annotated[int, typer.Option(help="Of a picture, so many detections, the best first.")] = 12,
+    at_most: Annotated[int, typer.Option(help="Most detections explained per picture, best first.")] = 12,
     device: Device = "auto",
-    threads: Threads = None,
+    threads: ThreadCount = None,
 ) -> None:
     """Show what a model attends to, what its queries do, and why an object was missed."""
-    from opendetr import api
-
-    api.explain(
+    opendetr.explain(
         model, pictures or (), output, data=data, split=split, slots=slots, image=image, matching=matching,
         points=[_parse_point(text) for text in point or ()], layer=layer, head=head, threshold=threshold,
         at_most=at_most, device=device, threads=threads,
@@ -270,18 +248,14 @@ def explain(
 @app.command()
 def info(
     model: ModelOrExported,
-    size: Annotated[
-        str | None, typer.Option(help="HEIGHTxWIDTH for the cost.  (default: of a 480x640 picture)")
-    ] = None,
-    json: Annotated[Path | None, typer.Option(help="Write everything to this file.")] = None,
+    size: InputSize = None,
+    json: JsonFile = None,
 ) -> None:
     """What a model is: classes, parameters, GFLOPs, preprocessing, origin."""
-    from opendetr import api
     from opendetr.evaluation.report import print_info
-    from opendetr.files import require_writable, write_json
 
     require_writable(json)
-    facts = api.info(model, None if size is None else _parse_size(size))
+    facts = opendetr.info(model, _parse_size(size))
     print_info(facts)
     if json is not None:
         write_json(json, facts)
@@ -290,47 +264,43 @@ def info(
 @app.command()
 def convert(
     model: Model,
-    output: Annotated[Path, typer.Argument(help="The folder to write.", show_default=False)],
-    to: Annotated[ModelForm, typer.Option(help="Whose form.", show_default=False)],
+    output: Annotated[Path, typer.Argument(help="The folder to write.")],
+    to: Annotated[ModelForm, typer.Option(help="Whose format.")],
     push: Annotated[str | None, typer.Option(help="Also upload it to the Hugging Face hub: ORGANISATION/NAME.")] = None,
-    private: Annotated[bool, typer.Option("--private", help="With --push: others cannot see it.")] = False,
-    licence: Annotated[str | None, typer.Option(help="Of the model, for its card, e.g. apache-2.0.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="With --push: make the repository private.")] = False,
+    licence: Annotated[str | None, typer.Option(help="Licence for the model card, e.g. apache-2.0.")] = None,
     dc5: Annotated[
         bool | None,
         typer.Option(
-            "--dc5/--no-dc5", help="Of a .pth that does not tell: is its backbone dilated?", show_default=False
+            "--dc5/--no-dc5", help="Whether a .pth has a dilated backbone (DC5), where the file does not say."
         ),
     ] = None,
 ) -> None:
-    """Write a model in the form of another library, or another library's in ours."""
-    from opendetr import api
-
-    api.convert(model, output, to, push=push, private=private, licence=licence, dc5=dc5)
+    """Write a model in another library's format, or convert another library's model to ours."""
+    opendetr.convert(model, output, to, push=push, private=private, licence=licence, dc5=dc5)
 
 
 @app.command()
 def export(
     model: Model,
-    output: Annotated[Path, typer.Option(help="The file: .onnx, .xml or .pt2.", show_default=False)],
-    format: Annotated[ExportFormat | None, typer.Option(help="Of the file.  (default: as its suffix says)")] = None,
+    output: Annotated[Path, typer.Option(help="The file: .onnx, .xml or .pt2.")],
+    format: Annotated[ExportFormat | None, typer.Option(help="Format of the file.  (default: by its suffix)")] = None,
     precision: Precision = "fp32",
     with_preprocessing: Annotated[
-        bool, typer.Option("--with-preprocessing", help="Take pictures as bytes; normalise inside.")
+        bool, typer.Option("--with-preprocessing", help="Input is uint8 pictures; the graph normalises them.")
     ] = False,
     with_attention: Annotated[
-        bool, typer.Option("--with-attention", help="Also give the last cross-attention.")
+        bool, typer.Option("--with-attention", help="The last layer's cross-attention is an output too.")
     ] = False,
     data: Annotated[Path | None, typer.Option(help="Compare AP on this data set; int8 needs it.")] = None,
-    split: Annotated[str, typer.Option(help="Of it, for AP; int8 is calibrated on train.")] = "val",
+    split: Annotated[str, typer.Option(help="The split of --data for AP; int8 is calibrated on train.")] = "val",
     max_ap_loss: Annotated[
-        float | None, typer.Option(help="AP that may be lost.  (default: 0.005; fp32: 0.0005)", show_default=False)
+        float | None, typer.Option(help="Largest loss of AP.  (default: 0.005; fp32: 0.0005)")
     ] = None,
-    threads: Threads = None,
+    threads: ThreadCount = None,
 ) -> None:
-    """Write the model for other programs, compared with PyTorch on real pictures."""
-    from opendetr import api
-
-    api.export(
+    """Write the model as a file for other programs, after comparing it with PyTorch on real pictures."""
+    opendetr.export(
         model, output, format, precision=precision, with_preprocessing=with_preprocessing,
         with_attention=with_attention, data=data, split=split, max_ap_loss=max_ap_loss, threads=threads,
     )  # fmt: skip
@@ -339,29 +309,25 @@ def export(
 @app.command()
 def benchmark(
     model: Model,
-    against: Annotated[PeerName | None, typer.Option(help="Also the same weights in their code.")] = None,
-    size: Annotated[
-        str | None, typer.Option(help="HEIGHTxWIDTH of the input.  (default: of a 480x640 picture)")
-    ] = None,
-    batch: Annotated[int, typer.Option(help="Pictures at once.")] = 1,
+    against: Annotated[PeerName | None, typer.Option(help="Also measure the same weights in other code.")] = None,
+    size: InputSize = None,
+    batch: BatchSize = 1,
     engine: Annotated[
         list[str] | None, typer.Option(metavar="|".join(get_args(OneEngine)), help="Repeatable.  (default: all)")
     ] = None,
     precision: Annotated[
         list[str] | None,
-        typer.Option(metavar="|".join(get_args(PrecisionName)), help="Repeatable.  (default: what pays)"),
+        typer.Option(metavar="|".join(get_args(PrecisionName)), help="Repeatable.  (default: the fast ones)"),
     ] = None,
-    seconds: Annotated[float, typer.Option(help="Of measuring for each row.")] = 20.0,
+    seconds: Annotated[float, typer.Option(help="Seconds of measuring per row.")] = 20.0,
     output: Annotated[Path | None, typer.Option(help="Folder for benchmark.json and benchmark.md.")] = None,
     memory: Annotated[bool, typer.Option("--memory/--no-memory", help="Measure peak memory too.")] = True,
     device: Device = "auto",
-    threads: Threads = None,
+    threads: ThreadCount = None,
 ) -> None:
-    """How fast is it, how far is the machine's limit, and do all engines say the same?"""
-    from opendetr import api
-
-    api.benchmark(
-        model, against=against, size=None if size is None else _parse_size(size), batch=batch,
+    """Measure speed and memory of every engine, and whether their outputs agree."""
+    opendetr.benchmark(
+        model, against=against, size=_parse_size(size), batch=batch,
         engines=engine or (), precisions=precision or (), seconds=seconds, output=output, memory=memory, device=device,
         threads=threads,
     )  # fmt: skip
@@ -369,24 +335,22 @@ def benchmark(
 
 @app.command()
 def ablate(
-    study: Annotated[str | None, typer.Argument(help="A study by name; none with --set.", show_default=False)] = None,
+    study: Annotated[str | None, typer.Argument(help="A study by name; none with --set.")] = None,
     data: Annotated[Path | None, typer.Option(help="The data set's folder.  (default: digit scenes)")] = None,
     output: Annotated[Path | None, typer.Option(help="The study's folder.  (default: runs/ablate-STUDY)")] = None,
-    recipe: Annotated[str, typer.Option(help="What the rows change.")] = "fast",
+    recipe: Annotated[str, typer.Option(help="The recipe that the rows change.")] = "fast",
     split: Annotated[str, typer.Option(help="The split to measure on.")] = "val",
     seeds: Annotated[int, typer.Option(help="Runs per row.")] = 2,
-    epochs: Annotated[int | None, typer.Option(help="Of each run.  (default: 3 on digits, else 20)")] = None,
-    minutes: Annotated[float | None, typer.Option(help="Of each run instead.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of each run.  (default: 3 on digits, else 20)")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Minutes of each run, instead of epochs.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="section.key=VALUE for all rows, or VALUE,VALUE for a study.")
     ] = None,
     device: Device = "auto",
-    threads: Threads = None,
+    threads: ThreadCount = None,
 ) -> None:
-    """Run one of the paper's studies as small trainings; called again, it goes on where it was stopped."""
-    from opendetr import api
-
-    api.ablate(
+    """Run one of the paper's studies as small trainings; the same command continues after a stop."""
+    opendetr.ablate(
         study, data, output, recipe=recipe, split=split, seeds=seeds, epochs=epochs, minutes=minutes,
         overrides=set_ or (), device=device, threads=threads,
     )  # fmt: skip
@@ -394,19 +358,18 @@ def ablate(
 
 @app.command()
 def doctor(
-    data: Annotated[Path, typer.Option(help="The data set's folder.", show_default=False)],
-    train_split: Annotated[str, typer.Option(help="The split to look at.")] = "train",
-    recipe: Annotated[str | None, typer.Option(help="A shipped recipe or a TOML file.")] = None,
-    image_size: Annotated[int | None, typer.Option(help="Shorter side.  (default: chosen)")] = None,
-    seconds: Annotated[float, typer.Option(help="For learning eight pictures by heart.")] = 45.0,
+    data: Annotated[Path, typer.Option(help="The data set's folder.")],
+    train_split: Annotated[str, typer.Option(help="The training split to check.")] = "train",
+    recipe: Recipe = None,
+    image_size: Annotated[int | None, typer.Option(help="Shorter side of the pictures.  (default: chosen)")] = None,
+    seconds: Annotated[float, typer.Option(help="Time for overfitting eight pictures.")] = 45.0,
     device: Device = "auto",
-    threads: Threads = None,
+    threads: ThreadCount = None,
 ) -> None:
-    """Can this data be learned? Checks the files and learns eight pictures by heart, in about a minute."""
-    from opendetr import api
+    """Check a data set for training: its files, and whether a model can overfit eight pictures; about a minute."""
     from opendetr.evaluation.report import print_findings
 
-    found = api.doctor(
+    found = opendetr.doctor(
         data, train_split=train_split, recipe=recipe, image_size=image_size, seconds=seconds, device=device,
         threads=threads,
     )  # fmt: skip
@@ -417,9 +380,9 @@ def doctor(
 
 @data_app.command()
 def digits(
-    folder: Annotated[Path, typer.Argument(help="Where the data set goes.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(help="Folder to write the data set to.")],
     scenes: Annotated[int, typer.Option(help="Training scenes; val and test get a fifth each, at most 100.")] = 500,
-    seed: Annotated[int, typer.Option(help="Another seed gives other scenes.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed of the scenes.")] = 0,
 ) -> None:
     """Write the embedded data set, handwritten digits on photographs, as a COCO folder."""
     from opendetr.data.digits import write_digits
@@ -436,7 +399,9 @@ def _parse_point(text: str) -> tuple[float, float]:
     return x, y
 
 
-def _parse_size(text: str) -> tuple[int, int]:
+def _parse_size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
     height, _, width = text.lower().partition("x")
     if not (height.isdigit() and width.isdigit() and int(height) > 0 and int(width) > 0):
         raise UserError(f"--size {text}: expected HEIGHTxWIDTH in pixels, e.g. 800x1066")

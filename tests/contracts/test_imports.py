@@ -126,9 +126,7 @@ def test_no_two_files_have_one_name():
 
 
 def test_no_two_types_have_one_name():
-    """The command line's kinds of option are called as what they choose."""
-    files = {name: path for name, path in FILES.items() if name != "opendetr.cli"}
-    assert named_twice((kind, name) for name, path in files.items() for kind in types_of(path.read_text())) == {}
+    assert named_twice((kind, name) for name, path in FILES.items() for kind in types_of(path.read_text())) == {}
 
 
 def test_no_two_functions_have_one_name():
