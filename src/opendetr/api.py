@@ -1,6 +1,6 @@
-"""The verbs: what the command line does, as functions. Each checks its arguments and calls the room that does the work.
+"""The commands as functions. Each checks its arguments and calls the room that does the work.
 
-The file is long because all that users have to know of the arguments stands here.
+The file is long because it documents every argument of every command.
 """
 
 import time
@@ -78,7 +78,7 @@ def train(
 ) -> Path:
     """Train a DETR on a folder of pictures and boxes.
 
-    What is None keeps the recipe's value. Ctrl-C ends the run cleanly, with everything written.
+    None keeps the recipe's value. Ctrl-C ends the run cleanly, with everything written.
 
     Args:
         data: the data set's folder; may be left out when resuming.
@@ -88,14 +88,14 @@ def train(
         val_split: the split that chooses the best weights.
         output: the run folder; by default `runs/NAME-OF-DATA`, numbered where it exists.
         resume: a run folder to continue from its last written state.
-        init: a model to begin with: a run folder, an official `.pth`, a released name, a Hugging Face folder or id.
-        new_head: with `init`, give it fresh class heads for the classes of the data.
-        freeze: parts that stay as they are: `backbone`, `input_proj`, `encoder`, `decoder`, `heads`.
-        epochs: passes over the training split.
+        init: a model to start from: a run folder, an official `.pth`, a released name, a Hugging Face folder or id.
+        new_head: with `init`, new class heads for the classes of the data.
+        freeze: parts that are not trained: `backbone`, `input_proj`, `encoder`, `decoder`, `heads`.
+        epochs: number of passes over the training split.
         minutes: a wall-clock budget instead of epochs; of this call when resuming.
-        patience: the run ends after so many evaluations on val without a better AP, and keeps `best`; not before half
-            of its schedule while learning rates are still to fall.
-        seed: of weights, order and augmentation.
+        patience: number of evaluations on val without a better AP after which the run ends, and keeps `best`; those of
+            the first half of its schedule do not count while learning rates are still to fall.
+        seed: random seed of weights, order and augmentation.
         batch_size: pictures per process and step.
         image_size: the shorter side at evaluation; scales all sizes of the recipe.
         backbone: a timm network.
@@ -104,8 +104,8 @@ def train(
         cache: `ram` or `disk`: pictures are decoded once, for this run or for later ones too; or `none`.
         precision: `auto`, `fp32` or `bf16`.
         device: `auto`, `cpu`, `cuda` or `mps`.
-        threads: that compute: a number, or `auto`: measured at the start and when steps become slower. By default
-            `auto` with minutes, and PyTorch's own number with epochs.
+        threads: number of threads, or `auto`: the fastest, measured at the start and when steps become slower. By
+            default `auto` with minutes, and PyTorch's own number with epochs.
         overrides: `section.key=value` strings; they win over everything.
         started: when the budget of `minutes` began, as of `time.time()`; now by default.
 
@@ -115,34 +115,30 @@ def train(
     Raises:
         UserError: bad input of any kind; nothing has been written then.
     """
-    started = started or time.time()
     if minutes is not None and not minutes > 0:
         raise UserError(f"--minutes must be above 0, got {minutes}")
-    if batch_size is not None:
-        require_positive_batch(batch_size)
+    _require_positive_batch(batch_size)
     if epochs is not None and minutes is not None:
         raise UserError("--epochs and --minutes exclude each other: give the one that ends the run")
-    options = {
-        "data.root": None if data is None else str(Path(data).resolve()),
-        "data.train_split": train_split, "data.val_split": val_split,
-        "train.epochs": epochs, "train.minutes": 0.0 if epochs is not None else minutes, "train.seed": seed,
-        "train.patience": patience,
-        "train.batch_size": batch_size, "model.backbone": backbone, "model.backbone_weights": backbone_weights,
-        "train.workers": workers, "data.cache": cache, "train.precision": precision, "train.device": device,
-        "train.init": None if init is None else str(init), "train.new_head": new_head or None,
-        "train.freeze": tuple(freeze) or None,
-    }  # fmt: skip
-    given = {name: value for name, value in options.items() if value is not None}
     if new_head and resume is None and init is None and not (recipe and load_recipe(recipe).train.init):
         raise UserError("--num-classes-from data gives a trained model new class heads: name the model by --init MODEL")
     if resume is not None and any(option is not None for option in (recipe, preset, image_size, init)):
         raise UserError(
             "--resume continues a run with its own config: leave out --recipe, --preset, --init and --image-size"
         )
+    options = {
+        "data.root": None if data is None else str(Path(data).resolve()), "data.train_split": train_split,
+        "data.val_split": val_split, "data.cache": cache, "model.backbone": backbone,
+        "model.backbone_weights": backbone_weights, "train.epochs": epochs,
+        "train.minutes": 0.0 if epochs is not None else minutes, "train.patience": patience, "train.seed": seed,
+        "train.batch_size": batch_size, "train.workers": workers, "train.precision": precision, "train.device": device,
+        "train.init": None if init is None else str(init), "train.new_head": new_head or None,
+        "train.freeze": tuple(freeze) or None,
+    }  # fmt: skip
+    given = {name: value for name, value in options.items() if value is not None}
     return run_training(
-        given, recipe=recipe, preset=preset, image_size=image_size, overrides=overrides, started=started,
-        output=None if output is None else Path(output), resume=None if resume is None else Path(resume),
-        threads=threads,
+        given, recipe, preset, image_size, overrides, None if output is None else Path(output),
+        None if resume is None else Path(resume), started or time.time(), threads,
     )  # fmt: skip
 
 
@@ -159,14 +155,13 @@ def val(
 ) -> CocoMetrics:
     """COCO metrics of a model, or of an exported file, on any split of a data set whose categories it knows.
 
-    Where no engine is named, a model is run by PyTorch and a file by what it was exported for.
-
-    `threads` that compute are a number, or `auto`, the default: measured.
+    By default PyTorch runs a model, and the engine that it was exported for a file; `threads` is a number, or `auto`,
+    the default: the fastest.
 
     Raises:
-        UserError: no such model, data set or split; or a category the model has never heard of.
+        UserError: no such model, data set or split; or a category that the model lacks.
     """
-    require_positive_batch(batch_size)
+    _require_positive_batch(batch_size)
     engine = engine or ("auto" if is_exported(model) else "torch")
     settle_threads(threads, measure=True, device=_computes_on(model, engine, device))
     detector = Detector.load(model, device, engine, precision)
@@ -200,8 +195,8 @@ def predict(
 ) -> Path | str:
     """Detect objects in files, folders, globs, videos, webcams and streams.
 
-    Results are written as they come, and the same call goes on where it was stopped. Pictures that cannot be read are
-    left out; the others are finished and written before this is reported.
+    Results are written one by one, and the same call continues after a stop. Pictures that cannot be read are left out;
+    the others are written before this is reported.
 
     Args:
         model: any model that can be loaded, or an exported file.
@@ -210,8 +205,8 @@ def predict(
         threshold: the lowest score that is reported.
         batch_size: pictures at once, as far as they have one shape; the result does not depend on it.
         tile: cut pictures into tiles of this side in pixels, for objects that are small in huge pictures.
-        overlap: the least that neighbouring tiles share, as a share of their side.
-        every: of a video, each so many-th frame.
+        overlap: smallest overlap of neighbouring tiles, as a share of their side.
+        every: use every N-th frame of a video.
         shards: `I/N`: only part I of N of the pictures; the last part to finish writes `detections.json` of all.
         drawn: whether to write the pictures with their detections drawn.
         engine: what runs the model, as in `Detector.load`; or `ray`: workers on this machine or a cluster, each with
@@ -220,7 +215,7 @@ def predict(
         workers: with `ray`, the number of models that work at once.
         precision: `fp32`, `bf16` or `int8`.
         device: `auto`, `cpu`, `cuda` or `mps`.
-        threads: that compute: a number, or `auto`, the default: measured. With `ray` those of a worker at most, by
+        threads: number of threads, or `auto`, the default: the fastest, measured. With `ray` the most of a worker, by
             default its share of the processors.
 
     Returns:
@@ -232,7 +227,7 @@ def predict(
         UserError: no such model or source; or pictures that could not be read, after the others were written.
     """
     _require_threshold(threshold)
-    require_positive_batch(batch_size)
+    _require_positive_batch(batch_size)
     folder, shard = Path(output), Shard.parse(shards)
     tiling = None if tile is None else Tiling(tile, overlap)
     videos = [source for source in sources if is_video(source)]
@@ -243,25 +238,17 @@ def predict(
         job = Job(str(model), "auto", precision, device, str(output), threshold, batch_size, tiling)
         return predict_distributed(job, list(sources), workers)
     if workers is not None:
-        raise UserError(
-            "--workers belongs to --engine ray; other engines use all threads of this machine in one process"
-        )
+        raise UserError("--workers belongs to --engine ray; other engines use all threads of one process")
     settle_threads(threads, measure=True, device=_computes_on(model, engine, device))
-    if videos:
-        if len(sources) > 1 or shard.count > 1:
-            raise UserError(f"{videos[0]} is a video: give it alone, without --shards")
-        require_folder(folder)
-        return predict_video(
-            Detector.load(model, device, engine, precision), videos[0], folder, every, threshold, batch_size,
-            tiling, drawn=drawn,
-        )  # fmt: skip
-    paths = expand_sources(list(sources), folder)
-    if not paths:
-        raise UserError(
-            f"nothing to detect in: every source lies in --output {folder}; choose another folder for results"
-        )
+    if videos and (len(sources) > 1 or shard.count > 1):
+        raise UserError(f"{videos[0]} is a video: give it alone, without --shards")
+    paths = [] if videos else expand_sources(list(sources), folder)
+    if not videos and not paths:
+        raise UserError(f"nothing to detect in: every source lies in --output {folder}; choose another folder")
     require_folder(folder)
     detector = Detector.load(model, device, engine, precision)
+    if videos:
+        return predict_video(detector, videos[0], folder, every, threshold, batch_size, tiling, drawn=drawn)
     return predict_pictures(detector, paths, folder, shard, threshold, batch_size, tiling, drawn=drawn)
 
 
@@ -275,7 +262,7 @@ def convert(
     licence: str | None = None,
     dc5: bool | None = None,
 ) -> Path:
-    """Write a model in another form.
+    """Write a model in another format.
 
     Args:
         model: any model that can be loaded.
@@ -285,21 +272,21 @@ def convert(
         push: also upload a `huggingface` folder to the hub, as ORGANISATION/NAME.
         private: make that repository a private one, where it does not exist.
         licence: of the model, as the hub calls it (`apache-2.0`), for its card.
-        dc5: whether an official `.pth` has a dilated backbone, which its weights do not tell; None believes its stored
+        dc5: whether an official `.pth` has a dilated backbone, which its weights do not show; None takes its stored
             arguments, else its name.
 
     Returns:
         The folder.
 
     Raises:
-        UserError: no such model or form, a folder that holds something, or a model that the other side cannot be told.
+        UserError: no such model or form, a folder that is not empty, or a model that the format cannot represent.
     """
     folder = Path(output).resolve()
     require_choice("to", to, ModelForm)
     if push is not None and to != "huggingface":
         raise UserError(f"--push {push} needs --to huggingface: the hub's libraries read no other form")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} is there already and holds something; give the name of a new folder")
+        raise UserError(f"{folder} exists and is not empty; give the name of a new folder")
     return write_model(load_checkpoint(model, dc5=dc5), folder, to, push, licence, private=private)
 
 
@@ -323,20 +310,19 @@ def export(
         output: the file: `.onnx`, `.xml` (OpenVINO, with a `.bin` beside it) or `.pt2` (`torch.export`).
         format: `onnx`, `openvino` or `pt2`; by default the one of the file's suffix.
         precision: `fp32`; `bf16` and `int8` where the format has them.
-        with_preprocessing: the graph takes pictures as bytes, already resized, and normalises them itself.
-        with_attention: the graph also gives the last layer's cross-attention.
-        data: a data set's folder, on which AP is compared too; needed for `int8`, which is calibrated on its split
-            `train`, where there is one.
-        split: of it, for AP.
-        max_ap_loss: how much AP the file may lose there, 0..1; by default 0.005, and 0.0005 for `fp32`.
-        threads: that compute: a number, or `auto`, the default: measured.
+        with_preprocessing: the input is resized uint8 pictures, which the graph normalises.
+        with_attention: the last layer's cross-attention is an output too.
+        data: a data set's folder, on which AP is compared too; `int8` needs it, to calibrate on its split `train`.
+        split: the split of `data` for AP.
+        max_ap_loss: largest allowed loss of AP there, 0..1; by default 0.005, and 0.0005 for `fp32`.
+        threads: number of threads, or `auto`, the default: the fastest, measured.
 
     Returns:
         The certificate, which is in the file's metadata too.
 
     Raises:
-        UserError: no such model or data, an impossible combination, or an export that differs too much: then nothing
-            is written.
+        UserError: no such model or data, an impossible combination, or an export that differs too much; nothing is
+            written then.
     """
     path = Path(output)
     options = ExportOptions(format_of(path, format), precision, with_preprocessing, with_attention, max_ap_loss)
@@ -376,14 +362,14 @@ def benchmark(
         batch: pictures at once.
         engines: `torch`, `openvino`, `onnxruntime`; all that are installed by default.
         precisions: `fp32`, `bf16`, `int8`; by default fp32, bf16 where it is faster here, int8 where it was prepared.
-        seconds: of measuring for each row.
+        seconds: of measuring per row.
         output: a folder for `benchmark.json` and `benchmark.md`.
         memory: whether to measure peak memory, in processes of their own.
         device: `auto`, `cpu`, `cuda` or `mps`.
-        threads: that compute: a number, or `auto`, the default: measured.
+        threads: number of threads, or `auto`, the default: the fastest, measured.
 
     Raises:
-        UserError: an impossible request; the peer is missing, or does not know such models.
+        UserError: an impossible request; the peer is not installed, or cannot run this model.
     """
     if output is not None:
         require_folder(Path(output))
@@ -426,20 +412,20 @@ def explain(
         split: of the data set.
         slots: what every query does over the split, and AP by decoder layer.
         image: the raw id of one of its pictures.
-        matching: for that picture, which query took which true object at what cost, and why objects were missed.
-        points: x, y in pixels of the picture, whose self-attention the encoder shows; chosen on detections where empty.
-        layer: counts from 1; 0 is the last.
-        head: counts from 1; 0 is the mean of all.
-        threshold: detections with at least this score are explained; the best three where there are none.
-        at_most: how many detections of a picture are explained, the best first.
+        matching: for that picture, which query was matched to which object, at what cost, and why one was missed.
+        points: x, y in pixels of the picture, for the encoder's self-attention; by default on detections.
+        layer: number of the layer, from 1; 0 is the last.
+        head: number of the attention head, from 1; 0 is the mean.
+        threshold: lowest score of the detections that are explained; the best three where none reaches it.
+        at_most: most detections explained per picture, best first.
         device: `auto`, `cpu`, `cuda` or `mps`.
-        threads: that compute: a number, or `auto`, the default: measured.
+        threads: number of threads, or `auto`, the default: the fastest, measured.
 
     Returns:
         The page, one HTML file that needs no network.
 
     Raises:
-        UserError: no such model, picture, split, id, layer or head; a point outside the picture; a mixture of requests.
+        UserError: no such model, picture, split, id, layer or head; a point outside the picture; or contradictory options.
     """
     from opendetr.explanation.explaining import Asked
     from opendetr.explanation.writing import explain_data, explain_sources
@@ -465,7 +451,7 @@ def explain(
 
 
 def info(model: str | Path, size: tuple[int, int] | None = None) -> dict[str, Any]:
-    """What a model is: classes, parameters, cost, preprocessing, and where it came from.
+    """Facts of a model: classes, parameters, cost, preprocessing and origin.
 
     Args:
         model: any model (`docs/checkpoints.md`), or an exported file.
@@ -491,12 +477,12 @@ def demo(
     threads: int | str | None = None,
     started: float | None = None,
 ) -> Path:
-    """Watch a DETR learn: make digit scenes, train until they are learned, measure on 100 others, write a report.
+    """Run the demo: write digit scenes, train until AP50 is high enough, measure on 100 others, write a report.
 
     Args:
-        output: where data, runs and the report go.
+        output: folder for the data, the runs and the report.
         compare: spend the same minutes again on the paper's recipe; the report shows both.
-        threads: that compute: a number, or `auto`, the default: measured.
+        threads: number of threads, or `auto`, the default: the fastest, measured.
         started: when the demo began, as of `time.time()`; now by default.
 
     Returns:
@@ -524,20 +510,20 @@ def ablate(
 ) -> Path:
     """Run one of the paper's studies, or one's own, as small trainings, and compare the rows in a table.
 
-    Interrupted and called again it goes on: a row that is finished is never run twice.
+    The same call continues an interrupted study: a finished row is never run twice.
 
     Args:
-        study: a shipped study; None makes one's own of `overrides`.
-        data: the data set's folder; digit scenes are made where None.
+        study: a shipped study; None makes a study of `overrides`.
+        data: the data set's folder; None writes digit scenes.
         output: the study's folder; by default `runs/ablate-STUDY`.
-        recipe: what the rows change.
-        split: to measure on.
+        recipe: the recipe that the rows change.
+        split: the split to measure on.
         seeds: runs per row.
-        epochs: of each run; 3 on digit scenes, 20 on other data, unless `minutes` are given.
-        minutes: of each run instead.
+        epochs: of each run; by default 3 on digit scenes and 20 on other data.
+        minutes: of each run, instead of epochs.
         overrides: `section.key=value` for all rows; without a study, `section.key=VALUE,VALUE` are its rows.
         device: `auto`, `cpu`, `cuda` or `mps`.
-        threads: that compute: a number, or `auto`: measured at the start. By default `auto` with minutes, and
+        threads: number of threads, or `auto`: the fastest, measured at the start. By default `auto` with minutes, and
             PyTorch's own number with epochs.
 
     Returns:
@@ -559,8 +545,8 @@ def ablate(
         raise UserError(f"--split {split}: digit scenes are measured on val or test")
     if data is not None and chosen.measure == "instances":
         raise UserError("the study 'instances' counts digits on a canvas of its own making: leave out --data")
-    if epochs is None and minutes is None:
-        epochs = 3 if data is None else 20
+    if minutes is None:
+        epochs = epochs or (3 if data is None else 20)
     root = folder / "digits" if data is None else Path(data)
     settings = Settings(str(root.resolve()), recipe, split, epochs, minutes, fixed, digits=data is None)
     settle_threads(threads, measure=minutes is not None, device=resolve_device(device).type)
@@ -581,19 +567,19 @@ def doctor(
     device: str | None = None,
     threads: int | str | None = None,
 ) -> list[Finding]:
-    """Say whether a data set can be learned and what to change: checks of the files, and eight pictures by heart.
+    """Check a data set for training and say what to change: its files, and whether eight pictures can be overfitted.
 
     Args:
         data: the data set's folder.
-        train_split: the split to look at.
-        recipe: what to train with; the default of `train`.
-        image_size: the shorter side; chosen by the recipe where None.
-        seconds: for learning eight pictures by heart.
+        train_split: the training split to check.
+        recipe: a shipped recipe or a TOML file, as in `train`.
+        image_size: the shorter side; by default chosen by the recipe.
+        seconds: for overfitting eight pictures.
         device: `auto`, `cpu`, `cuda` or `mps`.
-        threads: that compute: a number, or `auto`, the default: measured.
+        threads: number of threads, or `auto`, the default: the fastest, measured.
 
     Returns:
-        What was found, the most important first.
+        The findings, the most important first.
 
     Raises:
         UserError: the data cannot be read at all.
@@ -607,18 +593,12 @@ def doctor(
 
 
 def _computes_on(model: str | Path, engine: str, device: str) -> str:
-    """The kind of device that an engine computes on: PyTorch alone uses another than the CPU."""
-    of_graph = engine in GRAPH_ENGINES or is_exported(model)
-    return "cpu" if of_graph else resolve_device(device).type
+    """The kind of device that an engine computes on; only PyTorch uses another than the CPU."""
+    return "cpu" if engine in GRAPH_ENGINES or is_exported(model) else resolve_device(device).type
 
 
-def require_positive_batch(batch_size: int) -> None:
-    """Check a batch size.
-
-    Raises:
-        UserError: it is below 1.
-    """
-    if batch_size < 1:
+def _require_positive_batch(batch_size: int | None) -> None:
+    if batch_size is not None and batch_size < 1:
         raise UserError(f"--batch-size must be at least 1, got {batch_size}")
 
 

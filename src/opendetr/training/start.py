@@ -1,4 +1,4 @@
-"""A training from its arguments to its end: the config put together, the run folder chosen, the model trained."""
+"""A training from its arguments to its end: builds the config, chooses the run folder, trains the model."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,28 +19,29 @@ from opendetr.training.setup import prepare
 
 def run_training(
     given: Mapping[str, Any],
-    *,
-    recipe: str | None = None,
-    preset: str | None = None,
-    image_size: int | None = None,
-    overrides: Sequence[str] = (),
-    output: Path | None = None,
-    resume: Path | None = None,
+    recipe: str | None,
+    preset: str | None,
+    image_size: int | None,
+    overrides: Sequence[str],
+    output: Path | None,
+    resume: Path | None,
     started: float,
-    threads: int | str | None = None,
+    threads: int | str | None,
 ) -> Path:
-    """Train, and say what comes next; `given` are config values by dotted name, the rest is as in `opendetr.train`.
+    """Train, and print what the run is and what comes next.
+
+    `given` maps dotted config names to values that win over the recipe's; the others are those of `opendetr.api.train`.
 
     Raises:
         UserError: bad input of any kind; nothing has been written then.
     """
     if resume is None:
-        config, trained = new_config(given, recipe, preset, image_size, overrides)
+        config, trained = _new_config(given, recipe, preset, image_size, overrides)
     else:
-        config, trained = resumed_config(resume, given, overrides), None
+        config, trained = read_config(resume).with_values(given, "the command line").with_overrides(overrides), None
     if not config.data.root:
         raise UserError("--data is missing: give the folder of the data set to learn from")
-    run = output or resume or free_folder(Path("runs") / Path(config.data.root).resolve().name)
+    run = output or resume or _free_folder(Path("runs") / Path(config.data.root).resolve().name)
     settled = settle_threads(threads, measure=config.train.minutes > 0, device=resolve_device(config.train.device).type)
     trainer = prepare(
         config, run, started, resume, trained=trained, fresh_minutes=bool(given.get("train.minutes")), threads=settled
@@ -52,14 +53,10 @@ def run_training(
     return run
 
 
-def new_config(
+def _new_config(
     given: Mapping[str, Any], recipe: str | None, preset: str | None, image_size: int | None, overrides: Sequence[str]
 ) -> tuple[RunConfig, Checkpoint | None]:
-    """The config of a new run, and the trained model it begins with; arguments as in `run_training`.
-
-    Raises:
-        UserError: a part of the config is wrong, there is no such model, or another architecture is asked for.
-    """
+    """The config of a new run, and the trained model that it starts from."""
     without_model = [override for override in overrides if not override.startswith("model.")]
     begun_with = resolve_config(recipe, preset, given, image_size, without_model).train.init
     if not begun_with:
@@ -72,16 +69,7 @@ def new_config(
     return config, trained
 
 
-def resumed_config(run: Path, given: Mapping[str, Any], overrides: Sequence[str]) -> RunConfig:
-    """The config of a run that is continued.
-
-    Raises:
-        UserError: the run cannot be continued, or a part of the config is wrong.
-    """
-    return read_config(run).with_values(given, "the command line").with_overrides(overrides)
-
-
-def free_folder(folder: Path) -> Path:
+def _free_folder(folder: Path) -> Path:
     """The folder, or the first of FOLDER-2, FOLDER-3, ... that does not exist."""
     candidates = [folder, *(folder.with_name(f"{folder.name}-{number}") for number in range(2, 10_000))]
     return next(candidate for candidate in candidates if not candidate.exists())
