@@ -425,7 +425,7 @@ def explain(
         The page, one HTML file that needs no network.
 
     Raises:
-        UserError: no such model, picture, split, id, layer or head; a point outside the picture; or contradictory options.
+        UserError: no such model, picture, split, id, layer or head; a point outside the picture; contradictory options.
     """
     from opendetr.explanation.explaining import Asked
     from opendetr.explanation.writing import explain_data, explain_sources

@@ -42,12 +42,9 @@ class Asked:
         """The chosen layer and head of maps [L, heads, ...], and a description in words."""
         layers, heads = maps.shape[:2]
         layer = min(self.layer or layers, layers)
-        chosen, head = maps[layer - 1], f"head {self.head}"
         if self.head == 0:
-            chosen, head = chosen.mean(0), f"mean of {heads} heads"
-        else:
-            chosen = chosen[self.head - 1]
-        return chosen, f"layer {layer} of {layers}, {head}"
+            return maps[layer - 1].mean(0), f"layer {layer} of {layers}, mean of {heads} heads"
+        return maps[layer - 1, self.head - 1], f"layer {layer} of {layers}, head {self.head}"
 
     def check(self, detector: Detector) -> None:
         """Check layer and head against the model.
@@ -65,10 +62,7 @@ class Asked:
             if 0 < count < self.layer:
                 console.print(f"--layer {self.layer}: the {stack} has {count}; its last is shown")
         if self.points and model.num_encoder_layers == 0:
-            raise UserError(
-                "--point asks for the encoder's self-attention and this model has no encoder "
-                "(model.num_encoder_layers = 0); leave it out"
-            )
+            raise UserError("--point needs an encoder and this model has no encoder (model.num_encoder_layers = 0)")
 
 
 def explain_picture(folder: Folder, detector: Detector, name: str, image: Image.Image, asked: Asked) -> None:
@@ -77,20 +71,21 @@ def explain_picture(folder: Folder, detector: Detector, name: str, image: Image.
     Raises:
         UserError: a point lies outside the picture.
     """
-    points = require_inside(asked.points, name, image)
+    require_inside(asked.points, name, image)
     seen = look(detector, image, gradients=True)
     explained = seen.explained(asked.threshold, asked.at_most)
     folder.heading(name)
     folder.words(_summary(explained, asked.threshold))
+    layers = range(len(seen.output.logits))
     arrays: dict[str, Any] = {
         "queries": explained.queries, "labels": explained.labels, "scores": explained.scores,
-        "boxes_xyxy_by_layer": torch.stack([seen.boxes_xyxy(n) for n in range(len(seen.output.logits))]),
-        "scores_by_layer": torch.stack([seen.scores(n) for n in range(len(seen.output.logits))]),
+        "boxes_xyxy_by_layer": torch.stack([seen.boxes_xyxy(layer) for layer in layers]),
+        "scores_by_layer": torch.stack([seen.scores(layer) for layer in layers]),
         "starts_xyxy": None if seen.starts_cxcywh is None else seen.in_pixels(seen.starts_cxcywh),
         "map_extent": seen.extent,
     }  # fmt: skip
     if seen.captured.encoder:
-        points = points or _points_on(seen, explained)
+        points = asked.points or _points_on(seen, explained)
         maps = seen.encoder_maps(points)
         arrays |= {"points": points, "encoder_attention": maps}
         shown, what = asked.of(maps)
@@ -120,8 +115,7 @@ def explain_picture(folder: Folder, detector: Detector, name: str, image: Image.
     caption = "The box and the score of every detection after each decoder layer."
     folder.figure(f"{name}-layers", figures.layers_figure(seen, explained), caption)
     arrays |= {"cross_attention": cross, "self_attention": between}
-    arrays |= {"rollout": variants["rollout"], "gradient": variants["by gradient"]}
-    folder.arrays(name, arrays)
+    folder.arrays(name, arrays | {"rollout": variants["rollout"], "gradient": variants["by gradient"]})
 
 
 def explain_image_matching(
@@ -131,11 +125,11 @@ def explain_image_matching(
     image = read_image(record.path)
     require_size(record, image.size, index)
     seen = look(detector, image)
-    target = _target_of(record)
     loss = detector.checkpoint.config.loss
     costs = CostWeights(loss.class_cost, loss.l1_cost, loss.giou_cost)
     names = detector.checkpoint.label_map.names
-    matches = explain_matching(_on_cpu(seen.output), target, seen.scoring, costs, names, threshold)
+    on_cpu = DetrOutput(seen.output.logits.cpu(), seen.output.boxes_cxcywh.cpu())
+    matches = explain_matching(on_cpu, _target_of(record), seen.scoring, costs, names, threshold)
     missed = sum(found.reason is not None for found in matches)
     name = f"{record.path.stem}-matching"
     folder.heading(f"{record.path.name} (image {record.image_id})")
@@ -152,19 +146,17 @@ def explain_image_matching(
         rows.append([f"{number} {found.name}", *cells, others, found.sentence])
     header = ["object", "query", "its answer", "class + L1 + GIoU cost", "runners-up (cost)", "what became of it"]
     folder.table(header, rows)
-    folder.arrays(
-        name,
-        {
-            "names": [found.name for found in matches],
-            "boxes_cxcywh": [found.box_cxcywh for found in matches],
-            "queries": [-1 if found.taken_by is None else found.taken_by.query for found in matches],
-            "costs": [_costs(found.taken_by) for found in matches],
-            "runners_up": [[other.query for other in found.runners_up] for found in matches],
-            "runners_up_costs": [[_costs(other) for other in found.runners_up] for found in matches],
-            "reasons": ["" if found.reason is None else found.reason.name for found in matches],
-            "sentences": [found.sentence for found in matches],
-        },
-    )
+    arrays = {
+        "names": [found.name for found in matches],
+        "boxes_cxcywh": [found.box_cxcywh for found in matches],
+        "queries": [-1 if found.taken_by is None else found.taken_by.query for found in matches],
+        "costs": [_costs(found.taken_by) for found in matches],
+        "runners_up": [[other.query for other in found.runners_up] for found in matches],
+        "runners_up_costs": [[_costs(other) for other in found.runners_up] for found in matches],
+        "reasons": ["" if found.reason is None else found.reason.name for found in matches],
+        "sentences": [found.sentence for found in matches],
+    }
+    folder.arrays(name, arrays)
     return matches
 
 
@@ -189,8 +181,8 @@ def explain_slots(folder: Folder, detector: Detector, index: DatasetIndex, thres
         folder.table(["query", "detects something in", "overlap with the nearest other slot"], rows)
     else:
         folder.words(
-            "The queries of this model have no fixed role: each picture's most promising cells become its queries. So "
-            "there are no slots; the figure shows where queries start and how far they move."
+            "The queries of this model have no fixed role: each picture's cells with the highest scores become its "
+            "queries. So there are no slots; the figure shows where queries start and how far they move."
         )
         caption = "Selected queries: the proposals they start from, and how far their boxes move in the decoder."
         folder.figure("starts", figures.starts_figure(found), caption)
@@ -203,15 +195,13 @@ def explain_slots(folder: Folder, detector: Detector, index: DatasetIndex, thres
     folder.table(["decoder layer", "AP", "AP with NMS", "AP50", "AP50 with NMS"], rows)
     if len(found.concentrations):
         _concentration_table(folder, found)
-    learned = found.starts_cxcywh is None  # only learned queries are the same in every picture
-    folder.arrays(
-        "slots",
-        {
-            "boxes_cxcywh": found.boxes_cxcywh, "scores": found.scores, "starts_cxcywh": found.starts_cxcywh,
-            "usage": found.usage if learned else None, "overlap": found.specialisation if learned else None,
-            "concentrations": found.concentrations, "widenings": found.widenings, "by_gradient": found.by_gradient,
-        },
-    )  # fmt: skip
+    arrays = {
+        "boxes_cxcywh": found.boxes_cxcywh, "scores": found.scores, "starts_cxcywh": found.starts_cxcywh,
+        "concentrations": found.concentrations, "widenings": found.widenings, "by_gradient": found.by_gradient,
+    }  # fmt: skip
+    if found.starts_cxcywh is None:  # only learned queries are the same in every picture
+        arrays |= {"usage": found.usage, "overlap": found.specialisation}
+    folder.arrays("slots", arrays)
 
 
 def _concentration_table(folder: Folder, found: Survey) -> None:
@@ -242,10 +232,8 @@ def _medians(concentrations: np.ndarray, widenings: np.ndarray) -> list[str]:
     return [f"{np.median(concentrations):.2f}", f"{np.median(concentrations * widenings):.2f}"]
 
 
-def require_inside(
-    points: Sequence[tuple[float, float]], name: str, image: Image.Image
-) -> Sequence[tuple[float, float]]:
-    """The points, which all lie in the picture.
+def require_inside(points: Sequence[tuple[float, float]], name: str, image: Image.Image) -> None:
+    """Check that the points lie in the picture.
 
     Raises:
         UserError: one does not.
@@ -256,23 +244,16 @@ def require_inside(
                 f"--point {x:g},{y:g} lies outside {name}, which is {image.width}x{image.height} pixels; expected "
                 f"x from 0 to {image.width - 1} and y from 0 to {image.height - 1}"
             )
-    return points
 
 
 def _summary(explained: Explained, threshold: float) -> str:
-    if explained.found > len(explained):
-        names = ", ".join(explained.titles)
-        left_out = explained.found - len(explained)
-        return (
-            f"Explained are the {len(explained)} best of {explained.found} detections: {names}. {left_out} more are "
-            f"left out (--at-most)."
-        )
-    if explained.found:
-        return f"Explained: {', '.join(explained.titles)}."
-    return (
-        f"No answer reaches the threshold of {threshold:g}; explained are the {len(explained)} best: "
-        f"{', '.join(explained.titles)}."
-    )
+    shown, found, names = len(explained), explained.found, ", ".join(explained.titles)
+    if found > shown:
+        left_out = f"{found - shown} more are left out (--at-most)."
+        return f"Explained are the {shown} best of {found} detections: {names}. {left_out}"
+    if found:
+        return f"Explained: {names}."
+    return f"No answer reaches the threshold of {threshold:g}; explained are the {shown} best: {names}."
 
 
 def _points_on(seen: Look, explained: Explained) -> list[tuple[float, float]]:
@@ -300,7 +281,3 @@ def _costs(candidate: Candidate | None) -> list[float]:
 def _target_of(record: Record) -> Target:
     size = torch.tensor([record.width, record.height, record.width, record.height], dtype=torch.float32)
     return Target(torch.from_numpy(record.labels), xyxy_to_cxcywh(torch.from_numpy(record.boxes_xyxy).float() / size))
-
-
-def _on_cpu(output: DetrOutput) -> DetrOutput:
-    return DetrOutput(output.logits.detach().cpu(), output.boxes_cxcywh.detach().cpu())

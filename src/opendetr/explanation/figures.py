@@ -11,7 +11,6 @@ from opendetr.explanation.look import Explained, Look
 from opendetr.explanation.matching import ObjectMatch
 from opendetr.explanation.slots import Survey
 
-HEAT = "inferno"
 INCHES = 3.2  # the width of one picture
 COLOURS = [matplotlib.colormaps[name](number)[:3] for name, of in (("tab10", 10), ("Dark2", 8)) for number in range(of)]
 MOST_SLOTS = 20  # shown, as in figure 7 of the paper
@@ -23,13 +22,9 @@ def colour_of(number: int) -> tuple[float, float, float]:
 
 
 def encoder_figure(seen: Look, points: Sequence[tuple[float, float]], maps: Tensor, what: str) -> Figure:
-    """The picture with its points, and beside it the attention of each point (the paper's figure 3).
+    """The picture with its P points, and beside it the attention maps [P, h, w] of each (the paper's figure 3).
 
-    Args:
-        seen: the look.
-        points: pixels of the picture.
-        maps: [P, h, w], one for each point.
-        what: layer and head, in words.
+    `points` are in pixels of the picture; `what` names layer and head.
     """
     figure, axes = _panels(seen, len(points) + 1)
     _show(axes[0], seen, "points")
@@ -45,11 +40,11 @@ def decoder_figure(seen: Look, explained: Explained, maps: Tensor, what: str) ->
     """All detections in one picture, each with its attention in its colour (figure 6), then each by itself."""
     figure, axes = _panels(seen, len(explained) + 1)
     _heat_background(axes[0], seen)
-    strengths = np.stack([(attention / attention.max().clamp(min=1e-12)).numpy() for attention in maps])
+    strengths = np.stack([_strength(attention) for attention in maps])
     colours = np.array([colour_of(number) for number in range(len(maps))])
     strongest = strengths.argmax(0)  # every cell has the colour of the detection that attends to it most
     overlay = np.concatenate([colours[strongest], 0.9 * strengths.max(0)[..., None]], -1)
-    axes[0].imshow(overlay, extent=_extent(seen), interpolation="nearest")
+    axes[0].imshow(overlay, extent=_extent(seen.extent), interpolation="nearest")
     axes[0].set_title("all, in their colours", fontsize=8)
     boxes = seen.boxes_xyxy()[explained.queries]
     for number, (panel, title, attention, box) in enumerate(zip(axes[1:], explained.titles, maps, boxes)):
@@ -75,14 +70,9 @@ def variants_figure(seen: Look, explained: Explained, variants: dict[str, Tensor
 
 
 def queries_figure(seen: Look, explained: Explained, attention: Tensor, rivals: Sequence[int], what: str) -> Figure:
-    """Self-attention among detections and the nearest queries without a detection.
+    """Self-attention [Q, Q] of detections and of rivals, the queries without a detection nearest to them.
 
-    Args:
-        seen: the look.
-        explained: the detections.
-        attention: [Q, Q], a row attends to columns.
-        rivals: for each detection the query without a detection whose box is nearest to its own.
-        what: layer and head, in words.
+    A row attends to columns; `what` names layer and head.
     """
     shown = [*explained.queries, *(query for query in dict.fromkeys(rivals) if query not in explained.queries)]
     names = [f"{title} (query {query})" for title, query in zip(explained.titles, explained.queries)]
@@ -94,12 +84,11 @@ def queries_figure(seen: Look, explained: Explained, attention: Tensor, rivals: 
     drawn = axes.imshow(part, cmap="viridis", vmin=0)
     axes.set_xticks(range(len(shown)), names, rotation=60, ha="right", fontsize=7, parse_math=False)
     axes.set_yticks(range(len(shown)), names, fontsize=7, parse_math=False)
-    for number in range(len(explained)):
-        axes.get_xticklabels()[number].set_color(colour_of(number))
-        axes.get_yticklabels()[number].set_color(colour_of(number))
-    axes.axhline(len(explained) - 0.5, color="white", linewidth=1)
-    axes.axvline(len(explained) - 0.5, color="white", linewidth=1)
-    axes.set_xlabel("takes from", fontsize=8)
+    for labels, line in ((axes.get_xticklabels(), axes.axvline), (axes.get_yticklabels(), axes.axhline)):
+        for number, label in enumerate(labels[: len(explained)]):
+            label.set_color(colour_of(number))
+        line(len(explained) - 0.5, color="white", linewidth=1)
+    axes.set_xlabel("attends to", fontsize=8)
     axes.set_ylabel("query", fontsize=8)
     figure.colorbar(drawn, shrink=0.7).ax.tick_params(labelsize=7)
     axes.set_title(f"Self-attention between queries, {what}", fontsize=9)
@@ -168,7 +157,6 @@ def slots_figure(survey: Survey) -> Figure:
 def starts_figure(survey: Survey) -> Figure:
     """Where selected queries start (left) and how far their boxes' centres move (right)."""
     assert survey.starts_cxcywh is not None
-    assert survey.moves is not None
     sure = survey.scores >= survey.threshold
     figure = Figure(figsize=(9, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -225,26 +213,26 @@ def _panels(seen: Look, number: int, columns: int = 5, scale: float = 1.0) -> tu
     return figure, list(axes[:number])
 
 
-def _extent(seen: Look) -> tuple[float, float, float, float]:
-    return (0, seen.extent[0], seen.extent[1], 0)
+def _show(panel: Any, seen: Look, title: str) -> None:
+    panel.imshow(np.asarray(seen.image), extent=_extent(seen.image.size))
+    panel.set_title(title, fontsize=8, parse_math=False)
+    _frame(panel, seen)
+
+
+def _extent(size: tuple[float, float]) -> tuple[float, float, float, float]:
+    return (0, size[0], size[1], 0)
 
 
 def _frame(panel: Any, seen: Look) -> None:
     panel.set(xlim=(0, seen.image.width), ylim=(seen.image.height, 0))
 
 
-def _show(panel: Any, seen: Look, title: str) -> None:
-    panel.imshow(np.asarray(seen.image), extent=(0, seen.image.width, seen.image.height, 0))
-    panel.set_title(title, fontsize=8, parse_math=False)
-    _frame(panel, seen)
-
-
 def _heat(panel: Any, seen: Look, attention: Tensor, title: str, colour: tuple[float, float, float]) -> None:
     """A map over the dimmed picture; the number in the corner is its maximum over evenly spread attention."""
     _heat_background(panel, seen)
-    strength = (attention / attention.max().clamp(min=1e-12)).numpy()
-    where = {"extent": _extent(seen), "interpolation": "bilinear"}
-    panel.imshow(strength, cmap=HEAT, vmin=0, vmax=1, alpha=0.3 + 0.6 * strength, **where)
+    strength = _strength(attention)
+    where = {"extent": _extent(seen.extent), "interpolation": "bilinear"}
+    panel.imshow(strength, cmap="inferno", vmin=0, vmax=1, alpha=0.3 + 0.6 * strength, **where)
     panel.set_title(title, fontsize=8, color=colour, parse_math=False)
     peak = float(attention.max() / attention.mean().clamp(min=1e-12))
     corner = {"transform": panel.transAxes, "ha": "right", "va": "bottom", "fontsize": 6, "color": "white"}
@@ -254,17 +242,19 @@ def _heat(panel: Any, seen: Look, attention: Tensor, title: str, colour: tuple[f
 
 def _heat_background(panel: Any, seen: Look) -> None:
     """The picture in dimmed grey."""
-    grey = np.asarray(seen.image.convert("L"))
-    panel.imshow(grey, cmap="gray", vmin=0, vmax=330, extent=(0, seen.image.width, seen.image.height, 0))
+    panel.imshow(np.asarray(seen.image.convert("L")), cmap="gray", vmin=0, vmax=330, extent=_extent(seen.image.size))
+
+
+def _strength(attention: Tensor) -> np.ndarray:
+    """A map relative to its maximum."""
+    relative: np.ndarray = (attention / attention.max().clamp(min=1e-12)).numpy()
+    return relative
 
 
 def _box(panel: Any, box: Tensor, colour: Any, label: str = "", linestyle: str = "-", linewidth: float = 1.5) -> None:
     x1, y1, x2, y2 = box.tolist()
-    panel.add_patch(
-        matplotlib.patches.Rectangle(
-            (x1, y1), x2 - x1, y2 - y1, fill=False, color=colour, linewidth=linewidth, linestyle=linestyle
-        )
-    )
+    style = {"fill": False, "color": colour, "linewidth": linewidth, "linestyle": linestyle}
+    panel.add_patch(matplotlib.patches.Rectangle((x1, y1), x2 - x1, y2 - y1, **style))
     if label:
         top, bottom = sorted(panel.get_ylim())
         fits = y1 - top > 0.05 * (bottom - top)  # above the box; else in it

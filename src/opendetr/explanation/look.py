@@ -9,11 +9,11 @@ from PIL import Image
 from torch import Tensor
 
 from opendetr.boxes import cxcywh_to_xyxy
-from opendetr.errors import UserError
-from opendetr.explanation.capture import Captured, capture_attention
+from opendetr.explanation.capture import AttentionLayer, Captured, capture_attention
 from opendetr.explanation.maps import cell_at, gradient_relevance, on_picture, rollout
 from opendetr.inference.detector import Detector
 from opendetr.labels import LabelMap
+from opendetr.model.tokens import Tokens
 from opendetr.scoring import Scoring
 from opendetr.structures import DetrOutput
 
@@ -46,6 +46,7 @@ class Look:
     image: Image.Image
     output: DetrOutput  # of this picture alone, B = 1
     captured: Captured
+    memory: Tokens  # the cells to which encoder and decoder attend
     scoring: Scoring
     label_map: LabelMap
     extent: tuple[float, float]  # width and height, in pixels of the picture, that the maps cover
@@ -85,47 +86,35 @@ class Look:
         return None if queries is None or queries.reference_boxes is None else queries.reference_boxes[0].detach()
 
     def encoder_maps(self, points: Sequence[tuple[float, float]]) -> Float[Tensor, "L heads P h w"]:
-        """The attention of the cells at some points (pixels of the picture) in every encoder layer.
-
-        Raises:
-            UserError: the model has no encoder.
-        """
-        memory = self.captured.memory
-        assert memory is not None
-        if not self.captured.encoder:
-            raise UserError(
-                "this model has no encoder (model.num_encoder_layers = 0), so there is no self-attention of the "
-                "picture to show; leave out --point, or explain a model with an encoder"
-            )
-        cells = [cell_at(x / self.extent[0], y / self.extent[1], memory) for x, y in points]
-        with torch.no_grad():
-            rows = torch.stack([layer.weights(cells)[0] for layer in self.captured.encoder])
-        return on_picture(rows, memory).float().cpu()
+        """The attention of the cells at some points (pixels of the picture) in every encoder layer."""
+        cells = [cell_at(x / self.extent[0], y / self.extent[1], self.memory) for x, y in points]
+        return self._maps(_weights(self.captured.encoder, cells))
 
     def cross_maps(self, queries: Sequence[int]) -> Float[Tensor, "L heads K h w"]:
         """The cross-attention of some queries in every decoder layer."""
-        assert self.captured.memory is not None
-        with torch.no_grad():
-            rows = torch.stack([layer.weights(queries)[0] for layer in self.captured.decoder_cross])
-        return on_picture(rows, self.captured.memory).float().cpu()
+        return self._maps(_weights(self.captured.decoder_cross, queries))
 
+    @torch.no_grad()
     def rollout_maps(self, queries: Sequence[int]) -> Float[Tensor, "K h w"]:
         """Attention rollout of some queries through all layers."""
-        assert self.captured.memory is not None
-        with torch.no_grad():
-            return on_picture(rollout(self.captured, queries), self.captured.memory).float().cpu()
+        return self._maps(rollout(self.captured, queries))
 
     def gradient_maps(self, queries: Sequence[int], labels: Sequence[int]) -> Float[Tensor, "K h w"]:
         """Gradient-weighted attention of some queries; needs a look with gradients."""
-        assert self.captured.memory is not None
-        logits = self.output.logits[-1, 0]
-        scores = [logits[query, label] for query, label in zip(queries, labels)]
-        return on_picture(gradient_relevance(self.captured, scores, queries), self.captured.memory).float().cpu()
+        scores = list(self.output.logits[-1, 0, queries, labels])
+        return self._maps(gradient_relevance(self.captured, scores, queries))
 
     def self_attention(self) -> Float[Tensor, "L heads Q Q"]:
         """Self-attention of queries (rows) to each other (columns) in every decoder layer."""
-        with torch.no_grad():
-            return torch.stack([layer.weights()[0] for layer in self.captured.decoder_self]).float().cpu()
+        return _weights(self.captured.decoder_self).float().cpu()
+
+    def _maps(self, rows: Tensor) -> Tensor:
+        return on_picture(rows, self.memory).float().cpu()
+
+
+@torch.no_grad()
+def _weights(layers: Sequence[AttentionLayer], rows: Sequence[int] | None = None) -> Float[Tensor, "L heads N M"]:
+    return torch.stack([layer.weights(rows)[0] for layer in layers])
 
 
 def look(detector: Detector, image: Image.Image, *, gradients: bool = False) -> Look:
@@ -146,4 +135,4 @@ def look(detector: Detector, image: Image.Image, *, gradients: bool = False) -> 
     rows, columns = captured.memory.shapes[0]
     height, width = tensor.shape[1:]
     extent = (columns * stride * image.width / width, rows * stride * image.height / height)
-    return Look(image, output, captured, model.scoring, detector.checkpoint.label_map, extent)
+    return Look(image, output, captured, captured.memory, model.scoring, detector.checkpoint.label_map, extent)

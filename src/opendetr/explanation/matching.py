@@ -15,6 +15,7 @@ from opendetr.structures import DetrOutput, Target, Targets
 
 NEAR = 0.5  # smallest IoU of a box that finds an object, as in AP50
 MEANS = 0.1  # smallest score below the threshold that still counts as an answer
+RUNNERS_UP = 3
 
 
 class Reason(StrEnum):
@@ -66,21 +67,11 @@ def explain_matching(
     costs: CostWeights,
     names: Sequence[str],
     threshold: float,
-    runners_up: int = 3,
 ) -> list[ObjectMatch]:
-    """Say for every true object of one picture which query is matched to it, and why it was missed, if it was.
+    """Say for every true object of one picture (B = 1) which query is matched to it, and why it was missed, if it was.
 
     An object is found where a query has its class, at least the threshold's score and a box of IoU 0.5 or more, and no
     better detection of another object uses that query.
-
-    Args:
-        output: of this picture alone, B = 1.
-        target: its true objects.
-        scoring: of the model.
-        costs: weights of the matching cost.
-        names: of the classes.
-        threshold: of the detections.
-        runners_up: how many other candidates to name.
     """
     targets = Targets.stack([target])
     last = DetrOutput(output.logits[-1:], output.boxes_cxcywh[-1:])
@@ -94,21 +85,19 @@ def explain_matching(
     for number, label in enumerate(target.labels.tolist()):
         cheapest_first = terms[number].sum(-1).argsort().tolist()
         candidates = [_candidate(query, terms[number], history, number, names) for query in cheapest_first]
-        own = taken.get(number)
-        reason, sentence = None, ""
-        if number not in found:
+        own, query = taken.get(number), found.get(number)
+        if query is None:
             reason, sentence = _why_missed(history, number, names, threshold, {q: o for o, q in found.items()})
         else:
-            query = found[number]
             score, iou = float(history.scores[-1, query, label]), float(history.ious[-1, query, number])
-            sentence = f"found by query {query}: '{names[label]}' with score {score:.2f}, IoU {iou:.2f}"
+            reason, sentence = None, f"found by query {query}: '{names[label]}' with score {score:.2f}, IoU {iou:.2f}"
         matches.append(
             ObjectMatch(
                 names[label],
                 tuple(target.boxes_cxcywh[number].tolist()),
                 next((c for c in candidates if c.query == own), None),
-                [c for c in candidates if c.query != own][:runners_up],
-                found.get(number),
+                [c for c in candidates if c.query != own][:RUNNERS_UP],
+                query,
                 reason,
                 sentence,
             )
@@ -138,8 +127,8 @@ class _History:
 
     def right(self, threshold: float) -> Tensor:
         """Where a query of a layer has an object's class, enough score and enough IoU: [L, Q, T]."""
-        says_it = (self.scores >= threshold) & self.given
-        return says_it[:, :, self.labels] & (self.ious >= NEAR)
+        answers = (self.scores >= threshold) & self.given
+        return answers[:, :, self.labels] & (self.ious >= NEAR)
 
     def found(self, threshold: float, layer: int) -> dict[int, int]:
         """Object -> query that detects it in a layer; the best scores choose first, each its best object."""
@@ -153,9 +142,9 @@ class _History:
 
 def _candidate(query: int, terms: Tensor, history: _History, number: int, names: Sequence[str]) -> Candidate:
     score, label = history.scores[-1, query].max(-1)
-    iou = float(history.ious[-1, query, number])
-    class_cost, l1_cost, giou_cost = terms[query].tolist()
-    return Candidate(query, class_cost, l1_cost, giou_cost, iou, names[int(label)], float(score))
+    return Candidate(
+        query, *terms[query].tolist(), float(history.ious[-1, query, number]), names[int(label)], float(score)
+    )
 
 
 def _why_missed(
@@ -183,10 +172,10 @@ def _why_missed(
         return Reason.NOT_NEAR, f"no query near it: the nearest, query {query}, overlaps it with IoU {iou:.2f}"
     free = sorted((query for query in near if query not in owner), key=lambda query: -float(best_scores[query]))
     owned = [query for query in near if query in owner]
-    says_something = [query for query in free if float(best_scores[query]) >= min(MEANS, threshold)]
-    right = [query for query in says_something if int(best_labels[query]) == label]
-    wrong = [query for query in says_something if int(best_labels[query]) != label]
-    shown_wrong = [query for query in wrong[:1] if float(best_scores[query]) >= threshold]
+    answering = [query for query in free if float(best_scores[query]) >= min(MEANS, threshold)]
+    right = [query for query in answering if int(best_labels[query]) == label]
+    wrong = [query for query in answering if int(best_labels[query]) != label]
+    shown_wrong = bool(wrong) and float(best_scores[wrong[0]]) >= threshold
     if right and not shown_wrong:
         query = right[0]
         return Reason.LOW_SCORE, (

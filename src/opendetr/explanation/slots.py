@@ -67,10 +67,9 @@ class Survey:
         return usage
 
     @property
-    def moves(self) -> Float[np.ndarray, "N Q"] | None:
-        """How far each box's centre moved from its query's start, as a share of the picture's diagonal."""
-        if self.starts_cxcywh is None:
-            return None
+    def moves(self) -> Float[np.ndarray, "N Q"]:
+        """How far each box's centre moved from the start of its selected query, relative to the picture's diagonal."""
+        assert self.starts_cxcywh is not None
         way = (self.boxes_cxcywh - self.starts_cxcywh)[..., :2] * self.sides[:, None]
         moves: np.ndarray = np.linalg.norm(way, axis=-1) / np.linalg.norm(self.sides, axis=-1)[:, None]
         return moves
@@ -89,7 +88,8 @@ def survey(detector: Detector, index: DatasetIndex, threshold: float) -> Survey:
     """
     boxes, scores, starts, sides = [], [], [], []
     concentrations, widenings, by_gradient = [], [], []
-    detections: list[list[tuple[int, Detections]]] = []
+    model = detector.checkpoint.config.model
+    detections: list[list[tuple[int, Detections]]] = [[] for _ in range(model.num_decoder_layers)]
     for number, seen in track(_looks(detector, index), "looking", len(index)):
         boxes.append(seen.output.boxes_cxcywh[-1, 0].detach().float().cpu().numpy())
         scores.append(seen.scores().amax(-1).numpy())
@@ -110,17 +110,14 @@ def survey(detector: Detector, index: DatasetIndex, threshold: float) -> Survey:
             if seen.has_gradients:
                 weighted = seen.gradient_maps(found.queries, found.labels)
                 by_gradient += [(concentration(of_query, box), w) for of_query, box, w in zip(weighted, own, wide)]
-        for layer, of_layer in enumerate(_by_layer(seen, index.records[number].image_id)):
-            if layer == len(detections):
-                detections.append([])
-            detections[layer].append((number, of_layer))
-    num_heads = detector.checkpoint.config.model.num_heads
+        for so_far, of_layer in zip(detections, _by_layer(seen, index.records[number].image_id)):
+            so_far.append((number, of_layer))
     return Survey(
         np.stack(boxes),
         np.stack(scores),
         np.stack(starts) if starts else None,
         np.array(sides, dtype=float),
-        np.array(concentrations).reshape(len(concentrations), len(detections), num_heads),
+        np.array(concentrations).reshape(len(concentrations), len(detections), model.num_heads),
         np.array(widenings),
         np.array(by_gradient).reshape(-1, 2),
         [(metrics_of(index, layer), metrics_of(index, [(n, suppressed(d)) for n, d in layer])) for layer in detections],
@@ -130,9 +127,9 @@ def survey(detector: Detector, index: DatasetIndex, threshold: float) -> Survey:
 
 def suppressed(detections: Detections) -> Detections:
     """The answers after classic non-maximum suppression, class by class, to measure its effect."""
-    keep = batched_nms(detections.boxes_xyxy.float(), detections.scores, detections.labels, NMS_IOU)
-    boxes, scores, labels = (x[keep] for x in (detections.boxes_xyxy, detections.scores, detections.labels))
-    return replace(detections, boxes_xyxy=boxes, scores=scores, labels=labels)
+    boxes, scores, labels = detections.boxes_xyxy, detections.scores, detections.labels
+    keep = batched_nms(boxes.float(), scores, labels, NMS_IOU)
+    return replace(detections, boxes_xyxy=boxes[keep], scores=scores[keep], labels=labels[keep])
 
 
 def _looks(detector: Detector, index: DatasetIndex) -> Iterator[tuple[int, Look]]:

@@ -1,4 +1,4 @@
-"""The page of `opendetr explain`: of pictures, of a picture's matching, or of what the queries do over a split."""
+"""The page of `opendetr explain`: of pictures, of the matching in a picture, or of what queries do over a split."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,14 +14,15 @@ from opendetr.explanation.explaining import (
     require_inside,
 )
 from opendetr.explanation.folder import Folder
-from opendetr.explanation.matching import ObjectMatch
 from opendetr.inference.detector import Detector
 from opendetr.inference.sources import distinct_stems, expand_sources, report_left_out
 from opendetr.progress import console, track
 
 
 def explain_sources(detector: Detector, model: str, sources: Sequence[str], output: Path, asked: Asked) -> Path:
-    """Attention in pictures, as `opendetr.explain` asks for it; returns the page.
+    """Write the page of attention in pictures, and return its path.
+
+    `detector` runs in PyTorch, `model` is its name for the title, `sources` are files, folders and globs.
 
     Raises:
         UserError: there are no pictures, or a point lies outside one (nothing is written then); or pictures could not
@@ -30,10 +31,10 @@ def explain_sources(detector: Detector, model: str, sources: Sequence[str], outp
     paths, broken = expand_sources(list(sources), output), list[str]()
     if not paths:
         raise UserError(f"nothing to explain: every source lies in --output {output}; choose another folder")
-    for path in paths if asked.points else ():  # a wrong point is said before anything is written
+    for path in paths if asked.points else ():  # check the points before anything is written
         try:
             picture = read_image(path)
-        except UserError:  # said at the end
+        except UserError:  # reported at the end
             continue
         require_inside(asked.points, str(path), picture)
     written = Folder(output, f"What {model} attends to")
@@ -52,42 +53,31 @@ def explain_sources(detector: Detector, model: str, sources: Sequence[str], outp
 def explain_data(
     detector: Detector, model: str, data: Path, split: str, image: int | None, output: Path, threshold: float
 ) -> Path:
-    """What the queries do over a split, or which took what in its picture `image`; returns the page.
+    """Write the page of what queries do over a split, or of the matching in one picture, and return its path.
+
+    Arguments as in `explain_sources`; `image` is the raw id of the picture, None explains the whole split.
 
     Raises:
         UserError: no such data, split or picture.
     """
     index = load_index(data, split).under(detector.checkpoint.label_map)
-    record = None if image is None else record_of(index, image)
+    record = None if image is None else _record_of(index, image)
     written = Folder(output, f"What the queries of {model} do")
     if record is None:
         explain_slots(written, detector, index, threshold)
     else:
-        for sentence in missed_in_words(explain_image_matching(written, detector, index, record, threshold)):
-            console.print(sentence)
+        for number, found in enumerate(explain_image_matching(written, detector, index, record, threshold), start=1):
+            if found.reason is not None:
+                console.print(f"object {number} ({found.name}) was missed: {found.sentence}")
     return _finished(written)
 
 
-def record_of(index: DatasetIndex, image_id: int) -> Record:
-    """The picture with that id.
-
-    Raises:
-        UserError: there is none; names some that are there.
-    """
+def _record_of(index: DatasetIndex, image_id: int) -> Record:
     for record in index.records:
         if record.image_id == image_id:
             return record
     known = ", ".join(str(record.image_id) for record in index.records[:5])
     raise UserError(f"--image {image_id} is not in {index.source}; its {len(index)} ids begin with {known}")
-
-
-def missed_in_words(matches: Sequence[ObjectMatch]) -> list[str]:
-    """A sentence for every missed object."""
-    return [
-        f"object {number} ({found.name}) was missed: {found.sentence}"
-        for number, found in enumerate(matches, start=1)
-        if found.reason is not None
-    ]
 
 
 def _finished(written: Folder) -> Path:
