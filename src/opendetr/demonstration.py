@@ -1,5 +1,6 @@
-"""The demo: a DETR learns digit scenes, however long this machine needs for it, and reports what it learned."""
+"""The demo: trains a DETR on digit scenes until AP50 is high enough, and reports what it learned."""
 
+import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -46,16 +47,10 @@ NEXT = (
 
 
 def run_demo(output: Path, started: float, *, compare: bool = False, threads: Threads | None = None) -> Path:
-    """Make the data, train, measure on held-out scenes, write the report.
-
-    Args:
-        output: the folder for data, run and report; a number is appended where it holds an earlier demo.
-        started: when the demo began, as of `time.time()`.
-        compare: spend the same minutes again on the paper's recipe, and report both.
-        threads: to watch while it trains.
+    """Make the data, train, measure on held-out scenes, write the report; arguments as in `opendetr.api.demo`.
 
     Returns:
-        The path of `report.html`; `report.json` lies beside it.
+        The path of `report.html`; `report.json` lies beside it. The runs of earlier demos in the folder are kept.
     """
     console.print("Making digit scenes: handwritten digits on photographs, 128x128 pixels.")
     write_digits(output / "digits", TRAINING_SCENES)
@@ -83,11 +78,11 @@ def _learn(
     options = {"data.root": str(output / "digits"), "train.minutes": minutes or MOST_MINUTES}
     goal = None
     if minutes is None:
-        options |= {"data.image_size": SIDE, "data.zoom_probability": 0.6}  # whatever the machine, the same lesson
+        options |= {"data.image_size": SIDE, "data.zoom_probability": 0.6}  # the same training on every machine
         goal = Goal(ENOUGH_AP50, STEPS)
     length = f"for {minutes:.1f} minutes" if minutes else f"until they are learned, {MOST_MINUTES:g} minutes at most"
     console.print(f"\n{title}: training {length}. Object queries, no anchors, no NMS.")
-    run = _free_run(output)
+    run = next(run for number in itertools.count(1) if not (run := output / f"run-{number}").exists())
     trainer = prepare(resolve_config(recipe, options=options), run, started, goal=goal, threads=threads)
     trainer.fit()
     if trainer.plan.interrupted():
@@ -104,15 +99,8 @@ def _learn(
     return RunReport(title, _summary(metrics, history, index), history, metrics, pictures, attention)
 
 
-def _free_run(output: Path) -> Path:
-    number = 1
-    while (output / f"run-{number}").exists():
-        number += 1
-    return output / f"run-{number}"
-
-
 def _summary(metrics: CocoMetrics, history: Sequence[dict[str, Any]], index: DatasetIndex) -> str:
-    """What the numbers say, plainly, good or bad."""
+    """A summary of the numbers."""
     trained = [line for line in history if line["kind"] != "val"]
     first, last = trained[0], trained[-1]
     loss, iou = ([f"{line[key] or float('nan'):.2f}" for line in (first, last)] for key in ("loss", "matched_iou"))
@@ -124,24 +112,17 @@ def _summary(metrics: CocoMetrics, history: Sequence[dict[str, Any]], index: Dat
     )
     if metrics.summary["AP50"] >= WANTED_AP50:
         return learned
-    return learned + (
-        f" That is less than the AP50 of {WANTED_AP50} that is wanted here: the curves show which way it goes."
-    )
+    return f"{learned} That is less than the AP50 of {WANTED_AP50} that is wanted here: the curves show the trend."
 
 
 def _truth_and_found(record: Record, found: Detections) -> tuple[str, Image.Image]:
-    """The picture, larger and brighter, with the detections drawn; the caption tells the truth."""
-    image = _to_look_at(read_image(record.path))
-    shown = replace(found, boxes_xyxy=found.boxes_xyxy * ENLARGED)
-    true = ", ".join(found.label_map.names[label] for label in record.labels)
-    said = ", ".join(found.names) or "nothing"
-    return f"true: {true}; found: {said}", draw(image, shown)
-
-
-def _to_look_at(image: Image.Image) -> Image.Image:
-    """A scene enlarged, its dark background brighter."""
+    """The picture, larger and brighter, with the detections drawn; the caption lists the true objects."""
+    image = read_image(record.path)
     larger = image.resize((image.width * ENLARGED, image.height * ENLARGED), Image.Resampling.BICUBIC)
-    return larger.point([round(255 * (value / 255) ** BRIGHTER) for value in range(256)] * 3)
+    brighter = larger.point([round(255 * (value / 255) ** BRIGHTER) for value in range(256)] * 3)
+    true = ", ".join(found.label_map.names[label] for label in record.labels)
+    caption = f"true: {true}; found: {', '.join(found.names) or 'nothing'}"
+    return caption, draw(brighter, replace(found, boxes_xyxy=found.boxes_xyxy * ENLARGED))
 
 
 def _attention(detector: Detector, found: Sequence[tuple[Record, Detections]], folder: Path) -> str:
@@ -150,6 +131,6 @@ def _attention(detector: Detector, found: Sequence[tuple[Record, Detections]], f
     seen = Folder(folder, "What the model attends to")
     explain_picture(seen, detector, record.path.stem, read_image(record.path), Asked(THRESHOLD))
     return (
-        "<h2>What it looks at</h2><p>One of the held-out scenes, with the attention of the model while it detected the "
+        "<h2>Attention</h2><p>One of the held-out scenes, with the attention of the model while it detected the "
         "digits: bright cells are what a point, or a detection, read.</p>" + seen.body
     )

@@ -297,7 +297,7 @@ def test_the_demo_reports_what_it_learned(tmp_path, monkeypatch, compare):
     page = report.read_text()
     assert page.count("held-out scenes, whose") == 1 + compare
     assert page.count("data:image/") >= 17 * (1 + compare)  # 12 test scenes, and five figures of what it looks at
-    assert page.count("What it looks at") == 1 + compare
+    assert page.count("<h2>Attention</h2>") == 1 + compare
     assert "opendetr train --data DATA" in page
     facts = json.loads((tmp_path / "demo" / "report.json").read_text())
     assert 0 <= facts["ap50"] <= 1

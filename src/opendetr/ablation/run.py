@@ -39,15 +39,8 @@ def run_study(study: Study, settings: Settings, output: Path, seeds: int, device
     A finished row is never run again, an unfinished one is continued: the same call continues where the last one
     was interrupted.
 
-    Args:
-        study: the rows.
-        settings: what they share.
-        output: the study's folder; each row keeps its run there.
-        seeds: runs per row, with the seeds 0, 1, ...
-        device: `auto`, `cpu`, `cuda` or `mps`.
-
-    Returns:
-        `study.md`; `study.csv` and `study.png` lie beside it.
+    `output` is the study's folder; each row keeps its runs there, with the seeds 0, 1, ..., `seeds - 1`. Returns the
+    path of `study.md`; `study.csv` and `study.png` lie beside it.
 
     Raises:
         UserError: the folder holds another study, there are no such data, a row's values do not fit the recipe (nothing
@@ -58,14 +51,17 @@ def run_study(study: Study, settings: Settings, output: Path, seeds: int, device
 
     _require_free_keys(study, settings)
     configs = {row.name: _config(row, settings, device) for row in study.rows}  # a wrong value fails at once
-    if study.needs_selected and resolve_config(settings.recipe).model.query_source != "selected":
+    recipe = resolve_config(settings.recipe)
+    if study.needs_selected and recipe.model.query_source != "selected":
         raise UserError(
             f"the study '{study.name}' is about selected queries; the recipe '{settings.recipe}' has learned ones"
         )
-    description = _description(study, settings)
+    description = {"study": asdict(study), "settings": asdict(settings), "recipe": recipe.to_dict()}
+    description = json.loads(json.dumps(description))  # as it is read from study.json
     _require_same_study(description, output)
-    if settings.digits:
-        _make_digits(Path(settings.data))
+    if settings.digits and not (Path(settings.data) / "annotations" / "test.json").is_file():
+        console.print(f"Making {SCENES} digit scenes in {settings.data}")
+        write_digits(Path(settings.data), SCENES)
     train_split = configs[study.baseline].data.train_split
     learned, measured = (load_index(Path(settings.data), split) for split in (train_split, settings.split))
     learned.label_map.require_same_categories(measured.label_map, str(measured.source))
@@ -78,7 +74,10 @@ def run_study(study: Study, settings: Settings, output: Path, seeds: int, device
         folder = output / row.folder / f"seed-{seed}"
         result = folder / "result.json"
         if not result.is_file():
-            left = f", {_minutes(trained, len(runs) - number + 1)} left of the study" if trained else ""
+            left = ""
+            if trained:  # the mean of the finished runs, for all that are left
+                seconds = sum(trained) / len(trained) * (len(runs) - number + 1)
+                left = f", {timedelta(seconds=round(seconds))} left of the study"
             console.print(f"\n{study.name}: run {number} of {len(runs)}, '{row.name}', seed {seed}{left}")
             begun = time.time()
             try:
@@ -113,7 +112,7 @@ def _recorded(error: Exception, path: Path) -> str:
 
 
 def _require_free_keys(study: Study, settings: Settings) -> None:
-    """Check that `--set` changes no value that the study decides."""
+    """Check that `--set` changes no value that the study sets."""
     ours = {"train.seed": "--seeds", "data.root": "--data", "data.val_split": "--split", "train.device": "--device"}
     for name in {**settings.fixed, **{name: None for row in study.rows for name in row.values}}:
         if name in ours:
@@ -123,13 +122,6 @@ def _require_free_keys(study: Study, settings: Settings) -> None:
             raise UserError(f"--set {name}: every row of the study '{study.name}' sets it itself")
 
 
-def _make_digits(folder: Path) -> None:
-    """Make the data set of studies without --data, where it is missing."""
-    if not (folder / "annotations" / "test.json").is_file():
-        console.print(f"Making {SCENES} digit scenes in {folder}")
-        write_digits(folder, SCENES)
-
-
 def _config(row: StudyRow, settings: Settings, device: str) -> RunConfig:
     options = {
         "data.root": settings.data, "data.val_split": "none", "train.device": device,
@@ -137,12 +129,6 @@ def _config(row: StudyRow, settings: Settings, device: str) -> RunConfig:
     }  # fmt: skip
     config = resolve_config(settings.recipe, None, {name: v for name, v in options.items() if v is not None})
     return config.with_values({**settings.fixed, **row.values}, f"row '{row.name}'")
-
-
-def _description(study: Study, settings: Settings) -> Any:
-    """The description of a study, as in study.json."""
-    recipe = resolve_config(settings.recipe).to_dict()
-    return json.loads(json.dumps({"study": asdict(study), "settings": asdict(settings), "recipe": recipe}))
 
 
 def _require_same_study(description: Any, output: Path) -> None:
@@ -189,19 +175,15 @@ def _train(config: RunConfig, run: Path) -> None:
 def _measure(study: Study, settings: Settings, run: Path, device: str) -> dict[str, Any]:
     """AP on the split, and the other measures of the study."""
     detector = Detector.load(run, device, "torch")
-    checkpoint = detector.checkpoint
     index = load_index(Path(settings.data), settings.split)
-    metrics = evaluate_split(detector.engine, checkpoint.description, index)
+    metrics = evaluate_split(detector.engine, detector.description, index)
     history = [line for line in read_metrics(run) if line["kind"] == "epoch"]
-    found: dict[str, Any] = {
-        "AP": metrics.summary["AP"], "AP50": metrics.summary["AP50"], "AP75": metrics.summary["AP75"],
-        "epochs": history[-1]["epoch"], "seconds": history[-1]["seconds"],
-    }  # fmt: skip
+    found: dict[str, Any] = {key: metrics.summary[key] for key in ("AP", "AP50", "AP75")}
+    found |= {"epochs": history[-1]["epoch"], "seconds": history[-1]["seconds"]}
     if study.measure == "layers":
-        layers = survey(detector, index, 0.5).layers
         found["layers"] = [
             {f"{key}{suffix}": m.summary[key] for m, suffix in zip(both, ("", " with NMS")) for key in ("AP", "AP50")}
-            for both in layers
+            for both in survey(detector, index, 0.5).layers
         ]
     if study.measure == "instances":
         found["instances"] = {str(count): _found_share(detector, count) for count in INSTANCES}
@@ -231,8 +213,3 @@ def _found_share(detector: Detector, count: int) -> float:
                 taken.add(max(free, key=free.__getitem__))
         found, shown = found + len(taken), shown + len(boxes)
     return found / shown
-
-
-def _minutes(seconds: list[float], runs: int) -> str:
-    """How long so many more runs will take, estimated from the finished ones."""
-    return str(timedelta(seconds=round(sum(seconds) / len(seconds) * runs)))

@@ -66,17 +66,17 @@ def load_study(name: str) -> Study:
     """
     if name not in study_names():
         raise UserError(f"ablate {name}: unknown study; {nearest(name, study_names())}")
-    text = resources.files("opendetr.studies").joinpath(f"{name}.toml").read_text(encoding="utf-8")
-    content = tomllib.loads(text)
-    rows = [StudyRow(row["name"], row.get("set", {}), row.get("paper", {})) for row in content["rows"]]
-    return Study(
-        name, content["title"], content["about"], content["baseline"], rows, content.get("measure", "split"),
-        content.get("needs_selected", False),
-    )  # fmt: skip
+    content = tomllib.loads(resources.files("opendetr.studies").joinpath(f"{name}.toml").read_text(encoding="utf-8"))
+    rows = [StudyRow(row["name"], row.get("set", {}), row.get("paper", {})) for row in content.pop("rows")]
+    return Study(name=name, rows=rows, **content)
 
 
 def choose_study(name: str | None, overrides: Sequence[str]) -> tuple[Study, dict[str, Any]]:
-    """A shipped study or, without a name, one's own of overrides with several values; and what all its rows share.
+    """The study to run, and the config values that all its rows share.
+
+    Args:
+        name: a shipped study; None makes a study of the `overrides` with several values.
+        overrides: `section.key=VALUE` or `section.key=VALUE,VALUE`.
 
     Raises:
         UserError: no such study, none at all, or two.
@@ -96,10 +96,7 @@ def choose_study(name: str | None, overrides: Sequence[str]) -> tuple[Study, dic
 
 
 def own_study(axes: dict[str, list[Any]]) -> Study:
-    """Every combination of the given values; the first is the baseline.
-
-    Args:
-        axes: dotted config name -> values.
+    """Every combination of the given values (dotted config name -> values); the first is the baseline.
 
     Raises:
         UserError: two rows would have one name or one folder.

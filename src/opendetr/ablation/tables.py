@@ -19,15 +19,7 @@ CONFIDENCE = 0.95  # of a difference that is not put in brackets
 def write_tables(
     study: Study, settings: Settings, results: RowResults, failed: Mapping[tuple[str, int], str], output: Path
 ) -> None:
-    """Write `study.md`, `study.csv` and `study.png`.
-
-    Args:
-        study: the rows.
-        settings: what they share.
-        results: of the runs that are finished.
-        failed: the errors of the other runs.
-        output: the folder.
-    """
+    """Write `study.md`, `study.csv` and `study.png` into `output`, of the finished runs and the errors of the failed."""
     lines = io.StringIO()
     rows = [_flat(result) for result in results.values()]
     writer = csv.DictWriter(lines, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
@@ -86,12 +78,11 @@ def markdown(
     yield "\nAP in points (0 to 100): mean of the seeds ± the largest distance of a seed from it."
     if learned:
         yield (
-            f"A difference in brackets may be chance (two-sided t-tests, each at {CONFIDENCE:.0%}, "
-            f"the variance of the seeds pooled over the rows; of twenty rows that change nothing, one is without "
-            f"brackets by chance)."
+            f"A difference in brackets may be chance (two-sided t-tests, each at {CONFIDENCE:.0%}, the variance of the "
+            f"seeds pooled over the rows; of twenty rows that change nothing, one has no brackets by chance)."
         )
     if settings.minutes is not None:
-        yield "Runs of equal minutes may differ in picture size and passes too: config.toml of each run tells."
+        yield "Runs of equal minutes may differ in picture size and passes too: see config.toml of each run."
     for (name, seed), reason in failed.items():
         yield f"Failed: '{name}', seed {seed}: {reason}"
     for row in study.rows:

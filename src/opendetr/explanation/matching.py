@@ -142,9 +142,9 @@ class _History:
 
 def _candidate(query: int, terms: Tensor, history: _History, number: int, names: Sequence[str]) -> Candidate:
     score, label = history.scores[-1, query].max(-1)
-    return Candidate(
-        query, *terms[query].tolist(), float(history.ious[-1, query, number]), names[int(label)], float(score)
-    )
+    class_cost, l1_cost, giou_cost = terms[query].tolist()
+    iou = float(history.ious[-1, query, number])
+    return Candidate(query, class_cost, l1_cost, giou_cost, iou, names[int(label)], float(score))
 
 
 def _why_missed(
