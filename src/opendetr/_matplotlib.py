@@ -1,4 +1,4 @@
-"""Imports matplotlib, or says in a sentence how to get it: figures are an extra."""
+"""Imports matplotlib, or raises a sentence with its installation: figures are an extra."""
 
 import io
 

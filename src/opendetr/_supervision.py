@@ -1,4 +1,4 @@
-"""Imports supervision without its advice to install OpenCV: what we use of it draws the same without."""
+"""Imports supervision without its advice to install OpenCV, which our drawing does not need."""
 
 import warnings
 

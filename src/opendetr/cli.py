@@ -75,6 +75,11 @@ Recipe = Annotated[str | None, typer.Option(help="A shipped recipe or a TOML fil
 JsonFile = Annotated[Path | None, typer.Option(help="Write the result to this file too.")]
 
 
+def _repeatable(choices: Any, default: str) -> Any:
+    """An option that is given once per value; typer has no lists of Literal."""
+    return typer.Option(metavar="|".join(get_args(choices)), help=f"Repeatable.  (default: {default})")
+
+
 def main() -> None:
     """Run a command; a UserError is one sentence and exit code 2, Ctrl-C is 130."""
     set_waiting_policy()
@@ -172,22 +177,19 @@ def val(
     threads: ThreadCount = None,
 ) -> None:
     """The 12 COCO numbers and AP per class, of a model on a split or of ready-made detections."""
-    with_model, with_files = (model is not None, data is not None), (detections is not None, annotations is not None)
-    if not ((all(with_model) and not any(with_files)) or (all(with_files) and not any(with_model))):
-        raise UserError("val needs either MODEL --data DIR, or --detections RESULTS.json --annotations TRUTH.json")
     from opendetr.api import val_files
     from opendetr.evaluation.report import print_metrics
 
     require_writable(json)
-    if detections is not None and annotations is not None:
-        metrics = val_files(detections, annotations)
-    else:
-        assert model is not None
-        assert data is not None
+    if model is not None and data is not None and detections is None and annotations is None:
         metrics = opendetr.val(
             model, data, split, batch_size=batch_size, engine=engine, precision=precision, device=device,
             threads=threads,
         )  # fmt: skip
+    elif model is None and data is None and detections is not None and annotations is not None:
+        metrics = val_files(detections, annotations)
+    else:
+        raise UserError("val needs either MODEL --data DIR, or --detections RESULTS.json --annotations TRUTH.json")
     print_metrics(metrics)
     if json is not None:
         write_json(json, metrics.to_json())
@@ -312,13 +314,8 @@ def benchmark(
     against: Annotated[PeerName | None, typer.Option(help="Also measure the same weights in other code.")] = None,
     size: InputSize = None,
     batch: BatchSize = 1,
-    engine: Annotated[
-        list[str] | None, typer.Option(metavar="|".join(get_args(OneEngine)), help="Repeatable.  (default: all)")
-    ] = None,
-    precision: Annotated[
-        list[str] | None,
-        typer.Option(metavar="|".join(get_args(PrecisionName)), help="Repeatable.  (default: the fast ones)"),
-    ] = None,
+    engine: Annotated[list[str] | None, _repeatable(OneEngine, "all")] = None,
+    precision: Annotated[list[str] | None, _repeatable(PrecisionName, "the fast ones")] = None,
     seconds: Annotated[float, typer.Option(help="Seconds of measuring per row.")] = 20.0,
     output: Annotated[Path | None, typer.Option(help="Folder for benchmark.json and benchmark.md.")] = None,
     memory: Annotated[bool, typer.Option("--memory/--no-memory", help="Measure peak memory too.")] = True,

@@ -20,6 +20,11 @@ def _require(config: Any, name: str, holds: bool, expected: str) -> None:
         raise UserError(f"{section}.{name} must be {expected}, got {getattr(config, name)}")
 
 
+def _require_at_least(config: Any, least: int, *names: str) -> None:
+    for name in names:
+        _require(config, name, getattr(config, name) >= least, f"at least {least}")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
     """The architecture (sections 3.2 and A.3). The defaults are DETR-R50."""
@@ -33,11 +38,13 @@ class ModelConfig:
         Literal["timm", "huggingface"], "the backbone's: timm's own, or as transformers replaces it (checkpoints only)"
     ] = "timm"
     embed_dim: Annotated[int, "D, the width of the transformer"] = 256
-    num_heads: Annotated[int, "attention heads"] = 8
-    num_encoder_layers: Annotated[int, "0 gives the backbone's features to the decoder (table 2)"] = 6
-    num_decoder_layers: Annotated[int, "each is supervised (figure 4)"] = 6
+    num_heads: Annotated[int, "number of attention heads"] = 8
+    num_encoder_layers: Annotated[
+        int, "number of encoder layers; with 0 the decoder reads the backbone's features (table 2)"
+    ] = 6
+    num_decoder_layers: Annotated[int, "number of decoder layers; each has a loss (figure 4)"] = 6
     feedforward_dim: Annotated[int, "inner width of the feed-forward layers; 0 leaves them out (section 4.2)"] = 2048
-    dropout: Annotated[float, "in attention and feed-forward layers"] = 0.1
+    dropout: Annotated[float, "dropout rate in attention and feed-forward layers"] = 0.1
     pre_norm: Annotated[bool, "normalise before each sub-layer instead of after it"] = False
     num_queries: Annotated[int, "Q, object queries: the most objects a picture can have; 0 chooses by the data"] = 100
     query_placement: Annotated[
@@ -55,22 +62,20 @@ class ModelConfig:
         tuple[int, ...], "still finer ones, from which queries are selected only; [0] chooses by the objects' sizes"
     ] = ()
     freeze_depthwise: Annotated[
-        bool, "the backbone's depthwise kernels above 3x3 stay as pretrained: their gradients cost most"
+        bool, "do not train the backbone's depthwise kernels above 3x3, whose gradients are the slowest"
     ] = False
     query_source: Annotated[
-        Literal["learned", "selected"], "learned vectors, or the most promising cells with boxes that layers refine"
+        Literal["learned", "selected"], "learned vectors, or the cells with the best scores, whose boxes layers refine"
     ] = "learned"
-    precedence: Annotated[bool, "selected queries: each is told how far more promising ones cover its box"] = False
-    focus: Annotated[bool, "selected queries: attention to the image begins in and around their boxes"] = False
-    scoring: Annotated[Literal["softmax", "focal"], "softmax with no-object, or a sigmoid that also says the fit"] = (
-        "softmax"
-    )
+    precedence: Annotated[bool, "selected queries: each gets the overlap of its box with higher-ranked ones"] = False
+    focus: Annotated[bool, "selected queries: cross-attention is focused on and around their boxes"] = False
+    scoring: Annotated[
+        Literal["softmax", "focal"], "softmax with no-object, or a sigmoid per class whose target is the IoU of the box"
+    ] = "softmax"
 
     def __post_init__(self) -> None:
-        for name in ("embed_dim", "num_heads", "num_decoder_layers"):
-            _require(self, name, getattr(self, name) >= 1, "at least 1")
-        for name in ("num_encoder_layers", "feedforward_dim", "num_queries"):
-            _require(self, name, getattr(self, name) >= 0, "at least 0")
+        _require_at_least(self, 1, "embed_dim", "num_heads", "num_decoder_layers")
+        _require_at_least(self, 0, "num_encoder_layers", "feedforward_dim", "num_queries")
         _require(self, "embed_dim", self.embed_dim % self.num_heads == 0, f"divisible by num_heads = {self.num_heads}")
         _require(self, "embed_dim", self.embed_dim % 4 == 0, "divisible by 4 (sine and cosine of x and y)")
         _require(self, "dropout", 0 <= self.dropout < 1, "at least 0 and below 1")
@@ -81,10 +86,9 @@ class ModelConfig:
         _require(self, "encoder_strides", halves, f"together with the others halves of {self.output_stride}: 8, 16, 32")
         fits = self.query_source == "learned" or self.scoring == "focal"
         _require(self, "query_source", fits, "'learned' with softmax scoring: cells are selected by focal scores")
-        ranked = self.query_source == "selected" or not self.precedence
-        _require(self, "precedence", ranked, "false with learned queries: none of them is more promising than another")
-        boxed = self.query_source == "selected" or not self.focus
-        _require(self, "focus", boxed, "false with learned queries: they have no boxes to begin with")
+        selected = self.query_source == "selected"
+        _require(self, "precedence", selected or not self.precedence, "false with learned queries, which have no rank")
+        _require(self, "focus", selected or not self.focus, "false with learned queries, which start without boxes")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,42 +96,36 @@ class DataConfig:
     """Pictures and their transforms (section A.4). Sizes are pixels of the shorter side."""
 
     root: Annotated[str, "the data set's folder"] = ""
-    train_split: Annotated[str, "the split to learn from"] = "train"
+    train_split: Annotated[str, "the split to train on"] = "train"
     val_split: Annotated[str, "the split that chooses the best weights"] = "val"
     image_size: Annotated[int, "the shorter side at evaluation and prediction; 0 chooses by data and time"] = 800
-    max_size: Annotated[int, "the longer side is not above this, but for rounding; 0 chooses by the data"] = 1333
+    max_size: Annotated[int, "largest longer side, up to rounding; 0 chooses by the data"] = 1333
     train_sizes: Annotated[tuple[int, ...], "the shorter side in training, one drawn per picture; [] is image_size"] = (
         480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800,
     )  # fmt: skip
-    crop_probability: Annotated[float, "how often a random crop precedes the resize"] = 0.5
+    crop_probability: Annotated[float, "probability of a random crop before the resize"] = 0.5
     crop_resize: Annotated[tuple[int, ...], "the shorter side before the crop, one drawn per picture"] = (400, 500, 600)
     crop_min: Annotated[int, "the smallest side of a crop"] = 384
     crop_max: Annotated[int, "the largest side of a crop"] = 600
-    horizontal_flip: Annotated[float, "how often a picture is mirrored; -1 tries it on the half-trained model"] = 0.5
-    vertical_flip: Annotated[float, "how often top and bottom are exchanged; -1 tries it on the model too"] = 0.0
-    zoom_probability: Annotated[float, "how often a part of the picture is looked at instead; -1 chooses"] = 0.0
+    horizontal_flip: Annotated[float, "probability of mirroring; -1 decides by the half-trained model"] = 0.5
+    vertical_flip: Annotated[float, "probability of exchanging top and bottom; -1 as above"] = 0.0
+    zoom_probability: Annotated[float, "probability of a zoom; -1 chooses"] = 0.0
     zoom_in: Annotated[float, "zoom: the smallest share of a side; 0 chooses by the data"] = 0.5
     zoom_out: Annotated[float, "zoom: the largest; above 1 the picture gets a frame; 0 chooses by the data"] = 1.0
-    colour: Annotated[float, "how far brightness, contrast and saturation vary, half of the time"] = 0.0
+    colour: Annotated[float, "strength of changes of brightness, contrast and saturation, half of the time"] = 0.0
     cache: Annotated[
-        Cache,
-        "decoded pictures stay in memory or in the cache folder, not larger than training looks at them",
+        Cache, "keep decoded pictures in memory or in the cache folder, no larger than training needs them"
     ] = "none"
     multiple_of: Annotated[int, "both sides are multiples of this, so that shapes repeat and nothing is padded"] = 1
 
     def __post_init__(self) -> None:
-        for name in ("crop_min", "crop_max", "multiple_of"):
-            _require(self, name, getattr(self, name) >= 1, "at least 1")
-        for name in ("image_size", "max_size"):
-            _require(self, name, getattr(self, name) >= 0, "at least 0")
+        _require_at_least(self, 1, "crop_min", "crop_max", "multiple_of")
+        _require_at_least(self, 0, "image_size", "max_size", "zoom_in", "zoom_out", "colour")
         _require(self, "train_sizes", min(self.train_sizes, default=1) >= 1, "a list of positive sizes")
-        crop_sizes = self.crop_resize
-        _require(self, "crop_resize", min(crop_sizes, default=0) >= 1, "a list of at least one positive size")
+        _require(self, "crop_resize", min(self.crop_resize, default=0) >= 1, "a list of at least one positive size")
         room = self.max_size == 0 or self.max_size >= self.image_size
         _require(self, "max_size", room, f"0 or at least image_size = {self.image_size}")
         _require(self, "crop_max", self.crop_max >= self.crop_min, f"at least crop_min = {self.crop_min}")
-        for name in ("zoom_in", "zoom_out", "colour"):
-            _require(self, name, getattr(self, name) >= 0, "at least 0")
         _require(self, "crop_probability", 0 <= self.crop_probability <= 1, "between 0 and 1")
         for name in ("horizontal_flip", "vertical_flip", "zoom_probability"):
             share = getattr(self, name)
@@ -137,7 +135,7 @@ class DataConfig:
         """The same pipeline with every size scaled so that evaluation uses `image_size`."""
         if image_size < 1:
             raise UserError(f"--image-size must be at least 1, got {image_size}")
-        if self.image_size == 0:  # nothing to scale: sizes were to be chosen
+        if self.image_size == 0:  # sizes are chosen later
             return replace(self, image_size=image_size)
         factor = image_size / self.image_size
 
@@ -147,7 +145,7 @@ class DataConfig:
         return replace(
             self,
             image_size=image_size,
-            max_size=self.max_size and scale(self.max_size),  # 0 stays: it was to be chosen
+            max_size=self.max_size and scale(self.max_size),  # 0 stays: it is chosen later
             train_sizes=tuple(scale(size) for size in self.train_sizes),
             crop_resize=tuple(scale(size) for size in self.crop_resize),
             crop_min=scale(self.crop_min),
@@ -162,7 +160,7 @@ class LossConfig:
     class_weight: Annotated[float, "weight of the class term in the loss"] = 1.0
     l1_weight: Annotated[float, "weight of the box L1 term in the loss"] = 5.0
     giou_weight: Annotated[float, "weight of the box GIoU term in the loss"] = 2.0
-    no_object_weight: Annotated[float, "the no-object class is down-weighted to this"] = 0.1
+    no_object_weight: Annotated[float, "weight of the no-object class"] = 0.1
     auxiliary: Annotated[bool, "supervise every decoder layer instead of the last one only"] = True
     class_cost: Annotated[float, "weight of the class term in the matching"] = 1.0
     l1_cost: Annotated[float, "weight of the box L1 term in the matching"] = 5.0
@@ -172,24 +170,19 @@ class LossConfig:
     denoising_queries: Annotated[int, "selected queries: noised true boxes to recover, per picture; 0 for none"] = 0
 
     def __post_init__(self) -> None:
-        for item in fields(self):
-            if item.name != "auxiliary":
-                _require(self, item.name, getattr(self, item.name) >= 0, "at least 0")
+        _require_at_least(self, 0, *(item.name for item in fields(self)))  # true and false are 1 and 0
         costs = self.class_cost + self.l1_cost + self.giou_cost
-        _require(
-            self, "class_cost", costs > 0, "above 0 where l1_cost and giou_cost are 0: nothing is left to match by"
-        )
+        _require(self, "class_cost", costs > 0, "above 0 where l1_cost and giou_cost are 0: matching needs one cost")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
     """Optimisation (sections 4 and A.4)."""
 
-    epochs: Annotated[int, "passes over the training split; not used where minutes is set"] = 300
+    epochs: Annotated[int, "number of passes over the training split; not used where minutes is set"] = 300
     minutes: Annotated[float, "wall-clock budget, from process start to exit; 0 counts epochs instead"] = 0.0
     patience: Annotated[
-        int,
-        "the run ends after so many evaluations on val without a better AP, of its last half where rates fall; 0 never",
+        int, "evaluations without a better AP that end the run, of its last half where learning rates fall; 0 never"
     ] = 0
     batch_size: Annotated[int, "pictures per process and step; 0 chooses by their size"] = 2
     accumulate: Annotated[int, "steps whose gradients are summed before the weights change"] = 1
@@ -204,28 +197,27 @@ class TrainConfig:
     ema: Annotated[float, "the weights kept are an average over this fraction of the run; 0 keeps the last"] = 0.0
     small_first: Annotated[float, "the fraction of the run whose pictures are shrunk to two thirds: more steps"] = 0.0
     clip_norm: Annotated[float, "the gradient's norm is clipped to this; 0 never clips"] = 0.1
-    init: Annotated[str, "a model to begin with instead of fresh weights: a folder, a file or a name"] = ""
-    new_head: Annotated[bool, "with init: fresh class heads for the classes of the data"] = False
-    freeze: Annotated[
-        tuple[str, ...], "parts that stay as they are: backbone, input_proj, encoder, decoder, heads"
-    ] = ()
-    seed: Annotated[int, "of weights, order and augmentation"] = 0
+    init: Annotated[str, "a model to start from instead of new weights: a folder, a file or a name"] = ""
+    new_head: Annotated[bool, "with init: new class heads for the classes of the data"] = False
+    freeze: Annotated[tuple[str, ...], "parts that are not trained: backbone, input_proj, encoder, decoder, heads"] = ()
+    seed: Annotated[int, "random seed of weights, order and augmentation"] = 0
     workers: Annotated[int, "loader processes; -1 chooses for the device"] = -1
-    precision: Annotated[TrainingPrecision, "of matrix products and convolutions; losses are always fp32"] = "fp32"
+    precision: Annotated[TrainingPrecision, "precision of matrix products and convolutions; losses are always fp32"] = (
+        "fp32"
+    )
     device: Annotated[str, "auto, cpu, cuda or mps"] = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "accumulate"):
-            _require(self, name, getattr(self, name) >= 1, "at least 1")
-        for name in ("batch_size", "minutes", "patience", "lr", "backbone_lr", "weight_decay", "clip_norm"):
-            _require(self, name, getattr(self, name) >= 0, "at least 0")
+        _require_at_least(self, 1, "epochs", "accumulate")
+        _require_at_least(
+            self, 0, "batch_size", "minutes", "patience", "lr", "backbone_lr", "weight_decay", "clip_norm"
+        )
         _require(self, "lr_drop", 0 < self.lr_drop <= 1, "above 0 and at most 1 (a fraction of the run)")
         for name in ("warmup", "ema", "small_first"):
             _require(self, name, 0 <= getattr(self, name) < 1, "at least 0 and below 1 (a fraction of the run)")
-        known = all(part in PARTS for part in self.freeze)
-        _require(self, "freeze", known, f"a list of {', '.join(PARTS)}")
+        _require(self, "freeze", set(self.freeze) <= set(PARTS), f"a list of {', '.join(PARTS)}")
         _require(self, "new_head", not self.new_head or self.init != "", "false without train.init: all heads are new")
-        _require(self, "workers", self.workers >= -1, "at least -1")
+        _require_at_least(self, -1, "workers")
         _require(self, "seed", 0 <= self.seed < 2**32, "a whole number from 0 to 2**32 - 1")
 
 
@@ -247,7 +239,7 @@ class RunConfig:
                 )
         if self.model.query_source == "selected" and not self.loss.proposal_repeats:
             raise UserError(
-                "loss.proposal_repeats = 0 would never teach the model which cells to select queries from; with "
+                "loss.proposal_repeats = 0 would never train which cells are selected as queries; with "
                 "model.query_source = selected give --set loss.proposal_repeats=1 or more"
             )
 
@@ -265,7 +257,7 @@ class RunConfig:
             if not isinstance(keys, Mapping):
                 raise UserError(f"{source}: '{section}' must be a table [{section}] of keys, got {keys!r}")
             values |= {f"{section}.{key}": value for key, value in keys.items()}
-        if "data.keep" in values:  # what runs of earlier versions call it; their models and states still load
+        if "data.keep" in values:  # the name in earlier versions, whose models and states still load
             values["data.cache"] = "ram" if values.pop("data.keep") is True else "none"
         return cls().with_values(values, source)
 
@@ -284,9 +276,7 @@ class RunConfig:
             except _WrongKindError as wrong:
                 raise UserError(f"{source}: {name} must be {wrong}, got {value!r}") from None
         try:  # all keys of a section at once: their limits may depend on each other
-            return replace(
-                self, **{section: replace(getattr(self, section), **keys) for section, keys in changes.items()}
-            )
+            return replace(self, **{name: replace(getattr(self, name), **keys) for name, keys in changes.items()})
         except UserError as error:
             raise UserError(f"{source}: {error}") from None
 
@@ -338,7 +328,7 @@ def parse_config(text: str, source: str) -> RunConfig:
 
 
 class _WrongKindError(Exception):
-    """Says what a value should have been."""
+    """The message is the expected kind of value."""
 
 
 def _convert(value: Any, kind: Any) -> Any:
@@ -349,17 +339,15 @@ def _convert(value: Any, kind: Any) -> Any:
             raise _WrongKindError("one of " + ", ".join(map(str, arguments)))
         return value
     if origin is tuple:
-        words = {int: "a list of whole numbers", str: "a list of texts"}[arguments[0]]
         if not isinstance(value, list | tuple) or any(type(v) is not arguments[0] for v in value):
-            raise _WrongKindError(words)
+            raise _WrongKindError({int: "a list of whole numbers", str: "a list of texts"}[arguments[0]])
         return tuple(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    infinite = isinstance(value, float) and not math.isfinite(value)  # JSON, and so `_to_toml`, has no word for it
+    infinite = isinstance(value, float) and not math.isfinite(value)  # JSON, and so `_to_toml`, cannot write it
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool) or infinite:
-        raise _WrongKindError(
-            {int: "a whole number", float: "a finite number", bool: "true or false", str: "a text"}[kind]
-        )
+        names = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a text"}
+        raise _WrongKindError(names[kind])
     return value
 
 

@@ -1,4 +1,4 @@
-"""The one exception a user is meant to read: a sentence, no traceback, exit code 2."""
+"""The exception for users: a sentence, no traceback, exit code 2."""
 
 import difflib
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str) -> None:
-        # A DataLoader worker re-raises with its whole traceback as the message; the sentence is what follows our name.
+        # A DataLoader worker re-raises with its whole traceback as the message; the sentence follows our name.
         super().__init__(message.rsplit("UserError: ", 1)[-1].strip())
 
 
@@ -24,5 +24,5 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of another library says, as much of it as fits into our sentence."""
+    """The first line of another library's error, for use in our sentence."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

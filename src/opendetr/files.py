@@ -1,4 +1,4 @@
-"""Writing that either happened or did not: an interrupted program never leaves half a file or half a folder."""
+"""Atomic writing: an interrupted program never leaves a partial file or folder."""
 
 import errno
 import json
@@ -13,7 +13,7 @@ from typing import Any
 
 from opendetr.errors import UserError
 
-# Windows does not rename what anybody has open, and virus scanners open whatever was written just now.
+# Windows does not rename an open file, and virus scanners open every new file.
 RETRY_AFTER = (0.05, 0.1, 0.2, 0.4, 0.8) if sys.platform == "win32" else ()  # seconds
 
 
@@ -52,10 +52,10 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line of text as UTF-8 to `path` in one write: a program that is killed leaves at most the last one torn.
+    """Add a line of text as UTF-8 to `path` in one write: a killed program leaves at most the last line incomplete.
 
     Raises:
-        OSError: the disk is full; the line is not there then, nor a part of it.
+        OSError: the disk is full; no part of the line is written then.
     """
     content = f"{line}\n".encode()
     with path.open("ab", buffering=0) as file:
@@ -72,7 +72,7 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
 
 
 def _rename(path: Path, target: Path) -> None:
-    """Move a file or a folder within its disk; a file that is there is replaced."""
+    """Move a file or a folder within its disk; an existing file is replaced."""
     for seconds in RETRY_AFTER:
         try:
             path.replace(target)
@@ -104,7 +104,7 @@ def require_folder(path: Path) -> None:
 
 
 def read_json(path: Path, expected: str) -> Any:
-    """The content of a JSON file. `expected` says what the file should have been, for the error's sentence.
+    """The content of a JSON file; `expected` describes it in errors.
 
     Raises:
         UserError: the file is missing, unreadable or not JSON.
@@ -118,14 +118,14 @@ def read_json(path: Path, expected: str) -> Any:
 
 
 def read_json_lines(path: Path, expected: str) -> list[Any]:
-    """The values of a file of JSON lines, without a torn last one; none where there is no file.
+    """The values of a file of JSON lines, without an incomplete last one; none where there is no file.
 
     Raises:
         UserError: another line is not JSON.
     """
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else [""]
     values = []
-    for number, line in enumerate(lines[:-1], start=1):  # what follows the last line break was torn, or is nothing
+    for number, line in enumerate(lines[:-1], start=1):  # after the last line break: an incomplete line, or nothing
         try:
             values.append(json.loads(line))
         except json.JSONDecodeError as error:
@@ -137,8 +137,8 @@ def read_json_lines(path: Path, expected: str) -> list[Any]:
 def replacing_folder(folder: Path) -> Iterator[Path]:
     """Yield an empty folder to fill; on success it takes the place of `folder`, on failure `folder` is untouched.
 
-    Folders cannot be exchanged in one portable step: for an instant the old one stands under its `.old` name, where
-    `recover_folder` finds it should the program die just then.
+    Folders cannot be exchanged in one portable step: for a moment the old one has its `.old` name, where
+    `recover_folder` finds it if the program is killed.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     recover_folder(folder)
@@ -160,9 +160,9 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
 
 def recover_folder(folder: Path) -> None:
     """Undo a replacement that was killed between its two renames. For writers; readers use `current_folder`."""
-    old = folder.with_name(f".{folder.name}.old")
-    if not folder.exists() and old.exists():
-        _rename(old, folder)
+    current = current_folder(folder)
+    if current != folder:
+        _rename(current, folder)
 
 
 def current_folder(folder: Path) -> Path:

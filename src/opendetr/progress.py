@@ -1,4 +1,4 @@
-"""What long work shows: one console, one progress bar with throughput and time left."""
+"""The console and the progress bar of long work, with throughput and time left."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -9,12 +9,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 T = TypeVar("T")
 
-# Of several processes the first one speaks.
+# Only the first of several processes prints.
 console = Console(soft_wrap=True, highlight=False, markup=False, quiet=os.environ.get("RANK", "0") != "0")
 
 
 def progress_bar(*extra: TextColumn) -> Progress:
-    """A bar that shows itself in a terminal and stays silent elsewhere."""
+    """A bar that is shown in a terminal only."""
     return Progress(
         TextColumn("{task.description}"), BarColumn(bar_width=30), MofNCompleteColumn(), *extra,
         TextColumn("{task.fields[rate]}"), TimeRemainingColumn(),

@@ -85,9 +85,7 @@ class DetrOutput:
     _fields: ClassVar = ("logits", "boxes_cxcywh")
     logits: Float[Tensor, "L B Q K"]  # K = C+1 (softmax, the last is no-object) or C (focal)
     boxes_cxcywh: Float[Tensor, "L B Q 4"]  # 0..1 of the unpadded image
-    proposals: "DetrOutput | None" = (
-        None  # the prediction of every cell of the memory (L = 1, Q = S), where queries are selected
-    )
+    proposals: "DetrOutput | None" = None  # of every cell of the memory (L = 1, Q = S), where queries are selected
     denoising: "DetrOutput | None" = None  # the output of the denoising queries (Q = N), in training
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -154,22 +152,13 @@ class Detections:
 
         Classes without a category (N/A) have no raw id and are left out.
         """
-        entries = []
-        for (x1, y1, x2, y2), score, category_id, name in zip(
-            self.boxes_xyxy.tolist(), self.scores.tolist(), self.category_ids, self.names
-        ):
-            if category_id is not None:
-                entries.append(
-                    {
-                        "image_id": self.image_id,
-                        "file_name": self.file_name,
-                        "category_id": category_id,
-                        "name": name,
-                        "bbox": [x1, y1, x2 - x1, y2 - y1],
-                        "score": score,
-                    }
-                )
-        return entries
+        found = zip(self.boxes_xyxy.tolist(), self.scores.tolist(), self.category_ids, self.names)
+        about = {"image_id": self.image_id, "file_name": self.file_name}
+        return [
+            {**about, "category_id": number, "name": name, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}
+            for (x1, y1, x2, y2), score, number, name in found
+            if number is not None
+        ]
 
     def to_supervision(self) -> Any:
         """The same as `supervision.Detections`, with the names under `data["class_name"]`."""

@@ -112,7 +112,7 @@ def test_a_misspelt_key_names_the_nearest_whichever_way_it_comes(key):
         (lambda: RunConfig().with_overrides(["train.epochs"]), r"--set train\.epochs: expected section\.key=value"),
         (lambda: resolve_config(preset="detr-r5"), r"--preset detr-r5: .* did you mean 'detr-r50'\?"),
         (lambda: resolve_config(recipe="papper"), r"--recipe papper: .* did you mean 'paper'\?"),
-        (lambda: resolve_config(recipe="missing.toml"), r"--recipe missing\.toml: the file does not exist.*paper"),
+        (lambda: resolve_config(recipe="missing.toml"), r"--recipe missing\.toml: no such file.*paper"),
         (lambda: resolve_config(image_size=0), r"--image-size must be at least 1, got 0"),
     ],
 )
@@ -196,7 +196,7 @@ def test_keys_whose_limits_depend_on_each_other_can_be_set_together(order):
 
 def test_a_cost_can_be_switched_off_but_not_all_three():
     config = RunConfig().with_overrides(["loss.class_cost=0", "loss.l1_cost=0"])
-    with pytest.raises(UserError, match="nothing is left to match by"):
+    with pytest.raises(UserError, match="matching needs one cost"):
         config.with_overrides(["loss.giou_cost=0"])
 
 

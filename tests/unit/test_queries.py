@@ -342,5 +342,5 @@ def test_without_auxiliary_losses_only_the_last_layer_is_supervised(model, image
 
 
 def test_selected_queries_that_nobody_teaches_are_refused():
-    with pytest.raises(UserError, match=r"proposal_repeats = 0 would never teach"):
+    with pytest.raises(UserError, match=r"proposal_repeats = 0 would never train"):
         RunConfig(model=FAST, loss=LossConfig())

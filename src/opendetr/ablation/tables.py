@@ -19,7 +19,7 @@ CONFIDENCE = 0.95  # of a difference that is not put in brackets
 def write_tables(
     study: Study, settings: Settings, results: RowResults, failed: Mapping[tuple[str, int], str], output: Path
 ) -> None:
-    """Write `study.md`, `study.csv` and `study.png` into `output`, of the finished runs and the errors of the failed."""
+    """Write `study.md`, `study.csv` and `study.png` into `output`, of the finished runs and of errors in `failed`."""
     lines = io.StringIO()
     rows = [_flat(result) for result in results.values()]
     writer = csv.DictWriter(lines, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")

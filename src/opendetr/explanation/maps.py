@@ -143,8 +143,7 @@ def concentration(attention_map: Float[Tensor, "h w"], box_cxcywh: Float[Tensor,
         box_cxcywh: fractions of what the map covers.
     """
     rows, columns = _widened(attention_map.shape, box_cxcywh)
-    share: float = float(attention_map[rows, columns].mean()) * attention_map.numel()
-    return share
+    return float(float(attention_map[rows, columns].mean()) * attention_map.numel())
 
 
 def widening(shape: Sequence[int], box_cxcywh: Float[Tensor, "4"]) -> float:
@@ -156,8 +155,7 @@ def widening(shape: Sequence[int], box_cxcywh: Float[Tensor, "4"]) -> float:
     rows, columns = _widened(shape, box_cxcywh)
     cells = (rows.stop - rows.start) * (columns.stop - columns.start)
     left, top, right, bottom = cxcywh_to_xyxy(box_cxcywh).clamp(0, 1).tolist()
-    times: float = cells / max(1e-6, (right - left) * (bottom - top) * height * width)
-    return times
+    return float(cells / max(1e-6, (right - left) * (bottom - top) * height * width))
 
 
 def _widened(shape: Sequence[int], box_cxcywh: Tensor) -> tuple[slice, slice]:

@@ -91,17 +91,10 @@ def explain_matching(
         else:
             score, iou = float(history.scores[-1, query, label]), float(history.ious[-1, query, number])
             reason, sentence = None, f"found by query {query}: '{names[label]}' with score {score:.2f}, IoU {iou:.2f}"
-        matches.append(
-            ObjectMatch(
-                names[label],
-                tuple(target.boxes_cxcywh[number].tolist()),
-                next((c for c in candidates if c.query == own), None),
-                [c for c in candidates if c.query != own][:RUNNERS_UP],
-                query,
-                reason,
-                sentence,
-            )
-        )
+        box = tuple(target.boxes_cxcywh[number].tolist())
+        taken_by = next((candidate for candidate in candidates if candidate.query == own), None)
+        others = [candidate for candidate in candidates if candidate.query != own][:RUNNERS_UP]
+        matches.append(ObjectMatch(names[label], box, taken_by, others, query, reason, sentence))
     return matches
 
 

@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 from opendetr.config import ModelConfig
-from opendetr.errors import UserError, nearest
 
 _R50 = ModelConfig()
 _SMALL = replace(
@@ -21,14 +20,3 @@ PRESETS: dict[str, ModelConfig] = {
         num_decoder_layers=2, feedforward_dim=64, num_queries=10,
     ),
 }  # fmt: skip
-
-
-def preset_named(name: str) -> ModelConfig:
-    """The model section called `name`.
-
-    Raises:
-        UserError: there is none; names the nearest.
-    """
-    if name not in PRESETS:
-        raise UserError(f"--preset {name}: unknown preset; {nearest(name, PRESETS)}")
-    return PRESETS[name]

@@ -1,4 +1,4 @@
-"""Recipes: TOML files, shipped or one's own, and how a run's config is put together of them.
+"""Recipes: TOML files, shipped or the user's, and how the config of a run is built from them.
 
 Precedence: the recipe, then `--preset` replaces its model section, then single options, then `--set section.key=value`.
 """
@@ -12,14 +12,13 @@ from typing import Any
 
 from opendetr.config import ModelConfig, RunConfig, parse_config
 from opendetr.errors import UserError, nearest
-from opendetr.recipes.presets import preset_named
+from opendetr.recipes.presets import PRESETS
 
 
 def recipe_names() -> list[str]:
     """The recipes shipped with the package."""
-    return sorted(
-        path.name[:-5] for path in resources.files("opendetr.recipes").iterdir() if path.name.endswith(".toml")
-    )
+    files = resources.files("opendetr.recipes").iterdir()
+    return sorted(path.name.removesuffix(".toml") for path in files if path.name.endswith(".toml"))
 
 
 def load_recipe(name: str) -> RunConfig:
@@ -35,9 +34,7 @@ def _recipe_text(name: str) -> str:
     path = Path(name)
     if path.suffix == ".toml" or path.is_file():
         if not path.is_file():
-            raise UserError(
-                f"--recipe {name}: the file does not exist; shipped recipes are: {', '.join(recipe_names())}"
-            )
+            raise UserError(f"--recipe {name}: no such file; shipped recipes are: {', '.join(recipe_names())}")
         try:
             return path.read_text(encoding="utf-8")
         except UnicodeDecodeError:
@@ -55,9 +52,9 @@ def resolve_config(
     overrides: Iterable[str] = (),
     trained: ModelConfig | None = None,
 ) -> RunConfig:
-    """Put a config together: the recipe, then the preset's model section, then options, then overrides.
+    """Build a config: the recipe, then the preset's model section, then options, then overrides.
 
-    Without recipe and preset it is the recipe `fast`; a preset alone means the paper's recipe.
+    The default is the recipe `fast`; a preset alone means the paper's recipe.
 
     Args:
         recipe: a shipped recipe or a TOML file.
@@ -65,19 +62,21 @@ def resolve_config(
         options: dotted names with their values, such as those of single command-line options.
         image_size: scales all sizes of the data section.
         overrides: `section.key=value` strings; they win.
-        trained: the model section of the model to begin with; in place of the recipe's, whose `num_queries` is kept.
+        trained: the model section of the model to start from; it replaces the recipe's, whose `num_queries` is kept.
 
     Raises:
         UserError: an unknown name or a value of the wrong kind.
     """
+    if preset is not None and preset not in PRESETS:
+        raise UserError(f"--preset {preset}: unknown preset; {nearest(preset, PRESETS)}")
     name = recipe or ("fast" if preset is None else "paper")
     config = load_recipe(name)
-    model = trained if preset is None else preset_named(preset)
+    model = trained if preset is None else PRESETS[preset]
     if trained is not None and "num_queries" in tomllib.loads(_recipe_text(name)).get("model", {}):
         model = replace(trained, num_queries=config.model.num_queries or trained.num_queries)  # 0 leaves it open
     if model is not None:
         loss = config.loss
-        if model.query_source == "learned":  # a recipe's helpers of selected queries go with them
+        if model.query_source == "learned":  # the losses of selected queries are switched off with them
             loss = replace(loss, proposal_repeats=0, denoising_queries=0)
         config = replace(config, model=model, loss=loss)
     if image_size is not None:
