@@ -210,7 +210,7 @@ def predict(
         shards: `I/N`: only part I of N of the pictures; the last part to finish writes `detections.json` of all.
         drawn: whether to write the pictures with their detections drawn.
         engine: what runs the model, as in `Detector.load`; or `ray`: workers on this machine or a cluster, each with
-            the engine that `auto` finds. Sources may then be addresses (`s3://...`) and Parquet tables, and `output`
+            the engine that `auto` chooses. Sources may then be addresses (`s3://...`) and Parquet tables, and `output`
             an address; results are Parquet files, in a local folder `detections.json` too, and nothing is drawn.
         workers: with `ray`, the number of models that work at once.
         precision: `fp32`, `bf16` or `int8`.
@@ -220,8 +220,8 @@ def predict(
 
     Returns:
         `detections.json`: COCO results with `file_name` and `name`. `image_id` is the data set's where all pictures
-        belong to one, else the number of the picture, from 1; of a video it is the number of the frame, and `seconds`
-        tells when. Of a part, its own file; at an address, that of the Parquet files.
+        belong to one, else the number of the picture, from 1; in a video the number of the frame, with its time in
+        `seconds`. Of a part, its own file; at an address, that of the Parquet files.
 
     Raises:
         UserError: no such model or source; or pictures that could not be read, after the others were written.

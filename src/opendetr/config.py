@@ -145,11 +145,11 @@ class DataConfig:
         return replace(
             self,
             image_size=image_size,
-            max_size=self.max_size and scale(self.max_size),  # 0 stays: it is chosen later
-            train_sizes=tuple(scale(size) for size in self.train_sizes),
-            crop_resize=tuple(scale(size) for size in self.crop_resize),
             crop_min=scale(self.crop_min),
             crop_max=scale(self.crop_max),
+            max_size=self.max_size and scale(self.max_size),  # 0 stays: it is chosen later
+            train_sizes=tuple(map(scale, self.train_sizes)),
+            crop_resize=tuple(map(scale, self.crop_resize)),
         )
 
 

@@ -52,11 +52,7 @@ class LabelMap:
 
     @classmethod
     def from_categories(cls, categories: Iterable[Mapping[str, Any]], source: str) -> "LabelMap":
-        """Every listed category becomes a class, used or not, in the order of the ids.
-
-        Args:
-            categories: entries with `id` and `name`, as in a COCO file.
-            source: the file they come from, for the error message.
+        """A class per category (`id` and `name`, as the file `source` lists it), used or not, in the order of the ids.
 
         Raises:
             UserError: no categories, an id that is not a whole number, or an id listed twice.
@@ -67,18 +63,16 @@ class LabelMap:
                 category_id, name = whole_number(category["id"]), category["name"]
                 if not isinstance(name, str | int):
                     raise TypeError
-                name = str(name)
             except (KeyError, TypeError, ValueError):
                 raise UserError(
                     f"{source}: every category needs a whole-number 'id' and a 'name', got {category}"
                 ) from None
             if category_id in names:
                 raise UserError(f"{source}: category id {category_id} is listed twice; ids must be unique")
-            names[category_id] = name
+            names[category_id] = str(name)
         if not names:
             raise UserError(f"{source}: the list 'categories' is empty; at least one class is needed")
-        ids = sorted(names)
-        return cls(tuple(ids), tuple(names[category_id] for category_id in ids))
+        return cls(tuple(sorted(names)), tuple(names[category_id] for category_id in sorted(names)))
 
     @property
     def num_classes(self) -> int:

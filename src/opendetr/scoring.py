@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 
 class Answers(NamedTuple):
-    """What a model answers about each picture, before any threshold; N answers per picture."""
+    """The N answers of a model for each picture, before any threshold."""
 
     scores: Float[Tensor, "B N"]  # 0..1
     labels: Int[Tensor, "B N"]  # class index 0..C-1
@@ -44,10 +44,7 @@ class Scoring(Protocol):
     ) -> Float[Tensor, " L"]:
         """The class loss summed per layer.
 
-        Args:
-            logits: of every query.
-            classes: the true class; C where a query matched nothing.
-            ious: of the predicted with the true box; 0 where a query matched nothing. Without gradient.
+        `ious` are those of predicted with true boxes, without gradient; queries without a match have class C and IoU 0.
         """
 
     def probabilities(self, logits: Float[Tensor, "... K"]) -> Float[Tensor, "... C"]:
@@ -57,7 +54,7 @@ class Scoring(Protocol):
         """The answers of the queries."""
 
     def finds_something(self, logits: Float[Tensor, "L B Q K"]) -> Tensor:
-        """Which queries [L, B, Q] say there is an object (for the cardinality error)."""
+        """Which queries [L, B, Q] answer with an object (for the cardinality error)."""
 
 
 @dataclass(frozen=True)

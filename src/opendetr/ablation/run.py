@@ -84,8 +84,10 @@ def run_study(study: Study, settings: Settings, output: Path, seeds: int, device
                 _train(configs[row.name].with_values({"train.seed": seed}, "the study"), folder / "run")
                 found = _measure(study, settings, folder / "run", device)
             except Exception as error:  # any error ends one run only
-                failed[row.name, seed] = _recorded(error, folder / "error.txt")
-                console.print(f"Row '{row.name}', seed {seed}, failed: {failed[row.name, seed]}", style="yellow")
+                write_text(folder / "error.txt", "".join(traceback.format_exception(error)))
+                reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {first_line(error)}"
+                failed[row.name, seed] = reason
+                console.print(f"Row '{row.name}', seed {seed}, failed: {reason}", style="yellow")
                 continue
             (folder / "error.txt").unlink(missing_ok=True)
             write_json(result, found | {"row": row.name, "seed": seed})
@@ -103,12 +105,6 @@ def run_study(study: Study, settings: Settings, output: Path, seeds: int, device
             f"{output / 'study.md'} has the others; the same command tries the failed runs again"
         )
     return output / "study.md"
-
-
-def _recorded(error: Exception, path: Path) -> str:
-    """Why a run failed, in one line; the file gets the whole traceback."""
-    write_text(path, "".join(traceback.format_exception(error)))
-    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {first_line(error)}"
 
 
 def _require_free_keys(study: Study, settings: Settings) -> None:

@@ -72,11 +72,9 @@ def load_study(name: str) -> Study:
 
 
 def choose_study(name: str | None, overrides: Sequence[str]) -> tuple[Study, dict[str, Any]]:
-    """The study to run, and the config values that all its rows share.
+    """The shipped study of that name, or for None one of the overrides with several values, `section.key=VALUE,VALUE`.
 
-    Args:
-        name: a shipped study; None makes a study of the `overrides` with several values.
-        overrides: `section.key=VALUE` or `section.key=VALUE,VALUE`.
+    The other overrides, `section.key=VALUE`, are returned as config values that all its rows share.
 
     Raises:
         UserError: no such study, none at all, or two.

@@ -32,14 +32,12 @@ class AttentionLayer:
 
     def weights(self, rows: Sequence[int] | None = None) -> Float[Tensor, "B heads N M"]:
         """The attention weights (section A.1, equation 8); every row sums to 1. `rows` selects some of the N."""
-        if rows is None:
-            return self.attention.weights(self.query, self.key, self.blocked, self.focus)
-        rows = list(rows)
+        chosen = slice(None) if rows is None else list(rows)
         blocked = self.blocked
         if blocked is not None and blocked.ndim == 3:
-            blocked = blocked[:, rows]
-        focus = None if self.focus is None else self.focus[:, :, rows]
-        return self.attention.weights(self.query[:, rows], self.key, blocked, focus)
+            blocked = blocked[:, chosen]
+        focus = None if self.focus is None else self.focus[:, :, chosen]
+        return self.attention.weights(self.query[:, chosen], self.key, blocked, focus)
 
     def gradient(self, of_output: Float[Tensor, "B N D"]) -> Float[Tensor, "B heads N M"]:
         """The gradient of the attention weights, computed from that of the module's output."""

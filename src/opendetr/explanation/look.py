@@ -51,11 +51,6 @@ class Look:
     label_map: LabelMap
     extent: tuple[float, float]  # width and height, in pixels of the picture, that the maps cover
 
-    @property
-    def has_gradients(self) -> bool:
-        """Whether `gradient_maps` is available."""
-        return self.output.logits.requires_grad
-
     def boxes_xyxy(self, layer: int = -1) -> Float[Tensor, "Q 4"]:
         """The boxes of a decoder layer in pixels of the picture."""
         return self.in_pixels(self.output.boxes_cxcywh[layer, 0])
@@ -118,13 +113,7 @@ def _weights(layers: Sequence[AttentionLayer], rows: Sequence[int] | None = None
 
 
 def look(detector: Detector, image: Image.Image, *, gradients: bool = False) -> Look:
-    """Pass an RGB picture through a model and store its output and attention.
-
-    Args:
-        detector: the model with its preprocessing.
-        image: the picture.
-        gradients: also store the data for `Look.gradient_maps`.
-    """
+    """Pass an RGB picture through a model; store its output and attention, with `gradients` what `gradient_maps` needs."""
     tensor = detector.prepare(image)
     model, config = detector.model, detector.checkpoint.config.model
     with torch.set_grad_enabled(gradients), capture_attention(model) as captured:

@@ -17,12 +17,7 @@ def on_picture(attention: Float[Tensor, "*rows S"], memory: Tokens, picture: int
     """Attention over the cells of one picture as a map of the finest cells, without padding; it keeps the sum.
 
     Where the transformer reads several feature maps, a coarse cell's weight is spread evenly over the fine cells in it
-    that are not padding.
-
-    Args:
-        attention: over the S cells of `memory`.
-        memory: the cells.
-        picture: index in the batch; its padding is left out.
+    that are not padding. `picture` is the index in the batch.
     """
     sides = memory.shapes[0]
     if memory.padding_mask is not None:
@@ -91,13 +86,8 @@ def gradient_relevance(
 ) -> Float[Tensor, "K S"]:
     """Relevance of cells for scores: attention weighted by its positive gradient (Chefer et al. 2021, section 3).
 
-    Args:
-        captured: a forward pass of one picture with gradients.
-        scores: logits of that pass.
-        queries: the query of each score.
-
-    Returns:
-        For each score the relevance of the cells, of sum 1 (or all 0 where no cell has any).
+    The scores are logits of the queries in a captured pass of one picture with gradients. Each row of the result has the
+    sum 1, or is all 0 where no cell is relevant.
     """
     return torch.stack([_relevance(captured, score, query) for score, query in zip(scores, queries)])
 
@@ -136,11 +126,8 @@ def _identity(tokens: Tensor) -> Tensor:
 def concentration(attention_map: Float[Tensor, "h w"], box_cxcywh: Float[Tensor, "4"]) -> float:
     """The density of attention around a box, relative to evenly spread attention, which has 1.
 
-    The share of attention inside the box widened by one cell on every side, over the share of the map's cells there.
-
-    Args:
-        attention_map: of sum 1.
-        box_cxcywh: fractions of what the map covers.
+    The share of attention (a map of sum 1) inside the box widened by one cell on every side, over the share of the cells
+    there. The box is in fractions of the area that the map covers.
     """
     rows, columns = _widened(attention_map.shape, box_cxcywh)
     return float(float(attention_map[rows, columns].mean()) * attention_map.numel())

@@ -107,7 +107,7 @@ def survey(detector: Detector, index: DatasetIndex, threshold: float) -> Survey:
             ]
             wide = [widening(maps.shape[-2:], box) for box in own]
             widenings += wide
-            if seen.has_gradients:
+            if seen.output.logits.requires_grad:
                 weighted = seen.gradient_maps(found.queries, found.labels)
                 by_gradient += [(concentration(of_query, box), w) for of_query, box, w in zip(weighted, own, wide)]
         for so_far, of_layer in zip(detections, _by_layer(seen, index.records[number].image_id)):
