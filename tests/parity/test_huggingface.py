@@ -339,7 +339,7 @@ def test_a_hub_that_refuses_is_a_sentence_and_the_folder_is_kept(small_folder, t
 def test_a_folder_that_holds_something_is_left_alone(small_folder, tmp_path):
     (tmp_path / "photo.jpg").write_bytes(b"mine")
     with pytest.raises(UserError, match=r"exists and is not empty; give the name of a new folder"):
-        api.convert(folder, tmp_path, "huggingface")
+        api.convert(small_folder, tmp_path, "huggingface")
     assert [path.name for path in tmp_path.iterdir()] == ["photo.jpg"]
 
 

@@ -113,7 +113,7 @@ def _weights(layers: Sequence[AttentionLayer], rows: Sequence[int] | None = None
 
 
 def look(detector: Detector, image: Image.Image, *, gradients: bool = False) -> Look:
-    """Pass an RGB picture through a model; store its output and attention, with `gradients` what `gradient_maps` needs."""
+    """Pass an RGB picture through a model and store its output and attention; `gradient_maps` needs `gradients`."""
     tensor = detector.prepare(image)
     model, config = detector.model, detector.checkpoint.config.model
     with torch.set_grad_enabled(gradients), capture_attention(model) as captured:

@@ -86,8 +86,8 @@ def gradient_relevance(
 ) -> Float[Tensor, "K S"]:
     """Relevance of cells for scores: attention weighted by its positive gradient (Chefer et al. 2021, section 3).
 
-    The scores are logits of the queries in a captured pass of one picture with gradients. Each row of the result has the
-    sum 1, or is all 0 where no cell is relevant.
+    The scores are logits of the queries in a captured pass of one picture with gradients. Each row of the result has
+    the sum 1, or is all 0 where no cell is relevant.
     """
     return torch.stack([_relevance(captured, score, query) for score, query in zip(scores, queries)])
 
@@ -126,8 +126,8 @@ def _identity(tokens: Tensor) -> Tensor:
 def concentration(attention_map: Float[Tensor, "h w"], box_cxcywh: Float[Tensor, "4"]) -> float:
     """The density of attention around a box, relative to evenly spread attention, which has 1.
 
-    The share of attention (a map of sum 1) inside the box widened by one cell on every side, over the share of the cells
-    there. The box is in fractions of the area that the map covers.
+    The share of attention (a map of sum 1) inside the box widened by one cell on every side, over the share of cells in
+    it. The box is in fractions of the area that the map covers.
     """
     rows, columns = _widened(attention_map.shape, box_cxcywh)
     return float(float(attention_map[rows, columns].mean()) * attention_map.numel())
