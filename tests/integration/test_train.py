@@ -195,8 +195,8 @@ def test_patience_needs_a_val_split(digits, tmp_path):
 def test_a_run_says_what_to_expect_before_its_first_step(digits, tmp_path, capsys):
     api.train(digits, **TINY, epochs=1, output=tmp_path / "run")
     said = capsys.readouterr().out.replace("\n", " ")
-    assert re.search(r"learns from about \S+ pictures a second: 1 epochs of 24 will take about", said)
-    assert said.index("This machine learns") < said.index("epoch 1 ")
+    assert re.search(r"trains on about \S+ pictures a second: 1 epochs of 24 will take about", said)
+    assert said.index("This machine trains") < said.index("epoch 1 ")
 
 
 def test_steps_are_logged_between_epochs(coco_folder, tmp_path):

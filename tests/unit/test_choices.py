@@ -144,7 +144,7 @@ def test_where_memory_is_short_smaller_steps_are_summed():
     config = resolve_config("fast", image_size=320)
     found, said = fit_batch(config, 1, lambda _, batch: batch <= 1)
     assert (found.train.batch_size, found.train.accumulate) == (1, 4)
-    assert "for memory" in said
+    assert "to fit into memory" in said
     found, _ = fit_batch(config, 1, lambda *_: False)  # one picture is the least
     assert (found.train.batch_size, found.train.accumulate) == (1, 4)
     found, _ = fit_batch(config, 1, lambda _, batch: batch <= 4)

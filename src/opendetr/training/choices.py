@@ -1,4 +1,4 @@
-"""What a recipe leaves open is chosen by a look at the data set and at the machine, and said with the reason."""
+"""Chooses the values that a recipe leaves open, for the data set and the machine, each with its reason in words."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -10,16 +10,16 @@ from opendetr.config import LONGEST_ASPECT, RunConfig
 from opendetr.data.datasets import DatasetIndex
 
 FINE_ENOUGH = 0.2  # of a picture's shorter side: objects from this size on need no feature map finer than stride 16
-SMALLEST_PIXELS, COMFORTABLE_PIXELS = 12, 64  # sides of the smallest kind of object: what can be found, what is ample
-FEWEST_OBJECTS, FEWEST_SHARE = 5, 0.02  # of a kind that decides, alone or with the kinds below it
-# Of the pixels a budget can train on, how many should be in one picture: area = BALANCE * sqrt(all pixels), so that
-# twice the time gives 1.4 times as large pictures 1.4 times as often. Five minutes of BCCD get 224 or 256 pixels.
+SMALLEST_PIXELS, COMFORTABLE_PIXELS = 12, 64  # sides of the smallest kind of object: the least to find it; ample
+FEWEST_OBJECTS, FEWEST_SHARE = 5, 0.02  # of a kind that decides, alone or with the smaller kinds
+# How many of the pixels of a budget one picture should have: area = BALANCE * sqrt(all pixels), so that twice the time
+# gives 1.4 times as large pictures 1.4 times as often. Five minutes of BCCD get 224 or 256 pixels.
 BALANCE = 4.4
 FOR_STEPS = 0.9  # of the time; the rest goes to starting and ending
 FEWEST_QUERIES, MOST_QUERIES, QUERIES_PER_OBJECT = 30, 300, 2.5
 SIDE_STEP = 32
-MANY_PASSES = 8  # a picture that is seen less often needs no variation
-FEWEST_PASSES = 5  # over the pictures: below, no size is large enough for small objects to be learned
+MANY_PASSES = 8  # over the pictures: with fewer, they need no augmentation by zooming
+FEWEST_PASSES = 5  # over the pictures: with fewer, small objects are not learned at any size
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class ObjectSizes:
 
 
 def measure_objects(index: DatasetIndex) -> ObjectSizes:
-    """The sizes of the objects; those of a picture-filling object where there are none."""
+    """The sizes of the objects; without any, those of an object as large as its picture."""
     shorter = np.array([min(record.width, record.height) for record in index.records])
     pixels = int(np.median(shorter))
     aspect = float(np.median([max(record.width, record.height) for record in index.records] / shorter))
@@ -58,19 +58,14 @@ def measure_objects(index: DatasetIndex) -> ObjectSizes:
 
 
 def fit_to_data(config: RunConfig, index: DatasetIndex) -> tuple[RunConfig, list[str]]:
-    """Choose queries, strides and zoom, as far as the config leaves them open.
-
-    Returns:
-        The config, and a sentence for each choice.
-    """
-    objects = measure_objects(index)
-    choices = list(_choices(config, index, objects))
+    """The config with queries, strides and zoom chosen where they are open, and a sentence for each choice."""
+    choices = list(_choices(config, index, measure_objects(index)))
     chosen = {name: value for name, value, _ in choices}
     return config.with_values(chosen, "the data"), [sentence for _, _, sentence in choices]
 
 
 def _choices(config: RunConfig, index: DatasetIndex, objects: ObjectSizes) -> Iterator[tuple[str, object, str]]:
-    """Dotted name, value and reason of everything that is open."""
+    """Dotted name, value and reason of each open value."""
     if config.model.num_queries == 0:
         most = max(len(record.labels) for record in index.records)
         in_tens = math.ceil(QUERIES_PER_OBJECT * most / 10) * 10
@@ -79,17 +74,11 @@ def _choices(config: RunConfig, index: DatasetIndex, objects: ObjectSizes) -> It
     if config.model.proposal_strides == (0,):
         coarsest = min((*config.model.encoder_strides, config.model.output_stride))
         finer = () if objects.smallest_kind >= FINE_ENOUGH else (coarsest // 2,)
-        said = (
-            f"also selected from cells of {finer[0]} pixels"
-            if finer
-            else f"selected from cells of {coarsest} pixels on"
-        )
-        yield (
-            "model.proposal_strides",
-            finer,
-            f"queries are {said}: the smallest kind of object is typically {objects.smallest_kind:.0%} of a picture's "
-            f"shorter side",
-        )
+        said = f"selected from cells of {coarsest} pixels on"
+        if finer:
+            said = f"also selected from cells of {finer[0]} pixels"
+        typical = f"typically {objects.smallest_kind:.0%} of a picture's shorter side"
+        yield "model.proposal_strides", finer, f"queries are {said}: the smallest kind of object is {typical}"
     if config.data.zoom_in == 0:
         zoom_in = round(min(0.9, max(0.5, objects.large / 0.8)), 2)
         said = f"nine of ten objects are below {objects.large:.0%} of the shorter side"
@@ -103,27 +92,19 @@ def _choices(config: RunConfig, index: DatasetIndex, objects: ObjectSizes) -> It
 def fit_to_time(
     config: RunConfig, objects: ObjectSizes, pictures: int, seconds_per_pixel: float, seconds: float | None
 ) -> tuple[RunConfig, list[str]]:
-    """Choose the size of the pictures, and whether to zoom, by the objects and by the time there is.
+    """The config with the size of the pictures and zooming chosen where they are open, and a sentence for each choice.
 
-    Args:
-        config: the recipe.
-        objects: what is to be found.
-        pictures: of the training split.
-        seconds_per_pixel: what learning takes here.
-        seconds: left for training, those of all processes together; None where epochs are counted.
-
-    Returns:
-        The config, and a sentence for each choice.
+    `seconds` are left for training, of all processes together; None where epochs are counted.
     """
     data, said = config.data, list[str]()
-    open_size, open_zoom = data.image_size == 0, data.zoom_probability < 0
     pixels = None if seconds is None else pixels_in(config, seconds, seconds_per_pixel)
-    size, reason = choose_size(objects, pictures, pixels) if open_size else (data.image_size, "")
-    if open_size:
+    size = data.image_size
+    if size == 0:
+        size, reason = choose_size(objects, pictures, pixels)
         said.append(f"pictures of {size} pixels (shorter side): {reason}")
     max_size = data.max_size or round(size * max(LONGEST_ASPECT, objects.aspect))
     data = replace(data, image_size=size, max_size=max_size)
-    if open_zoom:
+    if data.zoom_probability < 0:
         area = data.image_size**2 * objects.aspect
         passes = config.train.epochs if pixels is None else pixels / area / pictures
         zoom = 0.6 if passes >= MANY_PASSES else 0.0
@@ -134,13 +115,13 @@ def fit_to_time(
 
 
 def pixels_in(config: RunConfig, seconds: float, seconds_per_pixel: float) -> float:
-    """How many pixels, of all pictures together, can be learned from in the time, counted at their full size."""
+    """How many pixels, of all pictures together, can be trained on in the time, counted at their full size."""
     pixels = FOR_STEPS * max(seconds, 1.0) / seconds_per_pixel
     return pixels * (1 + 1.25 * config.train.small_first)  # at two thirds of the size, 9/4 times as many in the time
 
 
 def choose_size(objects: ObjectSizes, pictures: int, pixels: float | None) -> tuple[int, str]:
-    """The shorter side, and the reason; `pixels` can be learned from in the time, of all pictures together."""
+    """The shorter side, and the reason; `pixels`, of all pictures together, can be trained on in the time."""
     least = _sides(SMALLEST_PIXELS / objects.smallest_kind, up=True)
     most = _sides(min(640, objects.pixels, max(320, COMFORTABLE_PIXELS / objects.smallest_kind)), up=False)
     size = most
@@ -160,9 +141,9 @@ def choose_size(objects: ObjectSizes, pictures: int, pixels: float | None) -> tu
 def fit_batch(
     config: RunConfig, processes: int, fits: Callable[[RunConfig, int], bool] = lambda *_: True
 ) -> tuple[RunConfig, str]:
-    """Choose how many pictures make a step: few, for many steps, as was measured to teach most in minutes.
+    """The config with the batch size chosen, and the reason: small, since many steps were measured to learn most.
 
-    `fits` says whether there is memory for so many; where there is none, gradients of smaller steps are summed.
+    `fits` says whether a batch size fits into memory; where it does not, gradients of smaller batches are summed.
     """
     pixels = config.data.image_size**2 * 4 // 3
     batch = wanted = next(size for size, at_most in ((8, 32_000), (4, 10**9)) if pixels <= at_most)
@@ -170,9 +151,9 @@ def fit_batch(
         batch //= 2
     if batch < wanted:
         accumulate = config.train.accumulate * wanted // batch
-        reason = f"{batch} pictures at once, for memory, and {accumulate} times that for an update"
+        reason = f"{batch} pictures at once, to fit into memory, and {accumulate} times that for an update"
         return config.with_values({"train.batch_size": batch, "train.accumulate": accumulate}, "the memory"), reason
-    reason = f"{batch} pictures per step: of this size many small steps teach more in the same time than few large ones"
+    reason = f"{batch} pictures per step: at this size many small steps learn more in the same time than few large ones"
     together = batch * config.train.accumulate * processes
     if together > batch:
         reason += f". An update sees {together}; the learning rate stays that of {batch}: try --set train.lr=... too"

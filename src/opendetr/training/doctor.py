@@ -1,4 +1,4 @@
-"""Can this data be learned? Checks of ids, boxes and pictures, and eight of the pictures learned by heart."""
+"""Checks a data set for training: ids, boxes and pictures, and overfitting of eight pictures."""
 
 import hashlib
 import tempfile
@@ -25,21 +25,21 @@ from opendetr.training.choices import SMALLEST_PIXELS, choose_size, fit_to_data,
 from opendetr.training.setup import assemble
 
 PICTURES = 8
-BY_HEART = 0.9  # AP50 on the pictures themselves from which on learning works
+BY_HEART = 0.9  # AP50 on the training pictures from which on learning works
 SECONDS_FOR_PICTURES = 10.0  # of checking whether they can be read
-ENOUGH_PASSES = 100  # over the pictures: who has not learned them by then has a reason
+ENOUGH_PASSES = 100  # over the pictures, after which a failure to learn has a cause
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing the doctor has to say."""
+    """One finding of the doctor."""
 
-    is_problem: bool  # must be mended before training can succeed
+    is_problem: bool  # must be fixed before training can succeed
     sentence: str
 
 
 def diagnose(config: RunConfig, root: Path, index: DatasetIndex, seconds: float) -> list[Finding]:
-    """What the files of a split in the folder `root` and learning eight of its pictures say, the most important first.
+    """Check the files of a split in the folder `root`, then overfit eight of its pictures; problems come first.
 
     Raises:
         UserError: the annotation file of val cannot be read at all.
@@ -49,7 +49,7 @@ def diagnose(config: RunConfig, root: Path, index: DatasetIndex, seconds: float)
     if not any(finding.is_problem for finding in found):
         try:
             lesson = learn_by_heart(config, index, seconds)
-        except UserError as error:  # what was found so far is worth saying
+        except UserError as error:  # keep what was found so far
             found.append(Finding(True, f"eight pictures could not be learned by heart: {error}"))
         else:
             found += verdict(lesson, index)
@@ -57,7 +57,7 @@ def diagnose(config: RunConfig, root: Path, index: DatasetIndex, seconds: float)
 
 
 def examine(root: Path, split: str, index: DatasetIndex) -> Iterator[Finding]:
-    """What is wrong or remarkable about the files of a split, whose index was read, in words.
+    """Check the files of a split, whose index was read.
 
     Raises:
         UserError: the annotation file of val cannot be read at all.
@@ -91,12 +91,12 @@ def examine(root: Path, split: str, index: DatasetIndex) -> Iterator[Finding]:
 
 @dataclass(frozen=True)
 class Lesson:
-    """What came of learning a few pictures by heart."""
+    """The result of overfitting a few pictures."""
 
     metrics: CocoMetrics  # on the same pictures
     image_size: int
     passes: float  # over the pictures
-    training_size: int  # at which the whole split would be learned
+    training_size: int  # at which the whole split would be trained
 
 
 def learn_by_heart(config: RunConfig, index: DatasetIndex, seconds: float) -> Lesson:
@@ -111,10 +111,8 @@ def learn_by_heart(config: RunConfig, index: DatasetIndex, seconds: float) -> Le
         "train.warmup": 0.05, "train.batch_size": min(4, len(few)),
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        started = time.time()
-        trainer = assemble(
-            config.with_values(still, "the doctor"), few, None, Path(folder) / "run", started, objects=objects
-        )
+        config, run = config.with_values(still, "the doctor"), Path(folder) / "run"
+        trainer = assemble(config, few, None, run, time.time(), objects=objects)
         trainer.fit()
         learned = trainer.unwrapped()
     engine = TorchEngine(learned.model.eval(), trainer.accelerator.device, trainer.config.train.precision)
@@ -124,7 +122,7 @@ def learn_by_heart(config: RunConfig, index: DatasetIndex, seconds: float) -> Le
 
 
 def verdict(lesson: Lesson, index: DatasetIndex) -> Iterator[Finding]:
-    """What learning by heart says about the data."""
+    """What overfitting shows about the data."""
     metrics, pixels = lesson.metrics, measure_objects(index).smallest_kind * lesson.training_size
     if pixels < SMALLEST_PIXELS:
         yield Finding(
@@ -181,9 +179,8 @@ def _classes(index: DatasetIndex) -> Iterator[Finding]:
     if unused and used:
         names = ", ".join(f"{c['id']} '{c['name']}'" for c in unused[:5])
         edge = {min(c["id"] for c in index.coco["categories"]), max(c["id"] for c in index.coco["categories"])}
-        hint = (
-            "; if the first or last is missing, ids may be shifted by one" if edge & {c["id"] for c in unused} else ""
-        )
+        shifted = edge & {c["id"] for c in unused}
+        hint = "; if the first or last is missing, ids may be shifted by one" if shifted else ""
         yield Finding(False, f"{len(unused)} categories are listed and never used, such as {names}{hint}")
     counts = np.bincount(np.concatenate([r.labels for r in index.records]), minlength=len(index.label_map.names))
     rare = [f"'{name}' ({count})" for name, count in zip(index.label_map.names, counts) if 0 < count < 10]
@@ -193,17 +190,15 @@ def _classes(index: DatasetIndex) -> Iterator[Finding]:
 
 def _pictures(index: DatasetIndex) -> Iterator[Finding]:
     """Which pictures cannot be read or have another size than stated, as far as the time goes."""
-    begun, broken, checked = time.time(), [], 0
-    for record in index.records:
-        checked += 1
+    begun, broken = time.time(), []
+    for checked, record in enumerate(index.records, start=1):
         try:
             require_size(record, check_image(record.path), index)
         except UserError as error:
             broken.append(str(error))
-        if time.time() - begun > SECONDS_FOR_PICTURES:
+        if time.time() - begun > SECONDS_FOR_PICTURES and checked < len(index):
+            yield Finding(False, f"checked {checked:,} of {len(index):,} pictures: there was no time to read them all")
             break
-    if checked < len(index):
-        yield Finding(False, f"checked {checked:,} of {len(index):,} pictures: there was no time to read them all")
     if broken:
         yield Finding(True, f"{len(broken)} pictures are unusable: {broken[0]}")
     empty = sum(len(record.labels) == 0 for record in index.records)
@@ -247,7 +242,7 @@ def _seen(index: DatasetIndex) -> set[int]:
 
 
 def _most_telling(records: list[Record]) -> list[int]:
-    """Up to eight pictures that show as many classes as possible, and otherwise are as full as most."""
+    """Up to eight pictures that show as many classes as possible, else those with a typical number of objects."""
     chosen: list[int] = []
     seen: set[int] = set()
     shown = [n for n, record in enumerate(records) if len(record.labels)]

@@ -10,17 +10,12 @@ from opendetr.model.detr import DETR
 class AveragedModel:
     """A copy of a model whose weights follow the original's slowly (Polyak averaging).
 
-    The average reaches back over a fraction of the run, not over a number of steps: what suits 300k steps of COCO would
-    never catch up within 2,000.
+    The average reaches back over `horizon`, a fraction of the run instead of a number of steps: a horizon for 300k
+    steps of COCO is too long for 2,000 steps.
     """
 
     def __init__(self, model: DETR, horizon: float) -> None:
-        """Start from the model's present weights.
-
-        Args:
-            model: the original; what is frozen in it must stay so.
-            horizon: how far the average reaches back, as a fraction of the run.
-        """
+        """Start from the present weights of the original, whose frozen parts must stay frozen."""
         self.model, self.horizon = copy.deepcopy(model).requires_grad_(False).eval(), horizon
         ours, theirs = dict(self.model.named_parameters()), dict(model.named_parameters())
         moving = [name for name, parameter in theirs.items() if parameter.requires_grad]
@@ -29,17 +24,12 @@ class AveragedModel:
 
     @torch.no_grad()
     def update(self, steps_done: int, progress: float) -> None:
-        """Follow the original after a step.
-
-        Args:
-            steps_done: of the whole run, this one included.
-            progress: how far the run is, 0..1.
-        """
+        """Follow the original after a step; with it `steps_done` steps and `progress` (0..1) of the run are done."""
         total_steps = steps_done / max(progress, 1e-6)
-        reach = 1 + min(steps_done / 10, self.horizon * total_steps)  # at first it must forget the random weights
+        reach = 1 + min(steps_done / 10, self.horizon * total_steps)  # early, to forget the random weights
         torch._foreach_lerp_(self._averages, self._originals, 1 / reach)
 
 
 def _statistics(model: DETR) -> list[torch.Tensor]:
-    """What batch norm learns without gradients."""
+    """The running statistics of batch norm."""
     return [buffer for buffer in model.buffers() if buffer.is_floating_point()]

@@ -1,4 +1,4 @@
-"""Whether pictures may be flipped: the half-trained model is asked how well it understands them flipped."""
+"""Whether pictures may be flipped, by the loss of the half-trained model on flipped pictures."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -17,29 +17,27 @@ from opendetr.model.detr import DETR
 from opendetr.structures import DetrOutput, Matches, Targets
 
 PICTURES, MOST_PICTURES = 48, 96  # shown; more than 48 only to show every class
-ENOUGH_OBJECTS = 5  # of a class, to say something about it
-TRIALS = (0.2, 0.3, 0.4, 0.5)  # of the run: by then a model knows the objects, and not yet the pictures by heart
-KNOWS_CLASSES = 0.85  # accuracy below which nothing can be said: a mirrored 7 is no riddle to who cannot read
-KNOWS_BOXES = 0.5  # IoU, likewise: with one class the accuracy says nothing
-AS_WELL = 1.2  # flipped pictures may cost that many times what they do upright
-CLASS_AS_WELL = (
-    1.5  # and so many times the typical object of every class: two that mirror each other vanish in the mean
-)
+ENOUGH_OBJECTS = 5  # of a class, for its median to count
+TRIALS = (0.2, 0.3, 0.4, 0.5)  # shares of the run, when a model knows the objects and has not memorised the pictures
+KNOWS_CLASSES = 0.85  # accuracy below which a trial decides nothing: without classes, flipped pictures cost the same
+KNOWS_BOXES = 0.5  # IoU, likewise, since with one class the accuracy is always 1
+AS_WELL = 1.2  # largest allowed ratio of the loss of flipped to upright pictures
+CLASS_AS_WELL = 1.5  # likewise for the median object of every class: a mean hides classes that mirror each other
 
 
 class FlipTrial(NamedTuple):
-    """What a model made of pictures upright and flipped."""
+    """The losses of a model on pictures upright and flipped."""
 
     accuracy: float  # share of upright objects whose class the model knows, 0..1
     iou: float  # mean of the boxes of upright objects
     mirrored: float  # the loss of mirrored pictures over that of upright ones
     upside_down: float
-    mirrored_class: float = 0.0  # the class that suffers most: its median object's loss mirrored over that upright
+    mirrored_class: float = 0.0  # likewise, the median object of the class with the largest ratio
     upside_down_class: float = 0.0
 
 
 def open_flips(config: DataConfig) -> list[str]:
-    """The flips that are still to be tried."""
+    """The flips that are not decided yet."""
     return [name for name in ("horizontal_flip", "vertical_flip") if getattr(config, name) == -1]
 
 
@@ -50,7 +48,7 @@ def due_trial(config: DataConfig, since: float, progress: float) -> float | None
 
 
 def settle_flips(config: RunConfig, trial: FlipTrial, *, is_last: bool) -> tuple[RunConfig, list[str]]:
-    """Decide the open flips; the config with them, and a sentence each. A model that knows too little decides last."""
+    """The config with the open flips decided, and a sentence each; undecided while the model knows too little."""
     decided, reasons = {}, []
     knows = trial.accuracy >= KNOWS_CLASSES and trial.iou >= KNOWS_BOXES
     words = {
@@ -61,9 +59,10 @@ def settle_flips(config: RunConfig, trial: FlipTrial, *, is_last: bool) -> tuple
         flipped, cost, of_class = words[name]
         agrees = knows and cost < AS_WELL and of_class < CLASS_AS_WELL
         decided[f"data.{name}"] = 0.5 if agrees else 0.0
-        why = f"where they cost the model {cost:.2f} times what they do upright, and {of_class:.2f} times in a class"
+        why = f"where their loss is {cost:.2f} times the upright one, and {of_class:.2f} times in a class"
         if not knows:
-            why = f"for the model is not sure yet ({trial.accuracy:.0%} of the classes, boxes to {trial.iou:.2f} IoU)"
+            known = f"{trial.accuracy:.0%} of the classes, boxes to {trial.iou:.2f} IoU"
+            why = f"since the model has not learned enough yet ({known})"
         reasons.append(f"pictures are {'also' if agrees else 'never'} shown {flipped}, {why}")
     return config.with_values(decided, "the flips tried"), reasons
 
@@ -79,7 +78,7 @@ def upside_down(images: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def telling_pictures(records: Sequence[Record]) -> list[int]:
-    """Positions of pictures spread over the data, enough of every class among them as far as there are."""
+    """Positions of pictures spread over the data, with enough objects of every class where there are enough."""
     shown = [position for position, record in enumerate(records) if len(record.labels)]
     spread = shown[:: max(1, len(shown) // PICTURES)][:PICTURES]
     chosen, seen = list[int](), Counter[int]()
@@ -101,15 +100,9 @@ def try_flips(
     precision: str,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> FlipTrial | None:
-    """Show a model pictures upright and flipped.
+    """The losses of a model in eval mode on pictures of evaluation, upright and flipped.
 
-    Args:
-        model: in eval mode, trained for a while without the flips in question.
-        dataset: pictures as evaluation sees them.
-        criterion: what the model is trained with.
-        device: where the model is.
-        precision: `fp32` or `bf16`.
-        should_stop: asked before every picture; the trial is given up, and None returned, where it says so.
+    None where `should_stop`, called before every picture, ends the trial.
     """
     flips: list[Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = [lambda *same: same, mirrored, upside_down]
     losses, right, fit, objects = torch.zeros(3), 0.0, 0.0, 0
@@ -124,8 +117,7 @@ def try_flips(
             images, boxes = flip(batch.images, targets.boxes_cxcywh)
             flipped = Targets(targets.labels, boxes, targets.counts)
             with autocast(device, precision):
-                output = model(images, None)
-            last = DetrOutput(output.logits[-1:], output.boxes_cxcywh[-1:])
+                last = model(images, None).last_layer()
             matches = match(last, flipped, criterion.scoring, criterion.costs)
             normalisers = criterion.normalisers(flipped, None)
             loss = set_loss(last, flipped, matches, criterion.scoring, normalisers)
@@ -145,7 +137,7 @@ def try_flips(
 
 
 def object_costs(output: DetrOutput, targets: Targets, matches: Matches, criterion: Criterion) -> Tensor:
-    """What each object [T] of the one picture costs alone: the loss of the query it is matched to; NaN without one."""
+    """The loss of each object [T] of the one picture alone, by the query it is matched to; NaN without one."""
     logits, boxes = (part[0, 0, matches.queries, None, None] for part in output)  # each as a layer of its own
     each, zeros = torch.arange(len(matches.queries), device=matches.queries.device), torch.zeros_like(matches.queries)
     one = torch.ones((), device=zeros.device)
@@ -159,7 +151,7 @@ def object_costs(output: DetrOutput, targets: Targets, matches: Matches, criteri
 def worst_class(labels: Tensor, ratios: Tensor) -> float:
     """The largest of the classes' medians of `ratios` [N], of classes with enough objects; 0 where there is none.
 
-    The median, for one object that is missed costs as much as many that are found.
+    The median, since one missed object costs as much as many found ones.
     """
     of_class = [ratios[(labels == label) & ratios.isfinite()] for label in set(labels.tolist())]
     return max((float(some.median()) for some in of_class if len(some) >= ENOUGH_OBJECTS), default=0.0)

@@ -1,11 +1,12 @@
-"""The life of a run: its epochs, what changes within them, what is logged, measured and saved. `step` is its step.
+"""The life of a run: its epochs, what changes within them, what is logged, evaluated and saved. `step` is its step.
 
-Longer than other files: it is one class, for all of it reads and moves the state of one run.
+Longer than other files, since it is one class: all of it reads and changes the state of one run.
 """
 
 import time
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,11 @@ LOGGED_EVERY = 20  # steps of an epoch
 
 
 class Trainer:
-    """One run: a model learning a split, evaluated on another, written to a folder."""
+    """One run: a model learns a split, is evaluated on another, and is written to a folder.
+
+    The model of the checkpoint is trained in place. `val_index` is the split that chooses `best`; None where there is
+    none, or it shares pictures with training.
+    """
 
     def __init__(
         self,
@@ -53,23 +58,8 @@ class Trainer:
         sizing: Sizing,
         threads: Threads | None = None,
     ) -> None:
-        """Put everything in place.
-
-        Args:
-            checkpoint: model, config, labels and preprocessing; the model is trained in place.
-            dataset: the pictures to learn from, augmented.
-            val_index: the split that chooses `best`; None where there is none or it shares pictures with training.
-            plan: epochs or minutes.
-            accelerator: devices and processes.
-            output: the run folder.
-            sizing: what the size of pictures was chosen by.
-            threads: whose number may change.
-        """
-        self.checkpoint = checkpoint
-        self.config = checkpoint.config
-        self.val_index = val_index
-        self.plan = plan
-        self.accelerator = accelerator
+        self.checkpoint, self.config = checkpoint, checkpoint.config
+        self.val_index, self.plan, self.accelerator = val_index, plan, accelerator
         self.sizing, self.threads = sizing, threads
         model, train = checkpoint.model, self.config.train
         self.averaged = AveragedModel(model, train.ema) if train.ema else None
@@ -80,13 +70,13 @@ class Trainer:
         self.state = RunState()
         self.means = EpochMeans()  # over the epoch's steps since the session began
         self.latest = EpochMeans()  # over those since the log's last line of a step
-        self.folder = RunFolder(output)
+        self.folder = RunFolder(output, is_written=accelerator.is_main_process)
         self.validation = None if val_index is None else Validation(val_index, plan, accelerator, self.folder)
         self.forecast = Forecast(plan)
 
     def fit(self) -> None:
         """Train until the plan says stop; always makes one step and leaves a usable model."""
-        self.write_config()
+        self.folder.write_config(self.config)
         with self.plan.listening():
             self.plan.begin()
             self.show_pictures(small=self.progress() < self.config.train.small_first)
@@ -108,31 +98,31 @@ class Trainer:
         return done or self.is_out_of_patience() or self.must_stop()
 
     def is_out_of_patience(self) -> bool:
-        """Whether the last so many evaluations gave no better AP.
+        """Whether the last `patience` evaluations gave no better AP.
 
-        While learning rates are still to fall, AP rises in the end however long it stood: only the last half counts.
+        Where learning rates fall later, AP rises at the end even after a long pause: only the last half counts.
         """
         train, plan = self.config.train, self.plan
         if not train.patience:
             return False
         since = 0.5 if train.schedule == "cosine" or train.lr_drop < 1 else 0.0
         waited = self.folder.waited(lambda line: plan.progress_at(line["step"], line["seconds"]) >= since)
-        return any_process(self.accelerator, waited >= train.patience)  # the first one has the log
+        return any_process(self.accelerator, waited >= train.patience)  # the log is in the first one
 
     def must_stop(self) -> bool:
-        """Whether the plan stops the run here and now: all processes stop where one of them must."""
+        """Whether the plan stops the run now: all processes stop where one of them must."""
         return any_process(self.accelerator, self.plan.must_stop())
 
     def train_epoch(self) -> None:
-        """The steps of an epoch that are still to do, as far as the plan allows and val need not be looked at."""
+        """Do the remaining steps of an epoch, until the plan stops the run or needs an evaluation on val."""
         train_mode(self.model)
         train, state = self.config.train, self.state
         batches_per_epoch = len(self.pictures.epoch_batches(state.epoch))
-        self.latest = EpochMeans()  # what passed since the last step was no training
+        self.latest = EpochMeans()  # the time since the last step was no training
         if state.step == 0 or self.means.steps == 0:
             self.means = EpochMeans()
+        total = self.pictures.steps_per_epoch
         with progress_bar(TextColumn("{task.fields[parts]}")) as bar:
-            total = self.pictures.steps_per_epoch
             task = bar.add_task(f"epoch {state.epoch + 1}", total=total, completed=state.step, rate="", parts="")
             while state.step < total:
                 progress = self.progress()
@@ -154,19 +144,19 @@ class Trainer:
             self.log_epoch()
 
     def adapt(self, progress: float) -> None:
-        """What changes within a run: the flips, the size of pictures, small ones or full ones."""
+        """Change what is due: which flips are used, the size of pictures, small pictures or full ones."""
         if self.try_flips(progress):
             self.state.progress = progress
         if self.plan.total_seconds is not None and self.sizing.is_due(progress):
             seconds = (self.plan.total_seconds - self.plan.began) * self.accelerator.num_processes
             found = mean_of_processes(self.accelerator, self.sizing.found)
             chosen = self.sizing.chosen_again(self.config, seconds, found)
-            self.resize(*broadcast_object_list([*chosen]))  # looks and clocks differ: the first process decides
+            self.resize(*broadcast_object_list([*chosen]))  # processes measure differently: the first one decides
         if self.pictures.are_small != (progress < self.config.train.small_first):
             self.show_pictures(small=not self.pictures.are_small)
 
     def record_step(self, micro_batches: MicroBatches, figures: dict[str, float], seconds: float) -> None:
-        """What follows from a step for the average of the weights, the plan, the log, and what else watches."""
+        """Record a step in the means, the plan, the averaged weights and the log."""
         pictures = sum(len(batch.images) for batch, _ in micro_batches) * self.accelerator.num_processes
         pixels = sum(batch.images[:, 0].numel() for batch, _ in micro_batches)
         self.means.add(figures, pictures)
@@ -177,25 +167,26 @@ class Trainer:
         self.sizing.observe(pixels, seconds)
         if self.averaged is not None:
             self.averaged.update(self.steps_done, self.progress())
-        if self.plan.evaluating == 0 and self.val_index is not None:  # until one is measured, a forward pass
+        if self.plan.evaluating == 0 and self.val_index is not None:  # until one was timed, by that of a forward pass
             self.plan.evaluation_seconds = 0.7 * self.plan.step_seconds / pictures * len(self.val_index)
         if self.state.step % LOGGED_EVERY == 0:
-            self.log({"kind": "step", **self.where(), "lr": self.lr, **self.latest.line()})
+            self.folder.log({"kind": "step", **self.where(), "lr": self.lr, **self.latest.line()})
             self.forecast.say_after(self.steps_done, self.latest.pictures_per_second)
             self.latest = EpochMeans()
 
     def try_flips(self, progress: float) -> bool:
-        """Flip pictures from now on where the recipe leaves it open and the model understands them flipped as well.
+        """Decide whether pictures are flipped from now on, where the recipe leaves it open and a trial is due.
 
         Returns:
-            Whether nothing was left undone: a trial that is interrupted has to be made after resuming.
+            False where a trial was interrupted, which has to be repeated after resuming. Of several processes none may
+            stop alone, since the others would wait for it.
         """
         due = due_trial(self.config.data, self.state.progress, progress)
         if due is None:
             return True
         found = try_flips(
             self.unwrapped().model.eval(), self.pictures.upright, self.step.criterion, self.accelerator.device,
-            self.config.train.precision, self.may_stop_alone,
+            self.config.train.precision, lambda: self.accelerator.num_processes == 1 and self.plan.must_stop(),
         )  # fmt: skip
         train_mode(self.model)
         if found is None:
@@ -207,15 +198,10 @@ class Trainer:
         self.change(config)
         return True
 
-    def may_stop_alone(self) -> bool:
-        """Whether a single process must stop; several would wait for each other."""
-        return self.accelerator.num_processes == 1 and self.plan.must_stop()
-
     def resize(self, config: RunConfig, reason: str) -> None:
-        """From the next step on, pictures as large as the config says; models that are saved are for that size."""
-        sizing, is_larger = self.sizing, config.data.image_size > self.config.data.image_size
-        model, batch = self.checkpoint.model, config.train.batch_size
-        if is_larger and not fits_in_memory(sizing.objects, sizing.speed, model, config, batch):
+        """Show pictures as large as the config says from the next step on; saved models use that size."""
+        fits = partial(fits_in_memory, self.sizing.objects, self.sizing.speed, self.checkpoint.model)
+        if config.data.image_size > self.config.data.image_size and not fits(config, config.train.batch_size):
             return
         if reason:
             console.print(f"chosen: {reason}")
@@ -223,12 +209,12 @@ class Trainer:
             self.change(config)
 
     def change(self, config: RunConfig) -> None:
-        """Go on with another config, which differs in its data only: pictures, run folder and model follow."""
+        """Continue with another config, which differs in its data section only."""
         data = config.data
         preprocessing = replace(self.checkpoint.preprocessing, image_size=data.image_size, max_size=data.max_size)
         self.config = config
         self.checkpoint = replace(self.checkpoint, config=config, preprocessing=preprocessing)
-        self.write_config()
+        self.folder.write_config(config)
         self.pictures.change(config, preprocessing)
         self.show_pictures(small=self.pictures.are_small)
 
@@ -237,7 +223,7 @@ class Trainer:
         self.pictures.show(self.state.epoch, self.state.step, small=small)
 
     def progress(self) -> float:
-        """How far the run is, 0..1; all processes agree on it, for it decides what they do together."""
+        """How far the run is, 0..1, the same in all processes, since it decides what they do together."""
         return mean_of_processes(self.accelerator, self.plan.progress(self.steps_done))
 
     @property
@@ -246,7 +232,7 @@ class Trainer:
         return self.state.epoch * self.pictures.steps_per_epoch + self.state.step
 
     def time_left(self) -> str:
-        """Throughput, the time until the run is over, and what val said last."""
+        """Throughput, the time until the run is over, and the last AP50 on val."""
         seconds = self.plan.remaining_of_run(self.steps_done)
         ap50 = None if self.validation is None else self.validation.ap50
         known = "" if ap50 is None else f", AP50 {ap50:.2f} on val"
@@ -262,25 +248,13 @@ class Trainer:
         """The learning rate of the transformer and the heads."""
         return float(self.optimizer.param_groups[0]["lr"])
 
-    def write_config(self) -> None:
-        """Write config.toml."""
-        if self.accelerator.is_main_process:
-            self.folder.write_config(self.config)
-
-    def log(self, line: dict[str, Any]) -> None:
-        """Write a line of metrics.jsonl."""
-        if self.accelerator.is_main_process:
-            self.folder.log(line)
-
     def log_epoch(self) -> None:
-        """Write the epoch's line of metrics.jsonl, and move on where the epoch is whole."""
+        """Write the epoch's line of metrics.jsonl, and go to the next epoch if this one is finished."""
         state, skipped = self.state, self.step.skipped
         line = {"kind": "epoch", **self.where(), "lr": self.lr, "skipped_steps": skipped, **self.means.line()}
         if state.step == self.pictures.steps_per_epoch:
             state.epoch, state.step = state.epoch + 1, 0
-        self.log(line)
-        if self.accelerator.is_main_process:
-            console.print(line_in_words(self.folder.history[-1]))
+        console.print(line_in_words(self.folder.log(line)))
 
     def save(self) -> None:
         """Write `last`, before anything that can fail."""
@@ -290,20 +264,17 @@ class Trainer:
             self.plan.record_saving(time.time() - begun)
 
     def evaluation_is_due(self) -> bool:
-        """Between epochs, or whenever the plan wants to know, as the budget allows."""
+        """Whether to evaluate on val now: between epochs, or when the plan needs it, if the budget allows."""
         between = self.state.step == 0 and self.plan.goal is None
-        if self.validation is None or not (between or self.must_measure()) or self.finished():
-            return False
-        return self.validation.is_affordable()
+        due = (between or self.must_measure()) and not self.finished()
+        return due and self.validation is not None and self.validation.is_affordable()
 
     def must_measure(self) -> bool:
-        """Whether the plan cannot go on without a look at val."""
-        if self.plan.goal is None or self.validation is None:
-            return False
-        return self.validation.is_affordable()
+        """Whether the plan needs to know the AP50 on val now."""
+        return self.plan.goal is not None and self.validation is not None and self.validation.is_affordable()
 
     def measure(self) -> None:
-        """Measure the weights that are kept on val; what comes of it."""
+        """Evaluate the model that is saved on val, and tell the plan."""
         assert self.validation is not None
         begun = time.time()
         ap50 = self.validation.measure(self.unwrapped(), self.where())
@@ -316,7 +287,7 @@ class Trainer:
             )
 
     def unwrapped(self) -> Checkpoint:
-        """The model as it is kept: averaged where the recipe says so, without what Accelerate put around it."""
+        """The model that is saved: averaged where the recipe says so, without Accelerate's wrapper."""
         model = self.accelerator.unwrap_model(self.model) if self.averaged is None else self.averaged.model
         return replace(self.checkpoint, model=model)
 
@@ -335,7 +306,7 @@ class Trainer:
         }
 
     def restore(self, training_state: dict[str, Any], run: Path) -> None:
-        """Continue where `training_state` was taken; the weights are already those of the run's `last`."""
+        """Continue from `training_state`; the weights are already those of the run's `last`."""
         state = dict(training_state["state"])
         self.step.skipped = state.pop("skipped")
         self.state = RunState(**state)

@@ -6,15 +6,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Means over matched pairs: they are weighed by the number of pairs, which stands beside them as `pairs`.
+# Means over matched pairs, weighted by the number of pairs, which is the figure `pairs`.
 PER_PAIR = ("matched_accuracy", "matched_iou", "class_error")
 
 
 def combine(parts: list[dict[str, Tensor]], processes: int) -> dict[str, float]:
-    """The figures of a step from those of its micro-batches; one copy to the host.
+    """The figures of a step from those of its micro-batches, with one copy to the host.
 
-    Losses are shares of one sum over micro-batches and processes, and the other processes' shares are taken to be like
-    ours; `pairs` are counted; the rest are means.
+    Losses are summed over micro-batches, and those of other processes are taken to be equal; `pairs` are summed; the
+    rest are means.
     """
     names = [name for name in parts[0] if name != "pairs"]
     table = torch.stack([torch.stack([part[name].float() for name in names]) for part in parts]).cpu()
@@ -35,8 +35,8 @@ class EpochMeans:
 
     def __init__(self) -> None:
         self.sums: dict[str, float] = {}
-        self.pictures, self.steps, self.begun = 0, 0, time.time()
-        self.spoken = self.begun
+        self.pictures, self.steps = 0, 0
+        self.begun = self.spoken = time.time()
 
     def add(self, parts: dict[str, float], pictures: int) -> None:
         """Add a step over that many pictures."""
@@ -46,7 +46,7 @@ class EpochMeans:
         self.pictures, self.steps = self.pictures + pictures, self.steps + 1
 
     def pause(self, seconds: float) -> None:
-        """So much time was spent on something else."""
+        """Leave out this time of something else."""
         self.begun += seconds
 
     def values(self) -> dict[str, float]:
@@ -64,11 +64,11 @@ class EpochMeans:
 
     @property
     def pictures_per_second(self) -> float:
-        """Throughput, reading included."""
+        """Throughput, with the time of reading."""
         return self.pictures / (time.time() - self.begun)
 
     def is_time_to_speak(self) -> bool:
-        """Once a minute."""
+        """Whether a minute has passed since it was last true."""
         if time.time() - self.spoken < 60:
             return False
         self.spoken = time.time()

@@ -1,4 +1,4 @@
-"""The pictures that a run learns from: their order, their size, and the batches read ahead of their use."""
+"""The training pictures of a run: their order, their size, and the batches that are read ahead."""
 
 import itertools
 import math
@@ -15,7 +15,7 @@ from opendetr.structures import Batch, Targets
 from opendetr.training.resume import random_state, restore_random_state
 from opendetr.training.step import MicroBatches
 
-SMALL = 2 / 3  # of the size, where pictures are shown small
+SMALL = 2 / 3  # of the size: that of small pictures
 
 
 class TrainingPictures:
@@ -24,21 +24,13 @@ class TrainingPictures:
     def __init__(
         self, dataset: DetectionDataset, config: RunConfig, preprocessing: Preprocessing, accelerator: Accelerator
     ) -> None:
-        """Read nothing yet.
-
-        Args:
-            dataset: the pictures.
-            config: says batch size, seed, augmentation and cache.
-            preprocessing: their size and normalisation in evaluation.
-            accelerator: devices and processes.
-        """
         self.dataset, self.config, self.preprocessing, self.accelerator = dataset, config, preprocessing, accelerator
         self.are_small = False
         self.batches: Iterator[tuple[Batch, Targets]] = iter(())
 
     @cached_property
     def steps_per_epoch(self) -> int:
-        """Updates per epoch; what is left of micro-batches after the last full update makes one more."""
+        """Updates per epoch; the last one may have fewer micro-batches."""
         return -(-len(self.epoch_batches(0)) // self.config.train.accumulate)
 
     def epoch_batches(self, epoch: int) -> list[list[int]]:
@@ -51,22 +43,22 @@ class TrainingPictures:
 
     @cached_property
     def shapes(self) -> list[tuple[int, int]] | None:
-        """The shape of every picture, where there are few different ones."""
+        """The shape of every picture; None where most shapes differ."""
         if self.preprocessing.multiple_of == 1:
             return None
         return [self.preprocessing.shape(record.height, record.width) for record in self.dataset.index.records]
 
     @cached_property
     def upright(self) -> DetectionDataset:
-        """The pictures as evaluation sees them."""
+        """The pictures without augmentation, as in evaluation."""
         cache = build_cache(self.config.data)
         return DetectionDataset(self.dataset.index, self.preprocessing.transform(), cache=cache)
 
     def show(self, epoch: int, step: int, *, small: bool) -> None:
-        """From this step of this epoch on: with the config's augmentation, at two thirds of the size where `small`."""
+        """Read pictures from this step on with the config's augmentation, at two thirds of the size where `small`."""
         self.are_small = small
         self.dataset.transform = training_transform(self.config.data, self.preprocessing, SMALL if small else 1.0)
-        self.batches = iter(())  # what was read ahead is dropped, before its memory is wanted again
+        self.batches = iter(())  # drop batches read ahead, to free their memory first
         self.batches = self._batches_from(epoch, step)
 
     def next_batches(self, count: int) -> MicroBatches:
@@ -75,7 +67,7 @@ class TrainingPictures:
         return [(batch.to(device), targets.to(device)) for batch, targets in itertools.islice(self.batches, count)]
 
     def change(self, config: RunConfig, preprocessing: Preprocessing) -> None:
-        """Read pictures as another config says, from the next `show` on."""
+        """Use another config, from the next `show` on."""
         is_larger = config.data.image_size > self.config.data.image_size
         self.config, self.preprocessing = config, preprocessing
         if is_larger and self.dataset.cache is not None:  # than the pictures it keeps
@@ -99,5 +91,5 @@ class TrainingPictures:
         )
         before = random_state()
         batches = training_loader(self.dataset, keys, self.config.train.workers, self.accelerator.device)
-        restore_random_state(before)  # making a loader draws a number: a resumed run must not notice
+        restore_random_state(before)  # making a loader draws a number: a resumed run must draw the same numbers
         return batches

@@ -1,4 +1,4 @@
-"""What the processes of a run find out together. With one process nothing is sent."""
+"""Values that the processes of a run share. With one process there is no communication."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from accelerate.utils import gather_object
 
 
 def any_process(accelerator: Accelerator, here: bool) -> bool:
-    """Whether it holds in any process; clocks and signals differ between them, the number of steps must not."""
+    """Whether it holds in any process: their clocks and signals differ, their numbers of steps must not."""
     if accelerator.num_processes == 1:
         return here
     flag = torch.tensor(float(here), device=accelerator.device)
@@ -16,7 +16,7 @@ def any_process(accelerator: Accelerator, here: bool) -> bool:
 
 
 def mean_of_processes(accelerator: Accelerator, here: float) -> float:
-    """The mean of what they say."""
+    """The mean of the processes' values."""
     if accelerator.num_processes == 1:
         return here
     return float(accelerator.reduce(torch.tensor(here, device=accelerator.device), "mean"))

@@ -22,30 +22,37 @@ from opendetr.recipes.recipe import load_recipe
 class RunFolder:
     """`config.toml`, `metrics.jsonl`, `last` and `best` of a run, as they are written.
 
-    The order of writing makes every moment a good one to be killed: the log first (lines beyond `last` are dropped when
-    resuming), then `last`, then what evaluation found, and `best` before anything speaks of it.
+    The order of writing keeps the folder valid if the program is killed at any moment: the log first (lines beyond
+    `last` are dropped when resuming), then `last`, then the figures of an evaluation, and `best` before its line in the
+    log.
     """
 
     path: Path
+    is_written: bool = True  # by this process: of several only the first one writes
     history: list[dict[str, Any]] = field(default_factory=list)  # the lines of metrics.jsonl
     _is_begun: bool = False  # whether the file holds our history, and only needs to grow
 
-    def log(self, line: Mapping[str, Any]) -> None:
-        """Add a line; numbers that are not finite become null, as JSON has no word for them."""
-        self.history.append({k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()})
+    def log(self, line: Mapping[str, Any]) -> dict[str, Any]:
+        """Add a line, and return it as written: with null for numbers that are not finite, which JSON cannot write."""
+        written = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
+        if not self.is_written:
+            return written
+        self.history.append(written)
         path = self.path / "metrics.jsonl"
         if self._is_begun:
-            append_line(path, json.dumps(self.history[-1]))
+            append_line(path, json.dumps(written))
         else:
             write_text(path, "".join(json.dumps(line) + "\n" for line in self.history))
             self._is_begun = True
+        return written
 
     def write_config(self, config: RunConfig) -> None:
         """Write config.toml."""
-        write_text(self.path / "config.toml", config.to_toml())
+        if self.is_written:
+            write_text(self.path / "config.toml", config.to_toml())
 
     def read_history(self, folder: Path, until_epoch: float) -> None:
-        """Take over the lines that another folder's `last` has lived through."""
+        """Copy the log of another folder up to its `last`."""
         self.history = [line for line in read_metrics(folder) if line["epoch"] <= until_epoch + 1e-4]
 
     @property
@@ -66,11 +73,11 @@ class RunFolder:
         return sum(map(counts, measured[best + 1 :]))
 
     def save_last(self, checkpoint: Checkpoint, training_state: dict[str, Any]) -> None:
-        """Write the weights as they are, with what resuming needs."""
+        """Write the model, with what resuming needs."""
         save_checkpoint(self.path / "last", replace(checkpoint, origin=self._origin(checkpoint)), training_state)
 
     def record_evaluation(self, checkpoint: Checkpoint, metrics: CocoMetrics, when: Mapping[str, Any]) -> None:
-        """Write what was measured of `last`; it becomes `best` where no AP on val has been higher yet."""
+        """Write the metrics of `last`, and copy it to `best` if no AP on val was higher before."""
         origin = replace(self._origin(checkpoint), val=metrics.to_json())
         write_json(self.path / "last" / "metrics.json", origin.to_json())
         if metrics.summary["AP"] >= self.best_ap:
@@ -78,7 +85,7 @@ class RunFolder:
         self.log({"kind": "val", **when, **{f"val_{name}": value for name, value in metrics.summary.items()}})
 
     def _origin(self, checkpoint: Checkpoint) -> Origin:
-        """What the checkpoint came from, with the last that was said of its training."""
+        """The origin of the checkpoint, with the last figures of its training."""
         said = next((line for line in reversed(self.history) if line["kind"] != "val"), None)
         return checkpoint.origin if said is None else replace(checkpoint.origin, training=said)
 
@@ -95,20 +102,12 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def read_config(run: Path) -> RunConfig:
-    """The config of a run that can be continued, with all that was chosen at its start.
-
-    Raises:
-        UserError: it cannot be continued.
-    """
+    """The config of a run, with all values that were chosen at its start; UserError if it cannot be continued."""
     return load_recipe(str(resumable_folder(run) / "config.toml"))
 
 
 def resumable_folder(run: Path) -> Path:
-    """The `last` of a run that can be continued.
-
-    Raises:
-        UserError: there is none.
-    """
+    """The `last` of a run; UserError if it cannot be continued."""
     folder = current_folder(run / "last")
     if not (folder / "training.pt").is_file():
         raise UserError(
@@ -118,11 +117,7 @@ def resumable_folder(run: Path) -> Path:
 
 
 def load_training_state(run: Path) -> dict[str, Any]:
-    """What `last` of a run holds for continuing it.
-
-    Raises:
-        UserError: the run cannot be continued.
-    """
+    """The training state in the `last` of a run; UserError if it cannot be continued."""
     path = resumable_folder(run) / "training.pt"
     try:
         return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]

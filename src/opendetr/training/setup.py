@@ -1,4 +1,4 @@
-"""From a config to a Trainer that is ready to run: data looked at, weights found, warnings given."""
+"""From a config to a Trainer that is ready to run: reads the data, finds the weights, prints warnings."""
 
 import atexit
 import gc
@@ -49,20 +49,20 @@ def prepare(
     goal: Goal | None = None,
     threads: Threads | None = None,
 ) -> Trainer:
-    """Read the data, build or restore the model, and lay out the run.
+    """Read the data, build or restore the model, and prepare the run.
 
     Args:
         config: the resolved config.
         output: the run folder; must not hold another run.
-        started: when the time budget began, as of `time.time()`.
-        resume: a run to continue, its config being `config` but for the length of the run and the machine.
-        trained: the model that `config.train.init` names, to begin with.
-        fresh_minutes: the config's minutes are this session's own, instead of the whole run's.
-        goal: what ends the run before its minutes are over.
-        threads: whose number may change while it trains.
+        started: `time.time()` when the time budget began.
+        resume: a run to continue, with the same config but for the length of the run and the machine.
+        trained: the model that `config.train.init` names, to start from.
+        fresh_minutes: the config's minutes are for this session, instead of the whole run.
+        goal: ends the run before its minutes are over.
+        threads: their number may change during training.
 
     Raises:
-        UserError: whatever is wrong with data, weights, device or folders.
+        UserError: an error in data, weights, device or folders.
     """
     budget = config.train.minutes * 60
     require_free(output, resume)
@@ -94,17 +94,15 @@ def assemble(
     threads: Threads | None = None,
     objects: ObjectSizes | None = None,
 ) -> Trainer:
-    """Build or restore the model and lay out the run over data that were read.
+    """Build or restore the model and prepare the run on data that were read.
 
-    Arguments as in `prepare`; `objects` are those the sizes are chosen for, where they are not just `train_index`'s.
+    Arguments as in `prepare`; sizes are chosen for `objects`, by default those of `train_index`.
     """
     device = resolve_device(config.train.device)
     if device.type == "cuda" and device.index is not None:
         if "LOCAL_RANK" in os.environ:
-            raise UserError(
-                f"--device {config.train.device} names one GPU, but torchrun gives each process its own: leave out the "
-                f"number"
-            )
+            reason = "names one GPU, but torchrun gives each process its own: leave out the number"
+            raise UserError(f"--device {config.train.device} {reason}")
         torch.cuda.set_device(device)  # Accelerate takes the current one
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no", gradient_accumulation_steps=1)
     if accelerator.num_processes > 1:
@@ -112,10 +110,9 @@ def assemble(
     keep_freed_memory()
     torch.manual_seed(config.train.seed)
     budget = config.train.minutes * 60
-    train_index = replace(train_index, coco={})  # only evaluation needs it, and of COCO it fills gigabytes
+    train_index = replace(train_index, coco={})  # only evaluation needs it, and COCO's takes gigabytes
     plan = Plan(total_steps=1, total_seconds=budget or None, started=started, goal=goal)
-    objects, state = objects or measure_objects(train_index), None
-    data = config.data
+    objects, state, data = objects or measure_objects(train_index), None, config.data
     open_size = (data.image_size, data.max_size, data.train_sizes) == (0, 0, ())
     if resume is None:
         checkpoint, speed = new_model(config, train_index, accelerator.device, plan, trained, objects)
@@ -126,16 +123,12 @@ def assemble(
         speed = look_at_speed(checkpoint.config, checkpoint.model, accelerator.device, objects.in_a_picture)
     checkpoint, config = replace(checkpoint, source=output), checkpoint.config
     transform = training_transform(config.data, checkpoint.preprocessing)
-    dataset = DetectionDataset(
-        train_index.under(checkpoint.label_map),
-        transform,
-        config.train.seed,
-        build_cache(config.data, train_index.records, config.train.workers),
-    )
+    cache = build_cache(config.data, train_index.records, config.train.workers)
+    dataset = DetectionDataset(train_index.under(checkpoint.label_map), transform, config.train.seed, cache)
     sizing = Sizing(objects, len(train_index), speed, is_open=open_size and budget > 0 and goal is None)
     trainer = Trainer(checkpoint, dataset, val_index, plan, accelerator, output, sizing, threads)
     plan.total_steps = config.train.epochs * trainer.pictures.steps_per_epoch
-    torch.manual_seed(config.train.seed + accelerator.process_index)  # processes shall not drop out alike
+    torch.manual_seed(config.train.seed + accelerator.process_index)  # other random numbers in each process
     if state is not None and resume is not None:
         plan.spent, plan.began = state["spent"], state["began"]
         if budget:
@@ -143,19 +136,17 @@ def assemble(
         trainer.restore(state, resume)
         if resume != output and (resume / "best").is_dir():
             copy_checkpoint(resume / "best", output / "best")
-    if accelerator.num_processes > 1:
-        console.print(
-            f"{accelerator.num_processes} processes: every step sees "
-            f"{config.train.batch_size * config.train.accumulate * accelerator.num_processes} pictures"
-        )
+    if (processes := accelerator.num_processes) > 1:
+        pictures = config.train.batch_size * config.train.accumulate * processes
+        console.print(f"{processes} processes: every step sees {pictures} pictures")
     return trainer
 
 
 def say_what_to_expect(trainer: Trainer) -> None:
-    """How fast this machine learns, how far that leads, and whether a step fits into its memory."""
+    """Print a forecast of the run, and a warning where a step probably does not fit into memory."""
     plan, accelerator, sizing = trainer.plan, trainer.accelerator, trainer.sizing
     objects, speed, sentences = sizing.objects, sizing.speed, list[str]()
-    if plan.goal is None:  # what knows when to stop says so itself, after some steps
+    if plan.goal is None:  # a run with a goal prints its own forecast after some steps
         left = None if plan.total_seconds is None else plan.remaining()
         sentences += expectations(
             trainer.config, objects, sizing.pictures, speed, left, accelerator.num_processes, trainer.state.epoch
@@ -169,15 +160,15 @@ def say_what_to_expect(trainer: Trainer) -> None:
 def leave_processes() -> None:
     """End the process group while Python still runs.
 
-    Its threads let go of tensors; one that does so while the interpreter ends is killed and takes the process with it
+    Its threads free tensors; one that does so while the interpreter ends is killed and takes the process with it
     ("terminate called without an active exception").
     """
-    gc.collect()  # a trainer lies in cycles, and its model keeps the group
+    gc.collect()  # a trainer is part of reference cycles, and its model keeps the group
     PartialState().destroy_process_group()
 
 
 def read_splits(config: RunConfig, check_seconds: float) -> tuple[DatasetIndex, DatasetIndex | None]:
-    """The split to learn from, and the one that chooses `best`, or None where there can be none; says what it finds."""
+    """The training split, and the split that chooses `best`, None where there can be none; prints what it finds."""
     root, data = Path(config.data.root), config.data
     train_index = load_index(root, data.train_split)
     console.print(f"{data.train_split}: {describe(train_index)}")
@@ -208,9 +199,9 @@ def new_model(
     trained: Checkpoint | None,
     objects: ObjectSizes,
 ) -> tuple[Checkpoint, Speed]:
-    """The model to be trained: a trained one, or one of a pretrained backbone and fresh heads, as the config says.
+    """The model to train, a trained one or a new one with a pretrained backbone; and the training speed.
 
-    What the config leaves open is chosen here, and said. Beside it, what learning takes on this machine.
+    What the config leaves open is chosen here, and printed.
     """
     config, choices = fit_to_data(config, index)
     label_map, new_head = index.label_map, config.train.new_head
@@ -247,33 +238,28 @@ def new_model(
 
 
 def fixed_parts(config: RunConfig) -> tuple[str, ...]:
-    """The parts of the model that do not learn.
-
-    Raises:
-        UserError: their weights would be random ones.
-    """
+    """The parts of the model that are not trained; UserError if their weights would be random."""
     train, model = config.train, config.model
-    parts = dict.fromkeys(train.freeze)
-    if train.backbone_lr == 0:  # not trained at all, as in the official code
-        parts["backbone"] = None
+    backbone = ("backbone",) if train.backbone_lr == 0 else ()  # not trained at all, as in the official code
+    parts = tuple(dict.fromkeys((*train.freeze, *backbone)))
     for part in parts if not train.init else ():
         if part != "backbone" or model.backbone_weights == "none":
             raise UserError(
-                f"--freeze {part} (or train.backbone_lr = 0) would fix random weights: begin with a trained model by "
+                f"--freeze {part} (or train.backbone_lr = 0) would fix random weights: start from a trained model by "
                 f"--init, or leave it out"
             )
-    return tuple(parts)
+    return parts
 
 
 def on_device(model: DETR, config: RunConfig, device: torch.device) -> tuple[DETR, RunConfig]:
-    """The model where it is trained and in the precision it is trained in; the config with both resolved."""
+    """The model on the device, its frozen parts fixed; the config with precision and loader processes chosen."""
     freeze(model, fixed_parts(config))
     model = place(model, device)
     asked = config.train.precision
     precision, reason = fit_precision(model, device, asked, training=True)
     if asked != "fp32":
         console.print(f"chosen: {reason}")
-    measured = [precision, model.backbone.in_full_precision]  # by each process for itself: the first one decides
+    measured = [precision, model.backbone.in_full_precision]  # by each process: the first one decides
     precision, model.backbone.in_full_precision = broadcast_object_list(measured)
     workers = config.train.workers if config.train.workers >= 0 else default_workers(device)
     return model, config.with_values({"train.precision": precision, "train.workers": workers}, "this machine")

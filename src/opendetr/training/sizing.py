@@ -1,4 +1,4 @@
-"""The size of pictures, chosen again where the machine turns out to be another than the look at the start said."""
+"""Chooses the picture size again where steps are faster or slower than measured at the start."""
 
 from dataclasses import dataclass, field, replace
 
@@ -6,39 +6,28 @@ from opendetr.config import RunConfig
 from opendetr.training.choices import ObjectSizes, choose_size, pixels_in
 from opendetr.training.speed import IN_A_RUN, Speed
 
-MARKS = (0.1, 0.3)  # of the budget, at which speed is compared with what was expected
-TELLING = 1.5  # a factor between the two from which on the size is chosen again
+MARKS = (0.1, 0.3)  # shares of the budget after which the speed is compared with the expected one
+TELLING = 1.5  # factor between the two from which on the size is chosen again
 
 
 @dataclass
 class Sizing:
-    """What the size was chosen by, and what steps have taken since.
+    """The measurement that the size was chosen by, and the time of steps since."""
 
-    Attributes:
-        objects: of the training split.
-        pictures: of it.
-        speed: of the look at the start.
-        is_open: whether the size was chosen for the time there is, and may be chosen again.
-        expected: seconds per pixel of a run like this, by what the size was chosen by last.
-        pixels: that were learned from since the last comparison.
-        seconds: that this took.
-        done: the marks that were passed.
-    """
-
-    objects: ObjectSizes
-    pictures: int
-    speed: Speed
-    is_open: bool
-    expected: float = 0.0
-    pixels: int = 0
-    seconds: float = 0.0
-    done: list[float] = field(default_factory=list)
+    objects: ObjectSizes  # of the training split
+    pictures: int  # of the training split
+    speed: Speed  # measured at the start
+    is_open: bool  # whether the size was chosen for the budget, and may be chosen again
+    expected: float = 0.0  # seconds per pixel that the size was last chosen by
+    pixels: int = 0  # trained on since the last comparison
+    seconds: float = 0.0  # of training since the last comparison
+    done: list[float] = field(default_factory=list)  # marks that are passed
 
     def __post_init__(self) -> None:
         self.expected = self.expected or self.speed.in_a_run
 
     def observe(self, pixels: int, seconds: float) -> None:
-        """A step learned from so many pixels in so many seconds."""
+        """Add the pixels and seconds of a step."""
         self.pixels, self.seconds = self.pixels + pixels, self.seconds + seconds
 
     def is_due(self, progress: float) -> bool:
@@ -53,12 +42,9 @@ class Sizing:
         return self.seconds / self.pixels
 
     def chosen_again(self, config: RunConfig, seconds: float, found: float) -> tuple[RunConfig, str]:
-        """The config for the speed that was found, and what to say, which is nothing where it stays.
+        """The config for the seconds per pixel that were found, and the reason, empty where the size stays.
 
-        Args:
-            config: of the run until now.
-            seconds: the whole budget for steps, of all processes together.
-            found: seconds per pixel, in the mean of all processes.
+        `seconds` is the whole budget for steps of all processes together.
         """
         factor = found / self.expected
         self.expected, self.pixels, self.seconds = found, 0, 0.0

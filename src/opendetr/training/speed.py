@@ -1,8 +1,9 @@
-"""What learning takes on this machine: a look before the first step, and what is to be expected of the run."""
+"""Training speed and memory of this machine, measured before the first step, and a forecast of the run."""
 
 import math
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -16,37 +17,30 @@ from opendetr.model.detr import DETR
 from opendetr.structures import DetrOutput, Targets
 from opendetr.training.choices import FEWEST_PASSES, FOR_STEPS, SMALLEST_PIXELS, ObjectSizes, pixels_in
 
-LOOKED_AT = (224, 288)  # height and width of the pictures of the look
-BESIDE = 1.1  # matching, losses, the optimiser and reading, as a factor of a step without them
-IN_A_RUN = 1.2  # trying flips, saving, small pictures that cost more for each pixel: what a run takes over its steps
-KEPT_TWICE = 1.5  # gradients and what operations need for themselves, as a factor of what is kept for the backward pass
-COPIES = 5  # of every weight that learns: itself, its gradient, AdamW's two means, the average
+LOOKED_AT = (224, 288)  # height and width of the measured pictures
+BESIDE = 1.1  # factor for matching, losses, the optimiser and reading, which the measured step lacks
+IN_A_RUN = 1.2  # factor of a run over its steps: trying flips, saving, small pictures, which cost more per pixel
+KEPT_TWICE = 1.5  # factor for gradients and temporary memory over what is kept for the backward pass
+COPIES = 5  # of every trained weight: itself, its gradient, AdamW's two means, the average
 
 
 @dataclass(frozen=True)
 class Speed:
-    """What learning from a pixel takes here, and what there is."""
+    """Time and memory per trained pixel on this machine, and its free memory."""
 
     seconds_per_pixel: float
     bytes_per_pixel: float  # kept by the forward pass for the backward pass
-    free_bytes: float = math.inf  # of memory, before anything was tried
+    free_bytes: float = math.inf  # of memory, before the measurement
 
     @property
     def in_a_run(self) -> float:
-        """Seconds per pixel that are to be expected of a whole run."""
+        """Expected seconds per pixel of a whole run."""
         return IN_A_RUN * self.seconds_per_pixel
 
 
 def look_at_speed(config: RunConfig, model: DETR, device: torch.device, objects: int) -> Speed:
-    """Three steps over grey pictures with so many objects each; the fastest counts. The model stays as it was.
-
-    Args:
-        config: the recipe, its precision chosen.
-        model: on the device.
-        device: where training will run.
-        objects: per picture.
-    """
-    free = free_bytes(device)  # later, what the look has freed is kept by the C library, and does not count as free
+    """Measure three steps over grey pictures with `objects` objects each, of which the fastest counts."""
+    free = free_bytes(device)  # measured first: the C library keeps memory that the measurement frees
     if device.type != "cuda":
         free //= processes_here()
     batch, (height, width) = min(4, config.train.batch_size or 4), LOOKED_AT
@@ -63,29 +57,19 @@ def look_at_speed(config: RunConfig, model: DETR, device: torch.device, objects:
 
     for number in range(3):
         begun = time.perf_counter()
-        extra = config.loss.denoising_queries
-        denoising = make_denoising(targets, model.num_classes, extra) if extra else None
-        with autocast(device, config.train.precision):
-            if number == 0:  # counting takes time
-                with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-                    output: DetrOutput = model(images, None, denoising)
-            else:
-                output = model(images, None, denoising)
+        denoising = make_denoising(targets, model.num_classes, config.loss.denoising_queries)
+        counting = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
+        with autocast(device, config.train.precision), counting if number == 0 else nullcontext():  # counting is slow
+            output: DetrOutput = model(images, None, denoising)
         total = output.logits.float().sum() + output.boxes_cxcywh.float().sum()
         total.backward()  # type: ignore[no-untyped-call]
         float(total.detach())
         taken.append(time.perf_counter() - begun)
-    model.zero_grad(set_to_none=True)
-    for name, buffer in model.named_buffers():  # batch norm shall not have learned from this
+    model.zero_grad(set_to_none=True)  # the model stays as it was
+    for name, buffer in model.named_buffers():  # undo what batch norm learned from this
         buffer.copy_(statistics[name])
     pixels = batch * height * width
     return Speed(BESIDE * min(taken) / pixels, sum(kept.values()) / pixels, free)
-
-
-def picture_pixels(config: RunConfig, objects: ObjectSizes) -> float:
-    """Pixels of a typical picture in training, once it has its full size."""
-    sizes = config.data.train_sizes or (config.data.image_size,)
-    return objects.aspect * sum(size**2 for size in sizes) / len(sizes)
 
 
 def expectations(
@@ -97,25 +81,20 @@ def expectations(
     processes: int = 1,
     epochs_done: int = 0,
 ) -> Iterator[str]:
-    """What is to be expected of a run, in sentences; a warning begins with `Warning`.
+    """A forecast of a run in sentences; a warning begins with `Warning`.
 
-    Args:
-        config: what was chosen.
-        objects: of the training split.
-        pictures: of it.
-        speed: of a process.
-        seconds: left for training; None where epochs are counted.
-        processes: that learn together.
-        epochs_done: by earlier sessions of the run.
+    Objects and pictures are those of the training split, the speed is that of one process, `seconds` are left for
+    training (None where epochs are counted).
     """
-    pixels = picture_pixels(config, objects)
+    sizes = config.data.train_sizes or (config.data.image_size,)
+    pixels = objects.aspect * sum(size**2 for size in sizes) / len(sizes)  # of a typical picture of full size
     if seconds is None:
         # The same steps at two thirds of the size take four ninths of the time.
         each = speed.in_a_run * pixels * (1 - 5 / 9 * config.train.small_first) / processes
         epochs = config.train.epochs - epochs_done
         if epochs > 0:
             yield (
-                f"This machine learns from about {1 / each:.3g} pictures a second: {epochs} epochs of {pictures:,} "
+                f"This machine trains on about {1 / each:.3g} pictures a second: {epochs} epochs of {pictures:,} "
                 f"will take about {minutes_in_words(epochs * pictures * each / 60)}, evaluations apart."
             )
         return
@@ -124,7 +103,7 @@ def expectations(
     learned = pixels_in(config, seconds * processes, speed.in_a_run) / pixels
     passes = learned / pictures
     yield (
-        f"This machine learns from about {learned / (FOR_STEPS * max(seconds, 1.0)):.3g} pictures a second: "
+        f"This machine trains on about {learned / (FOR_STEPS * max(seconds, 1.0)):.3g} pictures a second: "
         f"{passes:.1f} passes over {pictures:,} in the {minutes_in_words(seconds / 60)} that are left."
     )
     visible = config.data.image_size  # a size at which the smallest kind of object can be found
@@ -135,17 +114,17 @@ def expectations(
         enough = config.train.minutes + ((FEWEST_PASSES - epochs_done) / passes_then - 1) * seconds / 60
         at_size = f" at {visible} pixels, which its smallest objects need" if visible > config.data.image_size else ""
         yield (
-            f"Warning: that teaches little; --minutes {math.ceil(enough)} would be enough for {FEWEST_PASSES} "
-            f"passes{at_size}."
+            f"Warning: this is too short to learn much; --minutes {math.ceil(enough)} would be enough for "
+            f"{FEWEST_PASSES} passes{at_size}."
         )
 
 
 def memory_warning(config: RunConfig, objects: ObjectSizes, speed: Speed, model: DETR) -> str | None:
-    """A sentence where a step is not likely to fit into what is free; None where it does."""
-    batch = config.train.batch_size
-    if fits_in_memory(objects, speed, model, config, batch):
+    """A sentence where a step probably does not fit into the free memory."""
+    batch, free = config.train.batch_size, speed.free_bytes
+    needed = step_bytes(config, objects, speed, model, batch)
+    if needed <= free:
         return None
-    needed, free = step_bytes(config, objects, speed, model, batch), speed.free_bytes
     return (
         f"Warning: a step of {batch} pictures needs about {needed / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are "
         f"free, so the run may be ended by the system; take a smaller --batch-size or --image-size."
@@ -153,19 +132,19 @@ def memory_warning(config: RunConfig, objects: ObjectSizes, speed: Speed, model:
 
 
 def fits_in_memory(objects: ObjectSizes, speed: Speed, model: DETR, config: RunConfig, batch: int) -> bool:
-    """Whether a step over so many pictures is likely to fit into what was free at the start."""
+    """Whether a step over `batch` pictures probably fits into the memory that was free at the start."""
     return step_bytes(config, objects, speed, model, batch) <= speed.free_bytes
 
 
 def step_bytes(config: RunConfig, objects: ObjectSizes, speed: Speed, model: DETR, batch: int) -> float:
-    """What a step over so many pictures is likely to take, copies of the weights included."""
+    """Expected memory of a step over `batch` pictures, copies of the weights included."""
     largest = max(config.data.train_sizes or (config.data.image_size,)) ** 2 * objects.aspect
     weights = sum(parameter.nbytes for parameter in model.parameters())
     return KEPT_TWICE * speed.bytes_per_pixel * largest * batch + COPIES * weights
 
 
 def minutes_in_words(minutes: float) -> str:
-    """A length of time, as exact as a forecast is."""
+    """A time in words, with the precision of a forecast."""
     if minutes < 1.5:
         return f"{max(1, 60 * minutes):.0f} seconds"
     if minutes < 100:

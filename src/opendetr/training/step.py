@@ -20,22 +20,15 @@ MicroBatches = list[tuple[Batch, Targets]]
 
 
 class TrainingStep:
-    """Updates the weights of a model from micro-batches, together with all other processes."""
+    """Updates the weights of a model from micro-batches, together with all other processes.
+
+    The model and the optimiser are as Accelerate prepared them; the model has C = `num_classes` classes.
+    """
 
     def __init__(
         self, model: nn.Module, optimizer: Optimizer, criterion: Criterion, accelerator: Accelerator, config: RunConfig,
         num_classes: int,
     ) -> None:  # fmt: skip
-        """Compose.
-
-        Args:
-            model: a DETR, as Accelerate prepared it.
-            optimizer: of its weights, as Accelerate prepared it.
-            criterion: what is minimised.
-            accelerator: devices and processes.
-            config: says the precision, the largest norm of the gradient and the number of denoising queries.
-            num_classes: C.
-        """
         self.model, self.optimizer, self.criterion, self.accelerator = model, optimizer, criterion, accelerator
         self.precision, self.clip_norm = config.train.precision, config.train.clip_norm
         self.denoising_queries, self.num_classes = config.loss.denoising_queries, num_classes
@@ -43,7 +36,7 @@ class TrainingStep:
 
     def __call__(self, micro_batches: MicroBatches) -> dict[str, float]:
         """One update, from the summed gradients of its micro-batches on all processes; returns its figures."""
-        denoising = [self.make_denoising(targets) for _, targets in micro_batches]
+        denoising = [make_denoising(t, self.num_classes, self.denoising_queries) for _, t in micro_batches]
         normalisers = self.normalisers([targets for _, targets in micro_batches], denoising)
         figures = []
         for number, ((batch, targets), noised) in enumerate(zip(micro_batches, denoising), start=1):
@@ -51,28 +44,24 @@ class TrainingStep:
                 with autocast(self.accelerator.device, self.precision):
                     output: DetrOutput = self.model(batch.images, batch.padding_mask, noised)
                 loss = self.criterion(output, targets, noised, normalisers)
-                # Processes average their gradients; what is wanted is the sum.
+                # Accelerate averages the gradients of the processes; this makes it their sum.
                 self.accelerator.backward(loss.total * self.accelerator.num_processes)
             figures.append(loss.figures)
         self.update_weights([batch for batch, _ in micro_batches])
         return combine(figures, self.accelerator.num_processes)
 
-    def make_denoising(self, targets: Targets) -> Denoising | None:
-        """Noised true boxes for the model to recover, where the recipe wants them."""
-        return make_denoising(targets, self.num_classes, self.denoising_queries) if self.denoising_queries else None
-
     def normalisers(self, targets: list[Targets], denoising: list[Denoising | None]) -> Normalisers:
-        """What losses are divided by, over all micro-batches and processes."""
+        """The divisors of the losses, over all micro-batches and processes."""
         counted = [torch.stack(self.criterion.normalisers(*pair)) for pair in zip(targets, denoising)]
         summed: Tensor = self.accelerator.reduce(torch.stack(counted).sum(0), "sum")
         return Normalisers(*summed)
 
     def gradients_exchanged(self, *, after: bool) -> Any:
-        """Processes exchange gradients once per update: after its last micro-batch."""
+        """A context: processes exchange gradients once per update, after its last micro-batch."""
         return nullcontext() if after else self.accelerator.no_sync(self.model)
 
     def update_weights(self, batches: list[Batch]) -> None:
-        """Clip the gradient and step; a gradient that is not finite is left out and reported with its pictures."""
+        """Clip the gradient and step; a gradient that is not finite is skipped and reported with its pictures."""
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.clip_norm or float("inf"))
         if torch.isfinite(norm):
             self.optimizer.step()

@@ -1,4 +1,4 @@
-"""The split that chooses the best weights: when it is looked at, and what comes of it."""
+"""The split that chooses the best weights: when it is evaluated, and how the result is used."""
 
 import time
 from collections.abc import Mapping
@@ -17,33 +17,25 @@ from opendetr.training.run_folder import RunFolder
 
 
 class Validation:
-    """Measures the weights of a run as far as its plan has time for it."""
+    """Evaluates the weights of a run as far as its plan has time for it."""
 
     def __init__(self, index: DatasetIndex, plan: Plan, accelerator: Accelerator, folder: RunFolder) -> None:
-        """Measure nothing yet.
-
-        Args:
-            index: the split.
-            plan: says what there is time for, and is told how long it took.
-            accelerator: devices and processes.
-            folder: where the best weights and the figures are written.
-        """
         self.index, self.plan, self.accelerator, self.folder = index, plan, accelerator, folder
-        self.step = 0  # of the run, whose weights were last measured
-        self.ap50: float | None = None  # of these
+        self.step = 0  # of the run, at the last evaluation
+        self.ap50: float | None = None  # of the last evaluation
 
     def restore(self) -> None:
-        """What was measured last is in the folder's log."""
+        """Read the last evaluation from the folder's log."""
         if self.folder.measured:
             last = self.folder.measured[-1]
             self.step, self.ap50 = last["step"], last["val_AP50"]
 
     def is_affordable(self) -> bool:
-        """Whether the budget allows it between epochs."""
+        """Whether the budget allows an evaluation between epochs."""
         return not any_process(self.accelerator, not self.plan.may_evaluate())
 
     def is_due_at_the_end(self, step: int) -> bool:
-        """Where the weights of `step` have not been measured; not when the user is waiting for us to stop."""
+        """Whether to evaluate at the end: not if the weights of `step` are measured or the user wants to stop."""
         if self.step == step or any_process(self.accelerator, self.plan.interrupted()):
             return False
         too_late = any_process(self.accelerator, self.plan.remaining() < self.plan.evaluation_seconds)
@@ -52,19 +44,15 @@ class Validation:
         return not too_late
 
     def measure(self, checkpoint: Checkpoint, when: Mapping[str, Any]) -> float | None:
-        """Measure a model, every process its share of the pictures; the best yet becomes `best`.
+        """Evaluate a model, every process its share of the pictures; the best so far becomes `best`.
 
-        Args:
-            checkpoint: the model.
-            when: `step` and whatever else tells where in the run it stands.
-
-        Returns:
-            AP50; None where there was no time to finish.
+        `when` says where in the run it is: `step`, and what else its line in the log shall hold. Returns AP50; None
+        where there was no time to finish.
         """
         begun, rank, world = time.time(), self.accelerator.process_index, self.accelerator.num_processes
         overtime = min(10.0, 0.03 * (self.plan.total_seconds or 0))
 
-        def should_stop() -> bool:  # only one process may give up by itself: several would wait for each other
+        def should_stop() -> bool:  # several processes would wait for one that stops alone
             return world == 1 and (self.plan.interrupted() or self.plan.remaining() + overtime < 0)
 
         train, share = checkpoint.config.train, range(rank, len(self.index), world)
