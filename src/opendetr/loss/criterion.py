@@ -1,7 +1,7 @@
-"""The loss: what matched queries should have said, and that the others should have said nothing (section 3.1).
+"""The loss: matched queries are compared with their objects, the others with no-object (section 3.1).
 
-`set_loss` is the paper's loss; `Criterion` is all that a recipe minimises. Neither has a state: normalisers are given
-to them, because only the training step knows the other processes and micro-batches.
+`set_loss` is the paper's loss; `Criterion` is all that a recipe minimises. Neither has a state: normalisers are
+arguments, because only the training step knows the other processes and micro-batches.
 """
 
 from dataclasses import dataclass, field
@@ -40,11 +40,11 @@ class LossWeights:
 
 
 class Normalisers(NamedTuple):
-    """What the terms are divided by, summed over all pictures whose gradients are added up."""
+    """The divisors of the terms, summed over all pictures whose gradients are added up."""
 
     num_boxes: Float[Tensor, ""]
     class_weight: Float[Tensor, ""]
-    num_denoising: Float[Tensor, ""] = torch.zeros(())  # denoising queries that shall find their object
+    num_denoising: Float[Tensor, ""] = torch.zeros(())  # denoising queries that must find their object
 
     @classmethod
     def of_batch(
@@ -60,10 +60,6 @@ class Normalisers(NamedTuple):
         """Those of a loss in which every object counts `factor` times (of scorings that divide by matched queries)."""
         return self._replace(num_boxes=self.num_boxes * factor, class_weight=self.class_weight * factor)
 
-    def of_denoising(self) -> "Normalisers":
-        """Those of the denoising queries' loss."""
-        return self.times(self.num_denoising / self.num_boxes.clamp(min=1))
-
 
 def set_loss(
     output: DetrOutput, targets: Targets, matches: Matches, scoring: Scoring, normalisers: Normalisers
@@ -75,7 +71,8 @@ def set_loss(
     """
     with without_autocast(output.logits.device):
         logits, boxes = as_float32(output)
-        classes = target_classes(output, targets, matches, no_object=scoring.num_classes(logits.shape[-1]))
+        classes = torch.full(logits.shape[:3], scoring.num_classes(logits.shape[-1]), device=logits.device)  # no-object
+        classes[matches.layers, matches.images, matches.queries] = targets.labels[matches.images, matches.targets]
         predicted, true = matched_boxes(boxes, targets, matches)
         predicted_xyxy, true_xyxy = cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(true)
         ious = boxes.new_zeros(boxes.shape[:3])
@@ -93,7 +90,7 @@ def set_loss(
 
 
 class Loss(NamedTuple):
-    """What a training step minimises and what it reports."""
+    """The loss of a training step, and the figures for its log."""
 
     total: Float[Tensor, ""]
     figures: dict[str, Float[Tensor, ""]]  # without gradients; `pairs`, the number of matches, on the CPU
@@ -101,34 +98,22 @@ class Loss(NamedTuple):
 
 @dataclass(frozen=True)
 class Criterion:
-    """The losses of decoder layers, proposals and denoising queries: what a recipe minimises.
-
-    Attributes:
-        scoring: how classes are scored.
-        num_queries: Q.
-        costs: weights of the matching cost.
-        weights: weights of the terms of every loss.
-        auxiliary: whether every decoder layer has a loss (section 3.2), or the last alone.
-        proposal_repeats: to how many cells each object is matched; 0: proposals have no loss.
-    """
+    """The losses of decoder layers, proposals and denoising queries: what a recipe minimises."""
 
     scoring: Scoring
-    num_queries: int
+    num_queries: int  # Q
     costs: CostWeights = field(default_factory=CostWeights)
-    weights: LossWeights = field(default_factory=LossWeights)
-    auxiliary: bool = True
-    proposal_repeats: int = 0
+    weights: LossWeights = field(default_factory=LossWeights)  # of every loss
+    auxiliary: bool = True  # whether every decoder layer has a loss (section 3.2), or only the last
+    proposal_repeats: int = 0  # to how many cells each object is matched; 0: proposals have no loss
 
     def __call__(
         self, output: DetrOutput, targets: Targets, denoising: Denoising | None, normalisers: Normalisers
     ) -> Loss:
         """The weighted sum of all losses of a micro-batch; with it, terms and statistics of the last decoder layer.
 
-        Args:
-            output: of the model.
-            targets: the true objects.
-            denoising: the queries that the model was given, if any.
-            normalisers: of all micro-batches and processes together.
+        `denoising` are the queries that the model was given; the normalisers are those of all micro-batches and
+        processes together.
         """
         if not self.auxiliary:
             output = output.last_layer()
@@ -152,8 +137,8 @@ class Criterion:
     def proposal_losses(self, proposals: DetrOutput, targets: Targets, normalisers: Normalisers) -> Losses:
         """The set loss of the cells' proposals, every object matched to `proposal_repeats` cells.
 
-        One-to-many matching (Jia et al. 2023, H-DETR; Wang et al. 2022, DE-DETR) is for proposals only: the decoder's
-        answers are matched one to one, so nothing has to be suppressed at the end.
+        One-to-many matching (Jia et al. 2023, H-DETR; Wang et al. 2022, DE-DETR) is for proposals only: the answers of
+        the decoder are matched one to one, so that they need no suppression of duplicates.
         """
         matches = match(proposals, targets, self.scoring, self.costs, self.proposal_repeats)
         return set_loss(proposals, targets, matches, self.scoring, normalisers.times(self.proposal_repeats))
@@ -163,7 +148,8 @@ class Criterion:
     ) -> Losses:
         """The set loss of the denoising queries, whose matches are known: no Hungarian algorithm."""
         answers, truth, matches = known_matches(output, denoising, targets)
-        return set_loss(answers, truth, matches, self.scoring, normalisers.of_denoising())
+        normalisers = normalisers.times(normalisers.num_denoising / normalisers.num_boxes.clamp(min=1))
+        return set_loss(answers, truth, matches, self.scoring, normalisers)
 
 
 def build_criterion(loss: LossConfig, num_queries: int, scoring: Scoring) -> Criterion:
@@ -178,13 +164,6 @@ def build_criterion(loss: LossConfig, num_queries: int, scoring: Scoring) -> Cri
     )
 
 
-def target_classes(output: DetrOutput, targets: Targets, matches: Matches, no_object: int) -> Tensor:
-    """The class every query [L, B, Q] should have answered."""
-    classes = torch.full(output.logits.shape[:3], no_object, device=output.logits.device)
-    classes[matches.layers, matches.images, matches.queries] = targets.labels[matches.images, matches.targets]
-    return classes
-
-
 def matched_boxes(boxes: Tensor, targets: Targets, matches: Matches) -> tuple[Tensor, Tensor]:
     """Predicted and true box [N, 4] of every pair."""
     predicted = boxes[matches.layers, matches.images, matches.queries]
@@ -193,12 +172,12 @@ def matched_boxes(boxes: Tensor, targets: Targets, matches: Matches) -> tuple[Te
 
 @torch.no_grad()
 def statistics(output: DetrOutput, targets: Targets, matches: Matches, scoring: Scoring) -> dict[str, Tensor]:
-    """What to watch beside the loss, about the last decoder layer; all scalars.
+    """Figures of the last decoder layer beside the loss; all scalars.
 
     `matched_accuracy` (percent): matched queries whose best class, no-object aside, is right. `matched_iou`: their mean
-    IoU. `cardinality_error`: how far the number of queries that see something is from the number of objects.
-    `class_error` (percent): the official code's figure, which also counts a matched query that says no-object as wrong,
-    and so starts at 100.
+    IoU. `cardinality_error`: difference of the number of queries with an object and the number of objects.
+    `class_error` (percent): the official code's figure, which also counts a matched query whose best class is no-object
+    as wrong, and so starts at 100.
     """
     logits, boxes = as_float32(output)
     pairs = len(matches.layers) // len(logits)

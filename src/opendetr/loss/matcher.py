@@ -1,4 +1,4 @@
-"""Hungarian matching: the one-to-one assignment of targets to queries that costs least (section 3.1, equation 1)."""
+"""Hungarian matching: the one-to-one assignment of targets to queries of the lowest cost (section 3.1, equation 1)."""
 
 from dataclasses import dataclass
 
@@ -53,7 +53,7 @@ def match(output: DetrOutput, targets: Targets, scoring: Scoring, weights: CostW
         cost = torch.nan_to_num(cost, nan=1e6, posinf=1e6, neginf=-1e6)
     is_padded = torch.arange(cost.shape[2], device=cost.device) >= targets.counts[:, None]
     on_host = cost.masked_fill_(is_padded[..., None], torch.nan).cpu().numpy()
-    counts = np.isfinite(on_host[0, :, :, 0]).sum(1)  # so that they come in the same copy
+    counts = np.isfinite(on_host[0, :, :, 0]).sum(1)  # from the same copy
     pairs = []
     for layer, image in np.ndindex(on_host.shape[:2]):
         rows, queries = assign(on_host[layer, image, : counts[image]], repeats)
@@ -62,14 +62,14 @@ def match(output: DetrOutput, targets: Targets, scoring: Scoring, weights: CostW
 
 
 def assign(cost: np.ndarray, repeats: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """The targets and queries of the pairs that cost [T, Q] least together, every target in `repeats` pairs.
+    """Targets and queries of the pairs with the lowest total cost [T, Q], every target in `repeats` pairs.
 
-    Where there are too few queries for that, as many pairs as there are queries.
+    Where there are too few queries for that, there are as many pairs as queries.
     """
     if repeats == 1:
         rows, columns = linear_sum_assignment(cost)
         return rows, columns
-    # Of its repeats * T cheapest queries one is always free, so nobody has to take another: the optimum is among them.
+    # One of a target's repeats * T cheapest queries is always free, so the optimum uses only those.
     nearest = min(repeats * len(cost), cost.shape[1])
     candidates = np.unique(np.argpartition(cost, nearest - 1, axis=1)[:, :nearest])
     rows, columns = linear_sum_assignment(np.repeat(cost[:, candidates], repeats, axis=0))

@@ -1,4 +1,4 @@
-"""What encoder and decoder layers are made of: attention, the feed-forward layer, and the residual around each."""
+"""The parts of encoder and decoder layers: attention, the feed-forward layer, and the residual around each."""
 
 from collections.abc import Callable
 
@@ -48,8 +48,7 @@ class MultiheadAttention(nn.Module):
         else:
             dropout = self.dropout.p if self.training else 0.0
             mixed = F.scaled_dot_product_attention(q, k, v, _mask(blocked, focus, q.dtype), dropout)
-        out: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
-        return out
+        return self.out_proj(mixed.transpose(1, 2).flatten(2))
 
     def weights(
         self,
@@ -65,7 +64,7 @@ class MultiheadAttention(nn.Module):
     def _writes_weights_out(self, q: Tensor, k: Tensor) -> bool:
         """Whether to compute the weights before the mixtures, instead of both in one of PyTorch's fused functions.
 
-        On a CPU it is faster to learn from them so; more of them would take much memory. On MPS the fused function has
+        On a CPU its backward pass is faster; larger ones would need too much memory. On MPS the fused function has
         been wrong for heads that are views of one tensor, and for masks that all heads share (pytorch/pytorch 163597,
         181133, 184180).
         """
@@ -86,19 +85,18 @@ class MultiheadAttention(nn.Module):
 def _weights(
     q: Float[Tensor, "B heads N d"], k: Float[Tensor, "B heads M d"], blocked: Tensor | None, focus: Tensor | None
 ) -> Float[Tensor, "B heads N M"]:
-    """At least in float32: similarities rounded to bf16 would move weights by per cents where attention is sharp."""
+    """At least in float32: similarities rounded to bf16 change sharp attention weights by per cents."""
     wide = torch.promote_types(q.dtype, torch.float32)
     mask = _mask(blocked, focus, wide)
     with without_autocast(q.device):
         similarity = (q.to(wide) * q.shape[-1] ** -0.5) @ k.to(wide).transpose(-2, -1)
         if mask is not None:
             similarity = similarity.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else similarity + mask
-        weights: Tensor = similarity.softmax(-1)
-    return weights
+        return similarity.softmax(-1)
 
 
 def _mask(blocked: Tensor | None, focus: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """For every head [B, 1 or heads, 1 or N, M]: without focus True where attention may look, else what is added."""
+    """For every head [B, 1 or heads, 1 or N, M]: without focus, True where attention is allowed; else what is added."""
     allowed = None if blocked is None else ~blocked[:, None] if blocked.ndim == 3 else ~blocked[:, None, None]
     if focus is None:
         return allowed
@@ -119,12 +117,11 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
         """The same function of every token."""
-        out: Tensor = self.linear2(self.dropout(F.relu(self.linear1(x))))
-        return out
+        return self.linear2(self.dropout(F.relu(self.linear1(x))))
 
 
 def add_position(x: Tensor, position: Tensor | None) -> Tensor:
-    """What queries and keys get and values do not."""
+    """Add the position, for queries and keys but not for values."""
     return x if position is None else x + position
 
 

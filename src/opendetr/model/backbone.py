@@ -37,10 +37,10 @@ class Backbone(nn.Module):
             name: of a timm network.
             output_stride: pixels per feature cell; 16 dilates the last stage (DC5).
             extra_strides: of finer maps to return beside the last.
-            pretrained: whether ImageNet weights will be loaded: then batch norm is fixed, and the stem and the first
-                stage are (section A.4). Random weights are never fixed: batch norm trains, and the last batch norm
-                of a residual branch starts at one instead of timm's zero.
-            freeze_depthwise: whether pretrained depthwise kernels above 3x3 are fixed too.
+            pretrained: whether ImageNet weights will be loaded: then batch norm, the stem and the first stage are
+                frozen (section A.4). Random weights are never frozen: batch norm is trained, and the last batch norm of
+                a residual branch starts at one instead of timm's zero.
+            freeze_depthwise: whether pretrained depthwise kernels above 3x3 are frozen too.
             batch_norm: timm's own, or as `transformers` replaces it in a DETR.
 
         Raises:
@@ -72,14 +72,11 @@ class Backbone(nn.Module):
         stages: Any = self.body.feature_info
         self.body = freeze_batch_norm_2d(self.body)  # type: ignore[no-untyped-call]
         fold_frozen_norms(self.body)
-        frozen_until = -1
-        # The module that ends the stride-4 stage; feature wrappers flatten `stages.0` to `stages_0`.
-        ends = [info["module"].replace(".", "_") + "_" for info in stages.info if info["reduction"] <= 4]
-        parameters = list(self.body.named_parameters())
-        for position, (name, _) in enumerate(parameters):
-            if any(name.replace(".", "_").startswith(end) for end in ends):
-                frozen_until = position
-        for _, parameter in parameters[: frozen_until + 1]:
+        # The modules that end stages up to stride 4; feature wrappers flatten `stages.0` to `stages_0`.
+        ends = tuple(info["module"].replace(".", "_") + "_" for info in stages.info if info["reduction"] <= 4)
+        names, parameters = zip(*self.body.named_parameters())
+        frozen = [position for position, name in enumerate(names) if name.replace(".", "_").startswith(ends)]
+        for parameter in parameters[: max(frozen, default=-1) + 1]:
             parameter.requires_grad_(False)
         for module in self.body.modules():
             if freeze_depthwise and isinstance(module, nn.Conv2d) and module.groups == module.in_channels:
@@ -96,12 +93,11 @@ def _create(name: str, output_stride: int, extra_strides: tuple[int, ...]) -> nn
         options["output_stride"] = output_stride
     try:
         indices = _stages_of_strides(name, options, extra_strides) if extra_strides else (-1,)
-        body = timm.create_model(name, out_indices=indices, **options)
+        return timm.create_model(name, out_indices=indices, **options)
     except (RuntimeError, TypeError, NotImplementedError, AssertionError, AttributeError) as error:
         raise UserError(
             f"model.backbone: timm's '{name}' cannot be a backbone at stride {output_stride} ({error})"
         ) from None
-    return body
 
 
 def _stages_of_strides(name: str, options: dict[str, Any], strides: tuple[int, ...]) -> tuple[int, ...]:
@@ -120,11 +116,7 @@ def _stages_of_strides(name: str, options: dict[str, Any], strides: tuple[int, .
 
 
 def _gives_channels_last(body: nn.Module, num_channels: int, name: str) -> bool:
-    """Whether the maps are [B, h, w, F], by a trial with a picture of an odd size.
-
-    Raises:
-        UserError: the network does not take pictures of any size, or gives no maps.
-    """
+    """Whether the maps are [B, h, w, F], by a trial; UserError if it does not take any size, or gives no maps."""
     try:
         with torch.no_grad():
             features = body.eval()(torch.zeros(1, 3, 96, 160))[-1]
@@ -146,7 +138,7 @@ def norm_as_transformers(body: nn.Module) -> None:
     """Replace every batch norm as `transformers` does in a DETR.
 
     It puts a plain one of eps 1e-5 in the place of each. timm's EfficientNets (and others) have another eps, and batch
-    norms that hold the activation after them, which is lost: models are trained like that, and run like that.
+    norms that hold the activation after them, which is lost: the models were trained without it.
     """
     for module in body.modules():
         if isinstance(module, nn.BatchNorm2d):

@@ -22,12 +22,11 @@ def build_model(model: ModelConfig, loss: LossConfig, num_classes: int) -> DETR:
         UserError: the backbone is unknown or cannot be used at this stride.
     """
     strides = (*model.proposal_strides, *model.encoder_strides)
-    pretrained = model.backbone_weights != "none"
     backbone = Backbone(
         model.backbone,
         model.output_stride,
         strides,
-        pretrained=pretrained,
+        pretrained=model.backbone_weights != "none",
         freeze_depthwise=model.freeze_depthwise,
         batch_norm=model.batch_norm,
     )

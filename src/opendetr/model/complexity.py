@@ -1,4 +1,4 @@
-"""What a model costs: the columns of the paper's table 1."""
+"""The cost of a model: the columns of the paper's table 1."""
 
 import torch
 from torch import nn
@@ -15,7 +15,7 @@ def count_parameters(model: nn.Module) -> int:
 def count_gflops(model: nn.Module, height: int, width: int) -> float:
     """Billions of multiply-adds for one image, one each, as the paper's table 1 counts them."""
     device = next(model.parameters()).device
-    weights = {name: value.detach() for name, value in model.named_parameters()}  # the counter trips over gradients
+    weights = {name: value.detach() for name, value in model.named_parameters()}  # the counter fails with gradients
     # The fused kernels hide their products from the counter; the plain one shows them.
     with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         functional_call(model, weights, (torch.zeros(1, 3, height, width, device=device),))

@@ -1,4 +1,4 @@
-"""The transformer decoder: object queries agree among themselves and look at the image (section 3.2, figure 10)."""
+"""The transformer decoder: object queries attend to each other and to the image (section 3.2, figure 10)."""
 
 from collections.abc import Callable
 
@@ -34,7 +34,7 @@ class DecoderLayer(nn.Module):
         blocked: Bool[Tensor, "B Q"] | Bool[Tensor, "B Q Q"] | None = None,
         focus: Float[Tensor, "B _ Q S"] | None = None,
     ) -> Float[Tensor, "B Q D"]:
-        """The queries, each now knowing the others and what it found in the image."""
+        """The queries after self-attention, cross-attention and the feed-forward layer."""
 
         def agree(queries: Tensor) -> Tensor:
             located = add_position(queries, query_position)
@@ -60,22 +60,12 @@ class Decoder(nn.Module):
         precedence: nn.Module | None = None,
         focus: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
-        """Compose.
-
-        Args:
-            layers: the stack.
-            norm: applied to the output of every layer.
-            reference_position: the position of a query from its reference box, which every layer refines; None where
-                queries have a position of their own.
-            precedence: tells queries how far more promising ones cover their boxes; None tells them nothing.
-            focus: where attention begins, by the reference boxes and the cells; None: anywhere.
-        """
         super().__init__()
         self.layers = nn.ModuleList(layers)
-        self.norm = norm
-        self.reference_position = reference_position
-        self.precedence = precedence
-        self.focus = focus
+        self.norm = norm  # of the output of every layer
+        self.reference_position = reference_position  # of a query, from its reference box, which every layer refines
+        self.precedence = precedence  # gives queries the overlap of their boxes with higher-ranked ones
+        self.focus = focus  # bias of the cross-attention, from reference boxes and cells
 
     def forward(
         self, queries: Queries, memory: Tokens, box_head: nn.Module
@@ -94,5 +84,5 @@ class Decoder(nn.Module):
             hidden.append(self.norm(x))
             boxes.append(box_head(hidden[-1], reference_boxes))
             if reference_boxes is not None:
-                reference_boxes = boxes[-1].detach()  # every layer learns its own step (Deformable DETR, section 4.2)
+                reference_boxes = boxes[-1].detach()  # no gradient to earlier layers (Deformable DETR, section 4.2)
         return torch.stack(hidden), torch.stack(boxes)

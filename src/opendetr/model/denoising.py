@@ -8,13 +8,13 @@ from torch.nn import functional as F
 from opendetr.model.queries import Queries
 from opendetr.structures import Denoising, DetrOutput, Matches, Targets
 
-GROUPS = 5  # of denoising queries for the most crowded picture of a batch, as far as there is room
+GROUPS = 5  # of denoising queries for the most crowded picture of a batch, where there is room
 WRONG_LABELS = 0.2  # share of denoising queries that get a random class
-NEAR = 0.4  # of half a side: how far the boxes that shall find their object move at most; the others move further
+NEAR = 0.4  # of half a side: largest move of boxes that must find their object; the others move further
 
 
-def make_denoising(targets: Targets, num_classes: int, num_queries: int) -> Denoising:
-    """True objects with noise on them (Li et al. 2022); half are so far off that they shall find nothing (DINO).
+def make_denoising(targets: Targets, num_classes: int, num_queries: int) -> Denoising | None:
+    """True objects with noise (Li et al. 2022); half have so much noise that they must answer no-object (DINO).
 
     A group holds every object of its picture twice: with little noise and with much. A picture with few objects has
     more groups, so that all N queries are used.
@@ -22,8 +22,10 @@ def make_denoising(targets: Targets, num_classes: int, num_queries: int) -> Deno
     Args:
         targets: the true objects.
         num_classes: C.
-        num_queries: the largest N; more only where one group of the most crowded picture needs it.
+        num_queries: the largest N; more only where one group of the most crowded picture needs it. With 0: None.
     """
+    if num_queries == 0:
+        return None
     labels, boxes = F.pad(targets.labels, (0, 1)), F.pad(targets.boxes_cxcywh, (0, 0, 0, 1), value=0.5)
     counts = targets.counts[:, None]
     size = 2 * targets.labels.shape[1]
@@ -45,12 +47,9 @@ def make_denoising(targets: Targets, num_classes: int, num_queries: int) -> Deno
 
 
 def with_denoising(queries: Queries, denoising: Denoising, label_embed: nn.Module) -> Queries:
-    """The ordinary queries, which see no denoising query, followed by the denoising queries.
+    """The ordinary queries, which do not attend to denoising queries, followed by the denoising queries.
 
-    Args:
-        queries: the ordinary ones; they have reference boxes.
-        denoising: the noised objects.
-        label_embed: the content of a denoising query, from its class.
+    The ordinary queries have reference boxes; `label_embed` gives the content of a denoising query by its class.
     """
     assert queries.reference_boxes is not None
     content = label_embed(denoising.labels).to(queries.content.dtype)
@@ -65,11 +64,10 @@ def with_denoising(queries: Queries, denoising: Denoising, label_embed: nn.Modul
 
 
 def blocked_attention(num_queries: int, groups: Tensor) -> Bool[Tensor, "B M M"]:
-    """What each of M = Q + N queries must not see: denoising queries are seen by their own group only.
+    """True where a query (row) must not attend to a query (column); M = Q + N, the Q ordinary queries first.
 
-    Args:
-        num_queries: Q, the ordinary queries, which come first.
-        groups: [B, N] of the denoising queries; -1 where the slot is empty (it sees the ordinary queries only).
+    Denoising queries are visible to their own group only. `groups` [B, N] is -1 in empty slots, which attend to the
+    ordinary queries only.
     """
     everyone = F.pad(groups, (num_queries, 0), value=-2)  # the ordinary queries' group
     same_group = everyone[:, :, None] == everyone[:, None, :]
@@ -78,17 +76,12 @@ def blocked_attention(num_queries: int, groups: Tensor) -> Bool[Tensor, "B M M"]
 
 
 def known_matches(output: DetrOutput, denoising: Denoising, targets: Targets) -> tuple[DetrOutput, Targets, Matches]:
-    """What the set loss compares: the answers of the denoising queries, and the objects they were made from.
+    """The output of the denoising queries (Q = N), the objects they were made from, and which must find theirs.
 
-    The queries that are used, of all pictures, are returned as those of one picture: query i belongs to target i, and
-    is matched with it if it shall find it. Empty slots are left out.
-
-    Args:
-        output: what the model says about the denoising queries (Q = N).
-        denoising: the queries.
-        targets: the true objects they were made from.
+    The queries of all pictures are returned as those of one picture: query i belongs to target i, and is matched with
+    it if it must find it. Empty slots are left out.
     """
-    pictures, slots = torch.where(denoising.groups >= 0)  # once: each such look-up waits for the device
+    pictures, slots = torch.where(denoising.groups >= 0)  # only once, since each call waits for the device
     answers = DetrOutput(output.logits[:, pictures, slots][:, None], output.boxes_cxcywh[:, pictures, slots][:, None])
     origins = denoising.origins[pictures, slots]
     labels, boxes = targets.labels[pictures, origins], targets.boxes_cxcywh[pictures, origins]

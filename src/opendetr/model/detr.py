@@ -27,24 +27,13 @@ class DETR(nn.Module):
         scoring: Scoring,
         num_classes: int,
     ) -> None:
-        """Compose.
-
-        Args:
-            backbone: gives the feature maps.
-            input_proj: projects them to the transformer's width.
-            position_encoding: says where a cell is; None leaves it out (table 3).
-            transformer: encoder and decoder.
-            query_embed: where object queries come from.
-            scoring: how classes are scored.
-            num_classes: C.
-        """
         super().__init__()
         embed_dim = query_embed.embed_dim
         self.backbone = backbone
-        self.input_proj = input_proj
-        self.position_encoding = position_encoding
+        self.input_proj = input_proj  # projects feature maps to the transformer's width
+        self.position_encoding = position_encoding  # of the cells; None leaves it out (table 3)
         self.transformer = transformer
-        self.query_embed = query_embed
+        self.query_embed = query_embed  # makes the object queries
         self.class_embed = nn.Linear(embed_dim, scoring.num_logits(num_classes))
         self.bbox_embed = BoxHead(embed_dim, refines=isinstance(query_embed, SelectedQueries))
         self.scoring: Scoring = scoring
@@ -57,12 +46,12 @@ class DETR(nn.Module):
         padding_mask: Bool[Tensor, "B H W"] | None = None,
         denoising: Denoising | None = None,
     ) -> DetrOutput:
-        """What every decoder layer says about every query.
+        """The output of every decoder layer for every query.
 
         Args:
             images: normalised with the backbone's mean and standard deviation; of different sizes: top-left aligned.
             padding_mask: True where an image was padded; None where none was.
-            denoising: extra queries of a training step; they change nothing in what the others say.
+            denoising: extra queries of a training step; they do not change the output of the ordinary queries.
         """
         features = self.input_proj(self.backbone(images, padding_mask))
         memory = self.transformer.encode(flatten(features, self.position_encoding))

@@ -10,15 +10,14 @@ class Dropout(nn.Dropout):
     """In training every value becomes 0 with probability `p`, or is divided by 1 - p (Srivastava et al. 2014).
 
     On a CPU PyTorch draws a double for each value, one after the other. Here 16 bits decide, which rounds p to a
-    multiple of 2^-16; what is divided by is rounded with it, so that the expected value stays exact.
+    multiple of 2^-16; the divisor is rounded with it, so that the expected value stays exact.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """Of any shape; `x` itself in evaluation."""
         by_bits = x.device.type == "cpu" and 0 < self.p < 1 and not torch.compiler.is_compiling()
         if not self.training or not by_bits:
-            out: Tensor = super().forward(x)
-            return out
+            return super().forward(x)
         dropped = min(round(self.p * CHANCES), CHANCES - 1)
         words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
         bits = words.view(torch.int16)[: x.numel()].view(x.shape)

@@ -1,4 +1,4 @@
-"""The transformer encoder: every cell of the feature map looks at every other (section 3.2, figure 10)."""
+"""The transformer encoder: every cell of the feature map attends to every other (section 3.2, figure 10)."""
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ class EncoderLayer(nn.Module):
         position: Float[Tensor, "B S D"] | None,
         padding_mask: Bool[Tensor, "B S"] | None,
     ) -> Float[Tensor, "B S D"]:
-        """The tokens, each now knowing the others."""
+        """The tokens after self-attention and the feed-forward layer."""
 
         def attend(tokens: Tensor) -> Tensor:
             located = add_position(tokens, position)

@@ -1,8 +1,8 @@
 """Frozen batch norm as part of the convolution before it: the same numbers in fewer passes over the feature map.
 
-Training, and whatever autocast runs, puts the norm into the convolution's weights. Other evaluation keeps the order of
-operations, and with it the last bit, of the official code. Where gradients are off it writes into the convolution's
-output instead of making two more of its size: a hook that wants features listens to the norm or to a stage.
+In training and under autocast, the norm becomes part of the convolution's weights. Other evaluation keeps the order of
+operations of the official code, and so its last bit. Where gradients are off, it writes into the convolution's output
+instead of making two more of its size: a hook for features must be on the norm or on a stage.
 """
 
 from typing import Any
@@ -46,7 +46,7 @@ class FoldedConv2d(nn.Conv2d):
 
 
 class FoldedNorm(nn.Module):
-    """A frozen batch norm that its convolution may include; only its activation, if any, remains then."""
+    """A frozen batch norm that its convolution may include; then only its activation, if any, remains."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalised features, in the place of `x` where gradients are off; after a folded convolution they are `x`."""

@@ -1,4 +1,4 @@
-"""What reads a query's answer: the box head and its MLP. The class head is a linear layer."""
+"""The box head and its MLP. The class head is a linear layer."""
 
 from itertools import pairwise
 
@@ -32,15 +32,12 @@ class MLP(nn.Module):
 
 
 class BoxHead(MLP):
-    """A box per query: absolute (section 3.2), or relative to the query's reference box."""
+    """A box per query: absolute (section 3.2), or where it `refines`, relative to the query's reference box.
+
+    A relative box is the reference box itself at first.
+    """
 
     def __init__(self, embed_dim: int, *, refines: bool) -> None:
-        """Compose.
-
-        Args:
-            embed_dim: D.
-            refines: boxes are relative; then the first answer is the reference box itself.
-        """
         super().__init__(embed_dim, embed_dim, 4, num_layers=3)
         if refines:
             nn.init.zeros_(self.layers[-1].weight)  # type: ignore[arg-type]
@@ -57,7 +54,7 @@ class BoxHead(MLP):
 
 
 def refine(boxes: Float[Tensor, "... 4"], change: Float[Tensor, "... 4"]) -> Float[Tensor, "... 4"]:
-    """Move a box by shares of its size and scale it by exponentials: what is to be said is the same for any size.
+    """Move a box by fractions of its size and scale it by exponentials, so that outputs do not depend on its size.
 
     The re-parametrisation of Plain-DETR (Lin et al. 2023, section 3.3).
     """

@@ -42,11 +42,7 @@ class LearnedPosition(nn.Module):
         nn.init.uniform_(self.col_embed.weight)
 
     def forward(self, padding_mask: Bool[Tensor, "B h w"]) -> Float[Tensor, "B h w D"]:
-        """The encoding of every cell.
-
-        Raises:
-            UserError: there are more rows or columns of cells than vectors.
-        """
+        """The encoding of every cell; UserError if there are more rows or columns of cells than vectors."""
         batch, height, width = padding_mask.shape
         if max(height, width) > self.row_embed.num_embeddings:
             raise UserError(
@@ -68,9 +64,7 @@ class CellPosition(nn.Module):
 
     def forward(self, padding_mask: Bool[Tensor, "B h w"]) -> Float[Tensor, "B h w D"]:
         """The encoding of every cell."""
-        centres = cell_boxes(padding_mask)[..., :2]
-        encoded: Tensor = self.projection(_fractions(centres, self.num_frequencies))
-        return encoded
+        return self.projection(_fractions(cell_boxes(padding_mask)[..., :2], self.num_frequencies))
 
 
 class BoxPosition(nn.Module):
@@ -83,8 +77,7 @@ class BoxPosition(nn.Module):
 
     def forward(self, boxes: Float[Tensor, "B Q 4"]) -> Float[Tensor, "B Q D"]:
         """The encoding of every box."""
-        encoded: Tensor = self.mlp(_fractions(boxes, self.num_frequencies))
-        return encoded
+        return self.mlp(_fractions(boxes, self.num_frequencies))
 
 
 SPREAD = 0.4  # standard deviation of the attention around the centre of a box, in shares of its sides
@@ -94,11 +87,7 @@ def focus_on(boxes: Float[Tensor, "B Q 4"], cells: Float[Tensor, "B S 4"]) -> Fl
     """The logarithm of a Gaussian in and around each query's box, added to the attention logits of every head.
 
     Content decides among the cells of an object, and cells outside need a larger similarity (the spatial prior of SMCA,
-    Gao et al. 2021, section 3.2, without learned parameters).
-
-    Args:
-        boxes: cxcywh of the queries.
-        cells: cxcywh of the tokens in the same frame.
+    Gao et al. 2021, section 3.2, without learned parameters). Boxes and cells are cxcywh in the same frame.
     """
     x, y, width, height = boxes[:, None, :, :, None].unbind(-2)  # [B, 1, Q, 1]
     cell_x, cell_y, cell_width, cell_height = cells.transpose(1, 2)[:, None, None].unbind(-2)  # [B, 1, 1, S]
@@ -108,7 +97,7 @@ def focus_on(boxes: Float[Tensor, "B Q 4"], cells: Float[Tensor, "B S 4"]) -> Fl
 
 
 def _fractions(places: Float[Tensor, "... n"], num_frequencies: int) -> Float[Tensor, "... m"]:
-    """Waves of fractions of the picture: the shortest is a tenth of it long, the longest two of it."""
+    """Waves of fractions of the picture; wavelengths run from a tenth of the picture to two pictures."""
     return _waves(places * 2 * math.pi, num_frequencies, 0.1, 2.0)
 
 

@@ -1,4 +1,4 @@
-"""Half precision where it wins: found by a short look at the machine, because no rule holds for all of them."""
+"""Half precision where it is faster, by a short measurement, since no rule holds for all machines."""
 
 import time
 from collections.abc import Callable
@@ -10,21 +10,21 @@ from torch import Tensor
 from opendetr.devices import autocast, memory_format
 from opendetr.model.detr import DETR
 
-SURELY_SLOWER = 0.3  # a backbone's gain in a small look, below which a longer one is not worth its time
+SURELY_SLOWER = 0.3  # gain of the backbone in a short measurement, below which a longer one is left out
 
 
 def fit_precision(model: DETR, device: torch.device, precision: str, *, training: bool = False) -> tuple[str, str]:
     """Choose between float32 and bfloat16, for the transformer and for the backbone.
 
     Depthwise convolutions can be many times slower in bfloat16 on a CPU that multiplies matrices four times as fast in
-    it, and a CPU without instructions for it is a hundred times slower in everything. `model.backbone` is told whether
-    autocast shall stop at it.
+    it, and a CPU without instructions for it is a hundred times slower in everything. `model.backbone` then runs in
+    float32 under autocast.
 
     Args:
         model: on the device.
         device: where it will run.
-        precision: `auto`; or `fp32`; or `bf16`, which leaves only the backbone to choose for.
-        training: it will learn there: a backward pass gains differently from a forward one.
+        precision: `auto`; or `fp32`; or `bf16`, where only the precision of the backbone is chosen.
+        training: whether it will be trained: the gain of a backward pass is another.
 
     Returns:
         `fp32` or `bf16`, and the reason in words.
@@ -54,11 +54,10 @@ def _gain_of_products(device: torch.device) -> float:
 def _gain_of_backbone(model: DETR, device: torch.device, training: bool) -> float:
     was_training = model.backbone.training
     learns = training and any(parameter.requires_grad for parameter in model.backbone.parameters())
-    model.backbone.eval()  # batch norm shall not learn from this
+    model.backbone.eval()  # batch norm must not learn from this
 
     def look(images: Tensor) -> Tensor:
-        found: Tensor = model.backbone(images, None)[-1].map
-        return found
+        return model.backbone(images, None)[-1].map
 
     def learn(images: Tensor) -> Tensor:
         maps = model.backbone(images, None)

@@ -22,7 +22,7 @@ class InputProjection(nn.Conv2d):
 
 
 class PyramidProjection(nn.Module):
-    """Every map projected to the same width and normalised cell by cell, with a learned mark of its stride.
+    """Every map projected to the same width and normalised cell by cell, with a learned bias for its stride.
 
     Normalising per cell, where others use group normalisation, keeps padding out of the statistics.
     """
@@ -34,26 +34,20 @@ class PyramidProjection(nn.Module):
 
     def forward(self, levels: list[Features]) -> list[Features]:
         """The maps, projected."""
-        return [  # a layer norm's bias is the mark of its stride
+        return [
             Features(norm(projection(level.map.permute(0, 2, 3, 1))).permute(0, 3, 1, 2), level.padding_mask)
             for level, projection, norm in zip(levels, self.projections, self.norms)
         ]
 
 
 class PyramidEncoder(Encoder):
-    """Self-attention over the coarser maps; the finer ones then take over, top down, what their parent cells found.
+    """Self-attention over the coarser maps; the result is then added to the finer maps, top down.
 
-    The hybrid encoder of RT-DETR (Zhao et al. 2024, section 4.2), reduced to what few pictures can teach.
+    The hybrid encoder of RT-DETR (Zhao et al. 2024, section 4.2), made smaller for few pictures. There is one merge for
+    each finer map, finest first.
     """
 
     def __init__(self, layers: list[EncoderLayer], norm: nn.Module | None, merges: list["Merge"]) -> None:
-        """Compose.
-
-        Args:
-            layers: of self-attention, over all maps but the finest `len(merges)`.
-            norm: after the last layer, or None.
-            merges: one for each finer map, finest first.
-        """
         super().__init__(layers, norm)
         self.merges = nn.ModuleList(merges)
 
@@ -82,11 +76,11 @@ class Merge(nn.Module):
         self.norm = nn.LayerNorm(embed_dim)
 
     def forward(self, fine: Tensor, coarse: Tensor, padding_mask: Tensor | None) -> Float[Tensor, "B D h w"]:
-        """The finer map [B, D, h, w], knowing what the coarser [B, D, h/2, w/2] knows."""
+        """The finer map [B, D, h, w] with the content of the coarser one [B, D, h/2, w/2]."""
         x = fine + F.interpolate(coarse, size=fine.shape[-2:], mode="nearest")
-        if padding_mask is not None:  # as beyond the border: the convolution must not see it
+        if padding_mask is not None:  # like the border: it must not enter the convolution
             x = x.masked_fill(padding_mask.view(-1, 1, *x.shape[-2:]), 0)
-        with without_autocast(x.device):  # depthwise convolutions lose in bf16
+        with without_autocast(x.device):  # depthwise convolutions are slow in bf16
             smoothed = self.depthwise(x.to(self.depthwise.weight.dtype))
         smoothed = F.relu(self.norm(self.pointwise(smoothed.permute(0, 2, 3, 1)))).permute(0, 3, 1, 2)
         return x + smoothed

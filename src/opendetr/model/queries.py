@@ -1,4 +1,4 @@
-"""Object queries: what the decoder starts from, and the learned ones of the paper."""
+"""Object queries: the decoder's input, and the learned queries of the paper."""
 
 from typing import NamedTuple
 
@@ -13,18 +13,18 @@ SILENT = -100.0  # a logit whose sigmoid is 0 in float32
 
 
 class Queries(NamedTuple):
-    """What the decoder starts from: Q ordinary queries, in training followed by N for denoising; M = Q + N."""
+    """The decoder's input: Q ordinary queries, in training followed by N for denoising; M = Q + N."""
 
     content: Float[Tensor, "B M D"]
     position: Float[Tensor, "B M D"] | None = None  # added to queries and keys in every attention
-    reference_boxes: Float[Tensor, "B M 4"] | None = None  # cxcywh: where the queries look; every layer refines them
+    reference_boxes: Float[Tensor, "B M 4"] | None = None  # cxcywh; every layer refines them
     num_queries: int = 0  # Q
-    blocked: Bool[Tensor, "B Q"] | Bool[Tensor, "B M M"] | None = None  # True: not seen, by all or by a row's query
-    missing: Bool[Tensor, "B Q"] | None = None  # True where no cell was left for a query: no other query sees it
+    blocked: Bool[Tensor, "B Q"] | Bool[Tensor, "B M M"] | None = None  # True: no attention, by all or by a row's query
+    missing: Bool[Tensor, "B Q"] | None = None  # True for queries without a cell: no query attends to them
     proposals: DetrOutput | None = None  # what the queries were selected from
 
     def output(self, logits: Float[Tensor, "L B M K"], boxes_cxcywh: Float[Tensor, "L B M 4"]) -> DetrOutput:
-        """The answers of the ordinary queries, with those of the denoising queries beside them."""
+        """The output of the ordinary queries, with that of the denoising queries in `denoising`."""
         own, total = self.num_queries, logits.shape[2]
         answers = logits[:, :, :own]
         if self.missing is not None:
@@ -34,17 +34,13 @@ class Queries(NamedTuple):
 
 
 class LearnedQueries(nn.Module):
-    """One learned vector per query (section 3.2): the decoder starts from zeros, the vectors are its positions."""
+    """One learned vector per query (section 3.2).
+
+    With the placement `attention` the decoder starts from zeros and adds the vectors in every attention; with `input`
+    it starts from the vectors and adds nothing later (table 3, output encoding at input).
+    """
 
     def __init__(self, num_queries: int, embed_dim: int, placement: str) -> None:
-        """Draw the vectors.
-
-        Args:
-            num_queries: Q.
-            embed_dim: D.
-            placement: `attention` adds the vectors in every attention; `input` starts the decoder from them and adds
-                nothing later (table 3, output encoding at input).
-        """
         super().__init__()
         self.num_queries, self.embed_dim, self.at_input = num_queries, embed_dim, placement == "input"
         self.weight = nn.Parameter(nn.init.normal_(torch.empty(num_queries, embed_dim)))

@@ -1,4 +1,4 @@
-"""Selected queries: the most promising cells of the picture, with the boxes they propose, and what their rank tells."""
+"""Selected queries: the cells with the highest scores, the boxes they propose, and how their rank is used."""
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -71,12 +71,12 @@ class SelectedQueries(nn.Module):
 
 
 class Precedence(nn.Module):
-    """Tells every query how far its box is covered by that of a more promising one.
+    """Adds to every query an encoding of the largest overlap of its box with that of a higher-ranked query.
 
-    Cells that see the same object propose almost the same box, and queries that start alike answer alike: attention
-    alone learns slowly which of them is to stay silent. The overlap with those before it breaks the tie. It is the rank
-    of learned duplicate removal (Hu et al. 2018, section 4.3) as an input of the decoder: nothing is removed, and the
-    set loss teaches what to make of it.
+    Cells of the same object propose almost the same box, and queries that start alike answer alike: attention alone
+    learns slowly which of them should answer. The overlap with higher-ranked ones breaks the tie. It is the rank of
+    learned duplicate removal (Hu et al. 2018, section 4.3) as an input of the decoder: no query is removed, and the set
+    loss trains how the overlap is used.
     """
 
     def __init__(self, embed_dim: int) -> None:
@@ -87,14 +87,11 @@ class Precedence(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(1, 32), nn.ReLU(), last)
 
     def forward(self, boxes: Float[Tensor, "B M 4"], num_queries: int) -> Float[Tensor, "B M D"]:
-        """What is added to the queries. Denoising queries have no rank: for them the overlap is 0.
+        """The encoding. `boxes` are cxcywh, those of the Q ordinary queries first, from the highest rank to the lowest.
 
-        Args:
-            boxes: cxcywh; those of the ordinary queries come first, the most promising before the others.
-            num_queries: Q, the number of ordinary queries.
+        Denoising queries have no rank: their overlap is 0.
         """
         ranked = cxcywh_to_xyxy(boxes[:, :num_queries].detach().float())
         overlaps = box_iou(ranked[:, :, None], ranked[:, None]).tril(-1)  # with those before it
         covered = F.pad(overlaps.amax(-1), (0, boxes.shape[1] - num_queries))
-        told: Tensor = self.mlp(covered[..., None])
-        return told
+        return self.mlp(covered[..., None])

@@ -37,7 +37,7 @@ class Tokens(NamedTuple):
 
 
 def flatten(features: list[Features], position_encoding: nn.Module | None) -> Tokens:
-    """The cells of feature maps of one width as one sequence, each with its place in the image."""
+    """The cells of feature maps of one width as one sequence, with their positions in the image."""
     content, position, masks, cells = [], [], [], []
     for level in features:
         mask = level.padding_mask

@@ -1,4 +1,4 @@
-"""The transformer: the encoder makes the memory of the image, the decoder answers the queries from it (figure 10)."""
+"""The transformer: the encoder makes the memory of the image, the decoder reads it with the queries (figure 10)."""
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -11,7 +11,16 @@ from opendetr.model.tokens import Tokens
 
 
 class Transformer(nn.Module):
-    """Encoder and decoder, and where between them positions are added."""
+    """Encoder and decoder, and where positions are added.
+
+    Args:
+        encoder: makes the memory.
+        decoder: reads it.
+        position_at_input: add the spatial encoding once to the tokens, instead of to the queries and keys of every
+            attention (table 3).
+        encoder_position: False: only the decoder uses positions (table 3).
+        proposal_maps: number of finest maps that only serve to select queries; the decoder does not read them.
+    """
 
     def __init__(
         self,
@@ -22,23 +31,13 @@ class Transformer(nn.Module):
         encoder_position: bool,
         proposal_maps: int = 0,
     ) -> None:
-        """Compose.
-
-        Args:
-            encoder: reads the image.
-            decoder: answers the queries.
-            position_at_input: add the spatial encoding once to the tokens, instead of to the queries and keys of every
-                attention (table 3).
-            encoder_position: off: the encoder sees no positions, only the decoder does (table 3).
-            proposal_maps: so many of the finest maps only serve to select queries; the decoder does not read them.
-        """
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
         self.position_at_input, self.encoder_position = position_at_input, encoder_position
         self.proposal_maps = proposal_maps
 
     def encode(self, tokens: Tokens) -> Tokens:
-        """The memory: the tokens, each now knowing the others."""
+        """The memory: the tokens after the encoder."""
         x, position = tokens.content, tokens.position
         in_attention = None if self.position_at_input else position
         if self.position_at_input and self.encoder_position:
@@ -53,5 +52,4 @@ class Transformer(nn.Module):
         self, queries: Queries, memory: Tokens, box_head: nn.Module
     ) -> tuple[Float[Tensor, "L B Q D"], Float[Tensor, "L B Q 4"]]:
         """The queries after every decoder layer, normalised, and their boxes (cxcywh)."""
-        hidden, boxes_cxcywh = self.decoder(queries, memory.without_finest(self.proposal_maps), box_head)
-        return hidden, boxes_cxcywh
+        return self.decoder(queries, memory.without_finest(self.proposal_maps), box_head)
