@@ -190,7 +190,7 @@ def test_an_interrupted_run_leaves_the_earlier_data_set_whole(tmp_path, monkeypa
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(digits, "_background", interrupt)
+    monkeypatch.setattr(digits, "_empty_scene", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_digits(tmp_path, scenes=2, seed=1)
     assert contents(tmp_path) == before

@@ -6,7 +6,6 @@ import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import PIL
@@ -22,32 +21,85 @@ from opendetr.memory import free_bytes, processes_here
 from opendetr.progress import console
 from opendetr.version import __version__
 
-# Of pictures in memory, over all loader processes, and at most a quarter of the free memory: training and other
+# Largest cache in memory, over all loader processes, and at most a quarter of the free memory: training and other
 # programs need memory too. Pictures that do not fit are read in every epoch.
 RAM_BYTES, RAM_SHARE = 2**31, 4
-FREE_BYTES = 2**32  # of the disk are left to others
+FREE_BYTES = 2**32  # of the disk, left for other programs
 
 
-@runtime_checkable
-class PictureCache(Protocol):
-    """Keeps pictures [3, h, w] of uint8 as they are before the transform."""
+class RamCache:
+    """Keeps pictures [3, h, w] of uint8, as they are before the transform, in the memory of each loader process.
 
-    side: int  # they are kept with a shorter side of at most so many pixels
+    A kept picture has a shorter side of at most `side` pixels.
+    """
+
+    def __init__(self, side: int) -> None:
+        self.side, self.bytes = side, 0
+        self.room = min(RAM_BYTES, free_bytes() // RAM_SHARE) // processes_here()  # processes of a machine share it
+        self.pictures: dict[Path, Tensor] = {}
 
     def get(self, record: Record) -> Tensor | None:
-        """The picture of a record, where it is kept."""
+        """The picture, where this process has read it."""
+        return self.pictures.get(record.path)
 
     def put(self, record: Record, picture: Tensor) -> None:
         """Keep it, where there is room."""
+        worker = get_worker_info()
+        room = self.room // (1 if worker is None else worker.num_workers)
+        if self.bytes + picture.nbytes <= room:
+            self.pictures[record.path] = picture
+            self.bytes += picture.nbytes
+
+
+class DiskCache:
+    """The same in a `.npy` file per picture in the cache folder, for all loader processes and for later runs."""
+
+    def __init__(self, side: int) -> None:
+        self.side, self.folder, self.is_full = side, cache_folder() / "pictures", False
+
+    def get(self, record: Record) -> Tensor | None:
+        """The picture; None where it is not kept, its file has changed since, or what was kept is damaged."""
+        try:
+            pixels = np.load(self._file(record))
+        except (OSError, ValueError, EOFError):
+            return None
+        return torch.from_numpy(pixels).permute(2, 0, 1)
+
+    def put(self, record: Record, picture: Tensor) -> None:
+        """Keep it; where writing fails, warn once and keep no more."""
+        if self.is_full:
+            return
+        content = io.BytesIO()
+        np.save(content, picture.permute(1, 2, 0).numpy())  # pixel by pixel, as from a file: it is resized faster
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if shutil.disk_usage(self.folder).free < FREE_BYTES:
+                raise OSError("its disk is almost full")
+            write_bytes(self._file(record), content.getvalue())
+        except OSError as error:
+            self.is_full = True
+            console.print(
+                f"Warning: {self.folder} cannot store more pictures ({error.strerror or error}); the others are "
+                f"decoded whenever they are needed", style="yellow",
+            )  # fmt: skip
+
+    def _file(self, record: Record) -> Path:
+        """The file; its name depends on all that its content depends on, and on the size that the record states."""
+        path = record.path.resolve()
+        state = os.stat(path)
+        versions = __version__, PIL.__version__
+        parts = path, state.st_mtime_ns, state.st_size, record.width, record.height, self.side, *versions
+        name = hashlib.blake2b("\n".join(map(str, parts)).encode(), digest_size=16).hexdigest()
+        return self.folder / name[:2] / f"{name}.npy"
+
+
+PictureCache = RamCache | DiskCache
 
 
 def build_cache(config: DataConfig, records: Iterable[Record] = (), workers: int = 0) -> PictureCache | None:
-    """The cache that a config asks for.
+    """The cache that a config asks for, with a message if memory has no room for the pictures of all `records`.
 
-    Args:
-        config: names the cache, and gives the largest size of a picture in training.
-        records: the pictures it is for; a message says where memory has no room for all of them.
-        workers: loader processes; each reads every picture at some time and keeps its own copy.
+    Each of the loader processes (`workers`) reads every picture at some time and keeps its own copy.
     """
     if config.cache == "none":
         return None
@@ -71,71 +123,3 @@ def kept_size(width: int, height: int, side: int) -> tuple[int, int]:
     if shorter <= side:
         return width, height
     return max(1, round(width * side / shorter)), max(1, round(height * side / shorter))
-
-
-def ram_bytes() -> int:
-    """The part of the free memory that pictures may take; the processes of a run on one machine share it."""
-    return min(RAM_BYTES, free_bytes() // RAM_SHARE) // processes_here()
-
-
-class RamCache:
-    """Keeps pictures in the memory of each loader process."""
-
-    def __init__(self, side: int) -> None:
-        self.side, self.room = side, ram_bytes()
-        self.pictures: dict[Path, Tensor] = {}
-        self.bytes = 0
-
-    def get(self, record: Record) -> Tensor | None:
-        """The picture, where this process has read it."""
-        return self.pictures.get(record.path)
-
-    def put(self, record: Record, picture: Tensor) -> None:
-        """Keep it, where there is room."""
-        worker = get_worker_info()
-        room = self.room // (1 if worker is None else worker.num_workers)
-        if self.bytes + picture.nbytes <= room:
-            self.pictures[record.path] = picture
-            self.bytes += picture.nbytes
-
-
-class DiskCache:
-    """A `.npy` file per picture in the cache folder, for all loader processes and for later runs."""
-
-    def __init__(self, side: int) -> None:
-        self.side, self.folder, self.is_full = side, cache_folder() / "pictures", False
-
-    def get(self, record: Record) -> Tensor | None:
-        """The picture; None where it is not kept, its file has changed since, or what was kept is damaged."""
-        try:
-            pixels = np.load(self._file(record))
-        except (OSError, ValueError, EOFError):
-            return None
-        return torch.from_numpy(pixels).permute(2, 0, 1)
-
-    def put(self, record: Record, picture: Tensor) -> None:
-        """Keep it; where writing fails, warn once and keep no more."""
-        if self.is_full:
-            return
-        content = io.BytesIO()
-        np.save(content, picture.permute(1, 2, 0).numpy())  # pixel by pixel, as it comes from a file: resized faster
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if shutil.disk_usage(self.folder).free < FREE_BYTES:
-                raise OSError("its disk is almost full")
-            write_bytes(self._file(record), content.getvalue())
-        except OSError as error:
-            self.is_full = True
-            console.print(
-                f"Warning: {self.folder} cannot store more pictures ({error.strerror or error}); the others are "
-                f"decoded whenever they are needed", style="yellow",
-            )  # fmt: skip
-
-    def _file(self, record: Record) -> Path:
-        """Its name depends on all that decides its content, also the stated size, which is checked on reading only."""
-        path = record.path.resolve()
-        state = os.stat(path)
-        versions = __version__, PIL.__version__
-        parts = path, state.st_mtime_ns, state.st_size, record.width, record.height, self.side, *versions
-        name = hashlib.blake2b("\n".join(map(str, parts)).encode(), digest_size=16).hexdigest()
-        return self.folder / name[:2] / f"{name}.npy"

@@ -1,4 +1,4 @@
-"""Checks of a data set before training: its content, and problems that would stop the work later."""
+"""Checks of a data set before training: its content, and problems that would stop training later."""
 
 import time
 
@@ -22,11 +22,7 @@ def check_pictures(index: DatasetIndex, seconds: float) -> int:
 
 
 def require_size(record: Record, size: tuple[int, int], index: DatasetIndex) -> None:
-    """Check a picture's width and height against its annotation.
-
-    Raises:
-        UserError: they differ.
-    """
+    """Check a picture's width and height against its annotation; UserError if they differ."""
     if size != (record.width, record.height):
         raise UserError(
             f"{record.path} is {size[0]}x{size[1]} pixels, but {index.source} says {record.width}x{record.height}; "

@@ -39,11 +39,7 @@ class DatasetIndex:
         return len(self.records)
 
     def under(self, label_map: LabelMap) -> "DatasetIndex":
-        """The same split with the class indices of a model that has at least its categories.
-
-        Raises:
-            UserError: the model lacks one of them.
-        """
+        """The same split with the class indices of a model; UserError if the model lacks one of its categories."""
         if label_map == self.label_map:
             return self
         label_map.require_same_categories(self.label_map, str(self.source))
@@ -64,8 +60,7 @@ def load_index(root: Path, split: str) -> DatasetIndex:
         UserError: no such folder or split, a name that several splits have, a file that is not COCO, an annotation that
             names a missing picture or category, a picture file that is not there.
     """
-    source, image_folder = find_split(Path(root), split)
-    return read_coco(source, image_folder)
+    return read_coco(*find_split(Path(root), split))
 
 
 def has_split(root: Path, split: str) -> bool:

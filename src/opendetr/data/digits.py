@@ -92,7 +92,11 @@ def write_digits(root: Path, scenes: int = 500, seed: int = 0) -> dict[str, int]
     root = Path(root)
     if scenes < 1 or seed < 0:
         raise UserError(f"digit scenes need at least 1 scene and a seed of 0 or more, not {scenes} and {seed}")
-    _require_own(root)
+    for path in _in_the_way(root):
+        raise UserError(
+            f"{root} holds other data: {path} is not part of digit scenes; expected a new folder or one with earlier "
+            f"digit scenes, so choose another folder or move the data away"
+        )
     material = _load_material()
     held_out = min(100, max(4, scenes // 5))
     counts = {split.name: scenes if split.name == "train" else held_out for split in SPLITS}
@@ -108,37 +112,24 @@ def write_digits(root: Path, scenes: int = 500, seed: int = 0) -> dict[str, int]
 def crowd_scenes(
     instances: int, side: int, seed: int = 0
 ) -> Iterator[tuple[int, Image.Image, list[tuple[int, int, int, int]]]]:
-    """Yield for every class a scene with that many of its test digits: class, RGB picture, boxes (xyxy).
+    """Yield for every class a scene with `instances` of its test digits: class, RGB picture, boxes (xyxy).
 
-    Digits without a free place are left out, so the number of boxes is that of the digits.
-
-    Args:
-        instances: digits per scene.
-        side: pixels, of the canvas; digits are as large as in ordinary scenes.
-        seed: of everything that is random.
+    Digits without a free place are left out, so there may be fewer boxes. The canvas has `side` pixels, and digits are
+    as large as in ordinary scenes.
     """
     material, split = _load_material(), SPLITS[-1]
     of_split = material.of_split[split.name]
     for digit in range(10):
         rng = np.random.default_rng((seed, split.number, digit, instances))
         of_class = of_split[material.classes[of_split] == digit]
-        background = _background(material.photos, split.columns, rng, side)
-        scene = _Scene(background, background.copy(), [], [])
+        scene = _empty_scene(material.photos, split.columns, rng, side)
         for _ in range(instances):
             _add_digit(scene, material, int(rng.choice(of_class)), rng)
         yield digit, scene.picture, scene.boxes
 
 
-def _require_own(root: Path) -> None:
-    """Check that nothing but earlier digit scenes would be overwritten."""
-    for path in _in_the_way(root):
-        raise UserError(
-            f"{root} holds other data: {path} is not part of digit scenes; expected a new folder or one with earlier "
-            f"digit scenes, so choose another folder or move the data away"
-        )
-
-
 def _in_the_way(root: Path) -> Iterator[Path]:
+    """What would be overwritten and is not of earlier digit scenes."""
     folders = {root / "annotations": _is_own_annotation, root / "images": _is_own_picture}
     yield from (path for path in (root, *folders) if path.exists() and not path.is_dir())
     for folder, is_own in folders.items():
@@ -163,11 +154,7 @@ def _is_own_picture(path: Path) -> bool:
 
 
 def photographs() -> tuple[Image.Image, ...]:
-    """The two photographs, 640 x 427 RGB.
-
-    Raises:
-        UserError: scikit-learn is missing.
-    """
+    """The two photographs, 640 x 427 RGB; UserError if scikit-learn is missing."""
     try:
         from sklearn.datasets import load_sample_image
     except ImportError:
@@ -184,9 +171,8 @@ def _load_material() -> _Material:
         raise UserError("digit scenes are made from scikit-learn's digits; pip install 'opendetr[demo]'") from None
     digits = load_digits()
     grey = (digits.images * (255 / 16)).round().astype(np.uint8)
-    photos = photographs()
     of_split = {split.name: split.digits(digits.target) for split in SPLITS}
-    return _Material(grey, digits.target, of_split, photos)
+    return _Material(grey, digits.target, of_split, photographs())
 
 
 def _write_split(images: Path, split: _Split, count: int, seed: int, material: _Material) -> dict[str, Any]:
@@ -215,8 +201,7 @@ def _write_split(images: Path, split: _Split, count: int, seed: int, material: _
 def _scene(material: _Material, split: _Split, i: int, seed: int) -> _Scene:
     """Scene `i` of a split: one to four light digits on a dark background."""
     rng = np.random.default_rng((seed, split.number, i))
-    background = _background(material.photos, split.columns, rng)
-    scene = _Scene(background, background.copy(), [], [])
+    scene = _empty_scene(material.photos, split.columns, rng, SIDE)
     for _ in range(rng.integers(1, 5)):
         _add_digit(scene, material, int(rng.choice(material.of_split[split.name])), rng)
     return scene
@@ -234,9 +219,9 @@ def _add_digit(scene: _Scene, material: _Material, digit: int, rng: np.random.Ge
         scene.boxes.append(box)
 
 
-def _background(
-    photos: tuple[Image.Image, ...], columns: tuple[int, int], rng: np.random.Generator, canvas: int = SIDE
-) -> Image.Image:
+def _empty_scene(
+    photos: tuple[Image.Image, ...], columns: tuple[int, int], rng: np.random.Generator, canvas: int
+) -> _Scene:
     """A darkened square from the given columns of a photograph, mirrored half of the time, RGB of at most 115."""
     photo = photos[rng.integers(len(photos))]
     side = int(rng.integers(80, 129))
@@ -245,7 +230,8 @@ def _background(
     crop = photo.crop((left, top, left + side, top + side)).resize((canvas, canvas), Image.Resampling.BILINEAR)
     if rng.random() < 0.5:
         crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return ImageEnhance.Brightness(crop).enhance(rng.uniform(0.2, 0.45))
+    background = ImageEnhance.Brightness(crop).enhance(rng.uniform(0.2, 0.45))
+    return _Scene(background, background.copy(), [], [])
 
 
 def _render_digit(digit: np.ndarray, turn: float, longest: int) -> Image.Image:
@@ -268,9 +254,9 @@ def _opacity(grey: Image.Image) -> Image.Image:
 
 
 def _place(
-    size: tuple[int, int], taken: list[tuple[int, int, int, int]], rng: np.random.Generator, canvas: int = SIDE
+    size: tuple[int, int], taken: list[tuple[int, int, int, int]], rng: np.random.Generator, canvas: int
 ) -> tuple[int, int, int, int] | None:
-    """A box of the size (width, height) that hardly overlaps the others; None where none was found."""
+    """A box of the size (width, height) that hardly overlaps the others; None if none was found."""
     for _ in range(PLACEMENTS):
         x, y = (int(rng.integers(0, canvas - side + 1)) for side in size)
         box = (x, y, x + size[0], y + size[1])

@@ -27,28 +27,28 @@ def read_image(source: Picture, channel_order: Literal["rgb", "bgr"] = "rgb") ->
         channel_order: of arrays only; OpenCV's are `bgr`.
 
     Raises:
-        UserError: the file is missing or no readable picture, or the array is of another kind.
+        UserError: the file is missing or no readable picture, or the array has another shape or type.
     """
     if isinstance(source, np.ndarray):
         return _from_array(source, channel_order)
     if isinstance(source, Image.Image):
         return to_rgb(source)
-    return _open(source, str(source))
+    with _opened(source, str(source)) as image:
+        return to_rgb(image)
 
 
 def decode_image(content: bytes, name: str) -> Image.Image:
-    """Read a picture from a file's content; errors call it `name`.
-
-    Raises:
-        UserError: it is not a readable picture.
-    """
-    return _open(io.BytesIO(content), name)
+    """Read a picture from a file's content; a UserError calls it `name`."""
+    with _opened(io.BytesIO(content), name) as image:
+        return to_rgb(image)
 
 
-def _open(source: str | Path | io.BytesIO, name: str) -> Image.Image:
+@contextmanager
+def _opened(source: str | Path | io.BytesIO, name: str) -> Iterator[Image.Image]:
+    """The picture file, with errors of opening and reading in one sentence."""
     try:
         with Image.open(source) as image:
-            return to_rgb(image)
+            yield image
     except FileNotFoundError:
         raise UserError(f"{name} does not exist; expected a picture") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -81,18 +81,13 @@ def check_image(path: Path) -> tuple[int, int]:
     Raises:
         UserError: the file is missing or no readable picture.
     """
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            drafted = image.draft("RGB", (max(1, width // 8), max(1, height // 8)))
-            image.load()
-            if drafted is None:
-                width, height = image.size  # Pillow turns a TIFF upright while it loads
-            turned = image.getexif().get(_EXIF_ORIENTATION, 1) in _QUARTER_TURNS
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; expected a picture") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} cannot be read as a picture ({error}); replace or remove the file") from None
+    with _opened(path, str(path)) as image:
+        width, height = image.size
+        drafted = image.draft("RGB", (max(1, width // 8), max(1, height // 8)))
+        image.load()
+        if drafted is None:
+            width, height = image.size  # Pillow turns a TIFF upright while it loads
+        turned = image.getexif().get(_EXIF_ORIENTATION, 1) in _QUARTER_TURNS
     return (height, width) if turned else (width, height)
 
 

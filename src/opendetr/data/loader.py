@@ -43,14 +43,6 @@ class DetectionDataset(Dataset[Sample]):
     def __init__(
         self, index: DatasetIndex, transform: v2.Transform, seed: int = 0, cache: PictureCache | None = None
     ) -> None:
-        """Store the arguments.
-
-        Args:
-            index: the pictures and their objects.
-            transform: of picture and objects.
-            seed: of everything that is random.
-            cache: keeps pictures after the first reading, with a shorter side of at most its `side`.
-        """
         self.index, self.transform, self.seed, self.cache = index, transform, seed, cache
 
     def __len__(self) -> int:
@@ -95,7 +87,7 @@ class DetectionDataset(Dataset[Sample]):
 
 
 def collate(samples: list[Sample]) -> tuple[Batch, Targets]:
-    """Stack samples, padded at the right and bottom to the largest height and width."""
+    """Stack samples, padded as in `pad_to_largest`."""
     batch = Batch(
         *pad_to_largest([image for image, _, _ in samples]),
         torch.tensor([(record.height, record.width) for _, _, record in samples]),
@@ -109,8 +101,7 @@ def pad_to_largest(
 ) -> tuple[Float[Tensor, "B 3 H W"], Bool[Tensor, "B H W"] | None]:
     """Stack pictures, padded with zeros at the right and bottom to the largest height and width.
 
-    Returns:
-        The batch, and its padding mask: True where a picture was padded; None where none was.
+    The padding mask is True where a picture was padded; None where none was.
     """
     height, width = (max(image.shape[side] for image in images) for side in (1, 2))
     if all(image.shape[1:] == (height, width) for image in images):
@@ -173,7 +164,7 @@ def training_loader(
     workers: int,
     device: torch.device = CPU,
 ) -> Iterator[tuple[Batch, Targets]]:
-    """Read the given batches (possibly endless) ahead of their use, for a device that copies them by itself or not."""
+    """Read batches ahead, given by the keys of their pictures, of which there may be no end."""
     if workers and sys.platform.startswith("linux"):
         batches = iter(batches)
         first = list(islice(batches, 1))
@@ -184,28 +175,23 @@ def training_loader(
         num_workers=workers,
         prefetch_factor=READ_AHEAD if workers else None,
         collate_fn=collate,
-        pin_memory=device.type == "cuda",  # which then copies them while Python goes on
+        pin_memory=device.type == "cuda",  # which then copies them asynchronously
         worker_init_fn=_ignore_ctrl_c,
     )
     return iter(loader)
 
 
 def workers_with_room(dataset: DetectionDataset, batch: list[int], workers: int) -> int:
-    """How many of the loader processes have room to hand over their batches; says so where not all have.
+    """How many of `workers` loader processes have room for their batches; prints a message if not all have.
 
-    On Linux batches come through /dev/shm, of which a container has 64 MB unless it was given more; a process that
-    finds it full is killed.
-
-    Args:
-        dataset: the pictures.
-        batch: the keys of one batch.
-        workers: loader processes that are wanted.
+    On Linux batches are passed through /dev/shm, of which a container has 64 MB by default; a process that finds it
+    full is killed. `batch` are the keys of one batch.
     """
     try:
         room = shutil.disk_usage(SHARED_MEMORY)
     except OSError:
         return 0  # without shared memory no batch can be passed
-    of_batch = 2 * len(batch) * dataset[batch[0]][0].nbytes  # twice the size, since a larger picture may pad the batch
+    of_batch = 2 * len(batch) * dataset[batch[0]][0].nbytes  # twice, since a larger picture may pad the batch
     fitting = min(workers, room.free // (of_batch * (READ_AHEAD + 1)))
     if fitting < workers:
         _say_once(
@@ -217,19 +203,19 @@ def workers_with_room(dataset: DetectionDataset, batch: list[int], workers: int)
 
 @cache
 def _say_once(sentence: str) -> None:
-    console.print(sentence)  # loaders are made several times in a run
+    console.print(sentence)  # a run makes several loaders
 
 
 def _ignore_ctrl_c(worker: int) -> None:
-    """A terminal's Ctrl-C reaches every process; workers must live until the loop has ended cleanly."""
+    """Ctrl-C in a terminal reaches every process; workers must live until the training loop ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def group_equal_shapes(items: Iterable[T], shape: Callable[[T], tuple[int, ...]], batch_size: int) -> Iterator[list[T]]:
     """Collect items into lists of at most `batch_size` with the same shape, so that nothing needs padding.
 
-    A convolution sees padding differently from its own border, so only unpadded batches give every picture the result
-    it would have alone. At most `8 * batch_size` items wait for companions.
+    Padding differs from the border of a convolution, so only unpadded batches give every picture the result that it has
+    alone. At most `8 * batch_size` items wait for others of their shape.
     """
     waiting: dict[tuple[int, ...], list[T]] = {}
     for item in items:

@@ -6,7 +6,7 @@ Between transforms a sample is `(tv_tensors.Image, {"boxes": tv_tensors.Bounding
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -40,19 +40,11 @@ class Preprocessing:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, the inverse of `from_json`."""
-        return {
-            "image_size": self.image_size, "max_size": self.max_size, "mean": list(self.mean), "std": list(self.std),
-            "multiple_of": self.multiple_of,
-        }  # fmt: skip
+        return asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Preprocessing":
-        """The inverse of `to_json`.
-
-        Raises:
-            KeyError: a value is missing.
-            ValueError: one is not a size, or not three numbers.
-        """
+        """The inverse of `to_json`; KeyError if a value is missing, ValueError if one is of another kind."""
         sizes = {"image_size": values["image_size"], "max_size": values["max_size"]}
         sizes["multiple_of"] = values.get("multiple_of", 1)
         for name, pixels in sizes.items():
@@ -63,17 +55,13 @@ class Preprocessing:
             fits = isinstance(numbers, list | tuple) and len(numbers) == 3
             if not fits or not all(type(number) in (int, float) and least < number < math.inf for number in numbers):
                 raise ValueError(f"{name} must be {expected}, of red, green and blue, got {numbers}")
-        mean, std = tuple(values["mean"]), tuple(values["std"])
-        return cls(mean=mean, std=std, **sizes)
+        return cls(mean=tuple(values["mean"]), std=tuple(values["std"]), **sizes)
 
 
 def training_transform(config: DataConfig, preprocessing: Preprocessing, share: float = 1.0) -> v2.Transform:
     """The paper's flip, crop and random scale (section A.4), and zoom and colour where a recipe has them.
 
-    Args:
-        config: the augmentations.
-        preprocessing: of the model.
-        share: factor of the picture size.
+    `share` is a factor of the picture size.
     """
     sizes = [max(1, round(size * share)) for size in config.train_sizes or (config.image_size,)]
     resize = ResizeShorterSide(sizes, max(1, round(config.max_size * share)), config.multiple_of)
@@ -94,7 +82,7 @@ def training_transform(config: DataConfig, preprocessing: Preprocessing, share: 
 
 
 def largest_look(config: DataConfig) -> int:
-    """The longest shorter side that training needs of a picture."""
+    """The largest shorter side of a picture that training needs, in pixels."""
     size = max((*config.train_sizes, config.image_size, *(config.crop_resize if config.crop_probability else ())))
     return round(size / min(1.0, config.zoom_in)) if config.zoom_probability else size
 
@@ -158,7 +146,7 @@ def resized_shape(height: int, width: int, size: int, max_size: int | None) -> t
 def snapped_shape(height: int, width: int, multiple: int) -> tuple[int, int]:
     """Height and width as multiples, near the given ones and as nearly of their aspect ratio as that allows.
 
-    So there are few different shapes, no padding, and no partial cells in any feature map.
+    So there are few different shapes, little padding, and no partial cells in any feature map.
     """
     if multiple == 1:
         return height, width
@@ -175,19 +163,13 @@ def snapped_shape(height: int, width: int, multiple: int) -> tuple[int, int]:
 class RandomZoom(v2.Transform):
     """Crop a part of the picture, or put it into a larger frame of its mean colour; the aspect is kept.
 
-    Objects with less than `VISIBLE` of their area left are removed; a region that would leave no object is not used.
+    The share of a side is drawn from `zoom_in` to `zoom_out`; above 1 the picture gets a frame. Objects with less than
+    `VISIBLE` of their area left are removed; a region that would leave no object is not used.
     """
 
     VISIBLE = 0.3
 
     def __init__(self, zoom_in: float, zoom_out: float, probability: float) -> None:
-        """Set the range.
-
-        Args:
-            zoom_in: the smallest share of a side that is kept.
-            zoom_out: the largest; above 1 the picture gets a frame.
-            probability: how often a region or frame replaces the whole picture.
-        """
         super().__init__()
         self.zoom_in, self.zoom_out, self.probability = zoom_in, zoom_out, probability
 

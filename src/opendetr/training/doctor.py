@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from opendetr.boxes import box_iou
 from opendetr.config import RunConfig
@@ -230,8 +231,6 @@ def _duplicates(index: DatasetIndex) -> Iterator[Finding]:
 
 
 def _doubled_boxes(record: Record) -> int:
-    import torch
-
     boxes = torch.from_numpy(record.boxes_xyxy)
     same = torch.from_numpy(record.labels[:, None] == record.labels[None])
     return int(((box_iou(boxes[:, None], boxes[None]) > 0.8) & same).triu(1).sum())

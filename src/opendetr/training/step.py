@@ -1,7 +1,6 @@
 """The paper's training step (section 3.1; A.4): predict a set, match it, sum the losses, update the weights."""
 
 from contextlib import nullcontext
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -40,7 +39,8 @@ class TrainingStep:
         normalisers = self.normalisers([targets for _, targets in micro_batches], denoising)
         figures = []
         for number, ((batch, targets), noised) in enumerate(zip(micro_batches, denoising), start=1):
-            with self.gradients_exchanged(after=number == len(micro_batches)):
+            is_last = number == len(micro_batches)  # processes exchange gradients once per update
+            with nullcontext() if is_last else self.accelerator.no_sync(self.model):
                 with autocast(self.accelerator.device, self.precision):
                     output: DetrOutput = self.model(batch.images, batch.padding_mask, noised)
                 loss = self.criterion(output, targets, noised, normalisers)
@@ -55,10 +55,6 @@ class TrainingStep:
         counted = [torch.stack(self.criterion.normalisers(*pair)) for pair in zip(targets, denoising)]
         summed: Tensor = self.accelerator.reduce(torch.stack(counted).sum(0), "sum")
         return Normalisers(*summed)
-
-    def gradients_exchanged(self, *, after: bool) -> Any:
-        """A context: processes exchange gradients once per update, after its last micro-batch."""
-        return nullcontext() if after else self.accelerator.no_sync(self.model)
 
     def update_weights(self, batches: list[Batch]) -> None:
         """Clip the gradient and step; a gradient that is not finite is skipped and reported with its pictures."""
