@@ -1,4 +1,4 @@
-"""Begin with a trained model: its weights for new data, what had to be left out said key by key."""
+"""Start from a trained model: its weights for new data, with a remark on each tensor that is not taken."""
 
 from dataclasses import fields
 
@@ -25,11 +25,7 @@ PER_QUERY = ("query_embed.weight", "query_embed.content.weight")  # as long as t
 
 
 def require_same_architecture(trained: ModelConfig, wanted: ModelConfig) -> None:
-    """Check that weights fit, and mean the same, in a model that was asked for.
-
-    Raises:
-        UserError: names the first key that is another.
-    """
+    """Check that weights fit, and mean the same, in another model; UserError names the first key that differs."""
     for item in fields(ModelConfig):
         then, now = getattr(trained, item.name), getattr(wanted, item.name)
         if then != now and item.name not in MAY_CHANGE:
@@ -40,19 +36,13 @@ def require_same_architecture(trained: ModelConfig, wanted: ModelConfig) -> None
 
 
 def labels_on(labels: LabelMap, origin: Origin, data: LabelMap, source: str) -> LabelMap:
-    """The classes of a model as a data set calls them, where the model's file told only half of it; said in a line.
+    """The classes of a model as a data set names them, where the model's file lacks names or ids; printed in a line.
 
     A `.pth` of the official code has class indices without names: those of the data are taken where their raw ids fit.
     A Hugging Face folder has names without raw ids: classes are matched by name.
 
-    Args:
-        labels: of the model.
-        origin: of the model; `labels` tells what was assumed.
-        data: the labels of the data set.
-        source: of the data, for the error's sentence.
-
     Raises:
-        UserError: the data have a category that the model does not know.
+        UserError: the data have a category that the model lacks.
     """
     wanted = dict(zip(data.category_ids, data.names))
     known = {i: name for i, name in zip(labels.category_ids, labels.names) if i is not None}
@@ -66,7 +56,7 @@ def labels_on(labels: LabelMap, origin: Origin, data: LabelMap, source: str) -> 
             console.print(f"the model's file does not name its classes: the names of {source} are taken, by raw id")
             ids = tuple(index if index in wanted else None for index in range(labels.num_classes))
             return LabelMap(ids, tuple(wanted.get(index, UNUSED) for index in range(labels.num_classes)))
-        used = [name for name, category_id in zip(labels.names, labels.category_ids) if category_id is not None]
+        used = list(known.values())
         if origin.labels == IDS_ASSUMED and set(data.names) <= set(used) and len(set(used)) == len(used):
             console.print(f"the model's raw ids are not those of {source}: classes are matched by name")
             raw = dict(zip(data.names, data.category_ids))
@@ -79,7 +69,7 @@ def labels_for(trained: Checkpoint, data: LabelMap, source: str, *, new_head: bo
     """The classes of the model to be trained: those of the data with a new head, else the trained model's.
 
     Raises:
-        UserError: the data have a category the model does not know, and no new head was asked for.
+        UserError: the data have a category that the model lacks, without a new head.
     """
     if new_head:
         return data
@@ -92,13 +82,13 @@ def labels_for(trained: Checkpoint, data: LabelMap, source: str, *, new_head: bo
 def begin_with(
     trained: Checkpoint, config: RunConfig, label_map: LabelMap, *, new_head: bool
 ) -> tuple[DETR, list[str]]:
-    """A model of the config with the trained weights, and in words what is not the trained model's.
+    """A model of the config with the trained weights, and remarks on what is not the trained model's.
 
-    With fewer queries the first ones are kept; with more, the others are fresh.
+    With fewer queries the first ones are kept; with more, the others are new.
 
     Raises:
-        UserError: weights are missing or left over, other than those of class heads and queries; or some that are fresh
-            would be frozen.
+        UserError: weights are missing or unknown, other than those of class heads and queries; or new ones would be
+            frozen.
     """
     model = build_model(config.model, config.loss, label_map.num_classes)
     own, remarks, taken, fresh = model.state_dict(), list[str](), dict[str, torch.Tensor](), list[str]()
@@ -109,18 +99,15 @@ def begin_with(
         elif new_head and name.startswith(CLASS_HEADS):
             taken[name] = own[name]
             fresh.append(name)
-            remarks.append(
-                f"{name}: fresh, for {label_map.num_classes} classes instead of {trained.label_map.num_classes}"
-            )
+            classes = f"{label_map.num_classes} classes instead of {trained.label_map.num_classes}"
+            remarks.append(f"{name}: fresh, for {classes}")
         elif name in PER_QUERY and len(own[name]) != len(tensor):
             rows = min(len(own[name]), len(tensor))
             taken[name] = torch.cat([tensor[:rows], own[name][rows:]])
             added = len(own[name]) - rows
             fresh += [name] if added else []
-            remarks.append(
-                f"{name}: the first {rows} of {len(tensor)} queries are kept"
-                + (f", {added} are fresh" if added else "")
-            )
+            others = f", {added} are fresh" if added else ""
+            remarks.append(f"{name}: the first {rows} of {len(tensor)} queries are kept{others}")
         else:
             taken[name] = tensor
     for name in own.keys() - trained_weights.keys():
@@ -138,11 +125,7 @@ def begin_with(
 
 
 def freeze(model: DETR, parts: tuple[str, ...]) -> None:
-    """Fix the weights of some parts of a model.
-
-    Raises:
-        UserError: nothing is left to learn.
-    """
+    """Freeze the weights of some parts of a model; UserError if nothing is left to train."""
     for name, parameter in model.named_parameters():
         if any(name.startswith(MODULES[part]) for part in parts):
             parameter.requires_grad_(False)
@@ -151,7 +134,7 @@ def freeze(model: DETR, parts: tuple[str, ...]) -> None:
 
 
 def train_mode(model: nn.Module) -> None:
-    """Training mode, but for batch norms whose weights are fixed: their statistics are fixed too."""
+    """Training mode, but for batch norms whose weights are frozen: their statistics are frozen too."""
     model.train()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d) and not module.weight.requires_grad:

@@ -1,4 +1,4 @@
-"""The model card: what others need to know of a model, filled from the run that made it."""
+"""The model card: facts of a model for others, from the run that made it."""
 
 import re
 from pathlib import Path
@@ -15,12 +15,9 @@ PAPER = "https://arxiv.org/abs/2005.12872"
 
 
 def model_card(checkpoint: Checkpoint, name: str, licence: str | None = None) -> str:
-    """A `README.md` in the hub's form: classes, training data, recipe, AP and licence; what is not known is said.
+    """A `README.md` in the hub's form: classes, training data, recipe, AP and licence, and what is not known.
 
-    Args:
-        checkpoint: of any origin.
-        name: what the model is called.
-        licence: an identifier of the hub, such as `apache-2.0`; None says that it was not stated.
+    `licence` is an identifier of the hub, such as `apache-2.0`.
     """
     origin, config = checkpoint.origin, checkpoint.config
     found, data_name = origin.val, Path(origin.data).name or "not recorded"
@@ -70,7 +67,7 @@ def push_to_hub(folder: Path, repository: str, *, private: bool = False) -> str:
         hub = HfApi()
         created = hub.create_repo(repository, private=private, exist_ok=True)
         hub.upload_folder(folder_path=folder, repo_id=repository, commit_message="Written by opendetr")
-    except Exception as error:  # the hub's library raises its own, requests' and the system's kinds
+    except Exception as error:  # the hub's library raises many kinds of errors
         raise UserError(
             f"the model is in {folder}, but '{repository}' on the Hugging Face hub does not take it "
             f"({first_line(error)}); sign in with `hf auth login` and check the name, ORGANISATION/NAME"
@@ -96,7 +93,7 @@ def _public(config: RunConfig) -> RunConfig:
 
 
 def _name(text: str) -> str:
-    """The last part of a path on this machine; other names and sentences as they are, without a path in brackets."""
+    """The last part of a path on this machine; other texts as they are, without a path in brackets."""
     text = re.sub(r" \((?:[/~.]|\w:)[^)]*\)$", "", text)  # which earlier releases wrote
     path = Path(text)
     local = path.exists() or path.is_absolute() or text.startswith((".", "~")) or path.suffix in WEIGHTS

@@ -1,4 +1,4 @@
-"""A model written in the form of another library, or another library's in ours."""
+"""Writes a model in the format of another library, or another library's model in ours."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def write_model(
     """Write a model folder, and upload it where that is asked for; arguments as in `opendetr.convert`.
 
     Raises:
-        UserError: the other side cannot be told such a model, or the hub refuses.
+        UserError: the other format cannot represent the model, or the hub refuses it.
     """
     if to == "huggingface":
         save_huggingface(checkpoint, folder, model_card(checkpoint, (push or folder.name).split("/")[-1], licence))

@@ -1,4 +1,4 @@
-"""What must be known beside a model's numbers in order to use it, whatever runs it."""
+"""What is needed beside a model's weights to use it, in any engine."""
 
 from dataclasses import dataclass
 from typing import Any

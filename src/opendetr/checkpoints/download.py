@@ -1,4 +1,4 @@
-"""The paper's released checkpoints: downloaded once, resumed where interrupted, checked by the hash in their name."""
+"""The paper's released checkpoints: downloaded once, resumed after interruptions, checked by the hash in their name."""
 
 import hashlib
 import http.client
@@ -24,24 +24,20 @@ CHUNK = 2**18
 
 
 def fetch_release(name: str, address: str = ADDRESS) -> Path:
-    """The file of a released checkpoint, from the cache or the network.
+    """The file of a released checkpoint with a short name, from the cache or the network.
 
-    What arrives is written beside the final name; an interrupted download goes on where it stopped. Of several
-    processes one downloads, the others wait.
-
-    Args:
-        name: a short name.
-        address: of the folder it is downloaded from.
+    A download is written beside the final name, and continues after an interruption. Of several processes one
+    downloads, the others wait.
 
     Raises:
         UserError: no network and nothing in the cache, or a file whose hash is not the one in its name.
     """
     file_name = RELEASES[name]
-    path = cache_folder() / file_name
-    if path.is_file():  # also in a shared cache that cannot be written, and put there by hand
-        if (found := _hash(path)) != _hash_in(file_name):
+    path, expected = cache_folder() / file_name, Path(file_name).stem.rpartition("-")[2]
+    if path.is_file():  # perhaps put there by hand, or in a shared cache that is read-only
+        if (found := _hash(path)) != expected:
             raise UserError(
-                f"{path} is damaged, or another file: its SHA-256 begins with {found}, not {_hash_in(file_name)}; "
+                f"{path} is damaged, or another file: its SHA-256 begins with {found}, not {expected}; "
                 f"remove it, and it is downloaded again"
             )
         return path
@@ -62,18 +58,14 @@ def fetch_release(name: str, address: str = ADDRESS) -> Path:
                     f"({getattr(error, 'reason', error)}); connect to the network, or put the file {file_name} there "
                     f"by hand; what has arrived is kept"
                 ) from None
-            if (found := _hash(partial)) != _hash_in(file_name):
+            if (found := _hash(partial)) != expected:
                 partial.unlink()
                 raise UserError(
                     f"what came from {address + file_name} was damaged and is removed: its SHA-256 began with {found}, "
-                    f"not {_hash_in(file_name)}; try again"
+                    f"not {expected}; try again"
                 )
             partial.replace(path)
     return path
-
-
-def _hash_in(file_name: str) -> str:
-    return file_name.removesuffix(".pth").rpartition("-")[2]
 
 
 def _hash(path: Path) -> str:
@@ -83,7 +75,7 @@ def _hash(path: Path) -> str:
 
 
 def _download(url: str, partial: Path) -> None:
-    """Append what is missing of a file; from the start where the server cannot continue."""
+    """Append what is missing of a file; download it anew if the server cannot continue."""
     have = partial.stat().st_size if partial.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:

@@ -1,4 +1,4 @@
-"""What `opendetr info` says of a model: classes, cost, preprocessing and origin."""
+"""The facts of a model for `opendetr info`: classes, cost, preprocessing and origin."""
 
 from typing import Any
 
@@ -8,12 +8,9 @@ from opendetr.model.complexity import count_gflops, count_parameters
 
 
 def facts_of(checkpoint: Checkpoint, size: tuple[int, int] | None = None) -> dict[str, Any]:
-    """A model in plain values.
+    """The facts in plain values, with the cost for `size`: height and width in pixels, rounded as the model does.
 
-    Args:
-        checkpoint: of any origin.
-        size: height and width for the cost in pixels, rounded as the model rounds them; by default those of a 480x640
-            picture.
+    The default size is that of a 480x640 picture.
     """
     preprocessing = checkpoint.preprocessing
     height, width = preprocessing.shape(480, 640) if size is None else snapped_shape(*size, preprocessing.multiple_of)

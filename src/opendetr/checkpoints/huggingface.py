@@ -11,7 +11,14 @@ from torch import Tensor
 
 from opendetr.checkpoints.huggingface_names import BACKBONE, file_names, from_ours, name_in_files, to_ours
 from opendetr.checkpoints.native import Checkpoint
-from opendetr.checkpoints.official import IMAGENET, PANOPTIC, PANOPTIC_CLASSES, require_paper_model, without_masks
+from opendetr.checkpoints.official import (
+    IMAGENET,
+    PANOPTIC,
+    PANOPTIC_CLASSES,
+    RESNETS,
+    require_paper_model,
+    without_masks,
+)  # fmt: skip
 from opendetr.checkpoints.origin import IDS_ASSUMED, Origin
 from opendetr.checkpoints.pickles import read_pickle
 from opendetr.checkpoints.weights import as_stored, damage_is_said, fill, stored_weights
@@ -25,10 +32,6 @@ from opendetr.model.build import build_model
 from opendetr.model.detr import DETR
 from opendetr.recipes.recipe import load_recipe
 
-RESNETS = {  # that both libraries have: depth, and blocks per stage with their kind
-    18: ((2, 2, 2, 2), "basic"), 34: ((3, 4, 6, 3), "basic"), 50: ((3, 4, 6, 3), "bottleneck"),
-    101: ((3, 4, 23, 3), "bottleneck"), 152: ((3, 8, 36, 3), "bottleneck"),
-}  # fmt: skip
 RESNET = re.compile(r"resnet(18|34|50|101|152)(\.tv\w*)?")
 
 
@@ -91,11 +94,7 @@ def save_huggingface(checkpoint: Checkpoint, folder: Path, card: str = "") -> Pa
 
 
 def _require_writable_model(model: DETR, config: ModelConfig) -> None:
-    """Check that `transformers` computes the same.
-
-    Raises:
-        UserError: it does not.
-    """
+    """Check that `transformers` computes the same; UserError if not."""
     reader = "Hugging Face's DETR"
     require_paper_model(config, reader)
     if config.pre_norm:
@@ -114,7 +113,7 @@ def _weights(folder: Path) -> dict[str, Tensor]:
     if path.is_file():
         try:
             return load_file(path)
-        except Exception:  # safetensors raises its own kind, and the system's, at length
+        except Exception:  # safetensors raises many kinds of errors
             raise UserError(f"{path} is damaged, or holds no weights; expected {expected}") from None
     path = folder / "pytorch_model.bin"
     if not path.is_file():
@@ -128,7 +127,7 @@ def _weights(folder: Path) -> dict[str, Tensor]:
 
 
 def _architecture(config: Mapping[str, Any], state: Mapping[str, Tensor], folder: Path) -> ModelConfig:
-    computed = {  # what changes the numbers, and what this library computes
+    computed = {  # options that change the result, and their values here
         "activation_function": "relu", "auxiliary_loss": False,  # true also normalises between decoder layers there
         "decoder_attention_heads": config.get("encoder_attention_heads", 8),
         "decoder_ffn_dim": config.get("encoder_ffn_dim", 2048),
@@ -191,7 +190,7 @@ def _labels(config: Mapping[str, Any], num_classes: int, folder: Path) -> LabelM
     try:
         names = {int(index): str(name) for index, name in config["id2label"].items()}
     except (KeyError, AttributeError, TypeError, ValueError):
-        raise UserError(f"{folder}/config.json has no id2label: which class is which cannot be told") from None
+        raise UserError(f"{folder}/config.json has no id2label: the classes have no names") from None
     in_order = tuple(names.get(index, UNUSED) for index in range(num_classes))
     if sorted(names) != list(range(num_classes)):
         raise UserError(
@@ -217,7 +216,7 @@ def _preprocessing(folder: Path, multiple_of: int) -> Preprocessing:
     found = read_json(path, "the config of an image processor") if path.is_file() else {}
     if not isinstance(found, dict):
         raise UserError(f"{path} is damaged; expected the config of an image processor")
-    computed = {  # what changes the numbers, and what this library computes
+    computed = {  # options that change the result, and their values here
         "do_resize": True, "do_rescale": True, "do_normalize": True, "do_center_crop": False, "rescale_factor": 1 / 255,
         "resample": 2, "pad_size": None,
     }  # fmt: skip

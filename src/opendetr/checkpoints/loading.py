@@ -1,4 +1,4 @@
-"""One name for any model: a run or model folder, an official `.pth` or released name, a Hugging Face folder or id."""
+"""Loads any model by name: a run or model folder, an official `.pth` or released name, a Hugging Face folder or id."""
 
 import difflib
 import re
@@ -34,21 +34,21 @@ def is_exported(model: str | Path) -> bool:
 def load_checkpoint(
     name: str | Path, *, dc5: bool | None = None, state: Mapping[str, Tensor] | None = None
 ) -> Checkpoint:
-    """Read a model, whatever it is kept in, and say what was read from where. A path that exists wins over a name.
+    """Read a model in any format, and print what was read from where. A path that exists comes before a name.
 
     Args:
         name: a run folder (its `best`, else its `last`) or model folder; a `.pth` of the official code; `detr-r50`,
             `detr-r101`, `detr-r50-dc5` or `detr-r101-dc5`, the paper's released checkpoints; a folder written by
             `save_pretrained`; `hf://ORGANISATION/NAME`, or the same without `hf://` where no such folder exists.
-        dc5: for `convert` alone: whether an official `.pth` has a dilated backbone, as in `load_official`.
+        dc5: for `convert` only: whether an official `.pth` has a dilated backbone, as in `load_official`.
         state: of a Hugging Face folder, the weights to use instead of those in its files: a `state_dict()` of
-            `DetrForObjectDetection`, of whatever release.
+            `DetrForObjectDetection`, of any release.
 
     Returns:
         The model, in eval mode, with its config, labels and preprocessing.
 
     Raises:
-        UserError: nothing of that name, or it cannot be read, or it is an exported file; says what was expected.
+        UserError: no such model, it cannot be read, or it is an exported file.
     """
     text, path = str(name), Path(name)
     if state is not None and not (path / "config.json").is_file():
@@ -70,8 +70,7 @@ def load_checkpoint(
     elif not path.exists() and (similar := difflib.get_close_matches(path.stem, RELEASES, 1)):
         raise UserError(f"{path} does not exist; did you mean '{similar[0]}', one of the paper's released checkpoints?")
     else:
-        found = native.load_folder(path)  # which says what is missing
-        return _without_dc5(found, dc5)
+        return _without_dc5(native.load_folder(path), dc5)  # whose error says what is missing
     for remark in found.origin.read:
         console.print(remark)
     found = replace(found, origin=replace(found.origin, source=text))
@@ -97,7 +96,7 @@ def _of_hub(repository: str, problem: str) -> Checkpoint:
         folder = Path(snapshot_download(repository, allow_patterns=HUB_FILES))
         if not (folder / "model.safetensors").is_file():
             folder = Path(snapshot_download(repository, allow_patterns=[*HUB_FILES, "pytorch_model.bin"]))
-    except Exception as error:  # the hub's library raises its own, requests' and the system's kinds
+    except Exception as error:  # the hub's library raises many kinds of errors
         raise UserError(
             f"'{repository}': {problem} ({first_line(error)}); check the spelling, or connect to the network once"
         ) from None

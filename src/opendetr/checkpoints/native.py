@@ -29,7 +29,7 @@ from opendetr.model.detr import DETR
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model with all that is needed to use it."""
+    """A model with everything needed to use it."""
 
     model: DETR
     config: RunConfig
@@ -40,7 +40,7 @@ class Checkpoint:
 
     @property
     def description(self) -> Description:
-        """What must be known beside the weights to use the model."""
+        """What is needed beside the weights to use the model."""
         return Description(self.preprocessing, self.model.scoring, self.label_map)
 
 
@@ -65,7 +65,12 @@ def load_folder(path: str | Path) -> Checkpoint:
         UserError: there is no model at the path, or a part of it is damaged.
     """
     folder = model_folder(Path(path))
-    config = parse_config(_read_text(folder / "config.toml"), str(folder / "config.toml"))
+    config_file = folder / "config.toml"
+    try:
+        text = config_file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{config_file} cannot be read ({error}); the model folder is incomplete") from None
+    config = parse_config(text, str(config_file))
     try:
         label_map = LabelMap.from_json(read_json(folder / "labels.json", "a list of classes"))
         preprocessing = Preprocessing.from_json(read_json(folder / "preprocessing.json", "a model's preprocessing"))
@@ -76,7 +81,7 @@ def load_folder(path: str | Path) -> Checkpoint:
     model = build_model(config.model, config.loss, label_map.num_classes)
     try:
         model.load_state_dict(load_file(folder / "model.safetensors"))
-    except Exception as error:  # safetensors and torch each raise their own kinds for a file that does not fit
+    except Exception as error:  # safetensors and torch raise many kinds of errors
         raise UserError(
             f"{folder}/model.safetensors does not hold the model of its config.toml ({first_line(error)})"
         ) from None
@@ -87,11 +92,7 @@ def load_folder(path: str | Path) -> Checkpoint:
 
 
 def model_folder(path: Path) -> Path:
-    """The model folder that a path means.
-
-    Raises:
-        UserError: there is none.
-    """
+    """The model folder at a path, which may be that of a run; UserError if there is none."""
     for folder in (current_folder(path), current_folder(path / "best"), current_folder(path / "last")):
         if (folder / "model.safetensors").is_file():
             return folder
@@ -101,15 +102,8 @@ def model_folder(path: Path) -> Path:
 
 
 def copy_checkpoint(source: Path, folder: Path) -> None:
-    """Copy a model folder without its training state and what engines keep in it."""
+    """Copy a model folder without its training state and the folders of engines."""
     with replacing_folder(folder) as new:
         for path in source.iterdir():
             if path.is_file() and path.name != "training.pt":
                 shutil.copy2(path, new / path.name)
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read ({error}); the model folder is incomplete") from None

@@ -4,6 +4,7 @@ import argparse
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any, Literal
@@ -33,7 +34,10 @@ LOSS = {  # the official code's arguments and ours
     "set_cost_class": "class_cost", "set_cost_bbox": "l1_cost", "set_cost_giou": "giou_cost",
     "bbox_loss_coef": "l1_weight", "giou_loss_coef": "giou_weight", "eos_coef": "no_object_weight",
 }  # fmt: skip
-BLOCKS: dict[tuple[int, ...], int] = {(2, 2, 2, 2): 18, (3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
+RESNETS = {  # depth: blocks per stage, and their kind
+    18: ((2, 2, 2, 2), "basic"), 34: ((3, 4, 6, 3), "basic"), 50: ((3, 4, 6, 3), "bottleneck"),
+    101: ((3, 4, 23, 3), "bottleneck"), 152: ((3, 8, 36, 3), "bottleneck"),
+}  # fmt: skip
 
 
 def load_official(path: Path, *, dc5: bool | None = None) -> Checkpoint:
@@ -41,14 +45,14 @@ def load_official(path: Path, *, dc5: bool | None = None) -> Checkpoint:
 
     Args:
         path: the file.
-        dc5: whether its backbone is dilated, which leaves no trace in the weights; None believes the stored arguments,
-            else the file's name.
+        dc5: whether its backbone is dilated, which the weights do not show; None takes the stored arguments, else the
+            file's name.
 
     Returns:
-        The model, in eval mode; `origin.read` tells what was read from where.
+        The model, in eval mode; `origin.read` says what was read from where.
 
     Raises:
-        UserError: no such file, not a checkpoint, code in it, or weights that are no DETR.
+        UserError: no such file, not a checkpoint, code in it, or weights of another model.
     """
     whole, arguments = read_pth(path)
     with damage_is_said(path):
@@ -72,11 +76,11 @@ def load_official(path: Path, *, dc5: bool | None = None) -> Checkpoint:
 def save_official(checkpoint: Checkpoint, folder: Path) -> Path:
     """Write `checkpoint.pth`, which the official code's `--resume` reads.
 
-    The arguments of a file it was read from are kept. They also carry what that code has no place for: `opendetr`, with
-    the classes and the preprocessing.
+    The arguments of a file it was read from are kept. The argument `opendetr` has what that code does not store: the
+    classes and the preprocessing.
 
     Raises:
-        UserError: the model is not the paper's (the official code knows no selected queries or pyramids).
+        UserError: the model is not the paper's (the official code has no selected queries or pyramids).
     """
     require_official_model(checkpoint.config.model)
     state = {official_name(name): tensor for name, tensor in stored_weights(checkpoint, "official").items()}
@@ -96,7 +100,7 @@ def read_pth(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Only tensors, `argparse.Namespace` and paths are unpickled: code in the file never runs.
 
     Raises:
-        UserError: the file is damaged, holds something else, or asks for code to be run.
+        UserError: the file is damaged, or contains something else or code.
     """
     content = read_pickle(path, "a .pth of the official code")
     state = content.get("model", content) if isinstance(content, dict) else None
@@ -118,7 +122,7 @@ def without_masks(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def architecture(
     state: Mapping[str, Tensor], arguments: Mapping[str, Any], file_name: str, dc5: bool | None
 ) -> tuple[ModelConfig, list[str]]:
-    """The architecture that a state dict in official names is of, and in words what was read from where.
+    """The architecture of a state dict in official names, and in words what was read from where.
 
     Raises:
         UserError: a tensor that every DETR has is missing.
@@ -163,11 +167,11 @@ def backbone_of(state: Mapping[str, Tensor]) -> str:
     prefix = "backbone.0.body.layer"
     found = {tuple(map(int, match.groups())) for name in state if (match := re.match(rf"{prefix}(\d)\.(\d+)\.", name))}
     blocks = tuple(1 + max((block for stage, block in found if stage == number), default=-1) for number in range(1, 5))
-    bottleneck = f"{prefix}1.0.conv3.weight" in state
-    depth = 34 if blocks == (3, 4, 6, 3) and not bottleneck else BLOCKS.get(blocks)
-    if depth is None:
-        raise UserError(f"the checkpoint's backbone has stages of {blocks} blocks, which is no ResNet that timm knows")
-    return f"resnet{depth}.tv_in1k"
+    kind = "bottleneck" if f"{prefix}1.0.conv3.weight" in state else "basic"
+    for depth, layout in RESNETS.items():
+        if layout == (blocks, kind):
+            return f"resnet{depth}.tv_in1k"
+    raise UserError(f"the checkpoint's backbone has stages of {blocks} blocks, which is no ResNet that timm knows")
 
 
 def labels_of(num_classes: int, *, panoptic: bool = False) -> LabelMap:
@@ -183,7 +187,7 @@ def labels_of(num_classes: int, *, panoptic: bool = False) -> LabelMap:
 
 
 def our_name(name: str) -> str:
-    """What a tensor of the official code is called here."""
+    """Our name of a tensor of the official code."""
     name = name.replace("backbone.0.body.", "backbone.body.").replace("backbone.1.", "position_encoding.")
     return re.sub(r"^(transformer\..*)\.(linear[12])\.", r"\1.ffn.\2.", name)
 
@@ -210,7 +214,7 @@ def arguments_of(config: RunConfig) -> dict[str, Any]:
 def _labels(
     state: Mapping[str, Tensor], arguments: Mapping[str, Any], file_name: str, *, panoptic: bool
 ) -> tuple[LabelMap, Literal["told", "names assumed"], str]:
-    """The classes, whether they were told, and in words where they are from.
+    """The classes, whether the file has them, and their source in words.
 
     `save_official` writes them into the arguments; those of the paper's files are known.
     """
@@ -232,43 +236,33 @@ def _preprocessing(arguments: Mapping[str, Any]) -> Preprocessing:
 
 
 def _loss_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The matching and the loss that the stored arguments tell of."""
+    """The weights of matching and loss in the stored arguments."""
     told: dict[str, Any] = {ours: float(arguments[name]) for name, ours in LOSS.items() if name in arguments}
     return told | ({"auxiliary": bool(arguments["aux_loss"])} if "aux_loss" in arguments else {})
 
 
 def _plain(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments that JSON has a word for, to be written back; paths become text."""
+    """The arguments that JSON can write, to be written back; paths become text."""
     plain = {}
     for name, value in arguments.items():
         kept = str(value) if isinstance(value, PurePath) else value
-        try:
+        with suppress(TypeError, ValueError):
             json.dumps(kept, allow_nan=False)
-        except (TypeError, ValueError):
-            continue
-        if name != "opendetr":
             plain[name] = kept
+    plain.pop("opendetr", None)
     return plain
 
 
 def require_official_model(config: ModelConfig) -> None:
-    """Check that the official code can read a model.
-
-    Raises:
-        UserError: it has parts of its own, or another backbone.
-    """
+    """Check that the official code can read a model; UserError if not."""
     reader = "the official code"
     require_paper_model(config, reader)
-    if config.backbone.split(".")[0] not in {f"resnet{depth}" for depth in BLOCKS.values()} | {"resnet34"}:
+    if config.backbone.split(".")[0] not in {f"resnet{depth}" for depth in RESNETS}:
         raise UserError(f"{reader} cannot read a model with the backbone {config.backbone}; it knows resnet18 to 152")
 
 
 def require_paper_model(config: ModelConfig, reader: str) -> None:
-    """Check that a model can be written for somebody who knows the paper's DETR only.
-
-    Raises:
-        UserError: it has parts of its own.
-    """
+    """Check that a library with the paper's DETR only can read a model; UserError if not."""
     known: dict[str, tuple[object, ...]] = {
         "query_source": ("learned",), "scoring": ("softmax",), "encoder_strides": ((),), "proposal_strides": ((),),
         "query_placement": ("attention",), "position_placement": ("attention",), "encoder_position": (True,),

@@ -1,4 +1,4 @@
-"""What a model came from, and what was measured of it: `metrics.json` of a model folder."""
+"""The origin of a model, and what was measured of it: `metrics.json` of a model folder."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -10,12 +10,12 @@ IDS_ASSUMED: Literal["ids assumed"] = "ids assumed"
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Where a model is from; what is not known is empty or None, and is not written."""
+    """The origin of a model; what is not known is empty or None, and is not written."""
 
     format: str = ""  # of the file it was read from: official or huggingface; empty: our own
     source: str = ""  # the name that it was loaded by
-    read: Sequence[str] = ()  # sentences that tell what was read from where
-    labels: Literal["", "told", "names assumed", "ids assumed"] = ""  # what the file says of the classes
+    read: Sequence[str] = ()  # sentences: what was read from where
+    labels: Literal["", "told", "names assumed", "ids assumed"] = ""  # what the file says about the classes
     arguments: Mapping[str, Any] = field(default_factory=dict)  # that the official code stored beside the weights
     kinds: Mapping[str, str] = field(default_factory=dict)  # types of the file's tensors that are not float32
     counters: Mapping[str, int] = field(default_factory=dict)  # batch norm's, which a frozen one does without
@@ -26,7 +26,7 @@ class Origin:
     created: str = ""  # when training began
     training: Mapping[str, Any] | None = None  # the last line of the training log
     val: Mapping[str, Any] | None = None  # COCO metrics of the split val, as `CocoMetrics.to_json` writes them
-    others: Mapping[str, Any] = field(default_factory=dict)  # what other versions wrote, kept as it is
+    others: Mapping[str, Any] = field(default_factory=dict)  # values of other versions, kept as they are
 
     def to_json(self) -> dict[str, Any]:
         """Plain values of what is known."""

@@ -1,4 +1,4 @@
-"""PyTorch's pickle files, read without running what they ask for."""
+"""PyTorch's pickle files, read without running their code."""
 
 import argparse
 import pickletools
@@ -12,7 +12,7 @@ import torch
 
 from opendetr.errors import UserError
 
-# What the arguments of people's own official checkpoints are made of. A path becomes one that touches no disk.
+# Types in the arguments of official checkpoints. A path becomes one without access to the disk.
 HARMLESS: list[Any] = [
     argparse.Namespace, (PurePosixPath, "pathlib.PosixPath"), (PurePosixPath, "pathlib._local.PosixPath"),
 ]  # fmt: skip
@@ -23,7 +23,7 @@ def read_pickle(path: Path, expected: str) -> Any:
     """What `torch.save` wrote: tensors and plain values.
 
     Raises:
-        UserError: no such file, damaged, or it asks for code to be run; `expected` says what it should have been.
+        UserError: no such file, damaged, or it contains code; `expected` says what it should have been.
     """
     try:
         # torch also warns of a file that it then refuses: one sentence is enough
@@ -32,7 +32,7 @@ def read_pickle(path: Path, expected: str) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; expected {expected}") from None
-    except Exception as error:  # torch, pickle and zip each raise their own kinds, at length
+    except Exception as error:  # torch, pickle and zip raise many kinds of errors
         code = _code_asked_for(path, error)
         if code is not None:
             raise UserError(
@@ -43,7 +43,7 @@ def read_pickle(path: Path, expected: str) -> Any:
 
 
 def _code_asked_for(path: Path, error: Exception) -> str | None:
-    """The name of the code that torch refused to run; None where that was not the trouble."""
+    """The name of the code that torch refused to run; None if that was not the error."""
     if found := re.search(r"GLOBAL (\S+)", str(error)):
         return found[1]
     try:
@@ -63,5 +63,5 @@ def _code_asked_for(path: Path, error: Exception) -> str | None:
             if operation.name == "STACK_GLOBAL" and not name.startswith(OF_TENSORS):
                 return name
     except ValueError:  # no pickle, or its end is missing
-        return None
+        pass
     return None

@@ -1,4 +1,4 @@
-"""Weights from elsewhere go into a model all or not at all, and what does not fit is listed."""
+"""Loads all weights of another source or none, and lists those that do not fit."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,12 +17,9 @@ COUNTER = "num_batches_tracked"  # batch norm's bookkeeping, which a frozen one 
 
 @contextmanager
 def damage_is_said(path: Path) -> Iterator[None]:
-    """Turn whatever a file with the wrong kind of content leads to into a sentence that names the file.
+    """Turn any error from a file's wrong content into one sentence, a UserError.
 
-    It is meant for reading only: around the building of a model it would hide mistakes of our own.
-
-    Raises:
-        UserError: instead of what would be a traceback.
+    It is for reading only: around the building of a model it would hide our own errors.
     """
     try:
         yield
@@ -35,58 +32,44 @@ def damage_is_said(path: Path) -> Iterator[None]:
 def fill(
     model: nn.Module, state: Mapping[str, Tensor], source: str, name_there: Callable[[str], str] = lambda name: name
 ) -> None:
-    """Load a state dict in our names, strictly.
-
-    Args:
-        model: takes the weights.
-        state: under our names.
-        source: where it comes from, for the error's sentence.
-        name_there: what a tensor of ours is called in the source.
+    """Load a state dict in our names, strictly; `name_there` gives the name of a tensor in the source.
 
     Raises:
         UserError: lists the names that are missing, unknown or of another shape, as the source has them.
     """
     own = {name: tensor for name, tensor in model.state_dict().items() if not name.endswith(COUNTER)}
     given = {name: tensor for name, tensor in state.items() if not name.endswith(COUNTER)}
+    common = own.keys() & given.keys()
+    reshaped = sorted(name for name in common if own[name].shape != given[name].shape)
+    doubles = sorted(name for name, tensor in given.items() if tensor.dtype == torch.float64)
     wrong = {
-        "missing": sorted(own.keys() - given.keys()),
-        "unknown": sorted(given.keys() - own.keys()),
-        "of another shape": sorted(name for name in own.keys() & given.keys() if own[name].shape != given[name].shape),
-        "of float64, which this library does not keep": sorted(n for n, t in given.items() if t.dtype == torch.float64),
+        "missing": [name_there(name) for name in sorted(own.keys() - common)],
+        "unknown": [name_there(name) for name in sorted(given.keys() - common)],
+        "of another shape": [
+            f"{name_there(name)} {list(given[name].shape)} instead of {list(own[name].shape)}" for name in reshaped
+        ],
+        "of float64, which this library does not keep": [name_there(name) for name in doubles],
     }
     if any(wrong.values()):
-        shapes = {
-            name: f" {list(given[name].shape)} instead of {list(own[name].shape)}" for name in wrong["of another shape"]
-        }
-        listed = {
-            kind: _listed([name_there(name) + (shapes[name] if kind == "of another shape" else "") for name in names])
-            for kind, names in wrong.items()
-        }
-        found = "; ".join(f"{len(names)} {kind}: {listed[kind]}" for kind, names in wrong.items() if names)
+        found = "; ".join(f"{len(names)} {kind}: {_listed(names)}" for kind, names in wrong.items() if names)
         raise UserError(f"{source} does not hold the model it seems to be: {found}")
     model.load_state_dict(given, strict=False)
 
 
 def as_stored(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What a model of float32 cannot keep of a state dict in our names; `stored_weights` brings it back.
+    """What a float32 model cannot keep of a state dict in our names; `stored_weights` restores it.
 
-    `kinds` are the tensors that are no float32, `counters` batch norm's, where the file has them.
+    `kinds` are the types of tensors that are not float32, `counters` those of batch norm, where the file has them.
     """
-    kinds = {
-        name: str(value.dtype).removeprefix("torch.") for name, value in state.items() if not name.endswith(COUNTER)
-    }
-    return {
-        "kinds": {name: kind for name, kind in kinds.items() if kind != "float32"},
-        "counters": {name: int(value) for name, value in state.items() if name.endswith(COUNTER)},
-    }
+    counters = {name: int(value) for name, value in state.items() if name.endswith(COUNTER)}
+    others = {name: str(value.dtype).removeprefix("torch.") for name, value in state.items() if name not in counters}
+    return {"kinds": {name: kind for name, kind in others.items() if kind != "float32"}, "counters": counters}
 
 
 def stored_weights(checkpoint: Checkpoint, form: str) -> dict[str, Tensor]:
-    """The weights in the kinds of number of the file they came from: read and written, they are the same to the bit.
+    """The weights in the types of the file they came from: after reading and writing, they are bit-equal.
 
-    Args:
-        checkpoint: of any origin.
-        form: that is written; counters go back only into the form they came from.
+    Counters are written only in the format `form` that they came from.
     """
     origin = checkpoint.origin
     weights = {
