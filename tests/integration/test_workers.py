@@ -37,7 +37,7 @@ def test_a_trainers_data_sets_can_be_sent_and_give_the_same(built, digits, tmp_p
     assert trainer.pictures.upright in built
     assert trainer.pictures.dataset in built
     for small in (True, False):
-        trainer.show_pictures(small=small)
+        trainer.pictures.show(trainer.state, small=small)
         for dataset in built:
             image, _, record = dataset[3]
             sent = pickle.loads(pickle.dumps(dataset))[3]

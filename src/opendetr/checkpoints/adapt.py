@@ -66,11 +66,7 @@ def labels_on(labels: LabelMap, origin: Origin, data: LabelMap, source: str) -> 
 
 
 def labels_for(trained: Checkpoint, data: LabelMap, source: str, *, new_head: bool) -> LabelMap:
-    """The classes of the model to be trained: those of the data with a new head, else the trained model's.
-
-    Raises:
-        UserError: the data have a category that the model lacks, without a new head.
-    """
+    """The classes of the model to be trained: those of the data with a new head, else as in `labels_on`."""
     if new_head:
         return data
     try:

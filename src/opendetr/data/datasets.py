@@ -145,11 +145,7 @@ def read_coco(source: Path, image_folder: Path) -> DatasetIndex:
 
 
 def read_coco_file(source: Path) -> dict[str, Any]:
-    """The content of a COCO annotation file, its lists and entries checked for what the format promises.
-
-    Raises:
-        UserError: names the file and the first thing that is not COCO.
-    """
+    """The content of a COCO annotation file, its lists and entries checked; UserError names the first error."""
     coco = read_json(source, "a COCO annotation file with images, annotations and categories")
     if not isinstance(coco, dict) or not all(
         isinstance(coco.get(k), list) for k in ("images", "annotations", "categories")

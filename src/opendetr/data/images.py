@@ -74,12 +74,9 @@ _unlimited = threading.Lock()
 
 
 def check_image(path: Path) -> tuple[int, int]:
-    """Width and height of a picture file as `read_image` returns it, after a check that its data are complete.
+    """Width and height of a picture file as `read_image` returns it; UserError if that could not read it.
 
     A JPEG is decoded at an eighth of its size, which finds a cut or damaged file in a fraction of the time.
-
-    Raises:
-        UserError: the file is missing or no readable picture.
     """
     with _opened(path, str(path)) as image:
         width, height = image.size

@@ -23,12 +23,8 @@ Losses = dict[str, Float[Tensor, " L"]]
 
 
 @dataclass(frozen=True)
-class LossWeights:
-    """Weights of the terms of the loss; 0 switches a term off."""
-
-    class_: float = 1.0
-    l1: float = 5.0
-    giou: float = 2.0
+class LossWeights(CostWeights):
+    """Weights of the terms of the loss, by default those of the cost."""
 
     def total(self, losses: Losses) -> Float[Tensor, ""]:
         """The weighted sum over terms and decoder layers: what is minimised."""

@@ -16,11 +16,7 @@ from opendetr.scoring import FocalScoring, Scoring, SoftmaxScoring
 
 
 def build_model(model: ModelConfig, loss: LossConfig, num_classes: int) -> DETR:
-    """The DETR a config describes, with random weights everywhere.
-
-    Raises:
-        UserError: the backbone is unknown or cannot be used at this stride.
-    """
+    """The DETR of a config, with random weights; UserError if the backbone is unknown or lacks this stride."""
     strides = (*model.proposal_strides, *model.encoder_strides)
     backbone = Backbone(
         model.backbone,
@@ -30,7 +26,9 @@ def build_model(model: ModelConfig, loss: LossConfig, num_classes: int) -> DETR:
         freeze_depthwise=model.freeze_depthwise,
         batch_norm=model.batch_norm,
     )
-    scoring = build_scoring(model, loss)
+    scoring: Scoring = (
+        FocalScoring(loss.iou_power) if model.scoring == "focal" else SoftmaxScoring(loss.no_object_weight)
+    )
     selects = model.query_source == "selected"
     width = (model.embed_dim, model.num_heads, model.feedforward_dim, model.dropout, model.pre_norm)
     encoder_layers = [EncoderLayer(*width) for _ in range(model.num_encoder_layers)]
@@ -64,8 +62,3 @@ def build_model(model: ModelConfig, loss: LossConfig, num_classes: int) -> DETR:
         scoring,
         num_classes,
     )
-
-
-def build_scoring(model: ModelConfig, loss: LossConfig) -> Scoring:
-    """How the classes of this config are scored."""
-    return FocalScoring(loss.iou_power) if model.scoring == "focal" else SoftmaxScoring(loss.no_object_weight)

@@ -17,12 +17,8 @@ def make_denoising(targets: Targets, num_classes: int, num_queries: int) -> Deno
     """True objects with noise (Li et al. 2022); half have so much noise that they must answer no-object (DINO).
 
     A group holds every object of its picture twice: with little noise and with much. A picture with few objects has
-    more groups, so that all N queries are used.
-
-    Args:
-        targets: the true objects.
-        num_classes: C.
-        num_queries: the largest N; more only where one group of the most crowded picture needs it. With 0: None.
+    more groups, so that all N queries are used. N is at most `num_queries`, more only where one group of the most
+    crowded picture needs it. None where `num_queries` is 0.
     """
     if num_queries == 0:
         return None

@@ -40,11 +40,7 @@ class Finding:
 
 
 def diagnose(config: RunConfig, root: Path, index: DatasetIndex, seconds: float) -> list[Finding]:
-    """Check the files of a split in the folder `root`, then overfit eight of its pictures; problems come first.
-
-    Raises:
-        UserError: the annotation file of val cannot be read at all.
-    """
+    """Check the files of a split as `examine` does, then overfit eight of its pictures; problems come first."""
     found = list(examine(root, config.data.train_split, index))
     found += [Finding(False, warning.removesuffix(".")) for warning in warnings(index, config.model.num_queries)]
     if not any(finding.is_problem for finding in found):
@@ -58,11 +54,7 @@ def diagnose(config: RunConfig, root: Path, index: DatasetIndex, seconds: float)
 
 
 def examine(root: Path, split: str, index: DatasetIndex) -> Iterator[Finding]:
-    """Check the files of a split, whose index was read.
-
-    Raises:
-        UserError: the annotation file of val cannot be read at all.
-    """
+    """Check the files of a split, whose index was read; UserError if the annotation file of val cannot be read."""
     yield from _boxes(index)
     if not any(len(record.labels) for record in index.records):
         yield Finding(True, f"{index.source} has no box that can be learned from")

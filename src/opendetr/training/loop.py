@@ -79,7 +79,7 @@ class Trainer:
         self.folder.write_config(self.config)
         with self.plan.listening():
             self.plan.begin()
-            self.show_pictures(small=self.progress() < self.config.train.small_first)
+            self.pictures.show(self.state, small=self.progress() < self.config.train.small_first)
             if self.plan.goal is not None:
                 self.plan.goal.growth = self.pictures.growth()
             while not self.finished():
@@ -145,15 +145,14 @@ class Trainer:
 
     def adapt(self, progress: float) -> None:
         """Change what is due: which flips are used, the size of pictures, small pictures or full ones."""
-        if self.try_flips(progress):
-            self.state.progress = progress
+        self.try_flips(progress)
         if self.plan.total_seconds is not None and self.sizing.is_due(progress):
             seconds = (self.plan.total_seconds - self.plan.began) * self.accelerator.num_processes
             found = mean_of_processes(self.accelerator, self.sizing.found)
             chosen = self.sizing.chosen_again(self.config, seconds, found)
             self.resize(*broadcast_object_list([*chosen]))  # processes measure differently: the first one decides
         if self.pictures.are_small != (progress < self.config.train.small_first):
-            self.show_pictures(small=not self.pictures.are_small)
+            self.pictures.show(self.state, small=not self.pictures.are_small)
 
     def record_step(self, micro_batches: MicroBatches, figures: dict[str, float], seconds: float) -> None:
         """Record a step in the means, the plan, the averaged weights and the log."""
@@ -174,29 +173,27 @@ class Trainer:
             self.forecast.say_after(self.steps_done, self.latest.pictures_per_second)
             self.latest = EpochMeans()
 
-    def try_flips(self, progress: float) -> bool:
+    def try_flips(self, progress: float) -> None:
         """Decide whether pictures are flipped from now on, where the recipe leaves it open and a trial is due.
 
-        Returns:
-            False where a trial was interrupted, which has to be repeated after resuming. Of several processes none may
-            stop alone, since the others would wait for it.
+        An interrupted trial is repeated after resuming. Of several processes none may stop alone, since the others
+        would wait for it.
         """
         due = due_trial(self.config.data, self.state.progress, progress)
-        if due is None:
-            return True
-        found = try_flips(
-            self.unwrapped().model.eval(), self.pictures.upright, self.step.criterion, self.accelerator.device,
-            self.config.train.precision, lambda: self.accelerator.num_processes == 1 and self.plan.must_stop(),
-        )  # fmt: skip
-        train_mode(self.model)
-        if found is None:
-            return False
-        mean = self.accelerator.reduce(torch.tensor(found, device=self.accelerator.device), "mean")
-        config, reasons = settle_flips(self.config, FlipTrial(*mean.tolist()), is_last=due == TRIALS[-1])
-        for reason in reasons:
-            console.print(f"chosen: {reason}")
-        self.change(config)
-        return True
+        if due is not None:
+            found = try_flips(
+                self.unwrapped().model.eval(), self.pictures.upright, self.step.criterion, self.accelerator.device,
+                self.config.train.precision, lambda: self.accelerator.num_processes == 1 and self.plan.must_stop(),
+            )  # fmt: skip
+            train_mode(self.model)
+            if found is None:
+                return
+            mean = self.accelerator.reduce(torch.tensor(found, device=self.accelerator.device), "mean")
+            config, reasons = settle_flips(self.config, FlipTrial(*mean.tolist()), is_last=due == TRIALS[-1])
+            for reason in reasons:
+                console.print(f"chosen: {reason}")
+            self.change(config)
+        self.state.progress = progress
 
     def resize(self, config: RunConfig, reason: str) -> None:
         """Show pictures as large as the config says from the next step on; saved models use that size."""
@@ -216,11 +213,7 @@ class Trainer:
         self.checkpoint = replace(self.checkpoint, config=config, preprocessing=preprocessing)
         self.folder.write_config(config)
         self.pictures.change(config, preprocessing)
-        self.show_pictures(small=self.pictures.are_small)
-
-    def show_pictures(self, *, small: bool) -> None:
-        """From the next step on: with the config's augmentation, smaller where `small`."""
-        self.pictures.show(self.state.epoch, self.state.step, small=small)
+        self.pictures.show(self.state, small=self.pictures.are_small)
 
     def progress(self) -> float:
         """How far the run is, 0..1, the same in all processes, since it decides what they do together."""
@@ -282,9 +275,8 @@ class Trainer:
         if ap50 is not None and self.plan.goal is not None:
             self.plan.goal.record(ap50)
         if self.is_out_of_patience():
-            console.print(
-                f"{self.config.train.patience} evaluations gave no better AP on val: the run ends (--patience)."
-            )
+            evaluations = f"{self.config.train.patience} evaluations gave no better AP on val"
+            console.print(f"{evaluations}: the run ends (--patience).")
 
     def unwrapped(self) -> Checkpoint:
         """The model that is saved: averaged where the recipe says so, without Accelerate's wrapper."""

@@ -12,7 +12,7 @@ from opendetr.data.cache import build_cache
 from opendetr.data.loader import DetectionDataset, epoch_order, training_loader
 from opendetr.data.transforms import Preprocessing, training_transform
 from opendetr.structures import Batch, Targets
-from opendetr.training.resume import random_state, restore_random_state
+from opendetr.training.resume import RunState, random_state, restore_random_state
 from opendetr.training.step import MicroBatches
 
 SMALL = 2 / 3  # of the size: that of small pictures
@@ -54,12 +54,12 @@ class TrainingPictures:
         cache = build_cache(self.config.data)
         return DetectionDataset(self.dataset.index, self.preprocessing.transform(), cache=cache)
 
-    def show(self, epoch: int, step: int, *, small: bool) -> None:
-        """Read pictures from this step on with the config's augmentation, at two thirds of the size where `small`."""
+    def show(self, state: RunState, *, small: bool) -> None:
+        """Read pictures from this state of the run on, augmented, at two thirds of the size where `small`."""
         self.are_small = small
         self.dataset.transform = training_transform(self.config.data, self.preprocessing, SMALL if small else 1.0)
         self.batches = iter(())  # drop batches read ahead, to free their memory first
-        self.batches = self._batches_from(epoch, step)
+        self.batches = self._batches_from(state.epoch, state.step)
 
     def next_batches(self, count: int) -> MicroBatches:
         """The next micro-batches, on the device."""

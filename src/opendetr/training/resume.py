@@ -43,11 +43,7 @@ def restore_random_state(state: Mapping[str, Any]) -> None:
 
 
 def resumed_model(config: RunConfig, run: Path, index: DatasetIndex) -> tuple[Checkpoint, dict[str, Any]]:
-    """The model of a run's `last`, and its training state.
-
-    Raises:
-        UserError: the run cannot be continued with this config or these data.
-    """
+    """The model of a run's `last`, and its training state; UserError if config or data are not those of the run."""
     state = load_training_state(run)
     checkpoint = load_folder(run / "last")
     fixed = (

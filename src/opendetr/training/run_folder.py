@@ -91,12 +91,9 @@ class RunFolder:
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The lines of a run's `metrics.jsonl`, each with its `kind`: `step`, `epoch` or `val`.
+    """The lines of a run's `metrics.jsonl`, each with its `kind`: `step`, `epoch` or `val`; UserError if it is damaged.
 
     Earlier versions wrote epochs only, without a kind, with the figures of val among the others.
-
-    Raises:
-        UserError: the file is damaged.
     """
     return [{"kind": "epoch", **line} for line in read_json_lines(run / "metrics.jsonl", "the log of a run")]
 
@@ -126,11 +123,7 @@ def load_training_state(run: Path) -> dict[str, Any]:
 
 
 def require_free(output: Path, resume: Path | None) -> None:
-    """Check that the run folder can be written.
-
-    Raises:
-        UserError: it is a file, or holds a run that is not the one to be resumed.
-    """
+    """Check that the run folder can be written; UserError if it is a file, or holds another run than `resume`."""
     require_folder(output)
     if resume != output and any((output / name).exists() for name in ("last", "best", "metrics.jsonl")):
         raise UserError(
