@@ -38,7 +38,7 @@ def model_card(checkpoint: Checkpoint, name: str, licence: str | None = None) ->
         f"{config.model.num_decoder_layers} layers, {config.model.num_queries} queries. Written by opendetr.", "",
         f"- Classes ({len(classes)}): {', '.join(classes[:100])}",
         *_training(origin, config.data.train_split, data_name),
-        f"- Licence: {licence or 'not stated by who wrote this file; the training data may bind it too'}",
+        f"- Licence: {licence or 'not stated by the author of this file; that of the training data may apply too'}",
         f"- Preprocessing: shorter side {checkpoint.preprocessing.image_size}, longer at most "
         f"{checkpoint.preprocessing.max_size}, mean {_rounded(checkpoint.preprocessing.mean)}, standard deviation "
         f"{_rounded(checkpoint.preprocessing.std)}",

@@ -43,7 +43,7 @@ def load_huggingface(folder: Path, state: Mapping[str, Tensor] | None = None) ->
         state: the weights, where they are at hand already, under the names they have in memory or in files.
 
     Returns:
-        The model, in eval mode; `origin.read` tells what was read from where.
+        The model, in eval mode; `origin.read` says what was read from where.
 
     Raises:
         UserError: no DETR, a file is missing or damaged, no `id2label`, or a part that is not the paper's.

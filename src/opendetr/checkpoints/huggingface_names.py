@@ -35,7 +35,7 @@ BACKBONE = "model.backbone.conv_encoder.model."
 
 
 def file_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict under the names of files, whatever release it comes from: release 5 renames in memory."""
+    """The state dict under the names of files, from any release: release 5 renames in memory."""
     renamed = {}
     for name, tensor in state.items():
         name = re.sub(r"^model\.backbone\.position_embedding\.", "model.position_embedding.", name)  # release 4

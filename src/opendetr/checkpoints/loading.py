@@ -70,7 +70,7 @@ def load_checkpoint(
     elif not path.exists() and (similar := difflib.get_close_matches(path.stem, RELEASES, 1)):
         raise UserError(f"{path} does not exist; did you mean '{similar[0]}', one of the paper's released checkpoints?")
     else:
-        return _without_dc5(native.load_folder(path), dc5)  # whose error says what is missing
+        return _without_dc5(native.load_folder(path), dc5)
     for remark in found.origin.read:
         console.print(remark)
     found = replace(found, origin=replace(found.origin, source=text))

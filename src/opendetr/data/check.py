@@ -55,5 +55,5 @@ def warnings(index: DatasetIndex, num_queries: int) -> list[str]:
             f"({crowded} such pictures): some objects can never be found; raise it with --set model.num_queries=..."
         )
     if count_objects(index.records) == 0:
-        found.append(f"{index.source} has no objects at all: the model will learn to find nothing.")
+        found.append(f"{index.source} has no objects: the model would learn to find nothing.")
     return found

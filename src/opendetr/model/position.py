@@ -14,7 +14,7 @@ from opendetr.model.tokens import cell_boxes
 class SinePosition(nn.Module):
     """Sines and cosines of the cell's place, half of the channels for y and half for x.
 
-    Places run from 0 to 2 pi over the unpadded area, so they are fractions of the picture whatever its padding.
+    Places run from 0 to 2 pi over the unpadded area, so they are fractions of the picture with any padding.
     """
 
     def __init__(self, embed_dim: int, temperature: float = 10000.0) -> None:

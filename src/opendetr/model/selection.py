@@ -59,7 +59,7 @@ class SelectedQueries(nn.Module):
     ) -> tuple[Int[Tensor, "B Q"], Bool[Tensor, "B Q"] | None]:
         """The cells that become queries, and which queries are missing; None where no picture can lack cells.
 
-        Every picture of a batch, of whatever size, has `num_queries` queries, so that no answer depends on the others.
+        Every picture of a batch, of any size, has `num_queries` queries, so that no answer depends on the others.
         """
         if padding_mask is None and promise.shape[1] >= self.num_queries:
             return promise.topk(self.num_queries, dim=1).indices, None

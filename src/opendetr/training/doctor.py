@@ -120,7 +120,7 @@ def verdict(lesson: Lesson, index: DatasetIndex) -> Iterator[Finding]:
     if pixels < SMALLEST_PIXELS:
         yield Finding(
             True,
-            f"at pictures of {lesson.training_size} pixels, as train would have them, the smallest kind of object is "
+            f"at pictures of {lesson.training_size} pixels, as train would use, the smallest kind of object is "
             f"only {pixels:.0f} pixels large; train with a larger --image-size, or cut the pictures into parts",
         )
     ap50 = metrics.summary["AP50"]
@@ -135,7 +135,7 @@ def verdict(lesson: Lesson, index: DatasetIndex) -> Iterator[Finding]:
         return
     yield Finding(
         ap50 < BY_HEART / 2,
-        f"{found}, in {lesson.passes:.0f} passes at {lesson.image_size} pixels: look whether its boxes fit the "
+        f"{found}, in {lesson.passes:.0f} passes at {lesson.image_size} pixels: check whether its boxes fit the "
         f"pictures; if they do, a larger --image-size may help",
     )
 

@@ -28,7 +28,7 @@ CLASS_AS_WELL = 1.5  # likewise for the median object of every class: a mean hid
 class FlipTrial(NamedTuple):
     """The losses of a model on pictures upright and flipped."""
 
-    accuracy: float  # share of upright objects whose class the model knows, 0..1
+    accuracy: float  # share of upright objects with the right class, 0..1
     iou: float  # mean of the boxes of upright objects
     mirrored: float  # the loss of mirrored pictures over that of upright ones
     upside_down: float
@@ -48,7 +48,7 @@ def due_trial(config: DataConfig, since: float, progress: float) -> float | None
 
 
 def settle_flips(config: RunConfig, trial: FlipTrial, *, is_last: bool) -> tuple[RunConfig, list[str]]:
-    """The config with the open flips decided, and a sentence each; undecided while the model knows too little."""
+    """The config with the open flips decided, and a sentence each; they stay open while the model knows little."""
     decided, reasons = {}, []
     knows = trial.accuracy >= KNOWS_CLASSES and trial.iou >= KNOWS_BOXES
     words = {

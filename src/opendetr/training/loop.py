@@ -75,7 +75,7 @@ class Trainer:
         self.forecast = Forecast(plan)
 
     def fit(self) -> None:
-        """Train until the plan says stop; always makes one step and leaves a usable model."""
+        """Train until the plan stops the run; makes at least one step, and always writes a usable model."""
         self.folder.write_config(self.config)
         with self.plan.listening():
             self.plan.begin()
@@ -309,7 +309,7 @@ class Trainer:
         for name, value in training_state.get("sizing", {}).items():
             setattr(self.sizing, name, value)
         if self.state.step and before != now:
-            console.print(f"An epoch has {now} steps now, it had {before}: the unfinished one is begun anew.")
+            console.print(f"An epoch has {now} steps now, it had {before}: the unfinished epoch starts again.")
             self.state.step = 0
         if training_state["weights"] is not None:  # `last` holds the average of these
             self.accelerator.unwrap_model(self.model).load_state_dict(training_state["weights"])

@@ -118,7 +118,7 @@ def load_training_state(run: Path) -> dict[str, Any]:
     path = resumable_folder(run) / "training.pt"
     try:
         return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
-    except Exception as error:  # whatever torch raises, the file is damaged
+    except Exception as error:  # torch raises many kinds of errors for a damaged file
         raise UserError(f"--resume {run}: {path} is damaged ({first_line(error)})") from None
 
 

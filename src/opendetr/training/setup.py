@@ -69,8 +69,8 @@ def prepare(
     train_index, val_index = read_splits(config, check_seconds=min(5.0, budget / 20) if budget else 5.0)
     if config.train.patience and val_index is None:
         raise UserError(
-            f"--patience {config.train.patience} counts evaluations on val, but there is no val split that can be "
-            f"measured honestly; give one that shares no picture with training by --val-split, or leave --patience out"
+            f"--patience {config.train.patience} counts evaluations on val, but there is no val split without pictures "
+            f"of training; give one by --val-split, or leave --patience out"
         )
     trainer = assemble(
         config, train_index, val_index, output, started, resume, trained=trained, fresh_minutes=fresh_minutes,
@@ -185,7 +185,7 @@ def read_splits(config: RunConfig, check_seconds: float) -> tuple[DatasetIndex, 
     if shared := shared_pictures(val_index, train_index):
         console.print(
             f"{len(shared)} pictures of '{data.val_split}' are in '{data.train_split}' too, first {shared[0]}: they "
-            f"cannot choose the best weights honestly, so only the last are kept."
+            f"cannot choose the best weights, so only the last are kept."
         )
         return train_index, None
     return train_index, val_index
@@ -210,7 +210,7 @@ def new_model(
         model, remarks = begin_with(trained, config, label_map, new_head=new_head)
         weights_from = config.train.init
         mean, std = trained.preprocessing.mean, trained.preprocessing.std
-        for remark in (f"beginning with {weights_from}", *remarks):
+        for remark in (f"starting from {weights_from}", *remarks):
             console.print(remark)
     else:
         model, weights_from = build_pretrained_model(config.model, config.loss, label_map.num_classes)

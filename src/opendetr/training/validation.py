@@ -46,8 +46,8 @@ class Validation:
     def measure(self, checkpoint: Checkpoint, when: Mapping[str, Any]) -> float | None:
         """Evaluate a model, every process its share of the pictures; the best so far becomes `best`.
 
-        `when` says where in the run it is: `step`, and what else its line in the log shall hold. Returns AP50; None
-        where there was no time to finish.
+        `when` is the place in the run: `step`, and other figures for its line in the log. Returns AP50; None where
+        there was no time to finish.
         """
         begun, rank, world = time.time(), self.accelerator.process_index, self.accelerator.num_processes
         overtime = min(10.0, 0.03 * (self.plan.total_seconds or 0))
