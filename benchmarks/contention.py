@@ -141,7 +141,8 @@ BUILDERS = {
 
 def serve(name: str, graph: str, *, ours: bool) -> None:
     """The life of a variant: whenever a number of seconds comes in, pictures per second and threads go out."""
-    from opendetr.threads import set_waiting_policy, settle_threads
+    from opendetr.openmp import set_waiting_policy
+    from opendetr.threads import settle_threads
 
     if ours:
         set_waiting_policy()
@@ -213,7 +214,7 @@ class Variant:
 
 def measure_work(work: str, companies: list[str], graph: Path, seconds: float, rounds: int) -> Iterator[list[str]]:
     """Rows of the table."""
-    from opendetr.threads import available_cores
+    from opendetr.cores import available_cores
 
     cores, variants, quiet = available_cores(), [Variant(work, variant, graph) for variant in VARIANTS], 0.0
     try:

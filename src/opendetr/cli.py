@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 import opendetr
 from opendetr.errors import UserError
 from opendetr.files import require_writable, write_json
+from opendetr.openmp import set_waiting_policy
 from opendetr.options import (
     Cache,
     EngineName,
@@ -31,7 +32,6 @@ from opendetr.options import (
     PredictEngine,
     TrainingPrecision,
 )
-from opendetr.threads import set_waiting_policy
 
 
 class Commands(TyperGroup):

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from opendetr.cores import available_cores
 from opendetr.errors import UserError, first_line
-from opendetr.threads import available_cores
 
 
 def resolve_device(name: str) -> torch.device:

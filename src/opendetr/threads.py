@@ -1,31 +1,20 @@
-"""How many threads compute, and how they wait for each other.
-
-OpenMP synchronises its threads after every operation. Where another program runs on one of the cores, the others wait
-for the thread without a core, and by default they wait by spinning: they take the time that the late thread needs. So
-threads should spin only briefly, and beside other programs only as many should run as are fastest, which is measured.
-"""
+"""How many threads PyTorch computes with: beside other programs the number that is fastest, by measurement."""
 
 import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-import psutil
+import torch
+from torch import Tensor
+from torch.nn import functional as F
 
-from opendetr.control_groups import group_folders
+from opendetr.cores import available_cores, others_cores
 from opendetr.errors import UserError
+from opendetr.progress import console
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-# GNU's OpenMP spins so many times before a thread sleeps, by default 300,000 times: two milliseconds instead of twenty.
-# Alone this is as fast as the default; with fewer, threads sleep between operations, and waking them takes a tenth of
-# the speed (docs/results/contention.md). Intel's and LLVM's OpenMP count milliseconds, by default 200.
-WAITING = {"GOMP_SPINCOUNT": "30000", "KMP_BLOCKTIME": "2"}
-WAITING_OF_USERS = ("OMP_WAIT_POLICY", *WAITING)
 # A user who sets one of these has fixed the number of threads, or bound them to cores.
 SETTLING = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_PROC_BIND", "GOMP_CPU_AFFINITY", "KMP_AFFINITY")
 
@@ -33,7 +22,6 @@ SETTLING = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_PROC_BIND", "GOMP_CPU_AFF
 # chosen instead: a later call must not mistake our choice for it.
 _USUAL: dict[int, int] = {}
 
-LISTENING_SECONDS = 0.2
 QUIET = 0.25  # cores: where others use fewer, all of ours are used without measuring
 PROBE_SECONDS, TURNS = 0.2, 5  # for each number of threads; in turn, so that other programs slow all of them alike
 TIE = 0.1  # speeds that differ by less are equal
@@ -42,47 +30,6 @@ SLOWER = 1.3  # measure again where steps take so many times as long
 OTHER_SIZE = 1.25  # steps are not compared where their pixels differ by this factor
 AGAIN_SECONDS = 30.0  # measure again while cores are unused
 MOST_PROBING = 0.02  # a share of the time
-
-
-def set_waiting_policy() -> None:
-    """Let threads of OpenMP sleep soon when they wait. Has an effect only before torch is imported.
-
-    Where the user has set any of the variables that decide about this, nothing is changed.
-    """
-    if not any(name in os.environ for name in WAITING_OF_USERS):
-        os.environ.update(WAITING)
-
-
-def available_cores(system: Path = Path("/")) -> int:
-    """How many cores this process may use, at least 1: its affinity, and the quota of its control groups.
-
-    Args:
-        system: where `proc` and `sys` are.
-    """
-    count = os.cpu_count() or 1
-    affinity = getattr(os, "sched_getaffinity", None)  # there is none on macOS and Windows
-    allowed = count if affinity is None else len(affinity(0))
-    quota = _quota(system)
-    return max(1, min(count, allowed, count if quota is None else int(quota + 0.5)))
-
-
-def _quota(system: Path) -> float | None:
-    """Cores that control groups let this process use on average; None where nothing limits it."""
-    limits = [limit for version, folder in group_folders("cpu", system) for limit in _limit(version, folder)]
-    return min(limits, default=None)
-
-
-def _limit(version: int, group: Path) -> list[float]:
-    """The limit of one group, where it has one."""
-    try:
-        if version == 2:
-            quota, period = (group / "cpu.max").read_text(encoding="utf-8").split()
-        else:
-            names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
-            quota, period = ((group / name).read_text(encoding="utf-8") for name in names)
-        return [int(quota) / int(period)] if int(quota) > 0 else []
-    except (OSError, ValueError):  # no such file, or `max`
-        return []
 
 
 def candidates(cores: int, others: float, present: int) -> list[int]:
@@ -116,8 +63,8 @@ class Threads:
         cores: int,
         *,
         measured: bool,
-        listen: "Callable[[], float] | None" = None,
-        probe: "Callable[[Sequence[int]], dict[int, float]] | None" = None,
+        listen: Callable[[], float] | None = None,
+        probe: Callable[[Sequence[int]], dict[int, float]] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Choose for the first time, unless the number is settled.
@@ -142,8 +89,6 @@ class Threads:
     @property
     def number(self) -> int:
         """How many they are now."""
-        import torch
-
         return torch.get_num_threads()
 
     def observe(self, seconds: float, pixels: int) -> None:
@@ -172,8 +117,6 @@ class Threads:
 
     def choose(self) -> None:
         """Use all cores where no other program computes, else the fastest number of threads; print what changes."""
-        import torch
-
         before, begun = self.number, self._clock()
         number, others, speeds = self.usual, 0.0, dict[int, float]()
         if self.usual > 1:
@@ -185,7 +128,7 @@ class Threads:
         _USUAL[number] = self.usual
         if number != before:
             torch.set_num_threads(number)
-            _say(self._change(before, number, others, speeds))
+            console.print(self._change(before, number, others, speeds))
         self._chosen_at = self._clock()
         self._cost = self._chosen_at - begun
         self._best, self._recent_seconds = None, 0.0
@@ -238,14 +181,12 @@ def settle_threads(asked: int | str | None = None, *, measure: bool, device: str
     Raises:
         UserError: `asked` is none of these.
     """
-    import torch
-
     if asked is not None and asked != "auto":
         torch.set_num_threads(require_count(asked))
         return Threads(available_cores(), measured=False)
     settled = [name for name in SETTLING if name in os.environ]
     if settled and asked == "auto":
-        _say(f"{settled[0]} is set: {_count(torch.get_num_threads())}, not measured")
+        console.print(f"{settled[0]} is set: {_count(torch.get_num_threads())}, not measured")
     wanted = (measure or asked == "auto") and not settled and device == "cpu"
     wanted = wanted and int(os.environ.get("WORLD_SIZE", "1")) == 1
     if not wanted:  # what was chosen for earlier work of this process is not this work's
@@ -268,20 +209,6 @@ def require_count(asked: int | str) -> int:
     return number
 
 
-def others_cores(seconds: float = LISTENING_SECONDS) -> float:
-    """How many cores other programs use, on average over some seconds in which this one sleeps."""
-    before, begun = others_seconds(), time.perf_counter()
-    time.sleep(seconds)
-    return (others_seconds() - before) / (time.perf_counter() - begun)
-
-
-def others_seconds() -> float:
-    """Seconds that all cores have worked for other processes, since some moment."""
-    times = psutil.cpu_times()
-    worked = sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq", "steal"))
-    return float(worked) - time.process_time()
-
-
 def probe_speeds(numbers: Sequence[int], seconds: float = PROBE_SECONDS) -> dict[int, float]:
     """Pieces of work per second, like those of a small training step, by number of threads; they take turns.
 
@@ -289,8 +216,6 @@ def probe_speeds(numbers: Sequence[int], seconds: float = PROBE_SECONDS) -> dict
         numbers: of threads; PyTorch's own number is not changed.
         seconds: for each.
     """
-    import torch
-
     before, turn = torch.get_num_threads(), seconds / TURNS
     work = _piece_of_work(max(numbers))
     done, taken = dict.fromkeys(numbers, 0), dict.fromkeys(numbers, 0.0)
@@ -309,16 +234,14 @@ def probe_speeds(numbers: Sequence[int], seconds: float = PROBE_SECONDS) -> dict
     return {number: done[number] / taken[number] for number in numbers}
 
 
-def _piece_of_work(most: int) -> "Callable[[], Tensor]":
+def _piece_of_work(most: int) -> Callable[[], Tensor]:
     """Convolutions, matrix products and element-wise operations as in a training step of `fast` with small pictures.
 
     Four pictures for each thread of the most: machines with many cores are given more to do. No random numbers are
     drawn, so that the measurement does not change a run.
     """
-    import torch
-    from torch.nn import functional as F
 
-    def ramp(*shape: int) -> "Tensor":
+    def ramp(*shape: int) -> Tensor:
         return torch.linspace(-1, 1, torch.Size(shape).numel()).reshape(shape)
 
     batch = 4 * most
@@ -328,7 +251,7 @@ def _piece_of_work(most: int) -> "Callable[[], Tensor]":
     heads = tokens.reshape(batch, 100, 4, 32).transpose(1, 2)
 
     @torch.inference_mode()
-    def work() -> "Tensor":
+    def work() -> Tensor:
         """Some milliseconds."""
         grown = F.relu6(F.conv2d(maps, wider))
         grown = F.relu6(F.conv2d(grown, by_channel, padding=1, groups=96))
@@ -342,9 +265,3 @@ def _piece_of_work(most: int) -> "Callable[[], Tensor]":
 
 def _count(number: int) -> str:
     return "1 thread" if number == 1 else f"{number} threads"
-
-
-def _say(sentence: str) -> None:
-    from opendetr.progress import console
-
-    console.print(sentence)

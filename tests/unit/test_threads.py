@@ -6,17 +6,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from opendetr import threads
+from opendetr import cores, openmp, threads
+from opendetr.cores import available_cores
 from opendetr.errors import UserError
 from opendetr.progress import console
-from opendetr.threads import Threads, available_cores, candidates, fastest, settle_threads
+from opendetr.threads import Threads, candidates, fastest, settle_threads
 
 
 @pytest.fixture(autouse=True)
 def torch_as_before(monkeypatch):
     """Tests change the number of threads, and begin with nothing settled by the environment."""
     before = torch.get_num_threads()
-    for name in (*threads.SETTLING, *threads.WAITING_OF_USERS, "WORLD_SIZE"):
+    for name in (*threads.SETTLING, *openmp.WAITING_OF_USERS, "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(threads, "_USUAL", {})
     yield
@@ -351,27 +352,27 @@ def test_others_are_those_who_work_but_us(monkeypatch):
     def sleep(seconds):  # of two cores others use one, and we a quarter of one
         now.update(wall=4.0, user=104.0, system=11.0, idle=53.0, ours=6.0)
 
-    monkeypatch.setattr(threads.psutil, "cpu_times", lambda: SimpleNamespace(**now))
-    monkeypatch.setattr(threads.time, "process_time", lambda: now["ours"])
-    monkeypatch.setattr(threads.time, "perf_counter", lambda: now["wall"])
-    monkeypatch.setattr(threads.time, "sleep", sleep)
-    assert threads.others_cores() == 1.0
+    monkeypatch.setattr(cores.psutil, "cpu_times", lambda: SimpleNamespace(**now))
+    monkeypatch.setattr(cores.time, "process_time", lambda: now["ours"])
+    monkeypatch.setattr(cores.time, "perf_counter", lambda: now["wall"])
+    monkeypatch.setattr(cores.time, "sleep", sleep)
+    assert cores.others_cores() == 1.0
 
 
 def test_the_waiting_policy_is_a_default(monkeypatch):
     monkeypatch.setattr(os, "environ", environment := {})
-    threads.set_waiting_policy()
-    assert environment == threads.WAITING
+    openmp.set_waiting_policy()
+    assert environment == openmp.WAITING
     monkeypatch.setattr(os, "environ", environment := {"OMP_WAIT_POLICY": "ACTIVE"})
-    threads.set_waiting_policy()
+    openmp.set_waiting_policy()
     assert environment == {"OMP_WAIT_POLICY": "ACTIVE"}
 
 
 def test_the_command_line_sets_it_before_torch_is_loaded():
     code = (
         "import os, sys; from opendetr import cli\n"
-        "cli.app = lambda: print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)\n"
+        "cli.app = lambda **_: print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)\n"
         "cli.main()"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ran.stdout.split() == [threads.WAITING["GOMP_SPINCOUNT"], "False"]
+    assert ran.stdout.split() == [openmp.WAITING["GOMP_SPINCOUNT"], "False"]
