@@ -1,4 +1,4 @@
-"""The control groups of this process: how Linux limits what containers and shared servers may take."""
+"""The control groups of this process: Linux's limits of containers and shared servers."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,9 +7,7 @@ from pathlib import Path
 def group_folders(controller: str, system: Path = Path("/")) -> Iterator[tuple[int, Path]]:
     """Version (1 or 2) and folder of the groups that limit this process, its own and those above; none elsewhere.
 
-    Args:
-        controller: what is limited, `cpu` or `memory`.
-        system: where `proc` and `sys` are.
+    The controller is `cpu` or `memory`; `proc` and `sys` are in the folder `system`.
     """
     try:
         lines = (system / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()

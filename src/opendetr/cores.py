@@ -10,20 +10,16 @@ from opendetr.control_groups import group_folders
 
 
 def available_cores(system: Path = Path("/")) -> int:
-    """How many cores this process may use, at least 1: its affinity, and the quota of its control groups.
-
-    Args:
-        system: where `proc` and `sys` are.
-    """
+    """How many cores this process may use, at least 1, by its affinity and the quota of its control groups."""
     count = os.cpu_count() or 1
-    affinity = getattr(os, "sched_getaffinity", None)  # there is none on macOS and Windows
+    affinity = getattr(os, "sched_getaffinity", None)  # missing on macOS and Windows
     allowed = count if affinity is None else len(affinity(0))
     quota = _quota(system)
     return max(1, min(count, allowed, count if quota is None else int(quota + 0.5)))
 
 
 def _quota(system: Path) -> float | None:
-    """Cores that control groups let this process use on average; None where nothing limits it."""
+    """Cores that control groups let this process use on average; None without a limit."""
     limits = [limit for version, folder in group_folders("cpu", system) for limit in _limit(version, folder)]
     return min(limits, default=None)
 
@@ -49,7 +45,7 @@ def others_cores(seconds: float = 0.2) -> float:
 
 
 def others_seconds() -> float:
-    """Seconds that all cores have worked for other processes, since some moment."""
+    """Seconds that all cores have worked for other processes, since some time in the past."""
     times = psutil.cpu_times()
     worked = sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq", "steal"))
     return float(worked) - time.process_time()

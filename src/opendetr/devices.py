@@ -1,4 +1,4 @@
-"""Where and in which precision a model runs."""
+"""The device and the precision in which a model runs."""
 
 import ctypes
 import platform
@@ -45,7 +45,7 @@ AnyModule = TypeVar("AnyModule", bound=nn.Module)
 def memory_format(device: torch.device) -> torch.memory_format:
     """The fastest memory layout for convolutions on the device.
 
-    On MPS it is the plain one: until mid-2026 PyTorch's batch norm learned wrong gradients in channels-last there, or
+    On MPS it is the plain one: until mid-2026 PyTorch's batch norm computed wrong gradients in channels-last there, or
     none (pytorch/pytorch 181411, 188371).
     """
     return torch.contiguous_format if device.type == "mps" else torch.channels_last
@@ -102,8 +102,8 @@ def describe_processor() -> str:
 def keep_freed_memory() -> None:
     """Let the C library keep freed memory instead of returning it to the system at every step.
 
-    A training step allocates the same large tensors over and over; with glibc's defaults each one is mapped, zeroed and
-    unmapped anew, which takes a quarter of a step on two cores. Elsewhere than on glibc nothing is changed.
+    Every training step allocates the same large tensors; by glibc's defaults each one is mapped, zeroed and unmapped
+    anew, which takes a quarter of a step on two cores. Without glibc nothing is changed.
     """
     if not sys.platform.startswith("linux"):
         return

@@ -117,6 +117,15 @@ def read_json(path: Path, expected: str) -> Any:
         raise UserError(f"{path} cannot be read as JSON ({error}); expected {expected}") from None
 
 
+def read_note(path: Path) -> dict[str, Any]:
+    """The JSON object in a file that only saves work; empty where it is missing or damaged."""
+    try:
+        found = read_json(path, "an object")
+    except UserError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def read_json_lines(path: Path, expected: str) -> list[Any]:
     """The values of a file of JSON lines, without an incomplete last one; none where there is no file.
 

@@ -8,6 +8,11 @@ import torch
 
 from opendetr.control_groups import group_folders
 
+FILES = {  # by version: limit, bytes in use, and of these the name of reclaimable ones in memory.stat
+    1: [("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")],
+    2: [(limit, "memory.current", "inactive_file") for limit in ("memory.max", "memory.high")],
+}
+
 
 def free_bytes(device: torch.device | None = None) -> int:
     """Free bytes on the device of a model; never below 0.
@@ -28,19 +33,11 @@ def free_bytes(device: torch.device | None = None) -> int:
 def control_group_bytes(root: Path = Path("/")) -> int | None:
     """Free bytes within the limits of this process's control group and the groups above it; None without a limit.
 
-    Containers and shared servers limit memory by control groups (Linux, versions 1 and 2), which `free` does not show;
-    a process that takes more is killed.
-
-    Args:
-        root: of the file system.
+    Containers and shared servers limit memory by control groups (Linux), which `free` does not show; a process that
+    takes more is killed.
     """
-    left: list[int] = []
-    for version, folder in group_folders("memory", root):
-        if version == 2:
-            for limit in ("memory.max", "memory.high"):
-                left += _left(folder, limit, "memory.current", "inactive_file")
-        else:
-            left += _left(folder, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+    groups = group_folders("memory", root)
+    left = [free for version, folder in groups for names in FILES[version] for free in _left(folder, *names)]
     return min(left, default=None)
 
 

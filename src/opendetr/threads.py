@@ -25,8 +25,8 @@ _USUAL: dict[int, int] = {}
 QUIET = 0.25  # cores: where others use fewer, all of ours are used without measuring
 PROBE_SECONDS, TURNS = 0.2, 5  # for each number of threads; in turn, so that other programs slow all of them alike
 TIE = 0.1  # speeds that differ by less are equal
-WINDOW_SECONDS, WINDOW_STEPS = 5.0, 5  # the speed of steps is measured over at least so much
-SLOWER = 1.3  # measure again where steps take so many times as long
+WINDOW_SECONDS, WINDOW_STEPS = 5.0, 5  # the speed of steps is measured over at least this much
+SLOWER = 1.3  # measure again where steps take this many times as long
 OTHER_SIZE = 1.25  # steps are not compared where their pixels differ by this factor
 AGAIN_SECONDS = 30.0  # measure again while cores are unused
 MOST_PROBING = 0.02  # a share of the time
@@ -37,11 +37,8 @@ def candidates(cores: int, others: float, present: int) -> list[int]:
 
     For all cores, all but one, all but those that other programs use, a half, a quarter, ..., 1; and the present one.
     """
-    numbers, part = {cores, max(1, cores - 1), max(1, cores - round(others)), min(present, cores)}, cores
-    while part > 1:
-        part //= 2
-        numbers.add(part)
-    return sorted(numbers, reverse=True)
+    halves = {cores >> times for times in range(cores.bit_length())}
+    return sorted(halves | {max(1, cores - 1), max(1, cores - round(others)), min(present, cores)}, reverse=True)
 
 
 def fastest(speeds: dict[int, float], present: int | None) -> int:
@@ -67,14 +64,9 @@ class Threads:
         probe: Callable[[Sequence[int]], dict[int, float]] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Choose for the first time, unless the number is settled.
+        """Choose for the first time, unless the number is settled (not `measured`): then `observe` does nothing either.
 
-        Args:
-            cores: that may be used.
-            measured: False: the number is settled, and `observe` does nothing.
-            listen: says how many cores other programs use; by default `others_cores`.
-            probe: says how fast numbers of threads are; by default `probe_speeds`.
-            clock: seconds.
+        `others_cores` and `probe_speeds` measure by default, and `clock` returns seconds.
         """
         self.cores, self.measured = cores, measured
         self.usual = min(_USUAL.get(self.number, self.number), cores)
@@ -88,16 +80,11 @@ class Threads:
 
     @property
     def number(self) -> int:
-        """How many they are now."""
+        """The present number."""
         return torch.get_num_threads()
 
     def observe(self, seconds: float, pixels: int) -> None:
-        """Record a step; where steps have become much slower, or cores are unused for long, measure again.
-
-        Args:
-            seconds: that the step took.
-            pixels: of all its pictures together.
-        """
+        """Record a step's duration and total pixels; measure again if steps became much slower or cores are unused."""
         if not self.measured or self.usual == 1:
             return
         self._recent.append(_Step(seconds, pixels))
@@ -123,7 +110,7 @@ class Threads:
             others = self._listen()
             if others >= QUIET:
                 speeds = self._probe(candidates(self.usual, others, before))
-                number = fastest(speeds, before if before < self.usual else None)  # all were no choice beside others
+                number = fastest(speeds, before if before < self.usual else None)  # all cores are no choice
         _USUAL.clear()
         _USUAL[number] = self.usual
         if number != before:
@@ -135,7 +122,7 @@ class Threads:
         self._recent.clear()
 
     def _change(self, before: int, number: int, others: float, speeds: dict[int, float]) -> str:
-        """What changes, and why."""
+        """The change and its reason, as a sentence."""
         if before > self.cores:
             return f"only {self.cores} of {os.cpu_count()} cores are available: {_count(number)} instead of {before}"
         if others < QUIET:
@@ -152,7 +139,7 @@ class _Step(NamedTuple):
 
 
 class _Pace(NamedTuple):
-    """How fast steps are, the fastest first."""
+    """The speed of steps; the fastest comes first in order."""
 
     seconds_per_pixel: float
     pixels: float  # of a step
@@ -168,54 +155,35 @@ class _Pace(NamedTuple):
 
 
 def settle_threads(asked: int | str | None = None, *, measure: bool, device: str = "cpu") -> Threads:
-    """Decide how many threads PyTorch computes with.
+    """Set the number of threads PyTorch computes with.
 
-    A number that is asked for, or that the environment sets (`OMP_NUM_THREADS`), is final. Else it is measured, in
-    about a fifth of a second for each number tried, where `measure` or `auto` wants it and the device is the CPU.
-
-    Args:
-        asked: a number, `auto`, or None for what `measure` says.
-        measure: whether the work is of the kind whose number of threads is measured.
-        device: the kind of device that computes.
+    A number in `asked` or in the environment (`OMP_NUM_THREADS`) is final. Else it is measured, about a fifth of a
+    second for each number, if `asked` is `auto`, or None and `measure` is True, and the kind of device is `cpu`.
 
     Raises:
-        UserError: `asked` is none of these.
+        UserError: `asked` is anything else.
     """
     if asked is not None and asked != "auto":
-        torch.set_num_threads(require_count(asked))
+        try:
+            number = int(asked)
+        except ValueError:
+            number = 0
+        if number < 1:
+            raise UserError(f"--threads {asked}: expected a whole number from 1 on, or auto")
+        torch.set_num_threads(number)
         return Threads(available_cores(), measured=False)
     settled = [name for name in SETTLING if name in os.environ]
     if settled and asked == "auto":
         console.print(f"{settled[0]} is set: {_count(torch.get_num_threads())}, not measured")
     wanted = (measure or asked == "auto") and not settled and device == "cpu"
     wanted = wanted and int(os.environ.get("WORLD_SIZE", "1")) == 1
-    if not wanted:  # what was chosen for earlier work of this process is not this work's
+    if not wanted:  # undo a choice for earlier work of this process
         torch.set_num_threads(_USUAL.get(torch.get_num_threads(), torch.get_num_threads()))
     return Threads(available_cores(), measured=wanted)
 
 
-def require_count(asked: int | str) -> int:
-    """The number of threads that is asked for.
-
-    Raises:
-        UserError: it is not a whole number from 1 on.
-    """
-    try:
-        number = int(asked)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise UserError(f"--threads {asked}: expected a whole number from 1 on, or auto")
-    return number
-
-
 def probe_speeds(numbers: Sequence[int], seconds: float = PROBE_SECONDS) -> dict[int, float]:
-    """Pieces of work per second, like those of a small training step, by number of threads; they take turns.
-
-    Args:
-        numbers: of threads; PyTorch's own number is not changed.
-        seconds: for each.
-    """
+    """Speed by number of threads, in parts of a small training step per second; each number is tried for `seconds`."""
     before, turn = torch.get_num_threads(), seconds / TURNS
     work = _piece_of_work(max(numbers))
     done, taken = dict.fromkeys(numbers, 0), dict.fromkeys(numbers, 0.0)
@@ -223,7 +191,7 @@ def probe_speeds(numbers: Sequence[int], seconds: float = PROBE_SECONDS) -> dict
         for first in range(TURNS):
             for number in (*numbers[first % len(numbers) :], *numbers[: first % len(numbers)]):
                 torch.set_num_threads(number)
-                work()  # the team is called together
+                work()  # OpenMP starts its threads
                 begun = time.perf_counter()
                 while (passed := time.perf_counter() - begun) < turn:
                     work()
@@ -237,8 +205,8 @@ def probe_speeds(numbers: Sequence[int], seconds: float = PROBE_SECONDS) -> dict
 def _piece_of_work(most: int) -> Callable[[], Tensor]:
     """Convolutions, matrix products and element-wise operations as in a training step of `fast` with small pictures.
 
-    Four pictures for each thread of the most: machines with many cores are given more to do. No random numbers are
-    drawn, so that the measurement does not change a run.
+    Four pictures for each of the most threads, so that there is enough work for all. No random numbers are drawn, so
+    that the measurement does not change a run.
     """
 
     def ramp(*shape: int) -> Tensor:
@@ -252,7 +220,7 @@ def _piece_of_work(most: int) -> Callable[[], Tensor]:
 
     @torch.inference_mode()
     def work() -> Tensor:
-        """Some milliseconds."""
+        """Runs for some milliseconds."""
         grown = F.relu6(F.conv2d(maps, wider))
         grown = F.relu6(F.conv2d(grown, by_channel, padding=1, groups=96))
         shrunk = F.conv2d(grown, narrower) + maps

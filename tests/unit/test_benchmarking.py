@@ -223,7 +223,7 @@ def test_a_peer_that_does_not_round_sides_is_said(paper):
 def test_what_is_written_comes_back_and_has_every_row(found, beside, tmp_path, capsys):
     for one in (found, beside):
         page = write_benchmark(one, tmp_path / "out").read_text()
-        assert Benchmark.from_json(json.loads((tmp_path / "out" / "benchmark.json").read_text())) == one
+        assert json.loads((tmp_path / "out" / "benchmark.json").read_text()) == one.to_json()
         print_benchmark(one)
         for text in (page, capsys.readouterr().out):
             assert all(text.count(row.engine) >= 3 for row in one.rows)

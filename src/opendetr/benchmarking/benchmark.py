@@ -30,7 +30,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class BenchmarkRow:
-    """One engine in one precision, or a peer. Where it could not be measured, it has only the reason."""
+    """One engine in one precision, or a peer; only with a reason if it could not be measured."""
 
     engine: str  # torch, openvino, onnxruntime; or the peer's name
     precision: str
@@ -39,7 +39,7 @@ class BenchmarkRow:
     end_to_end: Timing | None = None  # decoded pictures in, detections out
     gflops_per_second: float | None = None  # of the model only; a multiply-add counts as two operations
     share_of_peak: float | None = None  # 0..1, of a matrix product in fp32, for bf16 in the faster of both; int8: None
-    logits: float | None = None  # the largest difference to PyTorch fp32
+    logits: float | None = None  # the largest difference from PyTorch fp32
     boxes: float | None = None  # the same, of cxcywh in 0..1
     memory: int | None = None  # bytes, the peak of a process that does nothing else
 
@@ -62,24 +62,15 @@ class Benchmark:
     peaks: dict[str, float]  # by precision: billions of operations per second of a matrix product
     others: float  # 0..1: the processors' time that other programs took
     rows: list[BenchmarkRow]
-    remarks: list[str]  # sentences that a reader of the rows must know
+    remarks: list[str]  # sentences that explain the rows
     machine: str
     versions: dict[str, str]
     date: str
     seed: int
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, the inverse of `from_json`."""
+        """Plain values."""
         return asdict(self) | {"input": list(self.input), "picture": list(self.picture)}
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "Benchmark":
-        """The inverse of `to_json`."""
-        rows = [
-            BenchmarkRow(**{**row, **{key: row[key] and Timing(**row[key]) for key in ("model", "end_to_end")}})
-            for row in values["rows"]
-        ]
-        return cls(**{**values, "rows": rows, "input": tuple(values["input"]), "picture": tuple(values["picture"])})
 
     def to_markdown(self) -> str:
         """The result as Markdown."""
@@ -110,7 +101,7 @@ def print_benchmark(benchmark: Benchmark) -> None:
             table.add_row(*cells)
         console.print(table)
     for line in _facts(benchmark):
-        console.print(f"{line}")
+        console.print(line)
 
 
 def write_benchmark(benchmark: Benchmark, folder: Path) -> Path:
@@ -121,7 +112,7 @@ def write_benchmark(benchmark: Benchmark, folder: Path) -> Path:
 
 
 def _parts(benchmark: Benchmark) -> Iterator[_Part]:
-    """Two narrow tables: one wide one would be cut at the edge of a terminal."""
+    """Narrow tables, since one wide table would be cut at the edge of a terminal."""
     for title, key in (("Model only", "model"), ("End to end, from a decoded picture to detections", "end_to_end")):
         header = ["", "ms", "p95", "pictures/s", f"times {benchmark.baseline}", "calls"]
         yield _Part(title, header, [[row.name, *_times(getattr(row, key))] for row in benchmark.rows])
@@ -173,9 +164,9 @@ def _facts(benchmark: Benchmark) -> Iterator[str]:
         f"fp32, the higher of them, for int8 none is stated."
     )
     yield (
-        "Logits and boxes differ from PyTorch fp32 by at most so much (boxes cxcywh, 0..1), on the same pictures. "
-        "Peak memory is that of a process of its own, Python and the libraries included; on CUDA what it took of the "
-        "GPU's."
+        "Logits and boxes differ from PyTorch fp32 by at most this (boxes cxcywh, 0..1), on the same pictures. "
+        "Peak memory is that of a process of its own, Python and the libraries included; on CUDA only the "
+        "GPU's memory."
     )
     versions = ", ".join(f"{name} {version}" for name, version in benchmark.versions.items())
     yield f"{benchmark.machine}; {versions}; {benchmark.date}, seed {benchmark.seed}."

@@ -41,7 +41,7 @@ REFERENCE = ("torch", "fp32")
 
 @dataclass(frozen=True)
 class _Measured:
-    """A side, its clock, and the largest differences of its answers to the reference's."""
+    """A side, its clock, and the largest differences of its output from the reference's."""
 
     side: Side
     clock: Clock
@@ -65,20 +65,11 @@ def run_benchmark(
 
     PyTorch in fp32 is always a row: the others must agree with it, and ratios refer to it where there is no peer.
 
-    Args:
-        checkpoint: the model; it is not changed. Files for engines are written beside it.
-        size: height and width of the model's input, in pixels; None: the size that its preprocessing gives 480x640.
-        batch: pictures at once.
-        against: `huggingface` or `official`: their code with the same weights is a row, and ratios refer to it.
-        engines: `torch`, `openvino`, `onnxruntime`; none: all that are installed.
-        precisions: `fp32`, `bf16`, `int8`; none: fp32, bf16 where it is faster here, and int8 where it was prepared.
-        seconds: of measuring for each row; there are three rounds at least.
-        device: `auto`, `cpu`, `cuda` or `mps`.
-        memory: also measure the peak memory of every row, in processes of their own, one after the other.
+    Arguments as in `opendetr.benchmark`; the checkpoint is not changed, and files for engines are written beside it.
 
     Raises:
-        UserError: an impossible request; the peer is not installed, or does not know such models. An engine that cannot
-            run the model is a row with the reason.
+        UserError: an impossible request; the peer is not installed, or has no such models. An engine that cannot run
+            the model is a row with the reason.
     """
     _require_possible(batch, seconds, engines, precisions)
     target, task = resolve_device(device), Task.of(checkpoint, size, batch)
@@ -139,7 +130,7 @@ def _wanted(
     device: torch.device,
     peaks: dict[str, float],
 ) -> tuple[list[tuple[str, str]], list[str]]:
-    """Engines with their precisions, the reference first; and a sentence on each that is left out."""
+    """Engines with their precisions, the reference first; and sentences on those that are left out."""
     chosen = engines or [
         name for name in get_args(OneEngine) if is_installed(name) and (device.type == "cpu" or name == "torch")
     ]
@@ -178,7 +169,7 @@ def _prepare(
 
 
 def _compared(side: Side, task: Task, expected: DetrOutput, paired: bool) -> _Measured:
-    """The side, with the largest differences of its answers to the reference's."""
+    """The side with its clock and its differences."""
     logits, boxes = largest_differences(expected, side.answer(task.images), paired=paired)
     if math.isinf(logits):
         raise UserError(f"{side.engine} {side.precision} gives NaN, infinity, or outputs of another shape than PyTorch")

@@ -1,7 +1,7 @@
 """Other implementations of DETR with our weights, for comparison in benchmarks; opendetr itself never needs them.
 
-Each prepares pictures, runs and post-processes as its own authors do. This file imports little, because the process
-that measures a peer's memory must not hold our code.
+Each prepares pictures, runs and post-processes by its own code. This file imports little, because the process that
+measures a peer's memory must not hold our code.
 """
 
 import argparse
@@ -38,11 +38,7 @@ class OfficialPeer:
     engine, precision = "official", "fp32"
 
     def __init__(self, path: Path, device: torch.device) -> None:
-        """Build the model that a file of `save_official` describes.
-
-        Args:
-            path: of the `.pth`.
-            device: where it runs.
+        """Build the model of a `.pth` written by `save_official`.
 
         Raises:
             UserError: the official code is missing.
@@ -52,9 +48,9 @@ class OfficialPeer:
             content = torch.load(path, map_location="cpu", weights_only=True)
         state, arguments = content["model"], content["args"]
         preprocessing = arguments.opendetr["preprocessing"]
-        arguments = argparse.Namespace(**{**vars(arguments), "lr_backbone": 0.0})  # its optimiser's; nothing is trained
+        arguments = argparse.Namespace(**{**vars(arguments), "lr_backbone": 0.0})  # of the optimiser, not needed
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torchvision no longer likes the argument `pretrained`
+            warnings.simplefilter("ignore")  # the argument `pretrained` is deprecated
             backbone = self.code.backbone.build_backbone(arguments)
         self.model = self.code.detr.DETR(
             backbone, self.code.transformer.build_transformer(arguments), len(state["class_embed.bias"]) - 1,
@@ -73,7 +69,7 @@ class OfficialPeer:
         self.postprocess = self.code.detr.PostProcess()
 
     def answer(self, images: Float[Tensor, "B 3 H W"]) -> DetrOutput:
-        """What the last decoder layer says."""
+        """The output of the last decoder layer."""
         images = images.to(self.device)
         mask = torch.zeros(len(images), *images.shape[2:], dtype=torch.bool, device=self.device)
         with torch.inference_mode():
@@ -81,7 +77,7 @@ class OfficialPeer:
         return DetrOutput(output["pred_logits"][None], output["pred_boxes"][None])
 
     def detect(self, pictures: list[Image.Image]) -> list[Any]:
-        """Every answer about every picture: scores, labels and boxes in its pixels."""
+        """All answers for every picture: scores, labels and boxes in its pixels."""
         prepared = [self.transform(picture, None)[0] for picture in pictures]
         sizes = torch.tensor([[picture.height, picture.width] for picture in pictures], device=self.device)
         with torch.inference_mode():
@@ -98,10 +94,6 @@ class HuggingFacePeer:
     def __init__(self, folder: Path, device: torch.device) -> None:
         """Read a folder written by `save_huggingface`.
 
-        Args:
-            folder: the model's.
-            device: where it runs.
-
         Raises:
             UserError: transformers is missing.
         """
@@ -117,13 +109,13 @@ class HuggingFacePeer:
         self.device, self.model = device, model.float().eval().to(device)
 
     def answer(self, images: Float[Tensor, "B 3 H W"]) -> DetrOutput:
-        """What the last decoder layer says."""
+        """The output of the last decoder layer."""
         with torch.inference_mode():
             output = self.model(pixel_values=images.to(self.device))
         return DetrOutput(output.logits[None], output.pred_boxes[None])
 
     def detect(self, pictures: list[Image.Image]) -> list[Any]:
-        """Every answer about every picture: scores, labels and boxes in its pixels."""
+        """All answers for every picture: scores, labels and boxes in its pixels."""
         prepared = self.processor(images=pictures, return_tensors="pt").to(self.device)
         sizes = [(picture.height, picture.width) for picture in pictures]
         with torch.inference_mode():
@@ -159,13 +151,13 @@ def require_peer(name: str) -> str:
 
 
 def official_folder() -> Path:
-    """Where the official code has to be: in the folder that OPENDETR_PEERS names, else in `.peers`."""
+    """The folder of the official code: that of OPENDETR_PEERS, else `.peers`."""
     return Path(os.environ.get("OPENDETR_PEERS") or ".peers").resolve()
 
 
 @cache
 def _official_code(folder: Path) -> SimpleNamespace:
-    """The official modules. Nothing stays in `sys.path` and `sys.modules`, because their names are everybody's."""
+    """The official modules. Nothing stays in `sys.path` and `sys.modules`, since other packages have such names."""
     if not (folder / "models").is_dir():
         raise UserError(
             f"--against official needs the authors' code in a folder of its own: pip install --no-deps --target "

@@ -14,7 +14,7 @@ from PIL import Image
 
 from opendetr.errors import UserError
 
-if TYPE_CHECKING:  # nothing of ours is loaded for a peer: it would count as the peer's memory
+if TYPE_CHECKING:  # our code would count as the peer's memory
     from opendetr.benchmarking.sides import Side
 
 PICTURES_SHOWN = 5  # OpenVINO compiles for the first shape and for repeated ones, which takes memory too
@@ -23,7 +23,7 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Order:
-    """The model and pictures that the process uses."""
+    """The model and pictures of the process."""
 
     engine: str  # or the peer's name
     precision: str
@@ -52,14 +52,14 @@ def peak_memory(order: Order) -> int:
 
 
 def make_pictures(count: int, height: int, width: int) -> list[Image.Image]:
-    """Different pictures of smooth noise; the content of a picture does not change the work."""
+    """Different pictures of smooth noise; their content does not change the work."""
     generator = np.random.default_rng(SEED)
     drawn = generator.integers(0, 256, (count, 12, 16, 3), dtype=np.uint8)
     return [Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC) for pixels in drawn]
 
 
 def _main() -> None:
-    """Carry out the order and print the peak in bytes."""
+    """Run the model of the order and print the peak in bytes."""
     values = json.loads(sys.argv[1])
     order = Order(**{**values, "picture": tuple(values["picture"])})
     torch.set_num_threads(order.threads)

@@ -37,14 +37,7 @@ class OwnSide:
     def __init__(
         self, checkpoint: Checkpoint, preprocessing: Preprocessing, engine: str, precision: str, device: str
     ) -> None:
-        """Prepare the engine.
-
-        Args:
-            checkpoint: the model; PyTorch uses its module as it is and marks it, so that no two sides may share it.
-            preprocessing: of the pictures, the checkpoint's or another.
-            engine: `torch`, `openvino` or `onnxruntime`.
-            precision: `fp32`, `bf16` or `int8`.
-            device: `auto`, `cpu`, `cuda` or `mps`.
+        """Prepare the engine as `choose_engine` does; PyTorch changes the module, so no two sides may share it.
 
         Raises:
             UserError: the engine cannot run the model, or disagrees.
@@ -54,7 +47,7 @@ class OwnSide:
         self.detector = Detector(running, replace(checkpoint.description, preprocessing=preprocessing), checkpoint)
 
     def answer(self, images: Float[Tensor, "B 3 H W"]) -> DetrOutput:
-        """What the decoder says."""
+        """The output of the decoder."""
         return self.detector.engine(images)
 
     def detect(self, pictures: list[Image.Image]) -> list[Any]:

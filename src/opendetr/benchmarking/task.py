@@ -1,4 +1,4 @@
-"""What every side of a benchmark is given: the same pictures, and the input that they become."""
+"""The input of every side of a benchmark: the same pictures, and the same normalised images."""
 
 import math
 from dataclasses import dataclass, replace

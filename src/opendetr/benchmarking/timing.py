@@ -9,8 +9,8 @@ from functools import partial
 import torch
 from torch.nn import functional as F
 
+from opendetr.cores import others_seconds
 from opendetr.progress import console, track
-from opendetr.threads import others_seconds
 
 WARM_UP = 3  # calls of each kind; an engine may compile for a shape that is new or repeated
 LEAST_ROUNDS, MOST_ROUNDS = 3, 200
@@ -46,12 +46,12 @@ class Clock:
 def take_turns(clocks: list[Clock], seconds: float) -> float:
     """Run all clocks in turn, round after round, so that other programs slow all of them.
 
-    They are not slowed alike: PyTorch's threads wait for each other in every layer, and where another
-    program takes a processor from one of them they can be fifty times as slow, other engines three times.
+    The slowdown is unequal: PyTorch's threads wait for each other in every layer, and where another program takes a
+    core from one of them they can be fifty times as slow, other engines three times.
 
     Args:
         clocks: one for each side.
-        seconds: of ticking for each; a round that is begun is finished, and there are some rounds at least.
+        seconds: for each clock; a round that is begun is finished, and there are at least three.
 
     Returns:
         The share of the processors' time that other programs took meanwhile, 0..1.
@@ -77,13 +77,13 @@ def measure_peaks(device: torch.device) -> dict[str, float]:
 
     A multiply-add counts as two operations. On a CPU PyTorch has two libraries for it, and which is faster depends on
     the processor: in fp32 `@` takes one, and a convolution of 1x1, which is the same product, takes oneDNN. A
-    precision that the device does not know is left out.
+    precision that the device lacks is left out.
     """
     found = {}
     for name, kind in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         try:
             found[name] = _peak(device, kind)
-        except (RuntimeError, TypeError):  # the device does not know the type
+        except (RuntimeError, TypeError):  # the device lacks the type
             continue
     return found
 

@@ -14,7 +14,7 @@ from opendetr.structures import Batch, Detections
 
 
 class Prepared(NamedTuple):
-    """A picture as the model sees it, and whose it is."""
+    """A picture as the model's input, with its ids."""
 
     key: int
     image: Tensor  # [3, h, w], normalised
@@ -29,14 +29,10 @@ def detect(
     batch_size: int,
     before_batch: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[int, Detections]]:
-    """Every answer about every picture, as they come; pictures of one shape come together.
+    """The key and all detections of every picture, which are read as they are needed.
 
-    Args:
-        engine: runs the model.
-        description: of the model.
-        pictures: read as they are needed.
-        batch_size: pictures at once, as far as their shapes are equal; the result does not depend on it.
-        before_batch: called before every batch; what it raises ends the work.
+    Pictures of one shape are batched together, up to `batch_size`; the result does not depend on it. `before_batch` is
+    called before every batch.
     """
     for group in group_equal_shapes(pictures, lambda picture: tuple(picture.image.shape), batch_size):
         before_batch()

@@ -15,12 +15,12 @@ from opendetr.model.precision import fit_precision
 from opendetr.options import GraphEngineName, OneEngine
 from opendetr.structures import DetrOutput
 
-GRAPH_ENGINES = get_args(GraphEngineName)  # they run exported graphs on the CPU; each is called as its package
+GRAPH_ENGINES = get_args(GraphEngineName)  # they run exported graphs on the CPU; each has the name of its package
 
 
 @runtime_checkable
 class Engine(Protocol):
-    """Runs a model: normalised pictures in, what the last decoder layer says out. Nothing learns from it."""
+    """Runs a model: from normalised pictures to the output of the last decoder layer, without gradients."""
 
     name: OneEngine
     precision: str
@@ -28,27 +28,18 @@ class Engine(Protocol):
     def __call__(
         self, images: Float[Tensor, "B 3 H W"], padding_mask: Bool[Tensor, "B H W"] | None = None
     ) -> DetrOutput:
-        """Logits and boxes of every query; L, the leading axis, may be 1.
+        """Logits and boxes of every query; the leading axis L may be 1.
 
-        Args:
-            images: normalised, on any device; of different sizes: top-left aligned.
-            padding_mask: True where an image was padded; None where none was.
+        The images are normalised, on any device, and aligned at the top left; the mask is True where one was padded.
         """
 
 
 class TorchEngine:
-    """PyTorch on any device. The model is used as it is and where it is."""
+    """PyTorch on any device: the model is used as it is and where it is, in `fp32` or `bf16` (the autocast type)."""
 
     name: OneEngine = "torch"
 
     def __init__(self, model: nn.Module, device: torch.device, precision: str = "fp32") -> None:
-        """Wrap.
-
-        Args:
-            model: a DETR on `device`.
-            device: where it is.
-            precision: `fp32` or `bf16`, the autocast type.
-        """
         self.model, self.device, self.precision = model, device, precision
 
     @classmethod
@@ -67,7 +58,7 @@ class TorchEngine:
     def __call__(
         self, images: Float[Tensor, "B 3 H W"], padding_mask: Bool[Tensor, "B H W"] | None = None
     ) -> DetrOutput:
-        """Every decoder layer's answers, on the device."""
+        """The output of every decoder layer, on the device."""
         mask = None if padding_mask is None else send(padding_mask, self.device)
         with torch.inference_mode(), autocast(self.device, self.precision):
             output: DetrOutput = self.model(send(images, self.device), mask)
@@ -75,7 +66,7 @@ class TorchEngine:
 
 
 def is_installed(engine: str) -> bool:
-    """Whether the package of an engine is there; nothing is imported."""
+    """Whether the package of an engine is installed; it is not imported."""
     return importlib.util.find_spec(engine) is not None
 
 

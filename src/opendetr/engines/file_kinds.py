@@ -29,15 +29,10 @@ class FileKind:
         """Of the file's name."""
         return SUFFIXES[self.format]
 
-    def run(self, path: Path, precision: str, engine: str = "auto") -> GraphEngine:
-        """The engine for a file of this kind.
-
-        Raises:
-            UserError: the engine runs no such files, its package is missing, or the file is damaged.
-        """
-        if engine not in ("auto", *self.engines):
-            raise UserError(f"--engine {engine} does not run {self.suffix} files; {' or '.join(self.engines)} does")
-        return self.engines[next(iter(self.engines)) if engine == "auto" else engine](path, precision)
+    @property
+    def own_engine(self) -> str:
+        """The engine that runs such files by default."""
+        return next(iter(self.engines))
 
 
 _KINDS = (
@@ -57,21 +52,28 @@ FORMATS = {kind.format: kind for kind in _KINDS}
 
 def kind_for_engine(engine: str) -> FileKind:
     """The kind of file that is written for an engine: the one that it runs by default."""
-    return next(kind for kind in _KINDS if next(iter(kind.engines)) == engine)
+    return next(kind for kind in _KINDS if kind.own_engine == engine)
 
 
 def run_file(path: Path, precision: str, engine: str = "auto") -> GraphEngine:
-    """The engine for an exported file, as in `FileKind.run`."""
-    return FILE_KINDS[path.suffix].run(path, precision, engine)
+    """The engine for an exported file.
+
+    Raises:
+        UserError: the engine runs no such files, its package is missing, or the file is damaged.
+    """
+    kind = FILE_KINDS[path.suffix]
+    if engine not in ("auto", *kind.engines):
+        raise UserError(f"--engine {engine} does not run {kind.suffix} files; {' or '.join(kind.engines)} does")
+    return kind.engines[kind.own_engine if engine == "auto" else engine](path, precision)
 
 
 def write_file(graph: Any, path: Path, metadata: Mapping[str, Any]) -> None:
-    """Write a graph, of the kind that the path's suffix names, with what it says about itself."""
+    """Write a graph in the format that the path's suffix names, with its metadata."""
     FILE_KINDS[path.suffix].write(graph, path, json.dumps(metadata))
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """What an exported file says about itself.
+    """The metadata of an exported file.
 
     Raises:
         UserError: the file is missing, damaged, or not ours.
@@ -82,9 +84,9 @@ def read_metadata(path: Path) -> dict[str, Any]:
         text = FILE_KINDS[path.suffix].read_metadata(path)
     except UserError:
         raise
-    except Exception as error:  # each format's reader raises kinds of its own
+    except Exception as error:  # each format's reader has its own classes of exceptions
         raise UserError(f"{path} cannot be read ({first_line(error)}); export it again") from None
     if not text:
-        raise UserError(f"{path} was not written by opendetr export: it says nothing about classes and preprocessing")
+        raise UserError(f"{path} was not written by opendetr export: its metadata lack classes and preprocessing")
     found: dict[str, Any] = json.loads(text)
     return found

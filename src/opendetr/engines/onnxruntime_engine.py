@@ -38,14 +38,10 @@ class OnnxRuntimeEngine(GraphEngine):
     name: OneEngine = "onnxruntime"
 
     def __init__(self, path: Path, precision: str = "fp32") -> None:
-        """Load a graph.
-
-        Args:
-            path: the `.onnx` file.
-            precision: `fp32` or `int8`, as the file was written.
+        """Load an `.onnx` file that was written in `fp32` or `int8`.
 
         Raises:
-            UserError: the package is missing, the file is no such graph, or the precision is bf16.
+            UserError: the package is missing, the file is not an ONNX graph, or the precision is bf16.
         """
         require_installed(self.name)
         if precision == "bf16":
@@ -55,12 +51,12 @@ class OnnxRuntimeEngine(GraphEngine):
         self.precision = precision
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
-        # Threads that wait by spinning take the time of those they wait for, beside other programs.
+        # Beside other programs, threads that spin take the time of those that they wait for.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         try:
             self.session: Any = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime raises kinds of its own for each way a file can be wrong
+        except Exception as error:  # ONNX Runtime has many classes of exceptions
             raise UserError(f"{path} cannot be run by ONNX Runtime ({first_line(error)}); export it again") from None
 
     def outputs(

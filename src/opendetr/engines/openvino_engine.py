@@ -23,7 +23,7 @@ def require_bf16() -> None:
     """Check that OpenVINO, which is installed, has bf16 on this processor.
 
     Raises:
-        UserError: it has not, and would run fp32 without a word.
+        UserError: it has none; OpenVINO would silently run fp32.
     """
     if not _has_bf16():
         raise UserError("--precision bf16: this processor has no bf16; use fp32")
@@ -34,14 +34,13 @@ def _has_bf16() -> bool:
 
 
 def openvino_core() -> Any:
-    """OpenVINO's `Core`, the one for all engines of this process, which is never let go.
+    """OpenVINO's `Core`, one for all engines of this process, which is never freed.
 
-    A Core gives the thread in which it first turns to the CPU a stack for signal handlers, and takes it back when it is
-    let go. Where that happens in another thread, or to the older of two before the younger, the thread is left with a
-    stack that is no longer there, and the next signal that is handled, Ctrl-C for one, is a segmentation fault
-    (OpenVINO 2026.4).
+    A Core gives the thread in which it first uses the CPU a stack for signal handlers, and frees it with itself. If a
+    Core is freed in another thread, or before a newer one, that thread keeps a pointer to the freed stack, and the next
+    signal, such as Ctrl-C, is a segmentation fault (OpenVINO 2026.4).
     """
-    with _CORE_LOCK:  # threads that ask at the same time get the same
+    with _CORE_LOCK:  # threads that call this at the same time get the same one
         return _core()
 
 
@@ -68,28 +67,24 @@ def read_openvino_metadata(path: Path) -> str | None:
 
 
 class OpenVinoEngine(GraphEngine):
-    """OpenVINO on the CPU.
+    """OpenVINO on the CPU; threads may share an engine.
 
-    A graph for any size is slower than one for a fixed size, by a fifth for a small model, and compiling one takes
-    seconds: only the first shape, and later each that keeps coming, gets a graph of its own. Each holds a copy of the
-    weights, so the graph for any size is let go then, and compiled again for the next shape that is new; all threads
-    wait for that. Threads may share an engine.
+    A graph for any size is slower than one for a fixed size, by a fifth for a small model, but compiling one takes
+    seconds: only the first shape, and later each frequent one, gets a graph of its own. Each holds a copy of the
+    weights, so the graph for any size is freed then, and compiled again for the next new shape; other threads wait.
     """
 
     name: OneEngine = "openvino"
-    OFTEN, RECENT = 4, 32  # a shape that came so often in so many calls is compiled for,
+    OFTEN, RECENT = 4, 32  # a shape gets a graph if it came 4 times in 32 calls,
     MOST_SHAPES = 2  # in place of one that did not come in them
 
     def __init__(self, path: Path, precision: str = "fp32") -> None:
-        """Load a graph.
+        """Load an `.onnx` or `.xml` file.
 
-        Args:
-            path: the `.onnx` or `.xml` file.
-            precision: `fp32`, `bf16` (the file is that of fp32), or `int8`, as the file was written; what int8 leaves
-                in floating point is computed in bf16 where the processor has it.
+        `bf16` takes a file written in fp32; the parts of `int8` in floating point run in bf16 where the machine has it.
 
         Raises:
-            UserError: the package is missing, the file is no such graph, or the machine has no bf16.
+            UserError: the package is missing, the file is not such a graph, or the machine has no bf16.
         """
         require_installed(self.name)
         if precision == "bf16":
@@ -100,7 +95,7 @@ class OpenVinoEngine(GraphEngine):
         except RuntimeError as error:
             raise UserError(f"{path} cannot be run by OpenVINO ({first_line(error)}); export it again") from None
         self.any_shape: _Compiled | None = None
-        self.fixed: OrderedDict[tuple[int, ...], _Compiled] = OrderedDict()  # the one that was used last comes last
+        self.fixed: OrderedDict[tuple[int, ...], _Compiled] = OrderedDict()  # the last used comes last
         self._recent: deque[tuple[int, ...]] = deque(maxlen=self.RECENT)
         self._lock = threading.Lock()
 
@@ -132,12 +127,12 @@ class OpenVinoEngine(GraphEngine):
         return self.fixed[shape]
 
     def _compile(self, *shapes: tuple[int, ...]) -> "_Compiled":
-        """For inputs of these shapes, or of any."""
+        """Compile the graph for inputs of these shapes, or of any."""
         in_bf16 = self.precision == "bf16" or (self.precision == "int8" and _has_bf16())
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            "ENABLE_CPU_PINNING": False,  # a thread bound to a core cannot leave it to the program that is there
+            "ENABLE_CPU_PINNING": False,  # a thread that is bound to a core cannot make way for other programs
             "INFERENCE_PRECISION_HINT": "bf16" if in_bf16 else "f32",
         }
         graph = self.graph
@@ -154,7 +149,7 @@ class OpenVinoEngine(GraphEngine):
 
 
 class _Compiled:
-    """A compiled graph with a request for every thread: one request shared by threads gives each other's answers."""
+    """A compiled graph with a request for every thread: threads that share one get each other's results."""
 
     def __init__(self, model: Any) -> None:
         self.model, self._of_thread = model, threading.local()

@@ -19,7 +19,9 @@ def write_pt2(program: ExportedProgram, path: Path, metadata: str) -> None:
     Raises:
         UserError: torch cannot write this model.
     """
-    from torch._export.serde.serialize import SerializeError  # a private module: only who needs it may miss it
+    from torch._export.serde.serialize import (
+        SerializeError,  # a private module, so it is imported only where it is needed
+    )
 
     try:
         torch.export.save(program, path, extra_files={METADATA: metadata})

@@ -1,4 +1,4 @@
-"""HTML pages: one file each, which needs no network."""
+"""HTML pages: one file each, without links to the network."""
 
 import base64
 import html
@@ -26,10 +26,8 @@ def page(title: str, body: str) -> str:
 
 def figure(png: bytes, caption: str, *, wide: bool = False) -> str:
     """A picture within the page, with a caption (text)."""
-    source = "data:image/png;base64," + base64.b64encode(png).decode()
-    words = html.escape(caption)
-    kind = " class=wide" if wide else ""
-    return f'<figure{kind}><img src="{source}" alt=""><figcaption>{words}</figcaption></figure>'
+    source, kind = "data:image/png;base64," + base64.b64encode(png).decode(), " class=wide" if wide else ""
+    return f'<figure{kind}><img src="{source}" alt=""><figcaption>{html.escape(caption)}</figcaption></figure>'
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:

@@ -1,4 +1,4 @@
-"""Results to read: tables in the terminal, and a report as one HTML file that needs no network."""
+"""Results as tables in the terminal, and as a report in one HTML file that needs no network."""
 
 import html
 import io
@@ -26,8 +26,8 @@ MEANING = {
 def print_metrics(metrics: CocoMetrics) -> None:
     """The 12 COCO numbers, then AP per class."""
     summary = Table("", "", "", title="COCO box metrics: all scores, at most 100 detections per picture and class")
-    for name, value in metrics.summary.items():
-        summary.add_row(name, metric_in_words(value), MEANING[name])
+    for row in _summary(metrics):
+        summary.add_row(*row)
     per_class = Table("class", "id", "AP", "AP50")
     for name, values in metrics.per_class.items():
         per_class.add_row(name, f"{values['id']:g}", metric_in_words(values["AP"]), metric_in_words(values["AP50"]))
@@ -42,20 +42,20 @@ def print_findings(found: Sequence[tuple[bool, str]]) -> None:
 
 def print_info(facts: dict[str, Any]) -> None:
     """The facts of `api.info` as a table."""
-    table = Table("", "", show_header=False)
     rows = {
         "model": facts["source"],
         **(_of_graph(facts) if "certificate" in facts else _of_model(facts)),
         "classes": f"{len(facts['classes'])}: {', '.join(facts['classes'])}",
         "preprocessing": ", ".join(f"{name} {value}" for name, value in facts["preprocessing"].items()),
     }
-    for name, value in rows.items():
-        table.add_row(name, value)
+    table = Table("", "", show_header=False)
+    for row in rows.items():
+        table.add_row(*row)
     console.print(table)
 
 
 def _of_graph(facts: dict[str, Any]) -> dict[str, str]:
-    """What is known of an exported file alone."""
+    """The rows of exported files alone."""
     certificate = facts["certificate"]
     compared = f"{certificate['engine']} against {certificate['against']} on {certificate['pictures']}"
     return {
@@ -67,7 +67,7 @@ def _of_graph(facts: dict[str, Any]) -> dict[str, str]:
 
 
 def _of_model(facts: dict[str, Any]) -> dict[str, str]:
-    """What is known of a model alone."""
+    """The rows of models alone."""
     model, origin = facts["config"]["model"], facts["origin"]
     height, width = facts["gflops_at"]
     layers = f"{model['num_encoder_layers']} + {model['num_decoder_layers']} layers"
@@ -98,29 +98,24 @@ class RunReport:
 
 
 def write_report(path: Path, title: str, runs: Sequence[RunReport], machine: str, commands: Sequence[str]) -> None:
-    """Write learning curves, AP tables and pictures of one run or more as one self-contained HTML file.
+    """Write learning curves, AP tables and pictures of runs as one self-contained HTML file.
 
-    Args:
-        path: the file.
-        title: of the page.
-        runs: the runs.
-        machine: the machine in words.
-        commands: the next commands to run.
+    It ends with the next commands to run and a description of the machine.
     """
-    closing = "<h2>Your own pictures</h2>" + preformatted("\n".join(commands))
-    body = "".join(_section(run) for run in runs) + closing + f"<p class=small>{html.escape(machine)}</p>"
-    write_text(path, page(title, body))
+    sections = "".join(map(_section, runs)) + "<h2>Your own pictures</h2>" + preformatted("\n".join(commands))
+    write_text(path, page(title, f"{sections}<p class=small>{html.escape(machine)}</p>"))
 
 
 def _section(run: RunReport) -> str:
-    metrics = run.metrics
-    summary = [[name, metric_in_words(value), MEANING[name]] for name, value in metrics.summary.items()]
-    classes = [[name, metric_in_words(v["AP"]), metric_in_words(v["AP50"])] for name, v in metrics.per_class.items()]
+    classes = [
+        [name, *(metric_in_words(values[key]) for key in ("AP", "AP50"))]
+        for name, values in run.metrics.per_class.items()
+    ]
     figures = "".join(figure(as_png(image), caption) for caption, image in run.pictures)
     return (
         f"<h2>{html.escape(run.title)}</h2><p>{html.escape(run.summary)}</p>"
         f"<h3>Learning curves</h3>{_curves(run.history)}<h3>Average precision on held-out pictures</h3>"
-        f"<div class=side>{table([], summary)}{table(['class', 'AP', 'AP50'], classes)}</div>"
+        f"<div class=side>{table([], _summary(run.metrics))}{table(['class', 'AP', 'AP50'], classes)}</div>"
         f"<h3>Held-out pictures, detections with a score of at least 0.5</h3><div class=grid>{figures}</div>"
         f"{run.attention}"
     )
@@ -152,6 +147,10 @@ def _curves(history: Sequence[dict[str, Any]]) -> str:
         drawn.savefig(buffer, format="svg")
     svg = buffer.getvalue()
     return svg[svg.index("<svg") :]
+
+
+def _summary(metrics: CocoMetrics) -> list[list[str]]:
+    return [[name, metric_in_words(value), MEANING[name]] for name, value in metrics.summary.items()]
 
 
 def metric_in_words(value: float) -> str:

@@ -1,4 +1,4 @@
-"""A model over a split: detections of every picture, and their COCO metrics."""
+"""Detections of a model in every picture of a split, and their COCO metrics."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -38,8 +38,8 @@ def detect_split(
         description: of the model.
         index: the split.
         batch_size: most pictures of equal shape in a batch; the result does not depend on it.
-        should_stop: asked before every batch.
-        positions: the pictures to detect in; all by default. Several processes each take their share.
+        should_stop: called before every batch.
+        positions: the pictures to detect in, for a process that has a share; None for all.
 
     Raises:
         StoppedError: `should_stop` returned True.
@@ -62,12 +62,7 @@ def detect_split(
     yield from detect(engine, description, map(picture, order), batch_size, stop_if_asked)
 
 
-def evaluate_split(
-    engine: Engine,
-    description: Description,
-    index: DatasetIndex,
-    **options: Any,
-) -> CocoMetrics:
+def evaluate_split(engine: Engine, description: Description, index: DatasetIndex, **options: Any) -> CocoMetrics:
     """COCO metrics of a model on a split; options as in `detect_split`."""
     found = detect_split(engine, description, index, **options)
     return metrics_of(index, list(track(found, "evaluating", len(index))))

@@ -1,4 +1,4 @@
-"""The certificate: an exported model says what PyTorch says, on real pictures, whatever their number and shape."""
+"""The certificate: the outputs of an exported model agree with PyTorch's, on real pictures of any number and shape."""
 
 import math
 from dataclasses import asdict, dataclass, field, replace
@@ -41,7 +41,7 @@ FRAMES = ((480, 480), (480, 640), (640, 360))  # height and width before preproc
 
 @dataclass(frozen=True)
 class Certificate:
-    """What was compared with what, how far they differ, and whether that is within the bounds."""
+    """The differences between an engine and PyTorch, and whether they are within the bounds."""
 
     engine: str
     precision: str
@@ -55,23 +55,23 @@ class Certificate:
     attention: float | None = None  # the largest difference, where it was exported
 
     def problems(self) -> list[str]:
-        """Why it does not hold, in words; empty where it holds."""
+        """Reasons why it does not hold, as sentences; empty if it holds."""
         found = []
         judged = (("logits", "logits"), ("boxes", "boxes"), ("answer_boxes", "boxes of answers"))
         for row in self.comparisons:
             for name, called in judged:
                 difference, limit = getattr(row, name), getattr(self.bounds, name)
                 if not math.isfinite(difference):
-                    found.append(f"{called} are no numbers, or not as many as there should be, in {row.where}")
+                    found.append(f"{called} have NaN, infinity or another shape, in {row.where}")
                 elif limit is not None and difference > limit:
                     found.append(f"{called} differ by {difference:.2g} in {row.where}, {limit:.2g} is allowed")
         if self.attention is not None and not self.attention <= (self.bounds.attention or 1.0):
             found.append(f"attention differs by {self.attention:.2g}, {self.bounds.attention or 1.0} is allowed")
         if self._sum("undecided") == self._sum("pictures"):
-            found.append("in none of the pictures is it decided which queries are selected; compare on others, --data")
+            found.append("rounding selects the queries of every picture; compare on other pictures with --data")
         answers, agreeing = self._sum("answers"), self._sum("agreeing")
         if not answers:
-            found.append("the model answers nothing that could be compared")
+            found.append("the model gives no answers to compare")
         elif agreeing / answers < self.bounds.agreement:
             found.append(f"{agreeing} of {answers} answers agree, {self.bounds.agreement:.0%} are needed")
         if self.ap is not None and not self.ap["torch"] - self.ap["engine"] <= self.bounds.ap:
@@ -87,7 +87,7 @@ class Certificate:
         logits, boxes, apart = (
             max(getattr(row, name) for row in self.comparisons) for name in ("logits", "boxes", "answer_boxes")
         )
-        said = (
+        summary = (
             f"{self.engine} {self.precision} against {self.against} on {self.pictures}, batches of "
             f"{', '.join(map(str, BATCHES))} at three aspect ratios and one with padding, "
             f"{self._sum('pictures')} comparisons: logits within {logits:.1g}, boxes within {boxes:.1g}, "
@@ -95,44 +95,32 @@ class Certificate:
             f"best {LEAST_ANSWERS} of each picture) agree, their boxes within {apart:.1g}"
         )
         if self.attention is not None:
-            said += f"; attention within {self.attention:.1g}"
+            summary += f"; attention within {self.attention:.1g}"
         if undecided := self._sum("undecided"):
-            said += f"; {undecided} are left out, for rounding selects their queries"
+            summary += f"; {undecided} are left out, since rounding selects their queries"
         if self.ap is not None:
             ap, before, count = (self.ap[name] for name in ("engine", "torch", "pictures"))
-            said += f"; AP {ap:.4f} instead of {before:.4f} on {count:.0f} pictures"
-        return said
+            summary += f"; AP {ap:.4f} instead of {before:.4f} on {count:.0f} pictures"
+        return summary
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return asdict(self) | {
-            "comparisons": [row._asdict() for row in self.comparisons], "holds": not self.problems(),
-        }  # fmt: skip
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "Certificate":
-        """The inverse of `to_json`."""
-        values = {key: value for key, value in values.items() if key != "holds"}
-        return cls(**{
-            **values, "bounds": Bounds(**values["bounds"]),
-            "comparisons": [Comparison(**row) for row in values["comparisons"]],
-        })  # fmt: skip
+        return asdict(self) | {"holds": not self.problems()}
 
 
 def certify(
     engine: GraphEngine, checkpoint: Checkpoint, index: DatasetIndex | None, max_ap_loss: float | None = None
 ) -> Certificate:
-    """Compare an engine with PyTorch in fp32: what its graph says of every query, and the answers users get.
+    """Compare an engine with PyTorch in fp32: its outputs for every query, and the detections that users get.
 
     Args:
         engine: of the exported model.
-        checkpoint: the model it was made of.
+        checkpoint: the model it was made from.
         index: a split of the user's data, for its pictures and AP; without it, two photographs and no AP.
-        max_ap_loss: how much AP it may lose there; by default as much as its precision allows.
+        max_ap_loss: largest allowed loss of AP there; by default that of the precision.
 
     Raises:
-        UserError: a picture cannot be read; or there is no split and scikit-learn, whose photographs they are, is
-            missing.
+        UserError: a picture cannot be read, or without a split scikit-learn, which has the photographs, is missing.
     """
     reference = TorchEngine.prepared(checkpoint.model, torch.device("cpu"), "fp32")
     images, called = _pictures(index)
@@ -145,7 +133,7 @@ def certify(
         mixed.append(looks[0])
         size = (looks[0].shape[1], looks[0].shape[2])
         for batch in BATCHES:
-            # All pictures one by one once: OpenVINO has a graph for the first shape and for each that keeps coming.
+            # All pictures one by one once: OpenVINO compiles a graph for the first shape and for each frequent one.
             count = len(looks) if (batch, frame) == (1, FRAMES[0]) else batch
             said = [engine.outputs(torch.stack(looks[at : at + batch]), None) for at in range(0, count, batch)]
             found = [one for part in said for one in _split(part)]
@@ -158,9 +146,8 @@ def certify(
     comparisons.append(compare(checkpoint, truth, found, size, bounds, batch=len(mixed), padded=True))
     ap = None
     if index is not None:
-        described = checkpoint.description
         measured: dict[str, Engine] = {"torch": reference, "engine": engine}
-        ap = {name: evaluate_split(run, described, index).summary["AP"] for name, run in measured.items()}
+        ap = {name: evaluate_split(run, checkpoint.description, index).summary["AP"] for name, run in measured.items()}
         ap["pictures"] = float(len(index))
     return Certificate(
         describe_engine(engine.name), engine.precision, f"{describe_engine('torch')} fp32", describe_machine(),
@@ -169,7 +156,7 @@ def certify(
 
 
 def _split(said: dict[str, Tensor]) -> list[tuple[DetrOutput, FinalAnswers]]:
-    """The pictures of a batch one by one."""
+    """A graph's outputs for a batch, picture by picture."""
     return [
         (
             DetrOutput(said["logits"][None, row : row + 1], said["boxes_cxcywh"][None, row : row + 1]),
@@ -180,7 +167,7 @@ def _split(said: dict[str, Tensor]) -> list[tuple[DetrOutput, FinalAnswers]]:
 
 
 def _pictures_of(output: DetrOutput) -> list[DetrOutput]:
-    """The same of PyTorch's output, with the proposals, which no graph gives."""
+    """PyTorch's output for a batch, picture by picture, with the proposals, which graphs do not give."""
     proposals = [None] * output.logits.shape[1] if output.proposals is None else _pictures_of(output.proposals)
     return [
         DetrOutput(output.logits[:, row : row + 1], output.boxes_cxcywh[:, row : row + 1], proposals[row])
@@ -189,7 +176,7 @@ def _pictures_of(output: DetrOutput) -> list[DetrOutput]:
 
 
 def _attention_difference(checkpoint: Checkpoint, images: Tensor, said: dict[str, Tensor]) -> float:
-    """Between the attention of a graph and that of the module it was traced from, for one picture."""
+    """The largest difference between the attention of a graph and of the module it was traced from, for one picture."""
     module = ExportableModel(checkpoint, with_preprocessing=False, with_attention=True)
     mask = torch.zeros(1, *images.shape[2:], dtype=torch.bool)
     with torch.no_grad():
@@ -203,7 +190,7 @@ def _attention_difference(checkpoint: Checkpoint, images: Tensor, said: dict[str
 
 
 def _pictures(index: DatasetIndex | None) -> tuple[list[Image.Image], str]:
-    """Eight pictures and what they are called; fewer are shown again."""
+    """Eight pictures, repeated if there are fewer, and a name for them."""
     if index is None:
         photos = photographs()
         width, height = photos[0].size

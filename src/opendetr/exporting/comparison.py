@@ -1,4 +1,4 @@
-"""How far what an engine says is from what PyTorch says: numbers of every query, and the answers that users get."""
+"""Differences between the outputs of an engine and of PyTorch: for every query, and for the answers users get."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ from opendetr.scoring import Scoring
 from opendetr.structures import DetrOutput
 
 THRESHOLD = 0.5  # of the detections that must agree
-LEAST_ANSWERS = 5  # of a picture, compared whatever their scores are: without detections there would be no evidence
-TIE = 1e-5  # scores so near each other rank by the last bit of the arithmetic
+LEAST_ANSWERS = 5  # best answers of a picture, compared whatever their scores: detections may be few
+TIE = 1e-5  # the order of scores closer than this depends on rounding
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """How far an export may be from the model it was made of. What is None is measured and not judged."""
+    """Largest allowed differences of an export to its model. Where None, the difference is measured and not judged."""
 
     logits: float | None
     boxes: float | None  # of cxcywh in 0..1, of every query
@@ -42,7 +42,7 @@ BOUNDS = {
 
 
 class FinalAnswers(NamedTuple):
-    """What users get about a batch: N answers for each picture."""
+    """The output of post-processing for a batch: N answers for each picture."""
 
     scores: Float[Tensor, "B N"]
     labels: Int[Tensor, "B N"]
@@ -55,8 +55,9 @@ class FinalAnswers(NamedTuple):
         return cls(scores, labels, cxcywh_to_xyxy(boxes))
 
 
-class Comparison(NamedTuple):
-    """Pictures, both ways."""
+@dataclass(frozen=True)
+class Comparison:
+    """Pictures in the engine and in PyTorch."""
 
     batch: int
     height: int  # of the model's input, in pixels
@@ -68,7 +69,7 @@ class Comparison(NamedTuple):
     pictures: int
     answers: int  # of both sides: with a score of at least 0.5, or else the best of each picture
     agreeing: int
-    undecided: int  # pictures whose choice of queries hangs on the last bit, and so what is said of them: left out
+    undecided: int  # pictures whose selected queries depend on rounding: left out
 
     @property
     def where(self) -> str:
@@ -86,16 +87,9 @@ def compare(
     batch: int,
     padded: bool = False,
 ) -> Comparison:
-    """Compare what both say about pictures.
+    """Compare PyTorch's outputs with an engine's outputs and answers, picture by picture.
 
-    Args:
-        checkpoint: the model.
-        expected: PyTorch's answers, picture by picture.
-        found: the engine's queries and answers, picture by picture.
-        size: height and width of the model's input.
-        bounds: what agrees.
-        batch: how many pictures the engine was given at once.
-        padded: whether some of them were padded.
+    `size` is height and width of the model's input, `batch` the number of pictures in the engine's batches.
     """
     selects = isinstance(checkpoint.model.query_embed, SelectedQueries)
     logits = boxes = answer_boxes = 0.0
@@ -104,7 +98,7 @@ def compare(
         of_logits, of_boxes = largest_differences(truth, output, paired=selects)
         within = of_logits <= (bounds.logits or of_logits) and of_boxes <= (bounds.boxes or of_boxes)
         finite = max(of_logits, of_boxes) < float("inf") and all(part.isfinite().all() for part in said)
-        if not within and finite and selects and _hangs_on_a_tie(truth, checkpoint):
+        if not within and finite and selects and _depends_on_rounding(truth, checkpoint):
             undecided += 1  # PyTorch with another number of threads would differ as well
             continue
         logits, boxes = max(logits, of_logits), max(boxes, of_boxes)
@@ -116,13 +110,9 @@ def compare(
 
 
 def largest_differences(expected: DetrOutput, found: DetrOutput, *, paired: bool) -> tuple[float, float]:
-    """Of the last layer's logits and of its boxes; infinite where shapes differ or a number is none.
+    """The largest differences of the last layer's logits and boxes; infinite for other shapes, NaN or infinity.
 
-    Args:
-        expected: of a batch.
-        found: of the same batch.
-        paired: selected queries come in the order of their scores, which hangs on rounding: they are paired by what
-            they say first.
+    The order of selected queries depends on rounding; `paired` first pairs them by their output.
     """
     reference, other = _queries(expected), _queries(found)
     if reference.shape != other.shape or not torch.isfinite(other).all():
@@ -134,8 +124,8 @@ def largest_differences(expected: DetrOutput, found: DetrOutput, *, paired: bool
 
 
 def pair_queries(expected: DetrOutput, found: DetrOutput) -> list[Int[Tensor, " Q"]]:
-    """Of every picture the queries of `found` in the order of those of `expected` that say the same."""
-    from scipy.optimize import linear_sum_assignment  # 35 MB and half a second that a Detector does without
+    """For every picture the order of the queries of `found` in which they are most like those of `expected`."""
+    from scipy.optimize import linear_sum_assignment  # takes 35 MB and half a second, which a Detector does not need
 
     pairs = (torch.cdist(*both, p=1).numpy() for both in zip(_queries(expected), _queries(found)))
     return [torch.from_numpy(linear_sum_assignment(costs)[1]) for costs in pairs]
@@ -145,8 +135,8 @@ def _queries(output: DetrOutput) -> Float[Tensor, "B Q K4"]:
     return torch.cat([output.logits[-1], output.boxes_cxcywh[-1]], -1).float().cpu()
 
 
-def _hangs_on_a_tie(output: DetrOutput, checkpoint: Checkpoint) -> bool:
-    """Whether the order of the selected cells, or who is the last of them, is decided by rounding."""
+def _depends_on_rounding(output: DetrOutput, checkpoint: Checkpoint) -> bool:
+    """Whether rounding decides the order of the selected cells, or which is the last of them."""
     assert output.proposals is not None
     promise = output.proposals.logits[0, 0].amax(-1)
     best = promise.topk(min(checkpoint.config.model.num_queries + 1, len(promise))).values
@@ -154,7 +144,7 @@ def _hangs_on_a_tie(output: DetrOutput, checkpoint: Checkpoint) -> bool:
 
 
 def _agreement(truth: FinalAnswers, said: FinalAnswers, bounds: Bounds) -> tuple[int, int, float]:
-    """How many answers of a picture both sides have, how many have a partner, and how far these boxes are apart."""
+    """Number of answers of both sides, of those with a partner, and the largest difference of partners' boxes."""
     from scipy.optimize import linear_sum_assignment
 
     scores, labels, boxes = (part[0].float().cpu() for part in truth)

@@ -23,19 +23,19 @@ from opendetr.progress import console
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What to write."""
+    """The kind of file to write."""
 
     format: ExportFormat
     precision: str = "fp32"
     with_preprocessing: bool = False
     with_attention: bool = False
-    max_ap_loss: float | None = None  # by default what the precision allows
+    max_ap_loss: float | None = None  # by default that of the precision
 
     def require_possible(self, index: DatasetIndex | None) -> None:
         """Check the combination.
 
         Raises:
-            UserError: it cannot be.
+            UserError: the combination is impossible.
         """
         self.require_precision()
         if self.precision == "int8" and index is None:
@@ -100,21 +100,20 @@ def export_model(
     index: DatasetIndex | None = None,
     calibration: DatasetIndex | None = None,
 ) -> Certificate:
-    """Write a model as a file for other programs, if it says there what it says in PyTorch.
+    """Write a model as a file for other programs, if its outputs agree with PyTorch's.
 
     Args:
         checkpoint: the model.
         output: the file; with `openvino` a `.bin` of the same name beside it.
-        options: what to write.
+        options: the kind of file.
         index: a split of the user's data, for the certificate.
-        calibration: another one, for int8; the same where None.
+        calibration: another split, for int8; None takes the same one.
 
     Returns:
         The certificate, which is in the file too.
 
     Raises:
-        UserError: an impossible combination, a missing package, or an export that differs too much: then no file is
-            written.
+        UserError: an impossible combination, a missing package, or too large differences: then no file is written.
     """
     options.require_possible(index)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -123,7 +122,7 @@ def export_model(
         certificate = _write_draft(checkpoint, draft, options, index, calibration or index)
         if problems := certificate.problems():
             said = "; ".join(problems[:3])
-            raise ExportError(f"{output} is not written, for it would differ from the model: {said}")
+            raise ExportError(f"{output} is not written, since its output would differ from the model's: {said}")
         if options.format == "openvino":
             draft.with_suffix(".bin").replace(output.with_suffix(".bin"))
         draft.replace(output)
@@ -157,7 +156,7 @@ def _write_draft(
         engine = FromPixels(engine, checkpoint.preprocessing)
     certificate = certify(engine, checkpoint, index, options.max_ap_loss)
     metadata["certificate"] = certificate.to_json()
-    del engine  # it may have the file mapped into memory, and then Windows lets nobody write it
+    del engine  # Windows cannot write a file that is mapped into memory
     write_file(graph, draft, metadata)
     return certificate
 
@@ -172,9 +171,7 @@ def _openvino_graph(onnx_graph: Any, draft: Path) -> Any:
 
 
 def _describe_inputs(options: ExportOptions) -> dict[str, str]:
-    images = (
-        "uint8 [batch, height, width, 3]: RGB pictures, resized as `preprocessing` says"
-        if options.with_preprocessing
-        else "float32 [batch, 3, height, width]: RGB pictures, resized and normalised as `preprocessing` says"
-    )
+    images = "float32 [batch, 3, height, width]: RGB pictures, resized and normalised as `preprocessing` says"
+    if options.with_preprocessing:
+        images = "uint8 [batch, height, width, 3]: RGB pictures, resized as `preprocessing` says"
     return dict(zip(INPUTS, (images, "bool [batch, height, width]: True where a picture was padded")))

@@ -1,4 +1,4 @@
-"""What an exported file says about itself, and such a file ready to run."""
+"""The metadata of an exported file, and such a file ready to run."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ class Exported:
 
 
 def metadata_of(checkpoint: Checkpoint, precision: str, inputs: dict[str, str]) -> dict[str, Any]:
-    """What an exported file says about itself, before its certificate."""
+    """The metadata of an exported file, without its certificate."""
     return {
         "opendetr": __version__,
         "model": checkpoint.source.name,
@@ -38,10 +38,7 @@ def metadata_of(checkpoint: Checkpoint, precision: str, inputs: dict[str, str]) 
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:
-    """A number that two models share only if they are the same: of architecture, preprocessing, classes and weights.
-
-    Weights alone do not tell everything: a dilated backbone (DC5) has those of a plain one.
-    """
+    """A hash of architecture, preprocessing, classes and weights; a DC5 backbone has the weights of a plain one."""
     said = json.dumps(checkpoint.description.to_json()) + repr(checkpoint.config.model)
     digest = hashlib.blake2b(said.encode(), digest_size=16)
     for name, tensor in sorted(checkpoint.model.state_dict().items()):
@@ -51,7 +48,7 @@ def fingerprint(checkpoint: Checkpoint) -> str:
 
 
 def describe_exported(path: Path) -> dict[str, Any]:
-    """What `opendetr info` tells of an exported file.
+    """The facts of an exported file, for `opendetr info`.
 
     Raises:
         UserError: the file is missing, damaged, or not ours.
@@ -66,7 +63,7 @@ def load_exported(path: Path, engine: str = "auto") -> Exported:
     """An exported file with the engine that runs it.
 
     Raises:
-        UserError: the file cannot be used, or not by that engine.
+        UserError: the file cannot be used, or not with that engine.
     """
     metadata = read_metadata(path)
     running, description = run_file(path, metadata["precision"], engine), Description.from_json(metadata)

@@ -1,11 +1,11 @@
-"""Which engine runs a model: the one that is asked for, or the fastest whose certificate holds on this machine.
+"""The engine that runs a model: the given one, or the fastest whose certificate holds on this machine.
 
-What an engine needs is made at first use and kept in `engines/` in the model's folder, or in our cache for models of
-others; M is a number of the machine, for machines may share a folder, and N one of the machine and its threads:
+The files of an engine are made at first use and kept in `engines/` in the model's folder, or in our cache for models
+of other libraries. M is a hash of the machine, since machines may share a folder; N one of the machine and its threads:
 
     openvino-fp32-M.xml, .bin   the graph, with its certificate
-    openvino-fp32-M.json        what it was compared with, and the result; or why there is no graph
-    fastest-fp32-N.json         how long each engine took for a picture
+    openvino-fp32-M.json        the certificate, or the reason why there is no graph
+    fastest-fp32-N.json         the seconds of each engine for a picture
 """
 
 import hashlib
@@ -14,7 +14,6 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import torch
 from filelock import FileLock
@@ -35,7 +34,7 @@ from opendetr.errors import UserError
 from opendetr.exporting.export import ExportOptions, export_model
 from opendetr.exporting.exported_file import fingerprint
 from opendetr.exporting.graph import ExportError
-from opendetr.files import cache_folder, read_json, write_json
+from opendetr.files import cache_folder, read_note, write_json
 from opendetr.options import EngineName, PrecisionName, require_choice
 from opendetr.progress import console
 from opendetr.version import __version__
@@ -44,13 +43,7 @@ ROUNDS = 5
 
 
 def choose_engine(checkpoint: Checkpoint, engine: str, precision: str, device: str = "auto") -> Engine:
-    """The engine that runs a model.
-
-    Args:
-        checkpoint: the model.
-        engine: `torch`, `openvino`, `onnxruntime` or `auto`.
-        precision: `fp32`, `bf16` or `int8`.
-        device: `auto`, `cpu`, `cuda` or `mps`; the last two leave only PyTorch.
+    """The engine that runs a model; arguments as in `Detector.load`. On a GPU that is PyTorch.
 
     Raises:
         UserError: no such engine, precision or device; or the engine asked for cannot run the model, or disagrees.
@@ -69,11 +62,11 @@ def choose_engine(checkpoint: Checkpoint, engine: str, precision: str, device: s
 
 
 def _fastest(checkpoint: Checkpoint, candidates: list[str], precision: str, device: torch.device) -> Engine:
-    """The fastest of the candidates and PyTorch; those that cannot are said and passed over."""
+    """The fastest of the candidates and PyTorch; engines that cannot run it are left out, with a printed reason."""
     names = candidates + (["torch"] if precision != "int8" else [])
     note = _path(checkpoint, "fastest", precision, ".json", describe_machine())
     state = {name: _state(checkpoint, name) for name in names}
-    kept, found = _kept(note), dict[str, Engine]()
+    kept, found = read_note(note), dict[str, Engine]()
     times: dict[str, float] = kept["seconds"] if kept.get("state") == state else {}
     for name in sorted(times, key=times.__getitem__) or names:
         try:
@@ -81,8 +74,8 @@ def _fastest(checkpoint: Checkpoint, candidates: list[str], precision: str, devi
                 found[name] = TorchEngine.prepared(checkpoint.model, device, precision)
             else:
                 found[name] = _prepared(checkpoint, name, precision)
-        except (UserError, OSError) as error:  # a folder that cannot be written, for one
-            console.print(f"engine {name} is passed over: {error}", style="yellow")
+        except (UserError, OSError) as error:  # such as a folder that cannot be written
+            console.print(f"engine {name} is not used: {error}", style="yellow")
         if times and found:  # the fastest is known
             break
     if not found:
@@ -98,7 +91,7 @@ def _fastest(checkpoint: Checkpoint, candidates: list[str], precision: str, devi
 
 
 def engines_folder(checkpoint: Checkpoint) -> Path:
-    """Where the engines of a model are kept: in its folder if that is one of ours, else in our cache."""
+    """The folder for the engines of a model: in its own if that is one of ours, else in our cache."""
     source = checkpoint.source
     if (source / "config.toml").is_file() and os.access(source, os.W_OK):
         return source / "engines"
@@ -116,10 +109,10 @@ def _path(checkpoint: Checkpoint, what: str, precision: str, suffix: str, machin
 
 
 def _prepared(checkpoint: Checkpoint, engine: str, precision: str) -> Engine:
-    """An engine whose certificate holds; made at first use.
+    """An engine whose certificate holds, made at first use.
 
     Raises:
-        UserError: it cannot be made, or disagrees with PyTorch; that is remembered.
+        UserError: it cannot be made, or disagrees with PyTorch; the reason is kept.
     """
     require_installed(engine)
     options = ExportOptions(kind_for_engine(engine).format, precision)
@@ -128,20 +121,20 @@ def _prepared(checkpoint: Checkpoint, engine: str, precision: str) -> Engine:
     note = path.with_suffix(".json")
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.parent / ".lock"):
-        kept = _kept(note)
-        if kept.get("state") == state and kept.get("reason"):
+        kept = read_note(note)
+        is_valid = kept.get("state") == state
+        if is_valid and kept.get("reason"):
             raise UserError(f"{kept['reason']} (remove {note} to try again)")
-        if kept.get("state") == state and path.is_file():
-            return run_file(path, precision)
-        index = _own_data(checkpoint) if precision == "int8" else None
-        console.print(f"preparing {engine} {precision} for this model, once; it is kept in {path.parent}")
-        try:
-            certificate = export_model(checkpoint, path, options, index)
-        except ExportError as error:
-            write_json(note, {"state": state, "reason": str(error)})
-            raise
-        console.print(certificate.summary())
-        write_json(note, {"state": state, "certificate": certificate.to_json()})
+        if not (is_valid and path.is_file()):
+            index = _own_data(checkpoint) if precision == "int8" else None
+            console.print(f"preparing {engine} {precision} for this model, once; it is kept in {path.parent}")
+            try:
+                certificate = export_model(checkpoint, path, options, index)
+            except ExportError as error:
+                write_json(note, {"state": state, "reason": str(error)})
+                raise
+            console.print(certificate.summary())
+            write_json(note, {"state": state, "certificate": certificate.to_json()})
     return run_file(path, precision)
 
 
@@ -162,22 +155,11 @@ def _own_data(checkpoint: Checkpoint) -> DatasetIndex:
 
 
 def _state(checkpoint: Checkpoint, engine: str) -> dict[str, str]:
-    """What a certificate holds for: another of these, and it is made anew.
-
-    Not the number of threads, which is measured anew for every command.
-    """
+    """What a certificate is valid for; if any of these changes, it is made anew."""
     return {
         "weights": fingerprint(checkpoint), "opendetr": __version__, "engine": describe_engine(engine),
         "torch": torch.__version__, "machine": describe_processor(),
     }  # fmt: skip
-
-
-def _kept(path: Path) -> dict[str, Any]:
-    try:
-        found = read_json(path, "what is known of an engine")
-    except UserError:
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def seconds_per_picture(engines: dict[str, Engine], checkpoint: Checkpoint) -> dict[str, float]:

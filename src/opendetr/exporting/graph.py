@@ -1,4 +1,4 @@
-"""The model as a graph that other programs run: what goes in, what comes out, and how it is traced."""
+"""The model as a graph that other programs run: its inputs, its outputs, and how it is traced."""
 
 import copy
 import logging
@@ -30,16 +30,13 @@ class ExportError(UserError):
 
 
 class ExportableModel(nn.Module):
-    """A DETR with its post-processing, and its preprocessing too where that is wanted, as one function of tensors."""
+    """A copy of a DETR with its post-processing, as one function of tensors.
+
+    With preprocessing it takes uint8 RGB pictures, already resized, and scales and normalises them; with attention the
+    last layer's cross-attention is an output too.
+    """
 
     def __init__(self, checkpoint: Checkpoint, *, with_preprocessing: bool, with_attention: bool) -> None:
-        """Wrap a copy of the model.
-
-        Args:
-            checkpoint: the model.
-            with_preprocessing: pictures come as bytes (uint8 RGB, already resized) and are scaled and normalised here.
-            with_attention: the last cross-attention is an output too.
-        """
         super().__init__()
         self.model = with_fixed_padding(copy.deepcopy(checkpoint.model).cpu().eval())
         last: Any = self.model.transformer.decoder.layers[-1]
@@ -54,7 +51,7 @@ class ExportableModel(nn.Module):
     def forward(
         self, images: Float[Tensor, "B 3 H W"] | UInt8[Tensor, "B H W 3"], padding_mask: Bool[Tensor, "B H W"]
     ) -> tuple[Tensor, ...]:
-        """Everything `OUTPUTS` names.
+        """The outputs that `OUTPUTS` names.
 
         Returns:
             logits [B, Q, K] and boxes_cxcywh [B, Q, 4] of the last decoder layer; of every answer its score [B, N],
@@ -92,7 +89,11 @@ def export_program(
     require_exportable(checkpoint)
     model = ExportableModel(checkpoint, with_preprocessing=with_preprocessing, with_attention=with_attention)
     multiple = checkpoint.preprocessing.multiple_of
-    batch, height, width = 2, 7 * STRIDE, 9 * STRIDE  # three different numbers, so that none is taken for another
+    batch, height, width = (
+        2,
+        7 * STRIDE,
+        9 * STRIDE,
+    )  # different, so that torch takes none for another
     mask = torch.zeros(batch, height, width, dtype=torch.bool)
     mask[1, :, -STRIDE:] = True
     shape = (batch, height, width, 3) if with_preprocessing else (batch, 3, height, width)
@@ -103,10 +104,10 @@ def export_program(
     of_images = {1: sides[0], 2: sides[1]} if with_preprocessing else {2: sides[0], 3: sides[1]}
     shapes = {"images": {0: Dim.DYNAMIC, **of_images}, "padding_mask": {0: Dim.DYNAMIC, 1: sides[0], 2: sides[1]}}
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's own, about its own
+        warnings.simplefilter("ignore")  # warnings of torch about its own code
         try:
             return torch.export.export(model, (images, mask), dynamic_shapes=shapes, strict=False)
-        except Exception as error:  # torch raises kinds of its own for each way a model can be untraceable
+        except Exception as error:  # torch has many classes of exceptions
             raise ExportError(f"torch cannot trace this model for any size ({first_line(error)})") from error
 
 
@@ -122,7 +123,7 @@ def to_onnx(program: ExportedProgram) -> Any:
     except ImportError:
         raise UserError("writing ONNX needs the packages onnx and onnxscript: pip install 'opendetr[export]'") from None
     with_attention = len(program.graph_signature.user_outputs) > len(OUTPUTS)
-    logging.getLogger("onnxscript").setLevel(logging.ERROR)  # it tells of every node it leaves as it is
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)  # it logs every unchanged node
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -136,10 +137,10 @@ def to_onnx(program: ExportedProgram) -> Any:
 
 
 def require_exportable(checkpoint: Checkpoint) -> None:
-    """Check that the graph will be right for every size the model is used at.
+    """Check that the graph will be right for every size of the model's input.
 
     Raises:
-        UserError: it would not.
+        UserError: it will not.
     """
     same = [module for module in checkpoint.model.backbone.modules() if is_same_convolution(module)]
     if same and checkpoint.preprocessing.multiple_of % STRIDE:
@@ -151,7 +152,7 @@ def require_exportable(checkpoint: Checkpoint) -> None:
 
 
 class FixedPadding(nn.Module):
-    """TensorFlow's `same` convolution for sides that its stride divides: then the padding is always the same."""
+    """TensorFlow's `same` convolution for sides that its stride divides, whose padding does not depend on them."""
 
     def __init__(self, convolution: nn.Conv2d) -> None:
         super().__init__()

@@ -1,7 +1,6 @@
 """Eight-bit integers: NNCF measures the range of every activation on real pictures and rounds to 256 steps of it."""
 
 import logging
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,16 +12,16 @@ from opendetr.data.loader import DetectionDataset
 from opendetr.errors import UserError
 from opendetr.progress import console
 
-MOST_PICTURES = 128  # more change nothing in the ranges that can be measured
+MOST_PICTURES = 128  # the ranges do not change with more
 
 
 def quantize(graph: Any, checkpoint: Checkpoint, index: DatasetIndex) -> Any:
-    """The graph with int8 weights and activations, where NNCF finds that they serve.
+    """The graph with int8 weights and activations, where NNCF finds them accurate enough.
 
     Args:
         graph: an ONNX or OpenVINO model.
-        checkpoint: what it was made of.
-        index: pictures to calibrate on, as the model will meet them.
+        checkpoint: the model it was made from.
+        index: pictures to calibrate on, like those the model will get.
 
     Raises:
         UserError: NNCF is missing.
@@ -36,14 +35,12 @@ def quantize(graph: Any, checkpoint: Checkpoint, index: DatasetIndex) -> Any:
     positions = np.linspace(0, len(index) - 1, min(MOST_PICTURES, len(index))).round().astype(int).tolist()
     console.print(f"int8: calibrating on {len(positions)} pictures of {index.source}")
 
-    class Calibration:
-        def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
-            for position in positions:
-                image = dataset[position][0]
-                mask = torch.zeros(1, *image.shape[1:], dtype=torch.bool)
-                yield {"images": image[None].numpy(), "padding_mask": mask.numpy()}
+    def inputs(position: int) -> dict[str, np.ndarray]:
+        image = dataset[position][0]
+        mask = torch.zeros(1, *image.shape[1:], dtype=torch.bool)
+        return {"images": image[None].numpy(), "padding_mask": mask.numpy()}
 
     return nncf.quantize(
-        graph, nncf.Dataset(Calibration()), subset_size=len(positions), model_type=nncf.ModelType.TRANSFORMER,
+        graph, nncf.Dataset(positions, inputs), subset_size=len(positions), model_type=nncf.ModelType.TRANSFORMER,
         preset=nncf.QuantizationPreset.MIXED,
     )  # fmt: skip

@@ -29,7 +29,7 @@ from opendetr.structures import Detections
 
 
 class Detector:
-    """A model ready to look at pictures.
+    """A model ready for detection.
 
     Example:
         >>> detector = Detector.load("runs/cells")
@@ -40,17 +40,9 @@ class Detector:
     def __init__(
         self, engine: Engine, description: Description, checkpoint: Checkpoint | None = None, identity: str = ""
     ) -> None:
-        """Put together what `load` and `of_checkpoint` find.
-
-        Args:
-            engine: runs the model.
-            description: how its pictures are prepared, its classes scored and called.
-            checkpoint: the model itself, where there is one beside an exported graph.
-            identity: the fingerprint of the weights an exported graph was made of.
-        """
+        """Take an engine, its model's description, and the model or, of an exported graph, its fingerprint."""
         self.engine, self.description = engine, description
-        self._identity = identity
-        self._checkpoint = checkpoint
+        self._identity, self._checkpoint = identity, checkpoint
         self.transform = description.preprocessing.transform()
 
     @classmethod
@@ -68,12 +60,12 @@ class Detector:
                 exported file.
             device: `auto`, `cpu`, `cuda` or `mps`.
             engine: `torch`; `openvino` or `onnxruntime` on a CPU, for which the model is exported and compared with
-                PyTorch at first use and kept beside it; or `auto`, the fastest of those that are installed and agree.
+                PyTorch at first use, in a file kept beside it; or `auto`, the fastest installed one that agrees.
             precision: `fp32`, `bf16` or `int8`.
 
         Raises:
             UserError: there is no such model, device, engine or precision; the engine does not agree with PyTorch; or
-                an exported file, in which all that is settled, is asked to be something else.
+                an option contradicts an exported file.
         """
         if is_exported(model):
             exported = load_exported(Path(model), engine)
@@ -90,7 +82,7 @@ class Detector:
 
     @property
     def identity(self) -> str:
-        """Two detectors have the same only if their weights and preprocessing are equal."""
+        """A hash of weights, classes and preprocessing."""
         return self._identity or fingerprint(self.checkpoint)
 
     @property
@@ -127,7 +119,7 @@ class Detector:
             source: a picture (path, PIL image, or uint8 array [H, W, 3]), or a list of pictures; a folder or a glob
                 counts as the list of its pictures.
             threshold: the lowest score that is reported.
-            batch_size: pictures at once, as far as they have the same shape; the result does not depend on it.
+            batch_size: most pictures of equal shape in a batch; the result does not depend on it.
             channel_order: of arrays; OpenCV's are `bgr`.
 
         Returns:
@@ -151,21 +143,21 @@ class Detector:
     def stream(
         self, images: Iterable[tuple[int, Image.Image]], threshold: float = 0.5, batch_size: int = 4
     ) -> Iterator[tuple[int, Detections]]:
-        """Detections of (number, RGB picture) pairs as they come; pictures of one shape come together.
+        """Number and detections of (number, RGB picture) pairs; pictures of one shape are batched together.
 
-        The number returns with its detections, as their `image_id`.
+        The number is also the `image_id` of the detections.
         """
         return self.detect((self.prepared(number, image) for number, image in images), threshold, batch_size)
 
     def detect(
         self, pictures: Iterable[Prepared], threshold: float, batch_size: int
     ) -> Iterator[tuple[int, Detections]]:
-        """The same of pictures that were prepared; threads may have done that ahead (`read_ahead`)."""
+        """The same of prepared pictures, which threads may have prepared ahead (`read_ahead`)."""
         for number, detections in detect(self.engine, self.description, pictures, batch_size):
             yield number, detections.above(threshold)
 
     def prepared(self, number: int, image: Image.Image) -> Prepared:
-        """An RGB picture as `detect` wants it."""
+        """An RGB picture as an input of `detect`."""
         return Prepared(number, self.prepare(image), (image.height, image.width), number)
 
     def prepare(self, image: Image.Image) -> Tensor:
@@ -175,7 +167,7 @@ class Detector:
 
 
 def _require_no_contradiction(path: Path, is_of: str, device: str, precision: str) -> None:
-    """Check what is asked of an exported file; `fp32`, the default, asks for nothing."""
+    """Check the options given with an exported file; `fp32` is the default and fits every file."""
     if precision not in ("fp32", is_of):
         raise UserError(
             f"{path} is {is_of}, not {precision}: leave out --precision, or export the model in {precision}"

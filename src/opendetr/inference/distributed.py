@@ -5,10 +5,10 @@ import logging
 import os
 import pickle
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,13 +28,13 @@ from opendetr.progress import console, track
 if TYPE_CHECKING:
     from opendetr.inference.parquet import Piece
 
-PART = 256  # pictures that are written together; so many are done again where a worker dies
+PART = 256  # pictures that are written together, lost and repeated where a worker dies
 PACKAGES = ("ray", "pyarrow", "fsspec")
 
 
 @dataclass(frozen=True)
 class Job:
-    """What every worker is told."""
+    """The settings of every worker."""
 
     model: str
     engine: EngineName
@@ -53,19 +53,19 @@ class Job:
 def predict_distributed(job: Job, sources: list[str], workers: int | None = None) -> Path | str:
     """Detect in pictures by several workers, and write Parquet parts as they are done.
 
-    Called again, it goes on where it was stopped: pictures that are in the sink are not looked at again.
+    The same call continues after a stop: pictures that are in the output are left out.
 
     Args:
-        job: the model and what to do. Its engine is chosen here, once, for all workers.
+        job: the settings. The engine is chosen here, once, for all workers.
         sources: as `list_pictures` takes them.
-        workers: processes with a model each; by default as many as fit with this process's number of threads.
+        workers: number of processes, each with a model; by default as many as fit with this process's threads.
 
     Returns:
         `detections.json` in a folder of this machine, elsewhere the address of the Parquet parts.
 
     Raises:
-        UserError: the extra `ray` is missing, or anything that is asked for; or pictures could not be read, after
-            the others were written.
+        UserError: the extra `ray`, the model or a source is missing; or, after the others were written, pictures
+            could not be read.
     """
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
@@ -86,7 +86,7 @@ def predict_distributed(job: Job, sources: list[str], workers: int | None = None
         {"model": detector.identity, "pictures": digest(pictures), "threshold": job.threshold, "tiling": tiling}
     )
     if done:
-        console.print(f"{len(done)} pictures are done; the work goes on from {parts.folder}")
+        console.print(f"{len(done)} pictures are done; continuing from {parts.folder}")
     job = replace(job, engine=detector.engine.name)
     del detector
     count, found, broken = _run(job, pictures, done, workers)
@@ -98,7 +98,7 @@ def predict_distributed(job: Job, sources: list[str], workers: int | None = None
 
 
 def _run(job: Job, pictures: "list[Piece]", done: set[int], workers: int | None) -> tuple[int, int, list[str]]:
-    """Let workers do what is not done: pictures that are now, their detections, and what could not be read."""
+    """Let workers do the rest; returns the numbers of new pictures and detections, and what could not be read."""
     named = [one for piece in pictures if isinstance(piece, list) for one in piece if one.position not in done]
     stored = [piece for piece in pictures if not isinstance(piece, list) and not done.issuperset(piece.positions)]
     if not named and not stored:
@@ -107,8 +107,8 @@ def _run(job: Job, pictures: "list[Piece]", done: set[int], workers: int | None)
         kind = "GPU" if job.device == "cuda" else "CPU"
         there = int(ray.cluster_resources().get(kind, 1))
         workers = workers or max(1, there if kind == "GPU" else there // torch.get_num_threads())
-        share = there / workers if workers > there else there // workers  # of a worker: whole threads where they last
-        size = min(PART, max(1, ceil(len(named) / (4 * workers))))  # small enough for all to have work until the end
+        share = there / workers if workers > there else there // workers  # of a worker: whole threads if they last
+        size = min(PART, max(1, ceil(len(named) / (4 * workers))))  # small, so that all workers have work until the end
         pieces = [*(named[at : at + size] for at in range(0, len(named), size)), *stored]
         console.print(f"{workers} workers by Ray, each with {share:g} {kind}; the engine is {job.engine}")
         threads = torch.get_num_threads()
@@ -124,7 +124,8 @@ def _run(job: Job, pictures: "list[Piece]", done: set[int], workers: int | None)
         )  # fmt: skip
         count, found, broken = 0, 0, []
         total = len(named) + sum(len(set(piece.positions) - done) for piece in stored)
-        for sentence, detections in track(_outcomes(answers), "detecting", total):
+        outcomes = chain.from_iterable(pickle.loads(answer["outcomes"]) for answer in answers)
+        for sentence, detections in track(outcomes, "detecting", total):  # why it could not be read, or the number
             if sentence:
                 broken.append(sentence)
             else:
@@ -132,24 +133,11 @@ def _run(job: Job, pictures: "list[Piece]", done: set[int], workers: int | None)
         return count, found, broken
 
 
-def _outcomes(answers: Iterable[dict[str, Any]]) -> Iterator[tuple[str, int]]:
-    """What came of each picture: why it could not be read, or nothing and the number of its detections."""
-    for answer in answers:
-        yield from pickle.loads(answer["outcomes"])
-
-
 class Worker:
     """Detects in the pictures of a piece and writes their results, part by part. Ray calls it in its process."""
 
     def __init__(self, job: Job, threads: int, done: frozenset[int], run: str) -> None:
-        """Load the model.
-
-        Args:
-            job: what to do.
-            threads: to compute with.
-            done: positions to pass over.
-            run: makes names of parts differ from those of earlier runs; a piece that is done twice has them once.
-        """
+        """Load the model. Positions in `done` are left out; `run` is a part of file names, different in every run."""
         from opendetr.inference.parquet import Parts
 
         torch.set_num_threads(threads)
@@ -157,19 +145,19 @@ class Worker:
         self.detector, self.parts = job.load(), Parts(job.output)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[bytes]]:
-        """Work on one piece; returns what came of its pictures."""
+        """Detect in one piece; returns the outcome of each picture."""
         outcomes, broken = list[tuple[str, int]](), list[str]()
         try:
             todo = (one for one in pickle.loads(batch["piece"][0]) if one.position not in self.done)
             while pictures := list(islice(todo, PART)):
-                looked = detect_pictures(
+                found = detect_pictures(
                     self.detector, pictures, self.job.threshold, self.job.batch_size, self.job.tiling,
                     broken.append,
                 )  # fmt: skip
-                found = [(one.picture.position, one.detections) for one in looked]
-                if found:
-                    self.parts.write(f"{pictures[0].position:09}-{self.run}", found)
-                outcomes += [("", len(detections)) for _, detections in found]
+                placed = [(one.picture.position, one.detections) for one in found]
+                if placed:
+                    self.parts.write(f"{pictures[0].position:09}-{self.run}", placed)
+                outcomes += [("", len(detections)) for _, detections in placed]
         except UserError as error:  # the rest of a table that cannot be read
             broken.append(str(error))
         return {"outcomes": [pickle.dumps([*outcomes, *((sentence, 0) for sentence in broken)])]}
@@ -177,9 +165,9 @@ class Worker:
 
 @contextmanager
 def _ray() -> Iterator[Any]:
-    """Ray: the cluster that `RAY_ADDRESS` names or that is connected to already, else one of this machine's own."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # before the import: nothing is reported to anybody
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what fails is raised; its other lines are for its makers
+    """Ray: the cluster of `RAY_ADDRESS` or that is connected already, else one on this machine."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # before the import: switches usage reports off
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # failures are raised; other lines are for its developers
     import ray
     import ray.data
 

@@ -1,4 +1,4 @@
-"""Pictures by address or in Parquet tables, and results as Parquet: sources and sink of many machines (fsspec)."""
+"""Pictures by address or in Parquet tables, and results as Parquet, for many machines (fsspec)."""
 
 import hashlib
 import json
@@ -50,15 +50,15 @@ Piece = list[SourcePicture] | Stored
 
 
 def list_pictures(sources: list[str], output: str) -> list[Piece]:
-    """What the sources hold, without reading a picture.
+    """The pictures of the sources; none is read.
 
     Args:
         sources: pictures, folders and globs, of this machine or with the address of an fsspec file system; or Parquet
-            files and folders of them, with a column `path` or `bytes`, and `image_id` where ids are not to be counted.
-        output: what lies in it is not a source.
+            files and folders of them, with a column `path` or `bytes`, and perhaps `image_id` (else 1, 2, 3, ...).
+        output: its content is not a source.
 
     Raises:
-        UserError: nothing is there, or it is of another kind.
+        UserError: a source is empty or of another kind.
     """
     tables = [_tables(source) for source in sources]
     if all(tables):
@@ -73,10 +73,7 @@ def list_pictures(sources: list[str], output: str) -> list[Piece]:
 
 
 def digest(pieces: Iterable[Piece]) -> str:
-    """A number that two lists of pictures share only if they are the same, in the same order.
-
-    Pictures are written as they always were, for work that an earlier version began to go on.
-    """
+    """A hash of the list of pictures; it stays the same, so that the work of earlier versions can be continued."""
     found = hashlib.blake2b(digest_size=16)
     for piece in pieces:
         for part in piece if isinstance(piece, list) else [piece]:
@@ -85,7 +82,7 @@ def digest(pieces: Iterable[Piece]) -> str:
 
 
 def _tables(source: str) -> list[str]:
-    """The Parquet files that a source names; none where it names pictures."""
+    """The Parquet files of a source; none if it names pictures."""
     if source.endswith(".parquet"):
         return _expand(source, {".parquet"}, "Parquet files")
     if "://" not in source and not any(Path(source).glob("*.parquet")):
@@ -95,7 +92,7 @@ def _tables(source: str) -> list[str]:
 
 
 def _expand(source: str, suffixes: Iterable[str], what: str) -> list[str]:
-    """The files of an address: itself, those of a folder or those that a glob matches."""
+    """The files of an address: a file, those in a folder, or those that match a glob."""
     with reading(source):
         system, root = fsspec.core.url_to_fs(source)
         files = system.glob(root) if "*" in root or "?" in root else system.find(root)
@@ -133,7 +130,7 @@ def _in_tables(paths: list[str]) -> list[Piece]:
 
 
 def _named(table: str, position: int, row: dict[str, Any]) -> SourcePicture:
-    """A row with a path, which counts from the table's folder."""
+    """A row with a path, relative to the table's folder."""
     path = row["path"] or ""
     if "://" not in path and not Path(path).is_absolute():
         path = f"{table.rpartition('/')[0]}/{path}"
@@ -141,7 +138,7 @@ def _named(table: str, position: int, row: dict[str, Any]) -> SourcePicture:
 
 
 class Parts:
-    """Results as Parquet files in the folder `parts`, a row per picture; each is there whole or not at all."""
+    """Results as Parquet files in the folder `parts`, a row per picture; each is written atomically."""
 
     SCHEMA = pa.schema([
         ("position", pa.int64()), ("image_id", pa.int64()), ("file_name", pa.string()),
@@ -152,10 +149,7 @@ class Parts:
     ])  # fmt: skip
 
     def __init__(self, output: str) -> None:
-        """Name the sink.
-
-        Args:
-            output: a folder of this machine, or the address of one.
+        """Take a folder on this machine, or the address of one.
 
         Raises:
             UserError: there is no such file system.
@@ -168,15 +162,12 @@ class Parts:
         self.local = Path(root) if isinstance(self.system, LocalFileSystem) else None
 
     def done(self, settings: dict[str, Any]) -> set[int]:
-        """The positions of the pictures that are done.
-
-        Args:
-            settings: what results depend on; they are noted beside the first parts.
+        """The positions of the pictures that are done; the settings are stored beside the first parts.
 
         Raises:
             UserError: there are parts with other settings.
         """
-        note = f"{self.folder}/_settings.json"  # readers of Parquet folders pass over such names
+        note = f"{self.folder}/_settings.json"  # readers of Parquet folders ignore such names
         if self.system.exists(note):
             if json.loads(self.system.cat_file(note)) != settings:
                 raise UserError(
@@ -186,16 +177,15 @@ class Parts:
         else:
             self.system.makedirs(self.folder, exist_ok=True)
             self._write(note, json.dumps(settings).encode())
-        return {
-            position for part in self._files() for position in self._read(part, ["position"])["position"].to_pylist()
-        }
+        tables = (self._read(part, ["position"]) for part in self._files())
+        return {position for table in tables for position in table["position"].to_pylist()}
 
     def write(self, name: str, found: list[tuple[int, Detections]]) -> None:
         """Write positions with their detections as the part of that name."""
         rows = []
         for position, detections in found:
             row = {"position": position, "image_id": detections.image_id, "file_name": detections.file_name}
-            rows.append({**row, "detections": detections.to_coco()})  # the schema takes of them what is not in the row
+            rows.append({**row, "detections": detections.to_coco()})  # the schema leaves out what is in the row already
         content = pa.BufferOutputStream()
         pq.write_table(pa.Table.from_pylist(rows, self.SCHEMA), content)
         self._write(f"{self.folder}/part-{name}.parquet", content.getvalue().to_pybytes())

@@ -25,17 +25,17 @@ from opendetr.structures import Detections
 
 @dataclass(frozen=True)
 class Tiling:
-    """How huge pictures are cut."""
+    """How large pictures are cut."""
 
     side: int  # of a tile, in pixels
-    overlap: float  # the least that neighbours share, as a share of `side`
+    overlap: float  # smallest overlap of neighbouring tiles, as a share of `side`
 
     def __post_init__(self) -> None:
-        tile_boxes(self.side, self.side, self.side, self.overlap)  # says what is wrong with it
+        tile_boxes(self.side, self.side, self.side, self.overlap)  # checks them
 
 
 class Found(NamedTuple):
-    """A picture and what is in it."""
+    """A picture with its detections."""
 
     picture: SourcePicture
     image: Image.Image
@@ -43,7 +43,7 @@ class Found(NamedTuple):
 
 
 class _Open(NamedTuple):
-    """A picture of which some tiles are still to come."""
+    """A picture with unfinished tiles."""
 
     picture: SourcePicture
     image: Image.Image
@@ -61,19 +61,18 @@ def detect_pictures(
     *,
     live: bool = False,
 ) -> Iterator[Found]:
-    """Every picture with its detections, as they come.
+    """Every picture with its detections, as soon as it is finished.
 
-    While the engine computes, threads read, cut and resize what comes next; only a few pictures are in memory.
+    While the engine computes, threads read, cut and resize the next ones; only a few pictures are in memory.
 
     Args:
         detector: the model.
-        pictures: read in threads, when it is their turn; no two have one position.
+        pictures: read by threads; no two have one position.
         threshold: the lowest score that is reported.
-        batch_size: pictures or tiles at once, as far as they have one shape.
+        batch_size: most pictures or tiles of one shape in a batch.
         tiling: cuts every picture; None leaves them whole.
-        broken: told the sentence of a picture that cannot be read, which is passed over; without it the sentence is
-            raised.
-        live: pictures come from a camera: each is answered before the next is asked for.
+        broken: called with the sentence on a picture that cannot be read; None raises it.
+        live: a camera: each picture is detected before the next is read.
     """
     waiting: dict[int, _Open] = {}
 
@@ -89,7 +88,7 @@ def detect_pictures(
 
     def parts() -> Iterator[Prepared]:
         key = 0
-        # A huge picture is a matter of hundreds of megabytes: one at a time, its tiles are cut as they are needed.
+        # Large pictures take hundreds of megabytes: one at a time is read, and its tiles are cut when they are needed.
         for picture, image, whole in read_ahead(prepare, pictures, 0 if live or tiling is not None else AHEAD):
             if isinstance(image, str):
                 if broken is None:
@@ -134,10 +133,10 @@ def predict_pictures(
     *,
     drawn: bool,
 ) -> Path:
-    """Detect in the pictures of a shard and write what is found to a folder.
+    """Detect in the pictures of a shard and write the results to a folder.
 
     Returns:
-        The results file: of all pictures where the shard was the last, else of the shard.
+        The results file: of all pictures if the shard was the last, else of the shard.
 
     Raises:
         UserError: pictures could not be read, after the others were written.
@@ -187,7 +186,7 @@ def predict_video(
     *,
     drawn: bool,
 ) -> Path:
-    """Detect in the frames of a video, webcam or stream; Ctrl-C ends it with everything written.
+    """Detect in the frames of a video, webcam or stream; Ctrl-C ends it and keeps the results.
 
     Returns:
         The results file.
@@ -209,7 +208,7 @@ def predict_video(
 
         total = -(-(video.num_frames or 0) // every)
         try:
-            # In batches of one the frames keep their order and a camera is answered at once; all have one shape.
+            # In batches of one the frames keep their order, and those of a camera do not wait; all have one shape.
             found = detect_pictures(
                 detector, frames(), threshold, 1 if tiling is None else batch_size, tiling, live=video.live
             )
@@ -219,7 +218,7 @@ def predict_video(
                 if drawing is not None:
                     drawing.write(draw(image, detections), at)
         except KeyboardInterrupt:
-            console.print("stopped; what was seen until now is written")
+            console.print("stopped; the results so far are written")
         done = results.finish()
     console.print(f"{done} frames of {video.name} are in {results.path}")
     report_left_out([] if video.problem is None else [video.problem])

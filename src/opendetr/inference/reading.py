@@ -8,18 +8,13 @@ from typing import TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-THREADS, AHEAD = 2, 8  # decoding and resizing let go of Python's lock; so many results wait at most
+THREADS, AHEAD = 2, 8  # decoding and resizing release the GIL; most results that wait
 
 
 def read_ahead(work: Callable[[Item], Result], items: Iterable[Item], ahead: int = AHEAD) -> Iterator[Result]:
-    """`work` of every item, in their order, done by threads before it is asked for.
+    """`work` of every item, in their order, done by threads ahead of the caller; exceptions are raised in their turn.
 
-    An exception is raised where its result would have come.
-
-    Args:
-        work: done by threads.
-        items: taken when there is room.
-        ahead: so many results wait at most; 0 for items that come live, whose answers must not wait for later ones.
+    At most `ahead` results wait; 0 is for live items, whose results must not wait for later ones.
     """
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(THREADS, "opendetr-reading") as pool:

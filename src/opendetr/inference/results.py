@@ -1,4 +1,4 @@
-"""Results on disk: written picture by picture, so that memory stays flat and what was done is never done again."""
+"""Results on disk, written picture by picture: memory does not grow, and stopped work can be continued."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from opendetr.errors import UserError
-from opendetr.files import write_json, write_lines
+from opendetr.files import read_note, write_json, write_lines
 from opendetr.inference.sources import SourcePicture
 from opendetr.progress import console
 
@@ -24,10 +24,10 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str | None) -> "Shard":
-        """`2/4`, the second of four; all of it where nothing is given.
+        """`2/4` is the second of four; None is all of the work.
 
         Raises:
-            UserError: it is anything else.
+            UserError: the text is anything else.
         """
         if text is None:
             return cls()
@@ -49,20 +49,14 @@ class Shard:
 class Results:
     """The detections of many pictures on their way to `detections.json`.
 
-    A journal beside it, one line per picture, holds what is done until all is; work that was stopped goes on from it.
+    A journal beside it, one line per picture, holds the results until all are there; stopped work continues from it.
     """
 
     def __init__(self, folder: Path, shard: Shard, settings: dict[str, Any], *, continues: bool = True) -> None:
-        """Open the journal.
-
-        Args:
-            folder: where the results go.
-            shard: the part of the work.
-            settings: what the results depend on.
-            continues: work that was stopped goes on; a video begins anew.
+        """Read the journal in the folder; stopped work is continued, unless `continues` is False (a video).
 
         Raises:
-            UserError: work that was begun there with other settings is not finished.
+            UserError: the folder holds unfinished work with other settings.
         """
         self.path, self.shard = folder / shard.name, shard
         self.journal = folder / f".{shard.name}.journal"
@@ -70,7 +64,7 @@ class Results:
         earlier = self._read(continues)
         self.offsets = earlier if continues else {}  # position -> where its line begins
         if self.offsets:
-            console.print(f"{len(self.offsets)} pictures are done; the work goes on from {self.journal}")
+            console.print(f"{len(self.offsets)} pictures are done; continuing from {self.journal}")
         self._file: Any = None
 
     def __enter__(self) -> "Results":
@@ -93,15 +87,15 @@ class Results:
         self._file.flush()
 
     def finish(self, left_out: int = 0) -> int:
-        """Write the results in the order of the pictures and forget the journal; returns the number of pictures.
+        """Write the results in the order of the pictures and remove the journal; returns the number of pictures.
 
-        Beside a shard's stands what it depends on, so that only parts of one work are put together, and how many
-        pictures were left out.
+        A shard also gets a file with a hash of its settings, so that only parts of one work are merged, and the number
+        of pictures that were left out.
         """
         self._file.flush()
         os.fsync(self._file.fileno())
         if self.shard.count > 1:
-            self.path.unlink(missing_ok=True)  # it may be of other settings
+            self.path.unlink(missing_ok=True)  # it may have other settings
             write_json(_about_path(self.path), {"settings": _digest(self.settings), "left_out": left_out})
         write_entries(self.path, self._entries())
         self._file.close()  # Windows removes no file that is open
@@ -136,34 +130,25 @@ class Results:
     def _require_same(self, earlier: dict[str, Any], continues: bool) -> None:
         if not continues and earlier.keys() == self.settings.keys():
             return
-        differ = [
-            name for name in self.settings.keys() | earlier.keys() if self.settings.get(name) != earlier.get(name)
-        ]
-        if differ:
+        names = self.settings.keys() | earlier.keys()
+        if differ := [name for name in names if self.settings.get(name) != earlier.get(name)]:
             raise UserError(
                 f"{self.path.parent} holds unfinished work with other settings ({', '.join(sorted(differ))} differ): "
-                f"give those again to go on, choose another --output, or remove {self.journal}"
+                f"give those again to continue it, choose another --output, or remove {self.journal}"
             )
 
 
 def is_finished(folder: Path, shard: Shard, settings: dict[str, Any]) -> bool:
-    """Whether a part of exactly this work is there, with every picture of it."""
+    """Whether a part of exactly this work is there, with all its pictures."""
     path = folder / shard.name
-    return path.is_file() and _about(path) == {"settings": _digest(settings), "left_out": 0}
+    return path.is_file() and read_note(_about_path(path)) == {"settings": _digest(settings), "left_out": 0}
 
 
 def merge_shards(folder: Path, count: int, settings: dict[str, Any], pictures: Sequence[SourcePicture]) -> Path | None:
-    """`detections.json` of all parts, as one run writes it, once the last of them is there; None before.
-
-    Args:
-        folder: of the parts.
-        count: of the parts.
-        settings: of the work; parts of another work that were left there do not count.
-        pictures: of all parts.
-    """
+    """Write `detections.json` of all parts, as one run writes it; None while a part with these settings is missing."""
     parts = [folder / Shard(number, count).name for number in range(1, count + 1)]
     digest = _digest(settings)
-    if not all(part.is_file() and _about(part).get("settings") == digest for part in parts):
+    if not all(part.is_file() and read_note(_about_path(part)).get("settings") == digest for part in parts):
         return None
     turn = {(picture.file_name, picture.image_id): picture.position for picture in pictures}
     entries = [entry for part in parts for entry in json.loads(part.read_text(encoding="utf-8"))]
@@ -189,16 +174,7 @@ def _about_path(part: Path) -> Path:
     return part.with_name(f".{part.name}.settings")
 
 
-def _about(part: Path) -> dict[str, Any]:
-    """What a part depends on and lacks; nothing where that is not known."""
-    try:
-        found = json.loads(_about_path(part).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 def _digest(settings: dict[str, Any]) -> str:
-    """Of all but the engine: each machine may have its own, and all of them agree with PyTorch."""
+    """A hash of all settings but the engine: each machine may have its own, and all agree with PyTorch."""
     common = {name: value for name, value in settings.items() if name != "engine"}
     return hashlib.blake2b(json.dumps(common, sort_keys=True).encode(), digest_size=16).hexdigest()

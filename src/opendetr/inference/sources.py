@@ -1,4 +1,4 @@
-"""Pictures to detect in: what a source (a picture, a folder, a glob) names, and what they are called in results."""
+"""Pictures to detect in: those of a source (a picture, a folder, a glob), and their names in results."""
 
 import glob
 import re
@@ -44,7 +44,7 @@ class SourcePicture(NamedTuple):
 
 @contextmanager
 def reading(path: str, how: str = "") -> Iterator[None]:
-    """Say in a sentence what cannot be read: every file system raises kinds of its own.
+    """Turn any exception into a sentence: every file system has its own classes.
 
     Raises:
         UserError: instead of any other exception.
@@ -61,7 +61,7 @@ def expand_source(source: str | Path) -> Picture | list[Picture]:
     """A file as it is; a folder or a glob as the sorted list of its pictures.
 
     Raises:
-        UserError: nothing is there, or no pictures are.
+        UserError: nothing is there, or no pictures.
     """
     path = Path(source)
     if not str(source):
@@ -82,12 +82,11 @@ def expand_source(source: str | Path) -> Picture | list[Picture]:
 
 
 def expand_sources(sources: list[str], output: Path) -> list[Path]:
-    """All pictures that several sources name, each once, in their order; what lies in `output` is not a source."""
+    """All pictures of several sources, each once, in their order; the content of `output` is not a source."""
     pictures: dict[Path, None] = {}
     for source in sources:
         found = expand_source(source)
-        for picture in found if isinstance(found, list) else [found]:
-            pictures[Path(str(picture))] = None
+        pictures.update((Path(str(picture)), None) for picture in (found if isinstance(found, list) else [found]))
     return [path for path in pictures if output.resolve() not in path.resolve().parents]
 
 
@@ -122,25 +121,22 @@ def distinct_names(paths: list[Path]) -> list[str]:
 
 
 def file_stem(name: str) -> str:
-    """A file's name without suffix for what is not a file, such as `webcam:1`: one that every system can have."""
+    """A name, such as `webcam:1`, without suffix and without characters that file names cannot have."""
     return re.sub(r'[<>:"|?*]', "-", Path(name).stem)
 
 
 def report_left_out(broken: list[str]) -> None:
-    """Say, after everything else was written, what could not be read.
+    """Report pictures that could not be read, after all others were written.
 
     Raises:
-        UserError: anything could not.
+        UserError: there is any.
     """
     if broken:
         raise UserError(broken[0] if len(broken) == 1 else f"{len(broken)} pictures were left out: {'; '.join(broken)}")
 
 
 def _distinct(named: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Stems and suffixes, of which no two are equal: stems that come again get a number.
-
-    Nor are two equal but for upper and lower case: Windows and macOS keep them in one file.
-    """
+    """Distinct stems and suffixes: repeated stems get a number, also in another case (one file on Windows, macOS)."""
     used: dict[str, tuple[str, str]] = {}
     for stem, suffix in named:
         name, number = stem, 2

@@ -1,4 +1,4 @@
-"""Tiled detection of huge pictures: cut into overlapping tiles, detect in each, merge what several tiles saw.
+"""Tiled detection of large pictures: cut into overlapping tiles, detect in each, merge the detections.
 
 A tile reports the part of an object that it sees. So two detections of different tiles are one object if they have the
 same class and agree where both tiles look: clipped to what the tiles share, their boxes coincide. This one rule covers
@@ -21,8 +21,8 @@ from opendetr.boxes import box_iou
 from opendetr.errors import UserError
 from opendetr.structures import Detections
 
-SAME_OBJECT = 0.4  # the lowest IoU, where both tiles look, of two detections of one object
-PART_OF_OBJECT = 0.8  # the least share of a fragment's area that the box of its object covers
+SAME_OBJECT = 0.4  # the lowest IoU, in the area of both tiles, of two detections of one object
+PART_OF_OBJECT = 0.8  # the smallest share of a fragment's area that the box of its object covers
 WITHOUT_END = torch.tensor([-math.inf, -math.inf, math.inf, math.inf])
 
 
@@ -42,7 +42,7 @@ def tile_boxes(height: int, width: int, tile: int, overlap: float) -> list[Tile]
         height: of the picture, in pixels.
         width: of the picture, in pixels.
         tile: side of a tile, in pixels; where the picture is shorter, tiles are as long as the picture.
-        overlap: the least that neighbours share, as a share of `tile`.
+        overlap: smallest overlap of neighbouring tiles, as a share of `tile`.
 
     Raises:
         UserError: `tile` is below 1, or `overlap` is not in 0..1 or leaves no pixel from one tile to the next.
@@ -125,7 +125,7 @@ class _View:
 
 
 def _links(views: list[_View]) -> list[tuple[int, int, float]]:
-    """What two tiles both see, for all pairs of tiles.
+    """Pairs of detections of one object, for all pairs of tiles.
 
     Returns:
         Pairs of detections, numbered through all tiles, and the evidence for each, as `_same_objects` counts it.
@@ -171,7 +171,7 @@ def _same_objects(one: _View, other: _View, window: Float[Tensor, " 4"]) -> list
 
 
 def _lies_in(one: _View, other: _View) -> Bool[Tensor, "N M"]:
-    """Whether a fragment of `one` lies in a box of `other`, and so may be a part of that object.
+    """Whether a fragment of `one` lies in a box of `other`, and so may be a part of its object.
 
     Where an object does not fill its box (a wing of an airplane), its fragment has a smaller box than that part of the
     whole box, and clipping does not make them alike.
@@ -205,5 +205,5 @@ def _object_box(boxes: Float[Tensor, "N 4"], views: list[_View]) -> Float[Tensor
 
 
 def _clip(boxes: Float[Tensor, "*B 4"], area: Float[Tensor, "*A 4"]) -> Float[Tensor, "*C 4"]:
-    """Boxes as far as they lie inside `area`; of no size, at its edge, where they do not."""
+    """The parts of boxes inside `area`; an empty box at its edge where there is none."""
     return torch.minimum(torch.maximum(boxes, area[..., [0, 1, 0, 1]]), area[..., [2, 3, 2, 3]])

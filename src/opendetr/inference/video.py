@@ -1,4 +1,4 @@
-"""Video files, webcams and network streams: frames in, a video of drawn frames out. PyAV (FFmpeg) reads and writes."""
+"""Video files, webcams and network streams: reading frames and writing a video of drawn frames, by PyAV (FFmpeg)."""
 
 import glob
 import os
@@ -18,12 +18,12 @@ from opendetr.errors import UserError, first_line
 
 SUFFIXES = frozenset({".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".ts"})
 STREAMS = ("rtsp://", "rtsps://", "rtmp://", "rtmps://", "http://", "https://")
-ANSWER_SECONDS = 10.0  # how long a stream may be silent, at its start and between frames; Ctrl-C waits for it too
+ANSWER_SECONDS = 10.0  # longest wait for a stream, at its start and between frames; Ctrl-C waits for it too
 TICKS = 60000  # per second of a written video: whole numbers for 24, 25, 30, 50 and 60 frames and for 30000/1001
 
 
 def is_video(source: str) -> bool:
-    """Whether a source is named like a video file, a webcam (`webcam`, `webcam:1`) or a stream (`rtsp://...`).
+    """Whether a source has the name of a video file, a webcam (`webcam`, `webcam:1`) or a stream (`rtsp://...`).
 
     Nothing is opened. A folder or a glob is no video, and a file or folder that is called `webcam` is no webcam.
     """
@@ -49,7 +49,7 @@ class Video:
         frames_per_second: of the video itself, whatever `every` is; 25 where it does not say.
         num_frames: of the video itself, as its header or its duration promises; None where neither does.
         size: (height, width) of an upright frame, in pixels.
-        live: whether it is a webcam or a stream, whose frames come when they happen.
+        live: whether it is a webcam or a stream.
         damaged: frames met so far that could not be decoded (left out), or only in part (kept).
     """
 
@@ -66,20 +66,23 @@ class Video:
             self._promised = float(stream.duration * stream.time_base)
         elif container.duration and len(container.streams) == 1:  # else it may be that of the sound
             self._promised = container.duration / 1e6
-        counts = [stream.frames, round(self._promised * self.frames_per_second)]  # a trimmed video counts all it had
+        counts = [
+            stream.frames,
+            round(self._promised * self.frames_per_second),
+        ]  # the former counts trimmed frames too
         self.num_frames = min(filter(None, counts), default=None)
         frames = self._decode()
-        first = next(frames, None)  # a video is open when a frame of it was seen
+        first = next(frames, None)  # a video counts as open when a frame was decoded
         if first is None:
             raise UserError(f"{name} holds no frame that can be decoded; convert it to another kind of video")
         self._frames = chain([first], frames)
-        # Of the first frame only: who asks a frame for it ties a knot that keeps its pixels until Python tidies up.
+        # Of the first frame only: this makes a reference cycle, which keeps a frame's pixels until garbage collection.
         self._display_matrix = first.side_data.get("DISPLAYMATRIX")
         self.size = self._upright(first).size[::-1]
 
     @classmethod
     def open(cls, source: str | Path, every: int = 1) -> "Video":
-        """Open what `is_video` calls a video.
+        """Open a source for which `is_video` is true.
 
         Raises:
             UserError: the file is missing or no video; there is no such webcam; the stream does not answer.
@@ -95,7 +98,7 @@ class Video:
             elif source.lower().startswith(STREAMS):
                 name = re.sub(r"//[^/]*@", "//", source).split("?")[0]
                 said, advice = f"{name} does not answer with a video", "check the address and that the sender is on"
-                # TCP, because frames that lost packets on their way are damaged ones.
+                # TCP, since frames with lost packets are damaged.
                 options = {"rtsp_transport": "tcp"} if source.lower().startswith("rtsp") else {}
                 container = av.open(source, timeout=ANSWER_SECONDS, options=options)
             elif not Path(source).exists():
@@ -131,7 +134,7 @@ class Video:
 
     @property
     def problem(self) -> str | None:
-        """One sentence on what was lost so far, None where nothing was."""
+        """One sentence on the damage so far, None without any."""
         damaged = f"{self.damaged} damaged frame{'s' if self.damaged > 1 else ''}" if self.damaged else ""
         early = f"it breaks off after frame {self._read} ({self._broken_off})" if self._broken_off else ""
         said = " and ".join(filter(None, [damaged, early]))
@@ -148,7 +151,7 @@ class Video:
         return image
 
     def _decode(self) -> Iterator[Any]:
-        """All frames as they are stored; data that end in an error end."""
+        """All frames as they are stored, up to an error."""
         av = _import_av()
         while True:
             try:
@@ -172,13 +175,12 @@ class Video:
 class VideoDrawing:
     """Writes pictures as an .mp4 (codec mp4v, no sound), each at its time, in the size of the first.
 
-    The file grows under a hidden temporary name beside `path` and takes its place at the end. On Ctrl-C what was
-    written until then is finished and kept, because a webcam ends in no other way; on any other exception it is
-    removed and `path` is as it was before. Without a picture there is no file.
+    The file has a hidden temporary name beside `path` until its end. On Ctrl-C, the only end of a webcam, it is kept;
+    on any other exception it is removed and `path` stays as it was. Without a picture there is no file.
 
     Args:
         path: of the file; its folder is made.
-        frames_per_second: the nominal rate, and with it the time for which the last picture stands.
+        frames_per_second: the nominal rate, also the duration of the last picture.
     """
 
     def __init__(self, path: Path, frames_per_second: float = 25) -> None:
@@ -244,6 +246,6 @@ def _open_webcam(av: Any, number: int) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    if type(error).__name__ == "ExitError":  # it was us who told FFmpeg to stop waiting
+    if type(error).__name__ == "ExitError":  # our own timeout
         return f"no answer within {ANSWER_SECONDS:g} s"
     return getattr(error, "strerror", None) or first_line(error)
