@@ -59,13 +59,9 @@ class OfficialPeer:
         self.model.load_state_dict(state)
         self.model.eval().to(device)
         transforms = self.code.transforms
-        self.transform = transforms.Compose(
-            [
-                transforms.RandomResize([preprocessing["image_size"]], preprocessing["max_size"]),
-                transforms.ToTensor(),
-                transforms.Normalize(preprocessing["mean"], preprocessing["std"]),
-            ]
-        )
+        resize = transforms.RandomResize([preprocessing["image_size"]], preprocessing["max_size"])
+        normalize = transforms.Normalize(preprocessing["mean"], preprocessing["std"])
+        self.transform = transforms.Compose([resize, transforms.ToTensor(), normalize])
         self.postprocess = self.code.detr.PostProcess()
 
     def answer(self, images: Float[Tensor, "B 3 H W"]) -> DetrOutput:

@@ -49,9 +49,7 @@ def take_turns(clocks: list[Clock], seconds: float) -> float:
     The slowdown is unequal: PyTorch's threads wait for each other in every layer, and where another program takes a
     core from one of them they can be fifty times as slow, other engines three times.
 
-    Args:
-        clocks: one for each side.
-        seconds: for each clock; a round that is begun is finished, and there are at least three.
+    Each clock gets about `seconds`: a round that is begun is finished, and there are at least three.
 
     Returns:
         The share of the processors' time that other programs took meanwhile, 0..1.

@@ -38,11 +38,6 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return f"<table>{head}{body}</table>"
 
 
-def preformatted(text: str) -> str:
-    """Preformatted text, such as commands."""
-    return f"<pre>{html.escape(text)}</pre>"
-
-
 def as_png(image: Image.Image) -> bytes:
     """The picture as the content of a PNG file."""
     buffer = io.BytesIO()

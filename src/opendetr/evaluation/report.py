@@ -11,7 +11,7 @@ from PIL import Image
 from rich.table import Table
 
 from opendetr.evaluation.coco import CocoMetrics
-from opendetr.evaluation.page import as_png, figure, page, preformatted, table
+from opendetr.evaluation.page import as_png, figure, page, table
 from opendetr.files import write_text
 from opendetr.progress import console
 
@@ -102,15 +102,14 @@ def write_report(path: Path, title: str, runs: Sequence[RunReport], machine: str
 
     It ends with the next commands to run and a description of the machine.
     """
-    sections = "".join(map(_section, runs)) + "<h2>Your own pictures</h2>" + preformatted("\n".join(commands))
-    write_text(path, page(title, f"{sections}<p class=small>{html.escape(machine)}</p>"))
+    text = html.escape("\n".join(commands))
+    closing = f"<h2>Your own pictures</h2><pre>{text}</pre><p class=small>{html.escape(machine)}</p>"
+    write_text(path, page(title, "".join(map(_section, runs)) + closing))
 
 
 def _section(run: RunReport) -> str:
-    classes = [
-        [name, *(metric_in_words(values[key]) for key in ("AP", "AP50"))]
-        for name, values in run.metrics.per_class.items()
-    ]
+    per_class = run.metrics.per_class.items()
+    classes = [[name, metric_in_words(values["AP"]), metric_in_words(values["AP50"])] for name, values in per_class]
     figures = "".join(figure(as_png(image), caption) for caption, image in run.pictures)
     return (
         f"<h2>{html.escape(run.title)}</h2><p>{html.escape(run.summary)}</p>"

@@ -46,10 +46,8 @@ def detect_split(
         UserError: a picture cannot be read.
     """
     dataset = DetectionDataset(index, description.preprocessing.transform())
-    order = sorted(
-        positions if positions is not None else range(len(index)),
-        key=lambda position: (index.records[position].height, index.records[position].width),
-    )
+    records, positions = index.records, range(len(index)) if positions is None else positions
+    order = sorted(positions, key=lambda position: (records[position].height, records[position].width))
 
     def picture(position: int) -> Prepared:
         image, _, record = dataset[position]

@@ -113,11 +113,8 @@ def certify(
 ) -> Certificate:
     """Compare an engine with PyTorch in fp32: its outputs for every query, and the detections that users get.
 
-    Args:
-        engine: of the exported model.
-        checkpoint: the model it was made from.
-        index: a split of the user's data, for its pictures and AP; without it, two photographs and no AP.
-        max_ap_loss: largest allowed loss of AP there; by default that of the precision.
+    The index, a split of the user's data, is for pictures and AP; without it there are two photographs and no AP. The
+    largest allowed loss of AP is that of the precision by default.
 
     Raises:
         UserError: a picture cannot be read, or without a split scikit-learn, which has the photographs, is missing.

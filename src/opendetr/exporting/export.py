@@ -146,7 +146,11 @@ def _write_draft(
         console.print("translating it to ONNX")
         graph = to_onnx(program)
     if options.format == "openvino":
-        graph = _openvino_graph(graph, draft)
+        import onnx
+        import openvino
+
+        onnx.save(graph, draft.with_suffix(".onnx"))
+        graph = openvino.convert_model(draft.with_suffix(".onnx"))
     if options.precision == "int8":
         assert calibration is not None
         graph = quantize(graph, checkpoint, calibration)
@@ -159,15 +163,6 @@ def _write_draft(
     del engine  # Windows cannot write a file that is mapped into memory
     write_file(graph, draft, metadata)
     return certificate
-
-
-def _openvino_graph(onnx_graph: Any, draft: Path) -> Any:
-    import onnx
-    import openvino
-
-    source = draft.with_suffix(".onnx")
-    onnx.save(onnx_graph, source)
-    return openvino.convert_model(source)
 
 
 def _describe_inputs(options: ExportOptions) -> dict[str, str]:

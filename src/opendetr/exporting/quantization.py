@@ -16,12 +16,9 @@ MOST_PICTURES = 128  # the ranges do not change with more
 
 
 def quantize(graph: Any, checkpoint: Checkpoint, index: DatasetIndex) -> Any:
-    """The graph with int8 weights and activations, where NNCF finds them accurate enough.
+    """The graph (of ONNX or OpenVINO) with int8 weights and activations, where NNCF finds them accurate enough.
 
-    Args:
-        graph: an ONNX or OpenVINO model.
-        checkpoint: the model it was made from.
-        index: pictures to calibrate on, like those the model will get.
+    It is calibrated on the pictures of the index, which should be like those the model will get.
 
     Raises:
         UserError: NNCF is missing.

@@ -57,7 +57,7 @@ def predict_distributed(job: Job, sources: list[str], workers: int | None = None
 
     Args:
         job: the settings. The engine is chosen here, once, for all workers.
-        sources: as `list_pictures` takes them.
+        sources: as in `list_pictures`.
         workers: number of processes, each with a model; by default as many as fit with this process's threads.
 
     Returns:
