@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rich.table import Table
 
@@ -75,16 +75,10 @@ class Benchmark:
     def to_markdown(self) -> str:
         """The result as Markdown."""
         lines = [f"# Benchmark of {self.model}", ""]
-        for part in _parts(self):
-            lines += [f"## {part.title}", "", f"| {' | '.join(part.header)} |", "|---" * len(part.header) + "|"]
-            lines += [f"| {' | '.join(cells)} |" for cells in part.rows] + [""]
+        for title, header, rows in _tables(self):
+            lines += [f"## {title}", "", f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+            lines += [f"| {' | '.join(cells)} |" for cells in rows] + [""]
         return "\n".join(lines + [f"- {line}" for line in _facts(self)]) + "\n"
-
-
-class _Part(NamedTuple):
-    title: str
-    header: list[str]
-    rows: list[list[str]]
 
 
 def provenance(*packages: str) -> str:
@@ -95,9 +89,9 @@ def provenance(*packages: str) -> str:
 
 def print_benchmark(benchmark: Benchmark) -> None:
     """The tables and the facts on the terminal."""
-    for part in _parts(benchmark):
-        table = Table(*part.header, title=part.title)
-        for cells in part.rows:
+    for title, header, rows in _tables(benchmark):
+        table = Table(*header, title=title)
+        for cells in rows:
             table.add_row(*cells)
         console.print(table)
     for line in _facts(benchmark):
@@ -111,13 +105,13 @@ def write_benchmark(benchmark: Benchmark, folder: Path) -> Path:
     return folder / "benchmark.md"
 
 
-def _parts(benchmark: Benchmark) -> Iterator[_Part]:
-    """Narrow tables, since one wide table would be cut at the edge of a terminal."""
+def _tables(benchmark: Benchmark) -> Iterator[tuple[str, list[str], list[list[str]]]]:
+    """Title, header and rows of narrow tables, since one wide table would be cut at the edge of a terminal."""
     for title, key in (("Model only", "model"), ("End to end, from a decoded picture to detections", "end_to_end")):
         header = ["", "ms", "p95", "pictures/s", f"times {benchmark.baseline}", "calls"]
-        yield _Part(title, header, [[row.name, *_times(getattr(row, key))] for row in benchmark.rows])
+        yield title, header, [[row.name, *_times(getattr(row, key))] for row in benchmark.rows]
     header = ["", "GFLOP/s", "of the peak", "logits differ by", "boxes differ by", "peak memory"]
-    yield _Part("Work, agreement, memory", header, [[row.name, *_qualities(row)] for row in benchmark.rows])
+    yield "Work, agreement, memory", header, [[row.name, *_qualities(row)] for row in benchmark.rows]
 
 
 def _times(timing: Timing | None) -> list[str]:

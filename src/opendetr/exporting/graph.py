@@ -89,11 +89,7 @@ def export_program(
     require_exportable(checkpoint)
     model = ExportableModel(checkpoint, with_preprocessing=with_preprocessing, with_attention=with_attention)
     multiple = checkpoint.preprocessing.multiple_of
-    batch, height, width = (
-        2,
-        7 * STRIDE,
-        9 * STRIDE,
-    )  # different, so that torch takes none for another
+    batch, height, width = 2, 7 * STRIDE, 9 * STRIDE  # different, so that torch takes none for another
     mask = torch.zeros(batch, height, width, dtype=torch.bool)
     mask[1, :, -STRIDE:] = True
     shape = (batch, height, width, 3) if with_preprocessing else (batch, 3, height, width)

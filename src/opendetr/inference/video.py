@@ -66,10 +66,7 @@ class Video:
             self._promised = float(stream.duration * stream.time_base)
         elif container.duration and len(container.streams) == 1:  # else it may be that of the sound
             self._promised = container.duration / 1e6
-        counts = [
-            stream.frames,
-            round(self._promised * self.frames_per_second),
-        ]  # the former counts trimmed frames too
+        counts = [stream.frames, round(self._promised * self.frames_per_second)]  # the first counts trimmed frames too
         self.num_frames = min(filter(None, counts), default=None)
         frames = self._decode()
         first = next(frames, None)  # a video counts as open when a frame was decoded
