@@ -103,14 +103,15 @@ def test_data_that_are_not_there_leave_nothing_behind(digits, tmp_path):
         assert not (tmp_path / "out").exists()
 
 
-def test_ones_own_study(digits, tmp_path):
-    table = ablate(None, digits, tmp_path / "out", "model.num_queries=5,12", seeds=1)
-    assert "| model.num_queries=12 | 1 |" in table.read_text()
-    assert "Study of model.num_queries" in table.read_text()
+@pytest.fixture(scope="module")
+def layers(digits, tmp_path_factory):
+    output = tmp_path_factory.mktemp("studies") / "layers"
+    ablate("decoder-layers", digits, output, seeds=1)
+    return output
 
 
-def test_decoder_layers_are_measured_one_by_one(digits, tmp_path):
-    assert "By decoder layer" in ablate("decoder-layers", digits, tmp_path / "out", seeds=1).read_text()
+def test_decoder_layers_are_measured_one_by_one(layers):
+    assert "By decoder layer" in (layers / "study.md").read_text()
 
 
 def test_crowds_of_digits_are_counted(tmp_path, monkeypatch):
@@ -120,8 +121,8 @@ def test_crowds_of_digits_are_counted(tmp_path, monkeypatch):
     assert (tmp_path / "out" / "digits" / "annotations" / "val.json").is_file()
 
 
-def test_what_was_killed_before_its_first_save_is_begun_anew(digits, tmp_path):
-    ablate("decoder-layers", digits, tmp_path / "out", seeds=1)
+def test_what_was_killed_before_its_first_save_is_begun_anew(layers, digits, tmp_path):
+    shutil.copytree(layers, tmp_path / "out")
     row = tmp_path / "out" / "as-it-is" / "seed-0"
     (row / "result.json").unlink()
     shutil.rmtree(row / "run" / "last")
@@ -140,7 +141,7 @@ def test_a_row_that_cannot_be_trained_does_not_stop_the_others(digits, tmp_path,
     assert "seed 0, failed" in capsys.readouterr().out
 
 
-def test_a_crash_fails_its_run_only_and_is_tried_again(digits, tmp_path, monkeypatch):
+def test_a_crash_fails_its_run_of_ones_own_study_only_and_is_tried_again(digits, tmp_path, monkeypatch):
     train = run._train
 
     def crashing(config, folder):
@@ -155,9 +156,9 @@ def test_a_crash_fails_its_run_only_and_is_tried_again(digits, tmp_path, monkeyp
     assert "in crashing" in (row / "error.txt").read_text()
     assert not (row / "result.json").exists()
     monkeypatch.undo()
-    assert "| model.num_queries=12 | 1 |" in ablate(
-        None, digits, tmp_path / "out", "model.num_queries=12,5", seeds=1
-    ).read_text()  # fmt: skip
+    table = ablate(None, digits, tmp_path / "out", "model.num_queries=12,5", seeds=1).read_text()
+    assert "Study of model.num_queries" in table
+    assert "| model.num_queries=12 | 1 |" in table
     assert [path.name for path in sorted(row.iterdir())] == ["result.json", "run"]
 
 

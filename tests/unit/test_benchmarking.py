@@ -238,11 +238,11 @@ def test_a_busy_machine_is_said(found):
     assert "Other programs" not in replace(found, others=0.0).to_markdown()
 
 
-def test_the_model_is_not_changed(paper):
-    before = {name: tensor.clone() for name, tensor in paper.model.state_dict().items()}
-    in_short(paper, engines=("torch",), precisions=("bf16",))
-    assert not paper.model.backbone.in_full_precision
-    assert all(torch.equal(tensor, before[name]) for name, tensor in paper.model.state_dict().items())
+def test_the_model_is_not_changed(plain):
+    before = {name: tensor.clone() for name, tensor in plain.model.state_dict().items()}
+    in_short(plain, engines=("torch",), precisions=("bf16",))
+    assert not plain.model.backbone.in_full_precision
+    assert all(torch.equal(tensor, before[name]) for name, tensor in plain.model.state_dict().items())
 
 
 def test_selected_queries_are_paired_before_they_are_compared(fast, monkeypatch):
