@@ -287,25 +287,54 @@ def test_what_is_frozen_stays_and_what_learns_moves(digits, tmp_path):
     assert moved == set(dict(pretrained.named_parameters())) - frozen
 
 
-@pytest.mark.parametrize("compare", [False, True])
-def test_the_demo_reports_what_it_learned(tmp_path, monkeypatch, compare):
-    monkeypatch.setattr(demonstration, "STEPS", 8)
-    monkeypatch.setattr("opendetr.training.loop.LOGGED_EVERY", 5)
-    monkeypatch.setattr(demonstration, "ENOUGH_AP50", 0.0)
-    monkeypatch.setattr(demonstration, "TRAINING_SCENES", 64)  # an epoch of all steps, and twelve held-out scenes
-    report = demonstration.run_demo(tmp_path / "demo", time.time(), compare=compare)
-    page = report.read_text()
-    assert page.count("held-out scenes, whose") == 1 + compare
-    assert page.count("data:image/") >= 17 * (1 + compare)  # 12 test scenes, and five figures of what it looks at
-    assert page.count("<h2>Attention</h2>") == 1 + compare
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """The folder of a demo with its comparison, what it learned, and the minutes that it gave the comparison."""
+    folder, learned, given, learn = tmp_path_factory.mktemp("demo") / "demo", [], [], demonstration._learn
+
+    def in_short(*settings):
+        settings, minutes = settings[:5], settings[5:]
+        given.extend(minutes)
+        learned.append(learn(*settings, *(0.01 for _ in minutes)))
+        return learned[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demonstration, "STEPS", 8)
+        patch.setattr("opendetr.training.loop.LOGGED_EVERY", 5)
+        patch.setattr(demonstration, "ENOUGH_AP50", 0.0)
+        patch.setattr(demonstration, "TRAINING_SCENES", 64)  # an epoch of all steps, and twelve held-out scenes
+        patch.setattr(demonstration, "_learn", in_short)
+        demonstration.run_demo(folder, time.time(), compare=True)
+    return folder, learned, given
+
+
+def assert_page_of_runs(page, count):
+    assert page.count("held-out scenes, whose") == count
+    assert page.count("data:image/") >= 17 * count  # 12 test scenes, and five figures of what it looks at
+    assert page.count("<h2>Attention</h2>") == count
     assert "opendetr train --data DATA" in page
-    facts = json.loads((tmp_path / "demo" / "report.json").read_text())
+    assert not re.search(r"""(src|href)=.?https?:|url\(.?http""", page)  # it works from disk, offline
+
+
+def test_the_demo_reports_what_it_learned(demo):
+    folder, _, given = demo
+    assert_page_of_runs((folder / "report.html").read_text(), 2)
+    facts = json.loads((folder / "report.json").read_text())
     assert 0 <= facts["ap50"] <= 1
     assert facts["minutes"] > 0
+    assert given == [pytest.approx(facts["minutes"], abs=0.01)]  # the comparison has the same
     assert facts["threads"] == torch.get_num_threads()
-    history = read_metrics(tmp_path / "demo" / "run-1")
+    history = read_metrics(folder / "run-1")
     assert [line["step"] for line in history if line["kind"] == "step"] == [5]
     assert len([line for line in history if line["kind"] == "val"]) >= 2  # AP while it learns, and at the end
     assert history[-1]["step"] == 8
-    assert not re.search(r"""(src|href)=.?https?:|url\(.?http""", page)  # it works from disk, offline
-    assert [run.name for run in sorted((tmp_path / "demo").glob("run-?"))] == ["run-1", "run-2"][: 1 + compare]
+    assert [run.name for run in sorted(folder.glob("run-?"))] == ["run-1", "run-2"]
+
+
+def test_the_demo_compares_only_where_it_is_asked_to(demo, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(demonstration, "TRAINING_SCENES", 4)
+    monkeypatch.setattr(demonstration, "_learn", lambda recipe, *_: asked.append(recipe) or demo[1][0])
+    report = demonstration.run_demo(tmp_path, time.time())
+    assert asked == ["fast"]
+    assert_page_of_runs(report.read_text(), 1)
