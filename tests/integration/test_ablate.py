@@ -21,7 +21,8 @@ from opendetr.training.run_folder import read_metrics
 
 SMALL = (
     "model.backbone=test_resnet", "model.backbone_weights=none", "data.image_size=64", "train.workers=0",
-    "train.batch_size=8", "train.precision=fp32", *TINY_FAST["overrides"],
+    "train.batch_size=8", "train.precision=fp32", "data.horizontal_flip=0.0", "data.vertical_flip=0.0",
+    *TINY_FAST["overrides"],
 )  # fmt: skip
 
 
