@@ -325,7 +325,7 @@ def test_a_certificate_does_not_hold_where_ap_or_detections_are_lost():
 @pytest.mark.parametrize(
     ("lacks", "sentence"),
     [
-        ({"logits": float("inf")}, "logits are no numbers"),
+        ({"logits": float("inf")}, "logits have NaN"),
         ({"answers": 0, "agreeing": 0}, "no answers to compare"),
         ({"undecided": 2}, "rounding selects the queries of every picture"),
     ],
