@@ -1,4 +1,7 @@
-"""Config: frozen dataclasses whose defaults are the paper, read from and written as TOML, with dotted overrides."""
+"""Config: frozen dataclasses whose defaults are the paper, read from and written as TOML, with dotted overrides.
+
+The file is long because every setting stands here with its description and its bounds.
+"""
 
 import dataclasses
 import itertools
