@@ -499,8 +499,8 @@ def test_bf16_runs_from_its_file_and_beside_its_model(paper):
     except UserError as error:
         pytest.skip(str(error))
     path = fastest_engine.engine_file(paper, "openvino", "bf16")
-    certificate = Certificate.from_json(read_metadata(path)["certificate"])
-    assert max(row.logits for row in certificate.comparisons) > EXACT  # it is another arithmetic
+    rows = read_metadata(path)["certificate"]["comparisons"]
+    assert max(row["logits"] for row in rows) > EXACT  # it is another arithmetic
     found = Detector.load(path)
     assert found.engine.precision == "bf16"
 
