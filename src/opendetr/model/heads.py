@@ -21,7 +21,7 @@ class MLP(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """The type of the weights."""
-        return self.layers[0].weight.dtype  # type: ignore[return-value]
+        return next(self.parameters()).dtype
 
     def forward(self, x: Tensor) -> Tensor:
         """The last layer is linear."""
@@ -40,8 +40,8 @@ class BoxHead(MLP):
     def __init__(self, embed_dim: int, *, refines: bool) -> None:
         super().__init__(embed_dim, embed_dim, 4, num_layers=3)
         if refines:
-            nn.init.zeros_(self.layers[-1].weight)  # type: ignore[arg-type]
-            nn.init.zeros_(self.layers[-1].bias)  # type: ignore[arg-type]
+            for parameter in self.layers[-1].parameters():
+                nn.init.zeros_(parameter)
 
     def forward(
         self, x: Float[Tensor, "... D"], reference_boxes: Float[Tensor, "... 4"] | None = None

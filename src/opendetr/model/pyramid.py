@@ -10,15 +10,17 @@ from opendetr.model.encoder import Encoder, EncoderLayer
 from opendetr.model.tokens import Features, Tokens
 
 
-class InputProjection(nn.Conv2d):
+class InputProjection(nn.Module):
     """The paper's: a 1x1 convolution of the backbone's last map (section 3.2)."""
 
     def __init__(self, channels: list[int], embed_dim: int) -> None:
-        super().__init__(channels[-1], embed_dim, kernel_size=1)
+        super().__init__()
+        projection = nn.Conv2d(channels[-1], embed_dim, kernel_size=1)
+        self.weight, self.bias = projection.weight, projection.bias
 
-    def forward(self, levels: list[Features]) -> list[Features]:  # type: ignore[override]
+    def forward(self, levels: list[Features]) -> list[Features]:
         """The one map the transformer reads."""
-        return [Features(super().forward(levels[-1].map), levels[-1].padding_mask)]
+        return [Features(F.conv2d(levels[-1].map, self.weight, self.bias), levels[-1].padding_mask)]
 
 
 class PyramidProjection(nn.Module):

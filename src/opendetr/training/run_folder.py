@@ -117,9 +117,10 @@ def load_training_state(run: Path) -> dict[str, Any]:
     """The training state in the `last` of a run; UserError if it cannot be continued."""
     path = resumable_folder(run) / "training.pt"
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds of errors for a damaged file
         raise UserError(f"--resume {run}: {path} is damaged ({first_line(error)})") from None
+    return state
 
 
 def require_free(output: Path, resume: Path | None) -> None:
