@@ -55,7 +55,7 @@ def test_a_picture_is_explained(run, digits, tmp_path):
 
 def test_layer_and_head_are_chosen(run, digits, tmp_path):
     picture = str(sorted((digits / "images").glob("test_*.png"))[0])
-    api.explain(run, [picture], tmp_path / "out", layer=1, head=2, threshold=0.0)
+    api.explain(run, [picture], tmp_path / "out", layer=1, head=2, threshold=0.0, at_most=2)
     seen = look(Detector.load(run, "cpu"), Image.open(picture).convert("RGB"))
     maps = seen.cross_maps([0, 1])
     chosen, words = Asked(0.0, layer=1, head=2).of(maps)
