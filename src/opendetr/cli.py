@@ -21,6 +21,7 @@ from opendetr.errors import UserError
 from opendetr.files import require_writable, write_json
 from opendetr.openmp import set_waiting_policy
 from opendetr.options import (
+    SAY_DC5,
     Cache,
     EngineName,
     ExportFormat,
@@ -32,6 +33,8 @@ from opendetr.options import (
     PredictEngine,
     TrainingPrecision,
 )
+
+UsageError: Any = typer.BadParameter.__mro__[1]  # click's, which newer versions of typer contain
 
 
 class Commands(TyperGroup):
@@ -48,6 +51,12 @@ class Commands(TyperGroup):
         except typer.BadParameter as error:
             sentence = " ".join(error.format_message().replace("Value error, ", "").split()).removesuffix(".")
             raise UserError(f"{sentence}; see {error.ctx.command_path if error.ctx else 'opendetr'} --help") from None
+        except UsageError as error:
+            option = getattr(error, "option_name", "")
+            if option not in ("--dc5", "--no-dc5"):
+                raise
+            way_out = SAY_DC5.format(path="X.pth", option=option)
+            raise UserError(f"{option} belongs to convert alone: the file's name says it; {way_out}") from None
 
 
 app = typer.Typer(

@@ -40,4 +40,5 @@ class Origin:
         """The inverse of `to_json`."""
         names = {item.name for item in fields(cls)} - {"others"}
         others = {name: value for name, value in values.items() if name not in names}
-        return cls(**{name: value for name, value in values.items() if name in names}, others=others)
+        known = {name: value for name, value in values.items() if name in names and value is not None}
+        return cls(**known, others=others)

@@ -74,8 +74,11 @@ def find_split(root: Path, split: str) -> tuple[Path, Path]:
         raise UserError(f"--data {root} is not a folder; expected a data set with annotations in COCO format")
     fitting = _named(root, split)
     if len(fitting) > 1:
-        sources = ", ".join(source.relative_to(root).as_posix() for source, _ in fitting)
-        raise UserError(f"split '{split}' of {root} could be any of {sources}; name the split by its file")
+        sources = [source.relative_to(root).as_posix() for source, _ in fitting]
+        raise UserError(
+            f"split '{split}' of {root} could be any of {', '.join(sources)}; "
+            f"name the split by its file, as {sources[0]}"
+        )
     if fitting:
         if not fitting[0][1].is_dir():
             raise UserError(f"{fitting[0][0]} has no pictures: the folder {fitting[0][1]} does not exist")

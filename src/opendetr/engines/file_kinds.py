@@ -86,7 +86,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
         raise
     except Exception as error:  # each format's reader has its own classes of exceptions
         raise UserError(f"{path} cannot be read ({first_line(error)}); export it again") from None
-    if not text:
+    found: dict[str, Any] = json.loads(text) if text else {}
+    if not {"labels", "preprocessing", "precision", "inputs"} <= set(found):
         raise UserError(f"{path} was not written by opendetr export: its metadata lack classes and preprocessing")
-    found: dict[str, Any] = json.loads(text)
     return found

@@ -300,7 +300,7 @@ class Trainer:
     def restore(self, training_state: dict[str, Any], run: Path) -> None:
         """Continue from `training_state`; the weights are already those of the run's `last`."""
         state = dict(training_state["state"])
-        self.step.skipped = state.pop("skipped")
+        self.step.skipped = state.pop("skipped", 0)
         self.state = RunState(**state)
         before, now = training_state["steps_per_epoch"], self.pictures.steps_per_epoch
         self.folder.read_history(run, self.state.epoch + self.state.step / before)

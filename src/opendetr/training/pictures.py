@@ -69,11 +69,11 @@ class TrainingPictures:
     def change(self, config: RunConfig, preprocessing: Preprocessing) -> None:
         """Use another config, from the next `show` on."""
         is_larger = config.data.image_size > self.config.data.image_size
-        self.config, self.preprocessing = config, preprocessing
+        is_resized, self.config, self.preprocessing = preprocessing != self.preprocessing, config, preprocessing
         if is_larger and self.dataset.cache is not None:  # than the pictures it keeps
             self.dataset.cache = None
             self.dataset.cache = build_cache(config.data, self.dataset.index.records, config.train.workers)
-        for name in ("shapes", "upright"):
+        for name in ("shapes", "upright") if is_resized else ():
             self.__dict__.pop(name, None)
 
     def growth(self) -> float:
