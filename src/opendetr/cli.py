@@ -56,7 +56,10 @@ class Commands(TyperGroup):
             if option not in ("--dc5", "--no-dc5"):
                 raise
             way_out = SAY_DC5.format(path="X.pth", option=option)
-            raise UserError(f"{option} belongs to convert alone: the file's name says it; {way_out}") from None
+            raise UserError(
+                f"{option} belongs to convert, for a .pth whose name does not say it: {way_out}; a new DC5 model is "
+                f"--preset detr-r50-dc5"
+            ) from None
 
 
 app = typer.Typer(

@@ -68,7 +68,7 @@ CASES = {
     "exported file to benchmark": (lambda make, run: ["benchmark", _exported(make)], EXPORTED),
     "exported file to train": (lambda make, run: ["train", "--init", _exported(make), "--data", make()], EXPORTED),
     "cost of an exported file": (lambda make, run: ["info", _exported(make), "--size", "64x64"], "does not tell"),
-    "exported file that is not there": (lambda make, run: ["explain", "gone.onnx", "a.png"], "does not exist; besides"),
+    "exported file that is not there": (lambda make, run: ["explain", "gone.onnx", "a.png"], "gone.onnx does not"),
     "dilation told to another command": (lambda make, run: ["train", "--dc5"], "convert X.pth DIR --to opendetr --dc5"),
     "size": (lambda make, run: ["info", run, "--size", "large"], "HEIGHTxWIDTH"),
     "val of nothing": (lambda make, run: ["val"], "MODEL --data"),

@@ -39,6 +39,7 @@ from opendetr.exporting import export, fastest_engine
 from opendetr.exporting.certificate import Certificate
 from opendetr.exporting.comparison import BOUNDS, Comparison, FinalAnswers, compare, largest_differences
 from opendetr.exporting.exported_file import fingerprint, load_exported
+from opendetr.exporting.graph import ExportableModel
 from opendetr.inference.detector import Detector
 from opendetr.labels import LabelMap
 from opendetr.model.build import build_model
@@ -243,6 +244,15 @@ def test_post_processing_is_in_the_graph(recipe, checkpoint, exported):
     np.testing.assert_allclose(found[0], scores.detach(), atol=EXACT)
     np.testing.assert_array_equal(found[1], labels)
     np.testing.assert_allclose(found[2], corners.detach(), atol=EXACT)
+
+
+def test_the_attention_of_the_graph_is_the_models(recipe, checkpoint):
+    """Compared with what hooks note from outside: with a focus in the recipe fast, without in the paper's."""
+    images, mask = torch.randn(2, 3, 64, 96), torch.zeros(2, 64, 96, dtype=torch.bool)
+    with torch.no_grad(), capture_attention(checkpoint.model) as captured:
+        checkpoint.model(images, mask)
+        *_, attention = ExportableModel(checkpoint, with_preprocessing=False, with_attention=True)(images, mask)
+        torch.testing.assert_close(attention, captured.decoder_cross[-1].weights(), rtol=0, atol=EXACT)
 
 
 def test_pixels_in_and_attention_out(quiet, tmp_path):

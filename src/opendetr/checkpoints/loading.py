@@ -54,7 +54,7 @@ def load_checkpoint(
     if state is not None and not (path / "config.json").is_file():
         raise UserError(f"{path} has no config.json: a state dict of transformers needs the folder of its config")
     if is_exported(path) and not path.is_dir():
-        raise UserError(f"{path}{'' if path.is_file() else ' does not exist; besides'}: {NO_WEIGHTS}")
+        raise UserError(f"{path}{'' if path.is_file() else ' does not exist'}: {NO_WEIGHTS}")
     if path.is_file() and path.suffix == ".safetensors":
         raise UserError(f"{path} holds weights only; give the folder it lies in, {path.parent}, with its config")
     if text.startswith(HUB):

@@ -59,7 +59,7 @@ def load_official(path: Path, *, dc5: bool | None = None) -> Checkpoint:
     with damage_is_said(path):
         state = without_masks(whole)
         panoptic = len(state) < len(whole)
-        config, remarks = architecture(state, arguments, path, dc5)
+        config, remarks = architecture(state, arguments, path.name, dc5)
         label_map, labels_are, labels_from = _labels(state, arguments, path.name, panoptic=panoptic)
         told = arguments.get("opendetr", {}).get("preprocessing")  # from `save_official`
         preprocessing = PREPROCESSING if told is None else Preprocessing.from_json(told)
@@ -122,22 +122,22 @@ def without_masks(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def architecture(
-    state: Mapping[str, Tensor], arguments: Mapping[str, Any], path: Path, dc5: bool | None
+    state: Mapping[str, Tensor], arguments: Mapping[str, Any], file_name: str, dc5: bool | None
 ) -> tuple[ModelConfig, list[str]]:
     """The architecture of a state dict in official names, and its sources in words; UserError if it is no DETR's."""
     needed = ("input_proj.weight", "query_embed.weight", "class_embed.weight", "transformer.decoder.norm.weight")
     if missing := [name for name in needed if name not in state]:
-        raise UserError(f"{path.name} is no checkpoint of a DETR: it has no '{missing[0]}'")
+        raise UserError(f"{file_name} is no checkpoint of a DETR: it has no '{missing[0]}'")
     heads, heads_from = int(arguments.get("nheads", 8)), "arguments" if "nheads" in arguments else "assumed"
     if dc5 is not None:
         dilated, dilated_from = dc5, "asked for"
     elif "dilation" in arguments:
         dilated, dilated_from = bool(arguments["dilation"]), "the stored arguments"
     else:
-        dilated, dilated_from = "dc5" in path.name.lower(), "the file name"
-        if path.name not in RELEASES.values():
+        dilated, dilated_from = "dc5" in file_name.lower(), "the file name"
+        if file_name not in RELEASES.values():
             option = "--no-dc5" if dilated else "--dc5"
-            dilated_from += "; " + SAY_DC5.format(path=path, option=option)
+            dilated_from += "; if it is wrong, say so: " + SAY_DC5.format(path=file_name, option=option)
     linear1 = state.get("transformer.decoder.layers.0.linear1.weight")
     config = ModelConfig(
         backbone=backbone_of(state),

@@ -135,7 +135,7 @@ def _prepared(checkpoint: Checkpoint, engine: str, precision: str) -> Engine:
                 raise
             console.print(certificate.summary())
             write_json(note, {"state": state, "certificate": certificate.to_json()})
-    return run_file(path, precision)
+        return run_file(path, precision)  # before another process may replace the file
 
 
 def _own_data(checkpoint: Checkpoint) -> DatasetIndex:

@@ -62,7 +62,9 @@ class ExportableModel(nn.Module):
             images = (images.float() - self.mean) / self.std
             images = images.masked_fill(padding_mask[..., None], 0.0).permute(0, 3, 1, 2)
         attention: list[Tensor] = []
-        hook = self.last_attention.register_forward_hook(_weights_into(attention)) if self.with_attention else None
+        hook = None
+        if self.with_attention:
+            hook = self.last_attention.register_forward_hook(_weights_into(attention), with_kwargs=True)
         output = self.model(images, padding_mask)
         if hook is not None:
             hook.remove()
@@ -71,9 +73,9 @@ class ExportableModel(nn.Module):
 
 
 def _weights_into(attention: list[Tensor]) -> Callable[..., None]:
-    def hook(module: MultiheadAttention, inputs: tuple[Any, ...], _: Tensor) -> None:
-        query, key, _, *others = inputs
-        attention.append(module.weights(query, key, *others))
+    def hook(module: MultiheadAttention, inputs: tuple[Any, ...], others: dict[str, Any], _: Tensor) -> None:
+        query, key, _, *blocked = inputs
+        attention.append(module.weights(query, key, *blocked, **others))
 
     return hook
 
