@@ -34,7 +34,7 @@ from opendetr.options import (
     TrainingPrecision,
 )
 
-UsageError: Any = typer.BadParameter.__mro__[1]  # click's, which newer versions of typer contain
+UsageError: Any = typer.BadParameter.__base__  # click's, which newer versions of typer contain
 
 
 class Commands(TyperGroup):

@@ -30,11 +30,19 @@ def ablate(name, digits, output, *extra, **options):
     return api.ablate(name, digits, output, epochs=1, device="cpu", overrides=(*SMALL, *extra), **options)
 
 
-@pytest.fixture(scope="module")
-def losses(digits, tmp_path_factory):
-    output = tmp_path_factory.mktemp("studies") / "losses"
-    ablate("losses", digits, output, seeds=2)
-    return output
+def study_of(name, seeds):
+    """A fixture: the folder of a study, trained once for the tests that look at it."""
+
+    @pytest.fixture(scope="module")
+    def folder(digits, tmp_path_factory):
+        output = tmp_path_factory.mktemp("studies") / name
+        ablate(name, digits, output, seeds=seeds)
+        return output
+
+    return folder
+
+
+losses, layers = study_of("losses", seeds=2), study_of("decoder-layers", seeds=1)
 
 
 def test_every_row_has_a_run_per_seed_and_a_line_in_the_tables(losses):
@@ -102,13 +110,6 @@ def test_data_that_are_not_there_leave_nothing_behind(digits, tmp_path):
         with pytest.raises(UserError):
             api.ablate(**options, **wrong)
         assert not (tmp_path / "out").exists()
-
-
-@pytest.fixture(scope="module")
-def layers(digits, tmp_path_factory):
-    output = tmp_path_factory.mktemp("studies") / "layers"
-    ablate("decoder-layers", digits, output, seeds=1)
-    return output
 
 
 def test_decoder_layers_are_measured_one_by_one(layers):

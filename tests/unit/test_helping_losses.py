@@ -48,7 +48,7 @@ def test_denoising_is_the_set_loss_of_each_picture_with_known_matches(random_out
         origins = denoising.origins[image][used][queries].repeat(2)
         matches = Matches(layers, torch.zeros_like(layers), queries.repeat(2), origins)
         one = torch.tensor(1.0)
-        for name, value in set_loss(part, truth, matches, SCORING, Normalisers(one, one)).items():
+        for name, value in set_loss(part, truth, matches, SCORING, Normalisers(one, one, one)).items():
             sums[name] = sums[name] + value
     for name, value in sums.items():
         torch.testing.assert_close(found[name], value / positives)

@@ -2,6 +2,7 @@
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -59,7 +60,8 @@ def load_imagenet_weights(body: nn.Module, name: str, source: str) -> str:
 
 
 def _hub_repository(body: nn.Module) -> str:
-    return str(body.pretrained_cfg.get("hf_hub_id") or "")  # type: ignore[union-attr,operator]
+    pretrained: Any = body.pretrained_cfg
+    return str(pretrained.get("hf_hub_id") or "")
 
 
 def _from_cache(body: nn.Module) -> Path | None:

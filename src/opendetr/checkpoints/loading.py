@@ -15,7 +15,7 @@ from opendetr.checkpoints.native import Checkpoint
 from opendetr.checkpoints.official import OFFICIAL_FILE, load_official
 from opendetr.errors import UserError, first_line
 from opendetr.model.detr import DETR
-from opendetr.options import SUFFIXES
+from opendetr.options import EXPORT_SUFFIXES
 from opendetr.progress import console
 
 NO_WEIGHTS = (
@@ -28,7 +28,7 @@ HUB_FILES = ["config.json", "preprocessor_config.json", "model.safetensors"]
 
 def is_exported(model: str | Path) -> bool:
     """Whether a model's name is that of an exported file."""
-    return Path(model).suffix in SUFFIXES.values()
+    return Path(model).suffix in EXPORT_SUFFIXES.values()
 
 
 def load_checkpoint(

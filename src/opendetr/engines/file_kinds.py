@@ -11,7 +11,7 @@ from opendetr.engines.onnxruntime_engine import OnnxRuntimeEngine, read_onnx_met
 from opendetr.engines.openvino_engine import OpenVinoEngine, read_openvino_metadata, write_openvino
 from opendetr.engines.program_engine import ProgramEngine, read_pt2_metadata, write_pt2
 from opendetr.errors import UserError, first_line
-from opendetr.options import SUFFIXES, ExportFormat
+from opendetr.options import EXPORT_SUFFIXES, ExportFormat
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class FileKind:
     @property
     def suffix(self) -> str:
         """Of the file's name."""
-        return SUFFIXES[self.format]
+        return EXPORT_SUFFIXES[self.format]
 
     @property
     def own_engine(self) -> str:
@@ -81,12 +81,11 @@ def read_metadata(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path} does not exist; expected a file written by opendetr export")
     try:
-        text = FILE_KINDS[path.suffix].read_metadata(path)
+        found: Any = json.loads(FILE_KINDS[path.suffix].read_metadata(path) or "{}")
     except UserError:
         raise
     except Exception as error:  # each format's reader has its own classes of exceptions
         raise UserError(f"{path} cannot be read ({first_line(error)}); export it again") from None
-    found: dict[str, Any] = json.loads(text) if text else {}
-    if not {"labels", "preprocessing", "precision", "inputs"} <= set(found):
+    if not isinstance(found, dict) or not {"labels", "preprocessing", "precision", "inputs"} <= set(found):
         raise UserError(f"{path} was not written by opendetr export: its metadata lack classes and preprocessing")
     return found

@@ -40,7 +40,7 @@ class Normalisers(NamedTuple):
 
     num_boxes: Float[Tensor, ""]
     class_weight: Float[Tensor, ""]
-    num_denoising: Float[Tensor, ""] = torch.zeros(())  # denoising queries that must find their object
+    num_denoising: Float[Tensor, ""]  # denoising queries that must find their object
 
     @classmethod
     def of_batch(

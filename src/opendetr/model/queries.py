@@ -16,9 +16,9 @@ class Queries(NamedTuple):
     """The decoder's input: Q ordinary queries, in training followed by N for denoising; M = Q + N."""
 
     content: Float[Tensor, "B M D"]
+    num_queries: int  # Q
     position: Float[Tensor, "B M D"] | None = None  # added to queries and keys in every attention
     reference_boxes: Float[Tensor, "B M 4"] | None = None  # cxcywh; every layer refines them
-    num_queries: int = 0  # Q
     blocked: Bool[Tensor, "B Q"] | Bool[Tensor, "B M M"] | None = None  # True: no attention, by all or by a row's query
     missing: Bool[Tensor, "B Q"] | None = None  # True for queries without a cell: no query attends to them
     proposals: DetrOutput | None = None  # what the queries were selected from
@@ -50,4 +50,4 @@ class LearnedQueries(nn.Module):
         assert denoising is None
         vectors = self.weight.expand(memory.content.shape[0], -1, -1)
         content, position = (vectors, None) if self.at_input else (torch.zeros_like(vectors), vectors)
-        return Queries(content, position, num_queries=self.num_queries)
+        return Queries(content, self.num_queries, position)

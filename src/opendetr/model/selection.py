@@ -48,7 +48,7 @@ class SelectedQueries(nn.Module):
         content = cells.detach().gather(1, best[..., None].expand(-1, -1, cells.shape[-1])) + self.content.weight
         reference_boxes = boxes.detach().gather(1, best[..., None].expand(-1, -1, 4))
         proposals = DetrOutput(logits[None], boxes[None])
-        queries = Queries(content, None, reference_boxes, self.num_queries, missing, missing, proposals)
+        queries = Queries(content, self.num_queries, None, reference_boxes, missing, missing, proposals)
         if denoising is None:
             return queries
         assert self.label_embed is not None

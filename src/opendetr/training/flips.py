@@ -142,7 +142,7 @@ def object_costs(output: DetrOutput, targets: Targets, matches: Matches, criteri
     each, zeros = torch.arange(len(matches.queries), device=matches.queries.device), torch.zeros_like(matches.queries)
     one = torch.ones((), device=zeros.device)
     alone = Matches(each, zeros, zeros, matches.targets)
-    losses = set_loss(DetrOutput(logits, boxes), targets, alone, criterion.scoring, Normalisers(one, one))
+    losses = set_loss(DetrOutput(logits, boxes), targets, alone, criterion.scoring, Normalisers(one, one, one))
     costs = torch.full(targets.labels.shape[1:], float("nan"), device=zeros.device)
     costs[matches.targets] = criterion.weights.per_layer(losses)
     return costs
