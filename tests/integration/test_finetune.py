@@ -73,7 +73,7 @@ def test_a_run_begins_with_the_trained_weights(request, digits, tmp_path, source
     assert load_checkpoint(run).label_map.names == tuple("0123456789")
 
 
-@pytest.mark.parametrize(("source", "recipe"), DIAGONAL)
+@pytest.mark.parametrize(("source", "recipe"), [DIAGONAL[0], pytest.param(*DIAGONAL[1], marks=pytest.mark.slow)])
 def test_resumed_converted_and_loaded_again_it_says_the_same(request, digits, tmp_path, source, recipe):
     begun = request.getfixturevalue(source)
     run = api.train(digits, init=begun, new_head=True, recipe=recipe, output=tmp_path / "run", **QUICK)

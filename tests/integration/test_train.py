@@ -171,7 +171,10 @@ def flat(aps):
     return metrics_of
 
 
-@pytest.mark.parametrize(("schedule", "epochs"), [("train.lr_drop=1.0", 3), ("train.lr_drop=0.5", 6)])
+@pytest.mark.parametrize(
+    ("schedule", "epochs"),
+    [pytest.param("train.lr_drop=1.0", 3, marks=pytest.mark.slow), ("train.lr_drop=0.5", 6)],
+)
 def test_patience_ends_a_run_whose_val_gets_no_better(digits, tmp_path, monkeypatch, capsys, schedule, epochs):
     """Two evaluations without a better AP; while learning rates are to fall, only those of the last half count."""
     monkeypatch.setattr("opendetr.training.validation.metrics_of", flat([0.4, 0.3]))

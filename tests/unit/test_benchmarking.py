@@ -288,7 +288,7 @@ def test_memory_is_measured_in_another_process(plain, monkeypatch):
     assert "the memory of torch fp32 could not be measured" in found.remarks[0]
 
 
-@pytest.mark.parametrize("engine", ["onnxruntime", "official"])
+@pytest.mark.parametrize("engine", ["onnxruntime", pytest.param("official", marks=pytest.mark.slow)])
 def test_the_other_process_loads_what_was_prepared(plain, paper, found, engine, tmp_path):
     """An engine is not prepared again, and a peer needs no model of ours."""
     if engine in PEERS:

@@ -19,6 +19,7 @@ from opendetr.engines.graph_engine import OUTPUTS
 from opendetr.errors import UserError, first_line
 from opendetr.model.attention import MultiheadAttention
 from opendetr.model.detr import DETR
+from opendetr.model.folding import merge_folded_norms
 from opendetr.model.postprocess import answers
 
 STRIDE = 32  # of the coarsest map
@@ -38,7 +39,7 @@ class ExportableModel(nn.Module):
 
     def __init__(self, checkpoint: Checkpoint, *, with_preprocessing: bool, with_attention: bool) -> None:
         super().__init__()
-        self.model = with_fixed_padding(copy.deepcopy(checkpoint.model).cpu().eval())
+        self.model = easy_to_trace(copy.deepcopy(checkpoint.model).cpu().eval())
         last: Any = self.model.transformer.decoder.layers[-1]
         self.last_attention: MultiheadAttention = last.multihead_attn
         self.scoring = checkpoint.model.scoring
@@ -112,12 +113,15 @@ def export_program(
 def to_onnx(program: ExportedProgram) -> Any:
     """The graph as an `onnx.ModelProto`.
 
+    Only its constants are folded: the rewriting that torch does by default takes as long as all else here, and every
+    program that runs the graph does it again when it loads it.
+
     Raises:
         UserError: the packages for it are missing.
     """
     try:
-        import onnx  # noqa: F401
-        import onnxscript  # noqa: F401 # torch needs it
+        import onnx  # noqa: F401 # torch needs it
+        from onnxscript.optimizer import fold_constants, remove_unused_nodes
     except ImportError:
         raise UserError("writing ONNX needs the packages onnx and onnxscript: pip install 'opendetr[export]'") from None
     with_attention = len(program.graph_signature.user_outputs) > len(OUTPUTS)
@@ -126,9 +130,12 @@ def to_onnx(program: ExportedProgram) -> Any:
         warnings.simplefilter("ignore")
         try:
             written: Any = torch.onnx.export(
-                program, dynamo=True, opset_version=OPSET, verbose=False, input_names=["images", "padding_mask"],
+                program, dynamo=True, opset_version=OPSET, verbose=False, optimize=False,
+                input_names=["images", "padding_mask"],
                 output_names=[*OUTPUTS, *(["attention"] if with_attention else [])],
             )  # fmt: skip
+            fold_constants(written.model)
+            remove_unused_nodes(written.model)
         except Exception as error:  # as above
             raise ExportError(f"torch cannot write this model as ONNX ({first_line(error)})") from error
     return written.model_proto
@@ -170,10 +177,13 @@ def is_same_convolution(module: nn.Module) -> bool:
     return issubclass(getattr(module, "unfolded", type(module)), Conv2dSame)
 
 
-def with_fixed_padding(model: DETR) -> DETR:
-    """The model, its `same` convolutions replaced: their arithmetic on sizes cannot be traced in reasonable time."""
+def easy_to_trace(model: DETR) -> DETR:
+    """The model, changed where tracing takes long or fails: it computes the same, and can no longer be trained."""
+    merge_folded_norms(model.backbone)
     for name, module in list(model.named_modules()):
-        if is_same_convolution(module):
+        if is_same_convolution(module):  # its arithmetic on sizes cannot be traced in reasonable time
             parent, _, own = name.rpartition(".")
             setattr(model.get_submodule(parent), own, FixedPadding(module))
+        elif hasattr(module, "inplace"):
+            module.inplace = False
     return model

@@ -56,6 +56,31 @@ class FoldedNorm(nn.Module):
         return self.act(self.drop(x)) if hasattr(self, "act") else x  # type: ignore[operator]
 
 
+class MergedNorm(nn.Module):
+    """A frozen batch norm whose convolution includes it for good: only its activation, if any, remains."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The convolution's output, which is normalised already, after the activation."""
+        return self.act(self.drop(x)) if hasattr(self, "act") else x  # type: ignore[operator]
+
+
+def merge_folded_norms(body: nn.Module) -> None:
+    """Write every folded norm into its convolution's weight and bias: a graph to run has no use for the norm's own.
+
+    It cannot be undone, and names of weights no longer fit a checkpoint.
+    """
+    folded: list[Any] = [module for module in body.modules() if isinstance(module, FoldedConv2d)]
+    for convolution in folded:
+        (norm,) = convolution.norm
+        with torch.no_grad():
+            scale, shift = _scale_and_shift(norm)
+            if convolution.bias is not None:
+                shift = shift + convolution.bias * scale
+            convolution.weight = nn.Parameter(convolution.weight * scale[:, None, None, None])
+            convolution.bias = nn.Parameter(shift)
+        convolution.__class__, norm.__class__ = convolution.unfolded, MergedNorm
+
+
 def _folds(module: nn.Module, x: Tensor) -> bool:
     return module.training or _in_autocast(x)
 
