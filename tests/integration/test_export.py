@@ -31,11 +31,11 @@ from opendetr.data.transforms import Preprocessing
 from opendetr.engines import openvino_engine
 from opendetr.engines.engine import TorchEngine
 from opendetr.engines.file_kinds import read_metadata
+from opendetr.engines.graph_engine import OUTPUTS
 from opendetr.engines.openvino_engine import OpenVinoEngine
 from opendetr.errors import UserError
-from opendetr.explanation.capture import capture_attention
 from opendetr.exporting import certificate as certificates
-from opendetr.exporting import export, fastest_engine
+from opendetr.exporting import export, fastest_engine, graph
 from opendetr.exporting.certificate import Certificate
 from opendetr.exporting.comparison import BOUNDS, Comparison, FinalAnswers, compare, largest_differences
 from opendetr.exporting.exported_file import fingerprint, load_exported
@@ -43,6 +43,7 @@ from opendetr.exporting.graph import ExportableModel
 from opendetr.inference.detector import Detector
 from opendetr.labels import LabelMap
 from opendetr.model.build import build_model
+from opendetr.model.capture import capture_attention
 from opendetr.model.selection import SelectedQueries
 from opendetr.recipes.presets import PRESETS
 from opendetr.recipes.recipe import resolve_config
@@ -254,6 +255,26 @@ def test_the_attention_of_the_graph_is_the_models(recipe, checkpoint):
         checkpoint.model(images, mask)
         *_, attention = ExportableModel(checkpoint, with_preprocessing=False, with_attention=True)(images, mask)
         torch.testing.assert_close(attention, captured.decoder_cross[-1].weights(), rtol=0, atol=EXACT)
+
+
+def test_a_certificate_sees_attention_that_lost_its_focus(made, monkeypatch):
+    """The error of the exported module itself, not only of the graph that was traced from it."""
+    checkpoint = made("fast")
+    images, mask = torch.randn(1, 3, 64, 96), torch.zeros(1, 64, 96, dtype=torch.bool)
+
+    def difference() -> float:
+        module = ExportableModel(checkpoint, with_preprocessing=False, with_attention=True)
+        with torch.no_grad():
+            said = dict(zip((*OUTPUTS, "attention"), module(images, mask)))
+        return certificates.attention_difference(checkpoint, images, said)
+
+    assert difference() < EXACT
+
+    def without_focus(attention):
+        return lambda module, inputs, others, output: attention.append(module.weights(inputs[0], inputs[1]))
+
+    monkeypatch.setattr(graph, "_weights_into", without_focus)
+    assert difference() > 10 * BOUNDS["fp32"].attention
 
 
 def test_pixels_in_and_attention_out(quiet, tmp_path):

@@ -5,8 +5,8 @@ import torch
 from test_official_model import CONFIGS, NUM_CLASSES, PICTURE_SIZES
 
 from opendetr.config import LossConfig
-from opendetr.explanation.capture import capture_attention
 from opendetr.model.build import build_model
+from opendetr.model.capture import capture_attention
 
 OF_MAXIMUM = 1e-5  # of each row's largest weight; float32 through all layers
 

@@ -14,7 +14,6 @@ from opendetr.checkpoints.origin import Origin
 from opendetr.config import LossConfig, RunConfig
 from opendetr.data.transforms import Preprocessing
 from opendetr.explanation import maps
-from opendetr.explanation.capture import AttentionLayer, Captured, capture_attention, output_gradients
 from opendetr.explanation.look import look
 from opendetr.explanation.maps import cell_at, concentration, gradient_relevance, on_picture, rollout, widening
 from opendetr.inference.detector import Detector
@@ -22,6 +21,7 @@ from opendetr.labels import LabelMap
 from opendetr.model.attention import MultiheadAttention
 from opendetr.model.backbone import Features
 from opendetr.model.build import build_model
+from opendetr.model.capture import AttentionLayer, Captured, capture_attention, output_gradients
 from opendetr.model.pyramid import InputProjection
 from opendetr.model.tokens import Tokens, cell_boxes
 from opendetr.recipes.presets import PRESETS

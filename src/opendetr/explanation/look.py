@@ -9,10 +9,10 @@ from PIL import Image
 from torch import Tensor
 
 from opendetr.boxes import cxcywh_to_xyxy
-from opendetr.explanation.capture import AttentionLayer, Captured, capture_attention
 from opendetr.explanation.maps import cell_at, gradient_relevance, on_picture, rollout
 from opendetr.inference.detector import Detector
 from opendetr.labels import LabelMap
+from opendetr.model.capture import AttentionLayer, Captured, capture_attention
 from opendetr.model.tokens import Tokens
 from opendetr.scoring import Scoring
 from opendetr.structures import DetrOutput

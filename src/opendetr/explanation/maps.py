@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from opendetr.boxes import cxcywh_to_xyxy
-from opendetr.explanation.capture import AttentionLayer, Captured, output_gradients
+from opendetr.model.capture import AttentionLayer, Captured, output_gradients
 from opendetr.model.tokens import Tokens
 
 

@@ -6,6 +6,7 @@ from datetime import date
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision import tv_tensors
@@ -30,7 +31,7 @@ from opendetr.exporting.comparison import (
     compare,
     pair_queries,
 )
-from opendetr.exporting.graph import ExportableModel
+from opendetr.model.capture import capture_attention
 from opendetr.model.selection import SelectedQueries
 from opendetr.progress import track
 from opendetr.structures import DetrOutput
@@ -136,7 +137,7 @@ def certify(
             found = [one for part in said for one in _split(part)]
             comparisons.append(compare(checkpoint, alone[:count], found, size, bounds, batch=batch))
             if attention is None and "attention" in said[0]:
-                attention = _attention_difference(checkpoint, looks[0][None], said[0])
+                attention = attention_difference(checkpoint, looks[0][None], said[0])
     stacked, mask = pad_to_largest(mixed)
     truth = _pictures_of(reference(stacked, mask))
     found, size = _split(engine.outputs(stacked, mask)), (stacked.shape[2], stacked.shape[3])
@@ -172,13 +173,17 @@ def _pictures_of(output: DetrOutput) -> list[DetrOutput]:
     ]
 
 
-def _attention_difference(checkpoint: Checkpoint, images: Tensor, said: dict[str, Tensor]) -> float:
-    """The largest difference between the attention of a graph and of the module it was traced from, for one picture."""
-    module = ExportableModel(checkpoint, with_preprocessing=False, with_attention=True)
-    mask = torch.zeros(1, *images.shape[2:], dtype=torch.bool)
-    with torch.no_grad():
-        logits, boxes, *_, attention = module(images, mask)
-    truth, output = DetrOutput(logits[None], boxes[None]), _split(said)[0][0]
+@torch.no_grad()
+def attention_difference(checkpoint: Checkpoint, images: Float[Tensor, "1 3 H W"], said: dict[str, Tensor]) -> float:
+    """The largest difference of the last layer's cross-attention between a graph and the model, for one picture.
+
+    The model's attention is what hooks note from outside, so that it shares no code with the module that was traced.
+    `said` are the graph's outputs; selected queries are paired first, since their order depends on rounding. Infinite
+    for NaN or infinity.
+    """
+    with capture_attention(checkpoint.model) as captured:
+        truth = checkpoint.model(images, None)
+    attention, output = captured.decoder_cross[-1].weights(), _split(said)[0][0]
     if isinstance(checkpoint.model.query_embed, SelectedQueries) and torch.isfinite(said["logits"]).all():
         order = pair_queries(truth, output)[0]
         said = said | {"attention": said["attention"][:, :, order]}
