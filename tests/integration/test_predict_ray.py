@@ -16,7 +16,7 @@ from PIL import Image
 from opendetr import api
 from opendetr.errors import UserError
 from opendetr.inference import distributed
-from opendetr.inference.parquet import Parts, digest, list_pictures
+from opendetr.inference.parquet import Parts, Stored, digest, list_pictures
 from opendetr.inference.results import write_entries
 from opendetr.inference.sources import SourcePicture
 
@@ -154,9 +154,11 @@ def test_what_cannot_be_is_said_before_ray_starts(tiny_run, pictures, tmp_path, 
 
 
 def test_work_that_an_earlier_version_began_is_known():
-    written = b"Row(position=0, image_id=1, file_name='a.jpg', path='/a.jpg', content=None)"
-    pictures = [SourcePicture(0, 1, "a.jpg", "/a.jpg")]
-    assert digest([pictures]) == hashlib.blake2b(written, digest_size=16).hexdigest()
+    picture = b"Row(position=0, image_id=1, file_name='a.jpg', path='/a.jpg', content=None)"
+    group = b"Stored(path='/a.parquet', group=2, first=6, count=3, has_ids=True)"
+    pieces = [[SourcePicture(0, 1, "a.jpg", "/a.jpg")], Stored("/a.parquet", 2, 6, 3, has_ids=True)]
+    assert digest(pieces[:1]) == hashlib.blake2b(picture, digest_size=16).hexdigest()
+    assert digest(pieces) == hashlib.blake2b(picture + group, digest_size=16).hexdigest()
 
 
 def test_tables_are_checked(tmp_path):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from opendetr.data.images import SUFFIXES
+from opendetr.data.images import PICTURE_SUFFIXES
 from opendetr.errors import UserError, first_line
 from opendetr.inference.sources import SourcePicture, expand_sources, name_pictures, reading
 from opendetr.structures import Detections
@@ -68,7 +68,7 @@ def list_pictures(sources: list[str], output: str) -> list[Piece]:
     if not any("://" in source for source in sources):
         paths = expand_sources(sources, Path(output.removeprefix("file://")))
         return [name_pictures([path.absolute() for path in paths])]
-    found = dict.fromkeys(address for source in sources for address in _expand(source, SUFFIXES, "pictures"))
+    found = dict.fromkeys(address for source in sources for address in _expand(source, PICTURE_SUFFIXES, "pictures"))
     return [[SourcePicture(at, at + 1, address.rpartition("/")[2], address) for at, address in enumerate(found)]]
 
 
@@ -77,8 +77,17 @@ def digest(pieces: Iterable[Piece]) -> str:
     found = hashlib.blake2b(digest_size=16)
     for piece in pieces:
         for part in piece if isinstance(piece, list) else [piece]:
-            found.update(repr(part).replace("SourcePicture(", "Row(", 1).encode())
+            found.update(_in_digest(part).encode())
     return found.hexdigest()
+
+
+def _in_digest(part: SourcePicture | Stored) -> str:
+    """A picture or a row group as text; its form is that of the first version, whatever our classes become."""
+    if isinstance(part, Stored):
+        where = f"path={part.path!r}, group={part.group}, first={part.first}, count={part.count}"
+        return f"Stored({where}, has_ids={part.has_ids})"
+    name = f"position={part.position}, image_id={part.image_id}, file_name={part.file_name!r}, path={part.path!r}"
+    return f"Row({name}, content=None)"
 
 
 def _tables(source: str) -> list[str]:
@@ -87,7 +96,7 @@ def _tables(source: str) -> list[str]:
         return _expand(source, {".parquet"}, "Parquet files")
     if "://" not in source and not any(Path(source).glob("*.parquet")):
         return []
-    files = _expand(source, {*SUFFIXES, ".parquet"}, "pictures and no Parquet files")
+    files = _expand(source, {*PICTURE_SUFFIXES, ".parquet"}, "pictures and no Parquet files")
     return files if all(file.endswith(".parquet") for file in files) else []
 
 

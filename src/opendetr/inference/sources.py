@@ -10,7 +10,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from opendetr.data.datasets import known_images
-from opendetr.data.images import SUFFIXES, Picture, decode_image, read_image
+from opendetr.data.images import PICTURE_SUFFIXES, Picture, decode_image, read_image
 from opendetr.errors import UserError, first_line
 
 
@@ -67,9 +67,9 @@ def expand_source(source: str | Path) -> Picture | list[Picture]:
     if not str(source):
         raise UserError("an empty source names no picture; expected a file, a folder or a glob")
     if path.is_dir():
-        pictures = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        pictures = sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file())
         if not pictures:
-            raise UserError(f"{source} holds no pictures; known kinds are {', '.join(sorted(SUFFIXES))}")
+            raise UserError(f"{source} holds no pictures; known kinds are {', '.join(sorted(PICTURE_SUFFIXES))}")
         return list(pictures)
     if path.exists() or not glob.has_magic(str(source)):
         if not path.exists():

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 
 from opendetr.errors import UserError, first_line
 
-SUFFIXES = frozenset({".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".ts"})
+VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".ts"})
 STREAMS = ("rtsp://", "rtsps://", "rtmp://", "rtmps://", "http://", "https://")
 ANSWER_SECONDS = 10.0  # longest wait for a stream, at its start and between frames; Ctrl-C waits for it too
 TICKS = 60000  # per second of a written video: whole numbers for 24, 25, 30, 50 and 60 frames and for 30000/1001
@@ -30,7 +30,7 @@ def is_video(source: str) -> bool:
     if source.lower().startswith(STREAMS) or _webcam_number(source) is not None:
         return True
     path = Path(source)
-    return path.suffix.lower() in SUFFIXES and not path.is_dir() and (path.exists() or not glob.has_magic(source))
+    return path.suffix.lower() in VIDEO_SUFFIXES and not path.is_dir() and (path.exists() or not glob.has_magic(source))
 
 
 class Video:
