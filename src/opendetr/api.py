@@ -1,5 +1,7 @@
 """The commands as functions. Each checks its arguments and calls the room that does the work.
 
+An argument that is None takes its default. A path is what pathlib makes of it: an empty `output` is the current folder.
+
 The file is long because it documents every argument of every command.
 """
 
@@ -35,6 +37,7 @@ from opendetr.options import (
     EngineName,
     ExportFormat,
     ModelForm,
+    OneEngine,
     PeerName,
     PrecisionName,
     PredictEngine,
@@ -162,7 +165,9 @@ def val(
         UserError: no such model, data set or split; or a category that the model lacks.
     """
     _require_positive_batch(batch_size)
-    engine = engine or ("auto" if is_exported(model) else "torch")
+    engine = ("auto" if is_exported(model) else "torch") if engine is None else engine
+    require_choice("engine", engine, EngineName)
+    require_choice("precision", precision, PrecisionName)
     settle_threads(threads, measure=True, device=_computes_on(model, engine, device))
     detector = Detector.load(model, device, engine, precision)
     index = load_index(Path(data), split)
@@ -228,6 +233,8 @@ def predict(
     """
     _require_threshold(threshold)
     _require_positive_batch(batch_size)
+    require_choice("engine", engine, PredictEngine)
+    require_choice("precision", precision, PrecisionName)
     folder, shard = Path(output), Shard.parse(shards)
     tiling = None if tile is None else Tiling(tile, overlap)
     videos = [source for source in sources if is_video(source)]
@@ -371,6 +378,16 @@ def benchmark(
     Raises:
         UserError: an impossible request; the peer is not installed, or cannot run this model.
     """
+    if batch < 1:
+        raise UserError(f"--batch {batch}: expected 1 or more")
+    if not seconds > 0:
+        raise UserError(f"--seconds {seconds:g}: expected more than 0")
+    for engine in engines:
+        require_choice("engine", engine, OneEngine)
+    for precision in precisions:
+        require_choice("precision", precision, PrecisionName)
+    if against is not None:
+        require_choice("against", against, PeerName)
     if output is not None:
         require_folder(Path(output))
     settle_threads(threads, measure=True, device=resolve_device(device).type)
@@ -540,7 +557,7 @@ def ablate(
     if seeds < 1 or (epochs is not None and epochs < 1) or (minutes is not None and not minutes > 0):
         raise UserError("--seeds, --epochs and --minutes must be above 0")
     chosen, fixed = choose_study(study, overrides)
-    folder = Path(output or Path("runs") / f"ablate-{chosen.name}")
+    folder = Path("runs") / f"ablate-{chosen.name}" if output is None else Path(output)
     if data is None and split not in ("val", "test"):
         raise UserError(f"--split {split}: digit scenes are measured on val or test")
     if data is not None and chosen.measure == "instances":

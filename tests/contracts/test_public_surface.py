@@ -5,6 +5,8 @@ import hashlib
 import importlib
 import subprocess
 import sys
+from functools import partial
+from inspect import unwrap
 from pathlib import Path
 from typing import get_args
 
@@ -27,7 +29,6 @@ from opendetr.options import (
     PrecisionName,
     PredictEngine,
     TrainingPrecision,
-    require_choice,
 )
 from opendetr.recipes.presets import PRESETS
 
@@ -171,10 +172,60 @@ def test_a_wrong_choice_is_one_sentence(line, said, capsys, monkeypatch):
     assert said in error
 
 
-def test_python_has_the_same_choices():
-    with pytest.raises(UserError, match=r"^--engine tensorrt: expected auto, torch, openvino or onnxruntime$"):
-        require_choice("engine", "tensorrt", EngineName)
-    require_choice("engine", "torch", PredictEngine)
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (partial(opendetr.val, "m", "d", engine="ray"), "--engine ray: expected auto, torch, openvino or onnxruntime"),
+        (partial(opendetr.val, "m", "d", engine=""), "--engine : expected auto, torch, openvino or onnxruntime"),
+        (partial(opendetr.val, "m", "d", precision="fp64"), "--precision fp64: expected fp32, bf16 or int8"),
+        (
+            partial(opendetr.predict, "m", ["a.png"], "o", engine="tensorrt"),
+            "--engine tensorrt: expected auto, torch, openvino, onnxruntime or ray",
+        ),
+        (
+            partial(opendetr.predict, "m", ["a.png"], "o", precision="fp64"),
+            "--precision fp64: expected fp32, bf16 or int8",
+        ),
+        (partial(opendetr.benchmark, "m", batch=0), "--batch 0: expected 1 or more"),
+        (partial(opendetr.benchmark, "m", seconds=0.0), "--seconds 0: expected more than 0"),
+        (
+            partial(opendetr.benchmark, "m", engines=["tensorrt"]),
+            "--engine tensorrt: expected torch, openvino or onnxruntime",
+        ),
+        (partial(opendetr.benchmark, "m", precisions=["fp64"]), "--precision fp64: expected fp32, bf16 or int8"),
+        (partial(opendetr.benchmark, "m", against="keras"), "--against keras: expected huggingface or official"),
+    ],
+)
+def test_python_has_the_same_choices_and_checks_them_first(call, sentence, tmp_path, monkeypatch):
+    """Before the model is read, and before threads are measured."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("opendetr.api.settle_threads", lambda *_, **__: pytest.fail("threads were measured"))
+    with pytest.raises(UserError) as error:
+        unwrap(call.func)(*call.args, **call.keywords)  # without the tests' checks of types
+    assert str(error.value) == sentence
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("output", "folder"), [("", Path()), ("here", Path("here")), (None, None)])
+def test_an_empty_output_is_the_current_folder_and_none_the_default(output, folder, tmp_path, monkeypatch):
+    """As pathlib has it, and the command line."""
+    monkeypatch.chdir(tmp_path)
+    table, given = tmp_path / "study.md", []
+    table.write_text("a table")
+    monkeypatch.setattr(
+        "opendetr.ablation.run.run_study", lambda chosen, settings, folder, *_: given.append(folder) or table
+    )
+    opendetr.ablate("losses", "data", output, epochs=1, device="cpu", threads=1)
+    assert given == [Path("runs/ablate-losses") if folder is None else folder]
+
+    def noted(config, run, *_, **__):
+        given.append(run)
+        raise UserError("enough")
+
+    monkeypatch.setattr("opendetr.training.start.prepare", noted)
+    with pytest.raises(UserError, match="enough"):
+        opendetr.train("data", output=output, epochs=1, device="cpu", threads=1)
+    assert given[1] == (Path("runs/data") if folder is None else folder)
 
 
 def test_weight_names_of_the_paper_model():

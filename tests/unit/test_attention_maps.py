@@ -13,6 +13,7 @@ from opendetr.checkpoints.native import Checkpoint
 from opendetr.checkpoints.origin import Origin
 from opendetr.config import LossConfig, RunConfig
 from opendetr.data.transforms import Preprocessing
+from opendetr.errors import UserError
 from opendetr.explanation import maps
 from opendetr.explanation.look import look
 from opendetr.explanation.maps import cell_at, concentration, gradient_relevance, on_picture, rollout, widening
@@ -223,6 +224,13 @@ def test_maps_ask_for_the_wanted_rows_only_and_without_a_graph(monkeypatch, grad
     seen.encoder_maps([(1.0, 1.0)])
     seen.cross_maps([0, 3])
     assert set(asked) == {(1, False), (2, False)}
+
+
+def test_a_model_without_an_encoder_has_no_maps_of_it():
+    config = replace(KINDS["paper"], num_encoder_layers=0)
+    seen = look(detector_of(build(config), config, 64, 96), Image.new("RGB", (96, 64)))
+    with pytest.raises(UserError, match=r"no encoder \(model.num_encoder_layers = 0\)"):
+        seen.encoder_maps([(1.0, 1.0)])
 
 
 @dataclass(frozen=True)

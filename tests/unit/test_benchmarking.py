@@ -339,11 +339,6 @@ def test_clocks_tick_in_turn_and_nobody_is_always_the_first():
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"batch": 0}, "--batch 0: expected 1 or more"),
-        ({"seconds": 0.0}, "--seconds 0: expected more than 0"),
-        ({"engines": ("tensorrt",)}, "--engine tensorrt: expected torch, openvino or onnxruntime"),
-        ({"precisions": ("fp64",)}, "--precision fp64: expected fp32, bf16 or int8"),
-        ({"against": "keras"}, "--against keras: expected huggingface or official"),
         ({"size": (0, 64)}, "--size 0x64: expected height x width"),
         ({"device": "tpu"}, "--device tpu is not available"),
     ],

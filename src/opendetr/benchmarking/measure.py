@@ -30,7 +30,7 @@ from opendetr.exporting.comparison import BOUNDS, largest_differences
 from opendetr.exporting.fastest_engine import engine_file
 from opendetr.model.complexity import count_gflops
 from opendetr.model.selection import SelectedQueries
-from opendetr.options import OneEngine, PrecisionName, require_choice
+from opendetr.options import OneEngine
 from opendetr.progress import track
 from opendetr.structures import DetrOutput
 from opendetr.version import __version__
@@ -66,13 +66,13 @@ def run_benchmark(
 
     PyTorch in fp32 is always a row: the others must agree with it, and ratios refer to it where there is no peer.
 
-    Arguments as in `opendetr.benchmark`; the checkpoint is not changed, and files for engines are written beside it.
+    Arguments as in `opendetr.benchmark`, which checks them; the checkpoint is not changed, and files for engines are
+    written beside it.
 
     Raises:
-        UserError: an impossible request; the peer is not installed, or has no such models. An engine that cannot run
-            the model is a row with the reason.
+        UserError: the peer is not installed, or has no such models. An engine that cannot run the model is a row with
+            the reason.
     """
-    _require_possible(batch, seconds, engines, precisions)
     target, task = resolve_device(device), Task.of(checkpoint, size, batch)
     peer_version = {} if against is None else {against: require_peer(against)}
     with tempfile.TemporaryDirectory(prefix="opendetr-benchmark-") as folder:
@@ -111,17 +111,6 @@ def run_benchmark(
         date=date.today().isoformat(),
         seed=SEED,
     )
-
-
-def _require_possible(batch: int, seconds: float, engines: Sequence[str], precisions: Sequence[str]) -> None:
-    if batch < 1:
-        raise UserError(f"--batch {batch}: expected 1 or more")
-    if not seconds > 0:
-        raise UserError(f"--seconds {seconds:g}: expected more than 0")
-    for engine in engines:
-        require_choice("engine", engine, OneEngine)
-    for precision in precisions:
-        require_choice("precision", precision, PrecisionName)
 
 
 def _wanted(

@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from opendetr.errors import UserError, first_line
-from opendetr.options import PeerName, require_choice
+from opendetr.options import PeerName
 from opendetr.structures import DetrOutput
 
 PEERS = get_args(PeerName)
@@ -136,9 +136,8 @@ def require_peer(name: str) -> str:
     """Check that a peer's code is there; its version.
 
     Raises:
-        UserError: there is no such peer, or what has to be installed.
+        UserError: it is not; says what has to be installed.
     """
-    require_choice("against", name, PeerName)
     if name == "huggingface":
         return str(_transformers().__version__)
     folder = official_folder()

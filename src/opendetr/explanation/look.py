@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from opendetr.boxes import cxcywh_to_xyxy
+from opendetr.errors import UserError
 from opendetr.explanation.maps import cell_at, gradient_relevance, on_picture, rollout
 from opendetr.inference.detector import Detector
 from opendetr.labels import LabelMap
@@ -81,7 +82,15 @@ class Look:
         return None if queries is None or queries.reference_boxes is None else queries.reference_boxes[0].detach()
 
     def encoder_maps(self, points: Sequence[tuple[float, float]]) -> Float[Tensor, "L heads P h w"]:
-        """The attention of the cells at some points (pixels of the picture) in every encoder layer."""
+        """The attention of the cells at some points (pixels of the picture) in every encoder layer.
+
+        Raises:
+            UserError: the model has no encoder.
+        """
+        if not self.captured.encoder:
+            raise UserError(
+                "this model has no encoder (model.num_encoder_layers = 0), so no attention of cells to show"
+            )
         cells = [cell_at(x / self.extent[0], y / self.extent[1], self.memory) for x, y in points]
         return self._maps(_weights(self.captured.encoder, cells))
 

@@ -41,7 +41,9 @@ def run_training(
         config, trained = read_config(resume).with_values(given, "the command line").with_overrides(overrides), None
     if not config.data.root:
         raise UserError("--data is missing: give the folder of the data set to learn from")
-    run = output or resume or _free_folder(Path("runs") / Path(config.data.root).resolve().name)
+    run = resume if output is None else output
+    if run is None:
+        run = _free_folder(Path("runs") / Path(config.data.root).resolve().name)
     settled = settle_threads(threads, measure=config.train.minutes > 0, device=resolve_device(config.train.device).type)
     trainer = prepare(
         config, run, started, resume, trained=trained, fresh_minutes=bool(given.get("train.minutes")), threads=settled
