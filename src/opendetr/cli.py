@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import typer
-from typer.core import TyperGroup
+import typer.main
 
 import opendetr
 from opendetr.errors import UserError
@@ -35,35 +35,10 @@ from opendetr.options import (
 )
 
 UsageError: Any = typer.BadParameter.__base__  # click's, which newer versions of typer contain
-
-
-class Commands(TyperGroup):
-    """The commands. An option with a wrong value is a UserError too."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command that the line names.
-
-        Raises:
-            UserError: an argument is missing, or typer does not take its value.
-        """
-        try:
-            return super().invoke(ctx)
-        except typer.BadParameter as error:
-            sentence = " ".join(error.format_message().replace("Value error, ", "").split()).removesuffix(".")
-            raise UserError(f"{sentence}; see {error.ctx.command_path if error.ctx else 'opendetr'} --help") from None
-        except UsageError as error:
-            option = getattr(error, "option_name", "")
-            if option not in ("--dc5", "--no-dc5"):
-                raise
-            way_out = SAY_DC5.format(path="X.pth", option=option)
-            raise UserError(
-                f"{option} belongs to convert, for a .pth whose name does not say it: {way_out}; a new DC5 model is "
-                f"--preset detr-r50-dc5"
-            ) from None
+STOPPED = 130  # the exit code after Ctrl-C
 
 
 app = typer.Typer(
-    cls=Commands,
     name="opendetr",
     help="DETR (detection transformer): train on a folder of pictures and boxes, measure, detect.",
     no_args_is_help=True,
@@ -93,19 +68,47 @@ def _repeatable(choices: Any, default: str) -> Any:
 
 
 def main() -> None:
-    """Run a command; a UserError is one sentence and exit code 2, Ctrl-C is 130."""
+    """Run a command; a wrong command line or other bad input is one sentence and exit code 2, Ctrl-C is 130."""
     set_waiting_policy()
+    code = 2
     try:
-        app(prog_name="opendetr")  # also for python -m opendetr
+        code = app(prog_name="opendetr", standalone_mode=False) or 0  # the name is also that of python -m opendetr
+    except UsageError as error:
+        if type(error).__name__ != "NoArgsIsHelpError":  # whose help is on the screen; typer has no name for it either
+            print(_usage_sentence(error, sys.argv[1:]), file=sys.stderr)
     except UserError as error:
         print(f"opendetr: {error}", file=sys.stderr)
-        sys.exit(2)
     except OSError as error:  # a full disk, a folder without permission: still one sentence
         print(f"opendetr: {error.filename or 'a file'} cannot be used: {error.strerror or error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
+        code = STOPPED
+    if code == STOPPED:  # typer's newer versions return it
         print("opendetr: stopped", file=sys.stderr)
-        sys.exit(130)
+    sys.exit(code)
+
+
+def _usage_sentence(error: Any, words: list[str]) -> str:
+    """What is wrong with the words of a command line, with the command's name before it and its help after it."""
+    command: Any = typer.main.get_command(app)
+    name = "opendetr"
+    for word in words:
+        command = getattr(command, "commands", {}).get(word)
+        if command is None:
+            break
+        name += f" {word}"
+    option, near = getattr(error, "option_name", ""), getattr(error, "possibilities", None)
+    if option in ("--dc5", "--no-dc5"):
+        way_out = SAY_DC5.format(path="X.pth", option=option)
+        return (
+            f"{name}: {option} belongs to convert, for a .pth whose name does not say it: {way_out}; a new DC5 model "
+            f"is --preset detr-r50-dc5"
+        )
+    if hasattr(error, "possibilities"):
+        wrong = f"no option {option}" + (f"; did you mean {near[0]}?" if near else "")
+    else:
+        wrong = " ".join(error.format_message().replace("Value error, ", "").split()).removesuffix(".")
+        wrong = wrong[0].lower() + wrong[1:]
+    return f"{name}: {wrong}{' See' if wrong.endswith('?') else '; see'} {name} --help"
 
 
 def _version(show: bool) -> bool:

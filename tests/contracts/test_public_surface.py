@@ -158,16 +158,26 @@ def test_help_lists_the_choices(command, option, capsys, monkeypatch):
             "'--engine': 'tensorrt' is not one of 'auto', 'torch', 'openvino', 'onnxr",
         ),
         ("train --cache disc", "'--cache': 'disc' is not one of 'none', 'ram', 'disk'; see opendetr train --help"),
-        ("convert m d", "Missing option '--to'. Choose from: huggingface, official, opendetr; see opendetr convert"),
-        ("export", "see opendetr export --help"),
+        ("convert m d", "missing option '--to'. Choose from: huggingface, official, opendetr; see opendetr convert"),
+        ("export", "missing argument 'model'; see opendetr export --help"),
+        ("train --foo", "opendetr train: no option --foo; see opendetr train --help"),
+        ("train --epoch 3", "opendetr train: no option --epoch; did you mean --epochs? See opendetr train --help"),
+        ("train --epochs", "opendetr train: option '--epochs' requires an argument; see opendetr train --help"),
+        ("train more", "opendetr train: got unexpected extra argument(s) (more); see opendetr train --help"),
+        (
+            "data digits --scene 3",
+            "opendetr data digits: no option --scene; did you mean --scenes? See opendetr data",
+        ),
+        ("trian", "opendetr: no such command 'trian'. Did you mean 'train'? See opendetr --help"),
+        ("--verson", "opendetr: no option --verson; did you mean --version? See opendetr --help"),
     ],
 )
-def test_a_wrong_choice_is_one_sentence(line, said, capsys, monkeypatch):
+def test_a_wrong_command_line_is_one_sentence(line, said, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["opendetr", *line.split()])
     with pytest.raises(SystemExit, match="2"):
         main()
     error = capsys.readouterr().err
-    assert error.startswith("opendetr: ")
+    assert error.startswith("opendetr")
     assert error.count("\n") == 1
     assert said in error
 
@@ -250,3 +260,29 @@ def test_the_package_runs_as_a_module():
     ran = subprocess.run([sys.executable, "-m", "opendetr", "--version"], capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stderr) == (0, "")
     assert opendetr.__version__ in ran.stdout
+
+
+def exits(line, monkeypatch) -> int:
+    monkeypatch.setattr(sys, "argv", ["opendetr", *line.split()])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    return exit_.value.code
+
+
+def test_exit_codes(monkeypatch, capsys):
+    """0 after work, 2 with the help for a name without a command, 130 and a word after Ctrl-C."""
+    assert exits("--version", monkeypatch) == 0
+    assert exits("", monkeypatch) == exits("data", monkeypatch) == 2
+    output = capsys.readouterr()
+    assert "Usage: opendetr data" in output.out
+    assert output.err == ""
+
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(opendetr, "info", stopped, raising=False)
+    assert exits("info m", monkeypatch) == 130
+    assert capsys.readouterr().err == "opendetr: stopped\n"
+    monkeypatch.setattr(opendetr, "info", lambda *_: {}, raising=False)
+    monkeypatch.setattr("opendetr.evaluation.report.print_info", lambda facts: None)
+    assert exits("info m", monkeypatch) == 0

@@ -90,7 +90,7 @@ def test_one_sentence_and_exit_code_2(case, coco_folder, tiny_run, tmp_path, mon
         main()
     errors = capsys.readouterr().err.strip()
     assert exit_.value.code == 2
-    assert errors.startswith("opendetr: ")
+    assert errors.startswith(("opendetr: ", f"opendetr {words[0]}: "))
     assert len(errors.splitlines()) == 1
     assert expected in errors
     assert not (tmp_path / "runs").exists()
