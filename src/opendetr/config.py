@@ -111,10 +111,18 @@ class DataConfig:
     crop_min: Annotated[int, "the smallest side of a crop"] = 384
     crop_max: Annotated[int, "the largest side of a crop"] = 600
     horizontal_flip: Annotated[float, "probability of mirroring; -1 decides by the half-trained model"] = 0.5
-    vertical_flip: Annotated[float, "probability of exchanging top and bottom; -1 as above"] = 0.0
-    zoom_probability: Annotated[float, "probability of a zoom; -1 chooses"] = 0.0
-    zoom_in: Annotated[float, "zoom: the smallest share of a side; 0 chooses by the data"] = 0.5
-    zoom_out: Annotated[float, "zoom: the largest; above 1 the picture gets a frame; 0 chooses by the data"] = 1.0
+    vertical_flip: Annotated[
+        float, "probability of exchanging top and bottom; -1 decides by the half-trained model"
+    ] = 0.0
+    zoom_probability: Annotated[float, "probability of enlarging or shrinking the picture; -1 chooses by the data"] = (
+        0.0
+    )
+    zoom_in: Annotated[
+        float, "zoom: the smallest part of the picture shown, as a share of its sides; 0 chooses by the data"
+    ] = 0.5
+    zoom_out: Annotated[
+        float, "zoom: the largest such share; above 1 the picture gets a frame; 0 chooses by the data"
+    ] = 1.0
     colour: Annotated[float, "strength of changes of brightness, contrast and saturation, half of the time"] = 0.0
     cache: Annotated[
         Cache, "keep decoded pictures in memory or in the cache folder, no larger than training needs them"
@@ -173,7 +181,9 @@ class LossConfig:
     denoising_queries: Annotated[int, "selected queries: noised true boxes to recover, per picture; 0 for none"] = 0
 
     def __post_init__(self) -> None:
-        _require_at_least(self, 0, *(item.name for item in fields(self)))  # true and false are 1 and 0
+        _require_at_least(self, 0, *(item.name for item in fields(self) if item.name != "auxiliary"))
+        weights = self.class_weight + self.l1_weight + self.giou_weight
+        _require(self, "class_weight", weights > 0, "above 0 where l1_weight and giou_weight are 0: there is no loss")
         costs = self.class_cost + self.l1_cost + self.giou_cost
         _require(self, "class_cost", costs > 0, "above 0 where l1_cost and giou_cost are 0: matching needs one cost")
 

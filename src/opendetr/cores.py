@@ -45,7 +45,7 @@ def others_cores(seconds: float = 0.2) -> float:
 
 
 def others_seconds() -> float:
-    """Seconds that all cores have worked for other processes, since some time in the past."""
+    """Seconds that all cores together have worked for other processes; only differences of two calls mean something."""
     times = psutil.cpu_times()
     worked = sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq", "steal"))
     return float(worked) - time.process_time()

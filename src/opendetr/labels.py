@@ -96,13 +96,13 @@ class LabelMap:
             index = self.index_of.get(category_id)
             if index is None:
                 raise UserError(
-                    f"{source}: category {category_id} '{name}' is unknown to the model, "
-                    f"whose categories are {self.describe()}; list it in its training data or remove it here"
+                    f"{source}: category {category_id} '{name}' is not among the categories that the model is trained "
+                    f"on ({self.describe()}); list it in the model's training data or remove it here"
                 )
             if self.names[index] != name:
                 raise UserError(
-                    f"{source}: category {category_id} is called '{name}' here and '{self.names[index]}' by the "
-                    f"model; give its training data and this file the same ids and names"
+                    f"{source}: category {category_id} is called '{name}' here and '{self.names[index]}' in the data "
+                    f"that the model is trained on; give both the same ids and names"
                 )
 
     def describe(self, limit: int = 12) -> str:

@@ -1,3 +1,3 @@
-"""The version, told once: of the package, of what it writes, and of what it compares with."""
+"""The version of the package, stated here only; exported files, kept engines, caches and benchmarks record it."""
 
 __version__ = "0.1.0"

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from threading import Barrier, BrokenBarrierError
 from types import SimpleNamespace
@@ -667,6 +667,21 @@ def test_files_that_are_no_exports_are_said(tmp_path):
             Detector.load(tmp_path / name)
     with pytest.raises(UserError, match=r"ends in \.onnx, \.xml, \.pt2"):
         api.export(tmp_path, tmp_path / "model.tflite")
+
+
+@pytest.mark.parametrize("metadata", [{}, {"opendetr": '{"producer": "another"}'}, {"opendetr": "[1, 2]"}])
+def test_the_file_of_another_program_is_said(tmp_path, metadata):
+    """A whole ONNX graph, without metadata or with those of another program under our name."""
+    onnx = pytest.importorskip("onnx")
+    tensor = partial(onnx.helper.make_tensor_value_info, elem_type=onnx.TensorProto.FLOAT, shape=[1])
+    node = onnx.helper.make_node("Identity", ["x"], ["y"])
+    graph = onnx.helper.make_graph([node], "another", [tensor("x")], [tensor("y")])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=9)
+    onnx.helper.set_model_props(model, metadata)
+    path = tmp_path / "another.onnx"
+    onnx.save(model, path)
+    with pytest.raises(UserError, match=r"^\S+another\.onnx was not written by opendetr export: .* lack classes and"):
+        read_metadata(path)
 
 
 def test_a_backbone_with_tensorflow_padding_needs_sides_that_fit(tmp_path):

@@ -242,10 +242,10 @@ def test_doctor_finds_good_data_good(coco_folder, tmp_path, monkeypatch):
 
     assemble = doctor.assemble
     monkeypatch.setattr(doctor, "assemble", for_passes)
-    monkeypatch.setattr(doctor, "BY_HEART", 0.5)  # without learning it stays at 0
+    monkeypatch.setattr(doctor, "OVERFITTED", 0.5)  # without learning it stays at 0
     data = coco_folder((1,) * 8, splits=("train", "val"), names=("rectangle",), size=(32, 24))
     found = api.doctor(data, recipe=str(_tiny_recipe(tmp_path)), image_size=64, device="cpu")
-    assert any("8 pictures were learned by heart (AP50" in finding.sentence for finding in found), found
+    assert any("8 pictures were overfitted (AP50" in finding.sentence for finding in found), found
     assert not any(finding.is_problem for finding in found)
 
 

@@ -329,7 +329,7 @@ def test_two_processes_agree_and_survive_a_rank_without_objects(coco_folder, tmp
 
 
 @pytest.mark.slow
-def test_eight_real_pictures_can_be_learned_by_heart(test_data, tmp_path):
+def test_eight_real_pictures_can_be_overfitted(test_data, tmp_path):
     """The overfit run of the first issue: AP50 >= 0.9 on the 8 BCCD pictures it trains on."""
     source = json.loads((test_data / "bccd/annotations/train.json").read_text())
     kept = source["images"][:8]

@@ -194,10 +194,11 @@ def test_keys_whose_limits_depend_on_each_other_can_be_set_together(order):
         RunConfig().with_overrides(["model.num_heads=9"])
 
 
-def test_a_cost_can_be_switched_off_but_not_all_three():
-    config = RunConfig().with_overrides(["loss.class_cost=0", "loss.l1_cost=0"])
-    with pytest.raises(UserError, match="matching needs one cost"):
-        config.with_overrides(["loss.giou_cost=0"])
+@pytest.mark.parametrize(("kind", "sentence"), [("cost", "matching needs one cost"), ("weight", "there is no loss")])
+def test_a_term_can_be_switched_off_but_not_all_three(kind, sentence):
+    config = RunConfig().with_overrides([f"loss.class_{kind}=0", f"loss.l1_{kind}=0"])
+    with pytest.raises(UserError, match=sentence):
+        config.with_overrides([f"loss.giou_{kind}=0"])
 
 
 @pytest.fixture

@@ -321,5 +321,5 @@ def test_a_model_that_knows_more_classes_gives_its_own_indices(coco_folder):
             index.label_map.names[label] for label in own.labels
         ]
     assert index.under(index.label_map) is index
-    with pytest.raises(UserError, match="category 3 'star' is unknown"):
+    with pytest.raises(UserError, match="category 3 'star' is not among"):
         index.under(LabelMap((1, 2), ("circle", "square")))

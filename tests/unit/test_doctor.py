@@ -8,7 +8,7 @@ from opendetr.errors import UserError
 from opendetr.evaluation.coco import CocoMetrics
 from opendetr.recipes.recipe import resolve_config
 from opendetr.training import doctor
-from opendetr.training.doctor import Lesson, _most_telling, examine, learn_by_heart, verdict
+from opendetr.training.doctor import Overfitting, _with_most_classes, examine, overfit, verdict
 from opendetr.training.setup import read_splits
 from opendetr.training.speed import Speed
 
@@ -114,7 +114,7 @@ def read_by_train(root):
 
 def test_a_category_that_only_val_lists_is_a_problem_for_the_doctor_and_for_train(data):
     edit(data, lambda coco: coco["categories"].append({"id": 4, "name": "moon"}), "val")
-    with pytest.raises(UserError, match="category 4 'moon' is unknown") as refused:
+    with pytest.raises(UserError, match="category 4 'moon' is not among") as refused:
         read_by_train(data)
     found = sentences(data)
     assert found[only(found, str(refused.value))]
@@ -158,23 +158,23 @@ def test_a_category_from_nowhere_is_no_shift(data):
 @pytest.mark.parametrize(
     ("ap50", "passes", "is_problem", "words"),
     [
-        (0.95, 20, False, "by heart (AP50 0.95): the data can be learned"),
+        (0.95, 20, False, "were overfitted (AP50 0.95): the data can be learned"),
         (0.3, 20, False, "20 passes over them are too few to judge; raise --seconds"),
         (0.3, 300, True, "worst in 'star', in 300 passes at 48 pixels: check whether its boxes fit"),
         (0.6, 300, False, "a larger --image-size may help"),
     ],
 )
-def test_what_learning_by_heart_says(data, ap50, passes, is_problem, words):
+def test_what_overfitting_says(data, ap50, passes, is_problem, words):
     per_class = {"disc": {"id": 1, "AP": 0.5, "AP50": 0.5}, "star": {"id": 3, "AP": 0.1, "AP50": 0.1}}
-    lesson = Lesson(CocoMetrics({"AP50": ap50}, per_class), 48, passes, 48)
-    (finding,) = verdict(lesson, load_index(data, "train"))
+    result = Overfitting(CocoMetrics({"AP50": ap50}, per_class), 48, passes, 48)
+    (finding,) = verdict(result, load_index(data, "train"))
     assert words in finding.sentence
     assert finding.is_problem == is_problem
 
 
 def test_objects_too_small_for_the_size_are_a_problem(data):
-    lesson = Lesson(CocoMetrics({"AP50": 0.95}, {}), 48, 300, training_size=4)
-    small, _ = verdict(lesson, load_index(data, "train"))
+    result = Overfitting(CocoMetrics({"AP50": 0.95}, {}), 48, 300, training_size=4)
+    small, _ = verdict(result, load_index(data, "train"))
     assert small.is_problem
     assert "at pictures of 4 pixels" in small.sentence
     assert "train with a larger --image-size" in small.sentence
@@ -197,15 +197,15 @@ def test_small_objects_that_train_would_make_visible_are_no_problem(coco_folder,
                          "train.workers": 0, "train.precision": "fp32", "model.embed_dim": 32},
     )  # fmt: skip
     index = load_index(data, "train")
-    lesson = learn_by_heart(config, index, seconds=1000)  # learning itself is left out
-    assert lesson.image_size == 256  # in which the small ones have 12.8 pixels
-    assert lesson.training_size == 480
-    assert not any("smallest kind" in finding.sentence for finding in verdict(lesson, index))
+    result = overfit(config, index, seconds=1000)  # learning itself is left out
+    assert result.image_size == 256  # in which the small ones have 12.8 pixels
+    assert result.training_size == 480
+    assert not any("smallest kind" in finding.sentence for finding in verdict(result, index))
 
 
 def test_pictures_are_as_full_as_most(data, coco_folder):
     index = load_index(coco_folder((1, 1, 1, 6, 6, 6, 6, 6, 6, 6, 6, 6, 30), names=("one",)), "train")
-    assert {len(index.records[n].labels) for n in _most_telling(index.records)} == {6}
+    assert {len(index.records[n].labels) for n in _with_most_classes(index.records)} == {6}
 
 
 def test_small_boxes_by_their_centres_are_named(coco_folder, edit_json):

@@ -92,8 +92,11 @@ def test_the_other_file_may_have_fewer_categories_but_no_others():
 @pytest.mark.parametrize(
     ("other", "expected"),
     [
-        ({"dog": 2, "mouse": 7}, r"val\.json: category 7 'mouse' is unknown to the model.*1 'cat', 2 'dog'"),
-        ({"dog": 1}, r"val\.json: category 1 is called 'dog' here and 'cat' by the model"),
+        (
+            {"dog": 2, "mouse": 7},
+            r"val\.json: category 7 'mouse' is not among .*on \(1 'cat', 2 'dog'\)",
+        ),
+        ({"dog": 1}, r"val\.json: category 1 is called 'dog' here and 'cat' in the data that the model is trained on"),
     ],
 )
 def test_a_category_that_only_the_other_file_has_is_named(other, expected):
@@ -102,7 +105,7 @@ def test_a_category_that_only_the_other_file_has_is_named(other, expected):
 
 
 def test_an_index_without_a_category_does_not_make_an_id_known():
-    with pytest.raises(UserError, match="category 2 'bicycle' is unknown"):
+    with pytest.raises(UserError, match="category 2 'bicycle' is not among"):
         OFFICIAL.require_same_categories(label_map(bicycle=2), "val.json")
 
 

@@ -164,7 +164,15 @@ def training_loader(
     workers: int,
     device: torch.device = CPU,
 ) -> Iterator[tuple[Batch, Targets]]:
-    """Read batches ahead, given by the keys of their pictures, of which there may be no end."""
+    """Read batches ahead of their use.
+
+    Args:
+        dataset: the pictures.
+        batches: the keys of each batch's pictures; there may be no end of batches.
+        workers: loader processes, of which fewer are used where shared memory is too small; 0 reads in this process.
+        device: where the batches are used. They stay in main memory; for a CUDA device it is pinned, so that they can
+            be copied asynchronously.
+    """
     if workers and sys.platform.startswith("linux"):
         batches = iter(batches)
         first = list(islice(batches, 1))

@@ -19,9 +19,8 @@ def write_pt2(program: ExportedProgram, path: Path, metadata: str) -> None:
     Raises:
         UserError: torch cannot write this model.
     """
-    from torch._export.serde.serialize import (
-        SerializeError,  # a private module, so it is imported only where it is needed
-    )
+    # Inside, since the module is private: where another version of torch has moved it, only writing pt2 fails.
+    from torch._export.serde.serialize import SerializeError
 
     try:
         torch.export.save(program, path, extra_files={METADATA: metadata})

@@ -144,7 +144,7 @@ def explain_image_matching(
         ]  # fmt: skip
         others = ", ".join(f"{other.query} ({other.cost:.2f})" for other in found.runners_up)
         rows.append([f"{number} {found.name}", *cells, others, found.sentence])
-    header = ["object", "query", "its answer", "class + L1 + GIoU cost", "runners-up (cost)", "what became of it"]
+    header = ["object", "query", "its answer", "class + L1 + GIoU cost", "runners-up (cost)", "outcome"]
     folder.table(header, rows)
     arrays = {
         "names": [found.name for found in matches],

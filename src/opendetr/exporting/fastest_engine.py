@@ -155,7 +155,10 @@ def _own_data(checkpoint: Checkpoint) -> DatasetIndex:
 
 
 def _state(checkpoint: Checkpoint, engine: str) -> dict[str, str]:
-    """What a certificate is valid for; if any of these changes, it is made anew."""
+    """What a certificate is valid for; if any of these changes, it is made anew.
+
+    The number of threads is not among them: it is measured anew for every command, and only changes rounding.
+    """
     return {
         "weights": fingerprint(checkpoint), "opendetr": __version__, "engine": describe_engine(engine),
         "torch": torch.__version__, "machine": describe_processor(),

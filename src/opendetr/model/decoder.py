@@ -36,16 +36,16 @@ class DecoderLayer(nn.Module):
     ) -> Float[Tensor, "B Q D"]:
         """The queries after self-attention, cross-attention and the feed-forward layer."""
 
-        def agree(queries: Tensor) -> Tensor:
+        def self_attention(queries: Tensor) -> Tensor:
             located = add_position(queries, query_position)
             return self.self_attn(located, located, queries, blocked=blocked)
 
-        def look(queries: Tensor) -> Tensor:
+        def cross_attention(queries: Tensor) -> Tensor:
             located = add_position(queries, query_position)
             return self.multihead_attn(located, located_memory, memory, padding_mask, focus=focus)
 
-        x = self.residual(x, self.norm1, agree)
-        x = self.residual(x, self.norm2, look)
+        x = self.residual(x, self.norm1, self_attention)
+        x = self.residual(x, self.norm2, cross_attention)
         return x if self.ffn is None else self.residual(x, self.norm3, self.ffn)
 
 

@@ -15,6 +15,8 @@ class InputProjection(nn.Module):
 
     def __init__(self, channels: list[int], embed_dim: int) -> None:
         super().__init__()
+        # Only for its parameters: they start as those of the official code's convolution, and keep its names,
+        # `input_proj.weight` and `input_proj.bias`, while this module takes and gives Features.
         projection = nn.Conv2d(channels[-1], embed_dim, kernel_size=1)
         self.weight, self.bias = projection.weight, projection.bias
 

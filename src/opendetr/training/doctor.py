@@ -26,9 +26,9 @@ from opendetr.training.choices import SMALLEST_PIXELS, choose_size, fit_to_data,
 from opendetr.training.setup import assemble
 
 PICTURES = 8
-BY_HEART = 0.9  # AP50 on the training pictures from which on learning works
+OVERFITTED = 0.9  # AP50 on the training pictures from which on a model has overfitted them
 SECONDS_FOR_PICTURES = 10.0  # of checking whether they can be read
-ENOUGH_PASSES = 100  # over the pictures, after which a failure to learn has a cause
+ENOUGH_PASSES = 100  # over the pictures, after which a failure to overfit them has a cause
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,11 @@ def diagnose(config: RunConfig, root: Path, index: DatasetIndex, seconds: float)
     found += [Finding(False, warning.removesuffix(".")) for warning in warnings(index, config.model.num_queries)]
     if not any(finding.is_problem for finding in found):
         try:
-            lesson = learn_by_heart(config, index, seconds)
+            result = overfit(config, index, seconds)
         except UserError as error:  # keep what was found so far
-            found.append(Finding(True, f"eight pictures could not be learned by heart: {error}"))
+            found.append(Finding(True, f"eight pictures could not be overfitted: {error}"))
         else:
-            found += verdict(lesson, index)
+            found += verdict(result, index)
     return sorted(found, key=lambda finding: not finding.is_problem)
 
 
@@ -83,7 +83,7 @@ def examine(root: Path, split: str, index: DatasetIndex) -> Iterator[Finding]:
 
 
 @dataclass(frozen=True)
-class Lesson:
+class Overfitting:
     """The result of overfitting a few pictures."""
 
     metrics: CocoMetrics  # on the same pictures
@@ -92,12 +92,12 @@ class Lesson:
     training_size: int  # at which the whole split would be trained
 
 
-def learn_by_heart(config: RunConfig, index: DatasetIndex, seconds: float) -> Lesson:
+def overfit(config: RunConfig, index: DatasetIndex, seconds: float) -> Overfitting:
     """Train on eight pictures of the split for some seconds, at a size for that time, and measure on the same eight."""
     config, _ = fit_to_data(config, index)  # queries and sizes are those of the whole split
     objects = measure_objects(index)
     training_size = config.data.image_size or choose_size(objects, len(index), None)[0]
-    few = _subset(index, _most_telling(index.records))
+    few = _subset(index, _with_most_classes(index.records))
     still = {
         "data.horizontal_flip": 0.0, "data.vertical_flip": 0.0, "data.crop_probability": 0.0,
         "data.zoom_probability": 0.0, "data.colour": 0.0, "train.minutes": seconds / 60, "train.small_first": 0.0,
@@ -111,31 +111,31 @@ def learn_by_heart(config: RunConfig, index: DatasetIndex, seconds: float) -> Le
     engine = TorchEngine(learned.model.eval(), trainer.accelerator.device, trainer.config.train.precision)
     metrics = evaluate_split(engine, learned.description, few)
     passes = trainer.state.epoch + trainer.state.step / trainer.pictures.steps_per_epoch
-    return Lesson(metrics, trainer.config.data.image_size, passes, training_size)
+    return Overfitting(metrics, trainer.config.data.image_size, passes, training_size)
 
 
-def verdict(lesson: Lesson, index: DatasetIndex) -> Iterator[Finding]:
+def verdict(result: Overfitting, index: DatasetIndex) -> Iterator[Finding]:
     """What overfitting shows about the data."""
-    metrics, pixels = lesson.metrics, measure_objects(index).smallest_kind * lesson.training_size
+    metrics, pixels = result.metrics, measure_objects(index).smallest_kind * result.training_size
     if pixels < SMALLEST_PIXELS:
         yield Finding(
             True,
-            f"at pictures of {lesson.training_size} pixels, as train would use, the smallest kind of object is "
+            f"at pictures of {result.training_size} pixels, as train would use, the smallest kind of object is "
             f"only {pixels:.0f} pixels large; train with a larger --image-size, or cut the pictures into parts",
         )
     ap50 = metrics.summary["AP50"]
     pictures = min(PICTURES, sum(len(record.labels) > 0 for record in index.records))
-    if ap50 >= BY_HEART:
-        yield Finding(False, f"{pictures} pictures were learned by heart (AP50 {ap50:.2f}): the data can be learned")
+    if ap50 >= OVERFITTED:
+        yield Finding(False, f"{pictures} pictures were overfitted (AP50 {ap50:.2f}): the data can be learned")
         return
     worst = min(metrics.per_class, key=lambda name: _defined(metrics.per_class[name]["AP50"]))
-    found = f"{pictures} pictures were learned with an AP50 of {ap50:.2f} only, worst in '{worst}'"
-    if lesson.passes < ENOUGH_PASSES:
-        yield Finding(False, f"{found}: {lesson.passes:.0f} passes over them are too few to judge; raise --seconds")
+    found = f"{pictures} pictures were overfitted to an AP50 of {ap50:.2f} only, worst in '{worst}'"
+    if result.passes < ENOUGH_PASSES:
+        yield Finding(False, f"{found}: {result.passes:.0f} passes over them are too few to judge; raise --seconds")
         return
     yield Finding(
-        ap50 < BY_HEART / 2,
-        f"{found}, in {lesson.passes:.0f} passes at {lesson.image_size} pixels: check whether its boxes fit the "
+        ap50 < OVERFITTED / 2,
+        f"{found}, in {result.passes:.0f} passes at {result.image_size} pixels: check whether its boxes fit the "
         f"pictures; if they do, a larger --image-size may help",
     )
 
@@ -182,7 +182,7 @@ def _classes(index: DatasetIndex) -> Iterator[Finding]:
 
 
 def _pictures(index: DatasetIndex) -> Iterator[Finding]:
-    """Which pictures cannot be read or have another size than stated, as far as the time goes."""
+    """Which pictures cannot be read or have another size than stated, among those read in `SECONDS_FOR_PICTURES`."""
     begun, broken = time.time(), []
     for checked, record in enumerate(index.records, start=1):
         try:
@@ -232,7 +232,7 @@ def _seen(index: DatasetIndex) -> set[int]:
     return {int(label) for record in index.records for label in record.labels}
 
 
-def _most_telling(records: list[Record]) -> list[int]:
+def _with_most_classes(records: list[Record]) -> list[int]:
     """Up to eight pictures that show as many classes as possible, else those with a typical number of objects."""
     chosen: list[int] = []
     seen: set[int] = set()

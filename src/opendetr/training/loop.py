@@ -43,8 +43,15 @@ LOGGED_EVERY = 20  # steps of an epoch
 class Trainer:
     """One run: a model learns a split, is evaluated on another, and is written to a folder.
 
-    The model of the checkpoint is trained in place. `val_index` is the split that chooses `best`; None where there is
-    none, or it shares pictures with training.
+    Args:
+        checkpoint: model, config, labels and preprocessing; the model is trained in place.
+        dataset: the pictures to learn from, augmented.
+        val_index: the split that chooses `best`; None where there is none, or it shares pictures with training.
+        plan: when the run ends, and how far it is, which learning rates follow.
+        accelerator: the device, and the processes that train together.
+        output: the run folder; only the main process writes to it.
+        sizing: the speed that the picture size was chosen by; it may change the size during the run.
+        threads: measures the number of threads again when steps become slower; None keeps the number.
     """
 
     def __init__(

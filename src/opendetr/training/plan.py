@@ -27,7 +27,7 @@ class Goal:
     unmeasured: int = 0  # steps since the last evaluation
 
     WAITING_AT = 0.5  # where pictures begin to have their full size and flips are decided
-    TELLING = 0.02  # earlier steps are slower than the later ones
+    HURRIES_FROM = 0.02  # share of the schedule; the first steps are slower than the later ones and say nothing
     MEASURED_EVERY, WHILE_WAITING, MEASURED_FROM = 0.1, 0.05, 0.2  # shares of the schedule
 
     @property
@@ -39,7 +39,7 @@ class Goal:
         """Count a step, where a step takes `step_seconds` and `remaining` seconds are left."""
         self.unmeasured += 1
         hurry = 1.0
-        if self.progress >= self.TELLING:  # a machine too slow for all steps goes through the schedule faster
+        if self.progress >= self.HURRIES_FROM:  # a machine too slow for all steps goes through the schedule faster
             hurry = max(1.0, self.seconds_left(step_seconds) / max(remaining, 1e-3))
         waits = not self.is_reached and hurry == 1 and self.progress <= self.WAITING_AT
         self.done = min(self.done + hurry, self.steps * (self.WAITING_AT if waits else 1.0))

@@ -7,7 +7,7 @@ from opendetr.training.choices import ObjectSizes, choose_size, pixels_in
 from opendetr.training.speed import IN_A_RUN, Speed
 
 MARKS = (0.1, 0.3)  # shares of the budget after which the speed is compared with the expected one
-TELLING = 1.5  # factor between the two from which on the size is chosen again
+LARGEST_FACTOR = 1.5  # between the measured and the expected speed; beyond it the size is chosen again
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Sizing:
         """
         factor = found / self.expected
         self.expected, self.pixels, self.seconds = found, 0, 0.0
-        if 1 / TELLING <= factor <= TELLING:
+        if 1 / LARGEST_FACTOR <= factor <= LARGEST_FACTOR:
             return config, ""
         speed = f"{factor:.1f} times as slow" if factor > 1 else f"{1 / factor:.1f} times as fast"
         size, reason = choose_size(self.objects, self.pictures, pixels_in(config, seconds, found / IN_A_RUN))
