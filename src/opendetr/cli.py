@@ -62,9 +62,10 @@ Recipe = Annotated[str | None, typer.Option(help="A shipped recipe or a TOML fil
 JsonFile = Annotated[Path | None, typer.Option(help="Write the result to this file too.")]
 
 
-def _repeatable(choices: Any, default: str) -> Any:
+def _repeatable(choices: Any, what: str, default: str) -> Any:
     """An option that is given once per value; typer has no lists of Literal."""
-    return typer.Option(metavar="|".join(get_args(choices)), help=f"Repeatable.  (default: {default})")
+    help_ = f"{what} to measure; repeat the option for several.  (default: {default})"
+    return typer.Option(metavar="|".join(get_args(choices)), help=help_)
 
 
 def main() -> None:
@@ -147,7 +148,10 @@ def train(
     output: Annotated[Path | None, typer.Option(help="The run folder.  (default: runs/NAME-OF-DATA)")] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue this run.")] = None,
     init: Annotated[str | None, typer.Option(help="Start from this model: a folder, .pth, name or hub id.")] = None,
-    num_classes_from: Annotated[HeadFrom | None, typer.Option(help="With --init: data makes new class heads.")] = None,
+    num_classes_from: Annotated[
+        HeadFrom | None,
+        typer.Option(help="With --init: whose classes the model detects; data makes new heads.  (default: model)"),
+    ] = None,
     freeze: Annotated[list[str] | None, typer.Option(help="A part not to train, e.g. backbone, encoder.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Number of passes over the training split.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Wall-clock budget, from process start to exit.")] = None,
@@ -186,7 +190,10 @@ def val(
     annotations: Annotated[Path | None, typer.Option(help="With --detections: the COCO annotation file.")] = None,
     json: JsonFile = None,
     batch_size: BatchSize = 4,
-    engine: Annotated[EngineName | None, typer.Option(help="Runs the model.  (default: torch, or the file's)")] = None,
+    engine: Annotated[
+        EngineName | None,
+        typer.Option(help="The engine that runs the model.  (default: torch, or the exported file's own)"),
+    ] = None,
     precision: Precision = "fp32",
     device: Device = "auto",
     threads: ThreadCount = None,
@@ -222,7 +229,10 @@ def predict(
     every: Annotated[int, typer.Option(help="Of a video: use every N-th frame.")] = 1,
     shards: Annotated[str | None, typer.Option(help="I/N: detect in part I of N of the pictures only.")] = None,
     drawn: Annotated[bool, typer.Option("--draw/--no-draw", help="Write drawn pictures too.")] = True,
-    engine: Annotated[PredictEngine, typer.Option(help="Runs the model; ray: several workers or machines.")] = "auto",
+    engine: Annotated[
+        PredictEngine,
+        typer.Option(help="The engine that runs the model; auto is the fastest, ray starts several workers."),
+    ] = "auto",
     workers: Annotated[int | None, typer.Option(help="With --engine ray: models that work at once.")] = None,
     precision: Precision = "fp32",
     device: Device = "auto",
@@ -282,7 +292,9 @@ def info(
 def convert(
     model: Model,
     output: Annotated[Path, typer.Argument(help="The folder to write.")],
-    to: Annotated[ModelForm, typer.Option(help="Whose format.")],
+    to: Annotated[
+        ModelForm, typer.Option(help="The format to write: Hugging Face's, the official code's, or opendetr's.")
+    ],
     push: Annotated[str | None, typer.Option(help="Also upload it to the Hugging Face hub: ORGANISATION/NAME.")] = None,
     private: Annotated[bool, typer.Option("--private", help="With --push: make the repository private.")] = False,
     licence: Annotated[str | None, typer.Option(help="Licence for the model card, e.g. apache-2.0.")] = None,
@@ -329,8 +341,10 @@ def benchmark(
     against: Annotated[PeerName | None, typer.Option(help="Also measure the same weights in other code.")] = None,
     size: InputSize = None,
     batch: BatchSize = 1,
-    engine: Annotated[list[str] | None, _repeatable(OneEngine, "all")] = None,
-    precision: Annotated[list[str] | None, _repeatable(PrecisionName, "the fast ones")] = None,
+    engine: Annotated[list[str] | None, _repeatable(OneEngine, "An engine", "all that are installed")] = None,
+    precision: Annotated[
+        list[str] | None, _repeatable(PrecisionName, "A precision", "fp32; bf16 where faster, int8 where prepared")
+    ] = None,
     seconds: Annotated[float, typer.Option(help="Seconds of measuring per row.")] = 20.0,
     output: Annotated[Path | None, typer.Option(help="Folder for benchmark.json and benchmark.md.")] = None,
     memory: Annotated[bool, typer.Option("--memory/--no-memory", help="Measure peak memory too.")] = True,
