@@ -22,7 +22,7 @@ from opendetr.explanation.explaining import Asked, explain_picture
 from opendetr.explanation.folder import Folder
 from opendetr.files import write_json
 from opendetr.inference.detector import Detector
-from opendetr.inference.drawing import draw
+from opendetr.inference.prediction import draw
 from opendetr.progress import console
 from opendetr.recipes.recipe import resolve_config
 from opendetr.structures import Detections
@@ -37,7 +37,7 @@ STEPS = 880  # of 8 scenes, that teach the digits
 # on the held-out ones with room to spare: from .58 it led to .89, from .94 to .98 (docs/results/small-data.md).
 ENOUGH_AP50, WANTED_AP50 = 0.75, 0.9
 MOST_MINUTES = 25.0  # one core of a busy slow machine needs them
-SHOWN, ENLARGED, BRIGHTER = 12, 5, 0.6  # pictures in the report, how much larger, the exponent of their brightness
+SHOWN, BRIGHTER = 12, 0.6  # pictures in the report, the exponent of their brightness
 THRESHOLD = 0.5
 NEXT = (
     "opendetr doctor --data DATA                                   # can your pictures be learned?",
@@ -116,13 +116,12 @@ def _summary(metrics: CocoMetrics, history: Sequence[dict[str, Any]], index: Dat
 
 
 def _truth_and_found(record: Record, found: Detections) -> tuple[str, Image.Image]:
-    """The picture, larger and brighter, with the detections drawn; the caption lists the true objects."""
+    """The picture, brighter, with the detections drawn; the caption lists the true objects."""
     image = read_image(record.path)
-    larger = image.resize((image.width * ENLARGED, image.height * ENLARGED), Image.Resampling.BICUBIC)
-    brighter = larger.point([round(255 * (value / 255) ** BRIGHTER) for value in range(256)] * 3)
+    brighter = image.point([round(255 * (value / 255) ** BRIGHTER) for value in range(256)] * 3)
     true = ", ".join(found.label_map.names[label] for label in record.labels)
     caption = f"true: {true}; found: {', '.join(found.names) or 'nothing'}"
-    return caption, draw(brighter, replace(found, boxes_xyxy=found.boxes_xyxy * ENLARGED))
+    return caption, draw(brighter, found)
 
 
 def _attention(detector: Detector, found: Sequence[tuple[Record, Detections]], folder: Path) -> str:

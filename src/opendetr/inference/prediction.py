@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from opendetr.data.images import pixels_unlimited
+from opendetr.drawing.labelled_boxes import draw_boxes
 from opendetr.engines.detecting import Prepared
 from opendetr.errors import UserError
 from opendetr.inference.detector import Detector
-from opendetr.inference.drawing import draw
 from opendetr.inference.reading import AHEAD, read_ahead
 from opendetr.inference.results import Results, Shard, is_finished, merge_shards
 from opendetr.inference.sources import SourcePicture, distinct_names, file_stem, name_pictures, report_left_out
@@ -116,6 +116,11 @@ def detect_pictures(
             whole = found[0] if len(found) == 1 else merge_tiles(found, opened.tiles, size)
             named = replace(whole, image_size=size, image_id=picture.image_id, file_name=picture.file_name)
             yield Found(picture, opened.image, named)
+
+
+def draw(image: Image.Image, found: Detections) -> Image.Image:
+    """A copy of the RGB picture with the detections drawn on it; small pictures come back enlarged."""
+    return draw_boxes(image, found.boxes_xyxy, found.labels, found.label_map, found.scores)
 
 
 def _cut(detector: Detector, image: Image.Image, tile: Tile) -> Prepared:
@@ -221,5 +226,7 @@ def predict_video(
             console.print("stopped; the results so far are written")
         done = results.finish()
     console.print(f"{done} frames of {video.name} are in {results.path}")
+    if drawing is not None and done:
+        console.print(f"drawn video: {target}" + (", without the sound of the original" if video.has_sound else ""))
     report_left_out([] if video.problem is None else [video.problem])
     return results.path

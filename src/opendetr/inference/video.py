@@ -15,10 +15,12 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from opendetr.errors import UserError, first_line
+from opendetr.progress import console
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".ts"})
 STREAMS = ("rtsp://", "rtsps://", "rtmp://", "rtmps://", "http://", "https://")
 ANSWER_SECONDS = 10.0  # longest wait for a stream, at its start and between frames; Ctrl-C waits for it too
+H264, BT601 = "libx264", 6  # the encoder; FFmpeg's number of the colours
 TICKS = 60000  # per second of a written video: whole numbers for 24, 25, 30, 50 and 60 frames and for 30000/1001
 
 
@@ -50,6 +52,7 @@ class Video:
         num_frames: of the video itself, as its header or its duration promises; None where neither does.
         size: (height, width) of an upright frame, in pixels.
         live: whether it is a webcam or a stream.
+        has_sound: whether there is sound, which is not read.
         damaged: frames met so far that could not be decoded (left out), or only in part (kept).
     """
 
@@ -59,7 +62,7 @@ class Video:
             raise UserError(f"{name} holds no moving pictures; expected a video")
         self.name, self.every, self.damaged = name, every, 0
         self.frames_per_second = float(stream.average_rate or stream.guessed_rate or 25)
-        self.live = False
+        self.live, self.has_sound = False, bool(container.streams.audio)
         self._container, self._stream, self._read, self._broken_off = container, stream, 0, ""
         self._promised = 0.0  # seconds, by the header; 0 for unknown
         if stream.duration and stream.time_base:
@@ -170,7 +173,10 @@ class Video:
 
 
 class VideoDrawing:
-    """Writes pictures as an .mp4 (codec mp4v, no sound), each at its time, in the size of the first.
+    """Writes pictures as an .mp4 without sound, each at its time, in the size of the first made even.
+
+    The codec is H.264 with 4:2:0 colours and the index comes first, so that browsers play it and can begin before all
+    is there. A PyAV without libx264 (its wheels on PyPI have it) writes MPEG-4, which is said.
 
     The file has a hidden temporary name beside `path` until its end. On Ctrl-C, the only end of a webcam, it is kept;
     on any other exception it is removed and `path` stays as it was. Without a picture there is no file.
@@ -194,16 +200,33 @@ class VideoDrawing:
         av = _import_av()
         if self._container is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._container = av.open(str(self._partial.absolute()), "w", format="mp4")
-            # Steady quality instead of the codec's own bit rate, which blurs large pictures.
-            options = {"flags": "+qscale", "qmin": "3"}
-            self._stream = self._container.add_stream("mpeg4", rate=self._rate, options=options)
-            self._stream.width, self._stream.height = image.size
-            self._stream.codec_context.time_base = Fraction(1, TICKS)
-        frame = av.VideoFrame.from_image(image)
+            self._open(av, *image.size)
+        even = np.pad(np.asarray(image), ((0, image.height % 2), (0, image.width % 2), (0, 0)), "edge")
+        frame = av.VideoFrame.from_ndarray(even).reformat(self._stream.width, self._stream.height, "yuv420p")
         self._last = max(round(seconds * TICKS), self._last + 1)
         frame.pts, frame.time_base = self._last, Fraction(1, TICKS)
         self._container.mux(self._stream.encode(frame))
+
+    def _open(self, av: Any, width: int, height: int) -> None:
+        options = {"movflags": "faststart"}
+        self._container = av.open(str(self._partial.absolute()), "w", format="mp4", options=options)
+        try:
+            self._stream = self._container.add_stream(H264, rate=self._rate, options={"preset": "veryfast", "crf": "20"})
+        except ValueError:
+            console.print(
+                f"Warning: this PyAV has no {H264}: {self.path} is MPEG-4, which browsers do not play; "
+                "pip install --force-reinstall av brings it.",
+                style="yellow",
+            )
+            # Steady quality instead of the codec's own bit rate, which blurs large pictures.
+            self._stream = self._container.add_stream(
+                "mpeg4", rate=self._rate, options={"flags": "+qscale", "qmin": "3"}
+            )
+        self._stream.width, self._stream.height = width + width % 2, height + height % 2
+        context = self._stream.codec_context
+        context.pix_fmt, context.time_base = "yuv420p", Fraction(1, TICKS)
+        # How FFmpeg converts RGB (BT.601): without a word players take large pictures for BT.709.
+        context.colorspace = context.color_primaries = context.color_trc = BT601
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         if self._container is None:
