@@ -14,7 +14,7 @@ from opendetr.inference import prediction
 from opendetr.inference.detector import Detector
 from opendetr.inference.results import Results, Shard
 from opendetr.inference.sources import SourcePicture, name_pictures
-from opendetr.inference.video import VideoDrawing
+from opendetr.inference.video import Video, VideoDrawing
 
 
 @pytest.fixture
@@ -195,7 +195,7 @@ def test_a_picture_in_tiles_is_detected_tile_by_tile(tiny_run, tmp_path):
         api.predict(tiny_run, [str(tmp_path / "wide.png")], tmp_path / "out", tile=64, overlap=1.5)
 
 
-def test_a_video_gives_frames_with_their_times(tiny_run, tmp_path, capsys):
+def test_a_video_gives_frames_with_their_times(tiny_run, tmp_path, capsys, monkeypatch):
     source = tmp_path / "film.mp4"
     with VideoDrawing(source, 10) as video:
         for number in range(6):
@@ -205,7 +205,21 @@ def test_a_video_gives_frames_with_their_times(tiny_run, tmp_path, capsys):
     assert {entry["image_id"] for entry in found} == {1, 3, 5}
     assert {entry["file_name"] for entry in found} == {"film.mp4"}
     assert {entry["seconds"] for entry in found} == {0.0, 0.2, 0.4}
-    assert (tmp_path / "out/film.mp4").is_file()
+    with Video.open(tmp_path / "out/film.mp4") as video:
+        assert video.size == (8 * 48, 8 * 64)  # enlarged, so that labels can be read
+    assert "without the sound" not in capsys.readouterr().out
+    opening = Video.__init__
+
+    def with_sound(video, *arguments):
+        opening(video, *arguments)
+        video.has_sound = True
+
+    monkeypatch.setattr(Video, "__init__", with_sound)
+    not_drawn = api.predict(tiny_run, [str(source)], tmp_path / "out2", threshold=0, every=2, drawn=False)
+    assert entries(not_drawn) == found
+    assert "sound" not in capsys.readouterr().out
+    api.predict(tiny_run, [str(source)], tmp_path / "out", threshold=0, every=2)
+    assert f"{tmp_path / 'out/film.mp4'}, without the sound of the original" in capsys.readouterr().out
     with pytest.raises(UserError, match="is a video: give it alone"):
         api.predict(tiny_run, [str(source), str(source)], tmp_path / "out")
 

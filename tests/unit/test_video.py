@@ -310,6 +310,35 @@ def test_a_drawn_video_returns_what_was_written(tmp_path, size, rate):
     assert content.index(b"moov") < content.index(b"mdat")  # a browser plays it while it loads
 
 
+def test_without_an_encoder_of_h264_the_video_is_another_and_that_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(video_room, "H264", "no-such-encoder")
+    with VideoDrawing(tmp_path / "a.mp4", 10) as drawing:
+        for k in range(3):
+            drawing.write(picture(k), k / 10)
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1
+    assert "a.mp4 is MPEG-4, which browsers do not play" in said
+    for k, (_, _, image) in enumerate(read(tmp_path / "a.mp4")):
+        assert_shows(image, k)
+
+
+def test_a_video_knows_whether_it_has_sound(tmp_path):
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as container:
+        stream, sound = container.add_stream("mpeg4", rate=10), container.add_stream("aac", rate=44100, layout="mono")
+        stream.height, stream.width = SIZE
+        samples = av.AudioFrame.from_ndarray(np.zeros((1, 1024), dtype=np.float32), format="fltp", layout="mono")
+        samples.sample_rate = 44100
+        for packets in (stream.encode(av.VideoFrame.from_image(picture(0))), sound.encode(samples)):
+            container.mux(packets)
+        for each in (stream, sound):
+            container.mux(each.encode(None))
+    with Video.open(path) as video:
+        assert video.has_sound
+    with Video.open(recorded(tmp_path / "silent.mp4", count=2)) as video:
+        assert not video.has_sound
+
+
 def test_times_that_stand_still_or_go_back_lose_no_frame(tmp_path):
     with VideoDrawing(tmp_path / "a.mp4") as drawing:
         for k, seconds in enumerate([0.0, 1.0, 1.0, 0.5, 2.0]):

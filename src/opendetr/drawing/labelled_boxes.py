@@ -1,4 +1,4 @@
-"""Pictures with labelled boxes drawn on them, of detections or of true objects; lines and text grow with the picture."""
+"""Pictures with labelled boxes drawn on them, of detections or true objects; lines and text grow with the picture."""
 
 import colorsys
 import math
@@ -19,11 +19,12 @@ Colour = tuple[int, int, int]
 
 # The side of a picture is that of a square of its area, so that long strips have neither huge nor tiny text.
 SIDE, LARGEST_SIDE = 400, 4096  # pixels: a smaller picture is enlarged, but no side beyond the larger
-TEXT, SMALLEST_TEXT = 1 / 65, 13  # size of the font: a share of the side; pixels
+TEXT, SMALLEST_TEXT = 1 / 55, 14  # size of the font: a share of the side; pixels
 LINE, THINNEST_LINE = 1 / 350, 2  # width of a box's lines: a share of the side; pixels
-WIDEST, WIDEST_IN_TEXT = 0.6, 12  # of a label: a share of the picture's width; in sizes of the font, for narrow pictures
+WIDEST, WIDEST_IN_TEXT = 0.6, 12  # width of a label: a share of the picture's; in narrow ones, sizes of the font
 GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 SHADES = ((1.0, 0.7), (0.85, 1.0), (0.45, 1.0), (0.6, 0.6))  # saturation and brightness
+FIRST_HUE, HUE_STEP = 0.37, 0.28  # of those tried, the steps with the most distinct first 20 colours; id 1 is blue
 
 
 class _Label(NamedTuple):
@@ -82,11 +83,12 @@ def _side(size: tuple[int, int]) -> float:
 def class_colour(category_id: int) -> Colour:
     """The colour (red, green, blue, 0..255) of a class by its raw id: the same in all pictures and runs.
 
-    The hue turns by the golden ratio from one id to the next, so that neighbours differ much and no number of classes
-    uses the hues up; every fourth id has the same saturation and brightness.
+    Four neighbouring ids differ in hue and shade. The hue of the next four is turned by the golden ratio, so that no
+    number of classes uses the hues up.
     """
-    saturation, brightness = SHADES[category_id % len(SHADES)]
-    red, green, blue = colorsys.hsv_to_rgb(category_id * GOLDEN_RATIO % 1, saturation, brightness)
+    turn, shade = divmod(category_id, len(SHADES))
+    hue = (FIRST_HUE + turn * GOLDEN_RATIO + shade * HUE_STEP) % 1
+    red, green, blue = colorsys.hsv_to_rgb(hue, *SHADES[shade])
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
@@ -124,7 +126,7 @@ def _written_name(name: str, category_id: int | None) -> tuple[str, str | None]:
         return name, file
     console.print(
         f"Warning: no font of this machine can write {name}: drawn pictures say 'id {category_id}' instead. "
-        "Install a font that has these characters, such as Noto Sans CJK.",
+        "Install a font that has these characters, such as one of Google's Noto fonts.",
         style="yellow",
     )
     return f"id {category_id}", font_file("id 0123456789.…")
@@ -151,9 +153,7 @@ def _draw_box(pen: ImageDraw.ImageDraw, box_xyxy: Float[np.ndarray, "4"], colour
     pen.rectangle((left, top, right, bottom), outline=colour, width=line)
 
 
-def _draw_label(
-    pen: ImageDraw.ImageDraw, place: tuple[int, int, int], label: _Label, canvas: tuple[int, int]
-) -> None:
+def _draw_label(pen: ImageDraw.ImageDraw, place: tuple[int, int, int], label: _Label, canvas: tuple[int, int]) -> None:
     wording, left, top = place
     text = label.wordings[wording]
     width, height = _size(text, label.font, canvas)

@@ -28,15 +28,26 @@ def place_labels(
     placed = np.empty((0, 4))
     places: list[tuple[int, int, int]] = []
     for box, wordings in zip(boxes_xyxy, sizes):
-        for wording, size in enumerate(wordings):
-            candidates = _around(box, size, canvas)
-            covered = _overlap(candidates, placed).sum(1)
-            best = int(covered.argmin())  # the first of equals
-            if covered[best] == 0:
-                break
-        placed = np.concatenate([placed, candidates[best : best + 1]])
-        places.append((wording, int(candidates[best, 0]), int(candidates[best, 1])))
+        wording, place = _place(box, wordings, placed, canvas)
+        placed = np.concatenate([placed, place[None]])
+        places.append((wording, int(place[0]), int(place[1])))
     return places
+
+
+def _place(
+    box: Float[np.ndarray, "4"],
+    wordings: Sequence[tuple[int, int]],
+    placed: Float[np.ndarray, "M 4"],
+    canvas: tuple[int, int],
+) -> tuple[int, Float[np.ndarray, "4"]]:
+    """The number of the wording of a label, given their sizes, and its rectangle."""
+    for wording, size in enumerate(wordings):
+        candidates = _around(box, size, canvas)
+        covered = _overlap(candidates, placed).sum(1)
+        best = int(covered.argmin())  # the first of equals
+        if covered[best] == 0 or wording == len(wordings) - 1:
+            return wording, candidates[best]
+    raise ValueError("a label needs a wording")
 
 
 def _around(

@@ -211,7 +211,9 @@ class VideoDrawing:
         options = {"movflags": "faststart"}
         self._container = av.open(str(self._partial.absolute()), "w", format="mp4", options=options)
         try:
-            self._stream = self._container.add_stream(H264, rate=self._rate, options={"preset": "veryfast", "crf": "20"})
+            self._stream = self._container.add_stream(
+                H264, rate=self._rate, options={"preset": "veryfast", "crf": "20"}
+            )
         except ValueError:
             console.print(
                 f"Warning: this PyAV has no {H264}: {self.path} is MPEG-4, which browsers do not play; "
