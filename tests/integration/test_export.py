@@ -537,7 +537,7 @@ def test_bf16_runs_from_its_file_and_beside_its_model(paper):
     assert found.engine.precision == "bf16"
 
 
-def with_another_bias(checkpoint, path, *_) -> Certificate:
+def with_another_bias(checkpoint, path, *_, **others) -> Certificate:
     """Stands in for an export, which takes half a minute: writes the graph again with the class bias of now."""
     import onnx
 
@@ -551,8 +551,8 @@ def with_another_bias(checkpoint, path, *_) -> Certificate:
 def test_an_engine_is_prepared_once_and_anew_for_other_weights(paper, monkeypatch, capsys):
     monkeypatch.setattr(fastest_engine, "is_installed", lambda engine: engine != "openvino")
     picture = Image.new("RGB", (96, 64), "teal")
-    for engine in ("onnxruntime", "auto"):
-        Detector.load(paper.source, engine=engine).predict(picture)
+    Detector.load(paper.source, engine="onnxruntime").predict(picture)
+    fastest_engine.prepare_engines(paper, "fp32")
     said = capsys.readouterr().out.replace("\n", " ")
     assert said.count("preparing onnxruntime") == 1
     assert "the fastest here" in said
@@ -570,8 +570,25 @@ def test_an_engine_is_prepared_once_and_anew_for_other_weights(paper, monkeypatc
 def test_engines_that_cannot_be_kept_leave_torch(paper, monkeypatch, capsys):
     monkeypatch.setattr(fastest_engine, "is_installed", lambda engine: engine != "openvino")
     (paper.source / "engines").write_text("in the way")
-    assert Detector.load(paper.source).engine.name == "torch"
+    assert fastest_engine.prepare_engines(paper, "fp32").name == "torch"
     assert "onnxruntime is not used" in capsys.readouterr().out
+
+
+def test_the_first_answer_never_waits_for_an_engine(paper, monkeypatch, capsys):
+    """`auto` is PyTorch until engines were prepared: by `prepare`, or because there are enough pictures to pay."""
+    monkeypatch.setattr(fastest_engine, "is_installed", lambda engine: engine != "openvino")
+    seconds = {"torch": 1.0, "onnxruntime": 0.5}
+    measured = lambda engines, checkpoint: {name: seconds[name] for name in engines}  # noqa: E731
+    monkeypatch.setattr(fastest_engine, "seconds_per_picture", measured)
+    assert Detector.load(paper.source).engine.name == "torch"
+    assert Detector.load(paper.source, pictures=399).engine.name == "torch"  # 120 s saved, 120 s spent
+    assert not (paper.source / "engines").exists()
+    assert Detector.load(paper.source, pictures=401).engine.name == "onnxruntime"
+    assert "preparing" in capsys.readouterr().out
+    assert Detector.load(paper.source).engine.name == "onnxruntime"  # prepared before
+    monkeypatch.setattr(fastest_engine, "describe_machine", lambda: "the same machine with other threads")
+    assert Detector.load(paper.source).engine.name == "onnxruntime"
+    assert "preparing" not in capsys.readouterr().out
 
 
 def test_a_model_is_copied_without_what_engines_keep_beside_it(paper, tmp_path):
@@ -588,7 +605,7 @@ def test_equal_weights_in_another_architecture_are_another_model(paper):
 def test_an_engine_that_disagrees_is_passed_over_and_not_tried_again(paper, monkeypatch, capsys):
     monkeypatch.setattr(fastest_engine, "is_installed", lambda engine: engine != "openvino")
     monkeypatch.setattr(Certificate, "problems", lambda self: ["boxes differ by 0.3"])
-    assert Detector.load(paper.source).engine.name == "torch"
+    assert fastest_engine.prepare_engines(paper, "fp32").name == "torch"
     assert "onnxruntime is not used" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"boxes differ by 0\.3.* to try again"):
         Detector.load(paper.source, engine="onnxruntime")
@@ -602,7 +619,7 @@ def test_a_model_that_torch_cannot_trace_is_run_by_torch(paper, monkeypatch, cap
     monkeypatch.setattr(fastest_engine, "is_installed", lambda engine: engine != "openvino")
     monkeypatch.setattr(torch.export, "export", fails)
     monkeypatch.setattr(sys.modules[__name__], "TRACED", {})  # not cleared: what TRANSLATED holds goes by their ids
-    assert Detector.load(paper.source).engine.name == "torch"
+    assert fastest_engine.prepare_engines(paper, "fp32").name == "torch"
     assert "cannot trace this model" in " ".join(capsys.readouterr().out.split())
 
 

@@ -18,7 +18,7 @@ def model():
 @pytest.fixture
 def machine(monkeypatch):
     def with_gains(products, backbone):
-        monkeypatch.setattr(precision, "_gain_of_products", lambda device: products)
+        monkeypatch.setattr(precision, "gain_of_products", lambda device: products)
         monkeypatch.setattr(precision, "_gain_of_backbone", lambda model, device, training: backbone)
 
     return with_gains
@@ -49,7 +49,7 @@ def test_the_measurement_itself(model):
 
 
 def test_the_look_at_the_backbone_teaches_its_batch_norm_nothing(monkeypatch):
-    monkeypatch.setattr(precision, "_gain_of_products", lambda device: 4.0)
+    monkeypatch.setattr(precision, "gain_of_products", lambda device: 4.0)
     monkeypatch.setattr(precision, "SURELY_SLOWER", 0.0)  # whatever machine this is
     fresh = build_model(replace(PRESETS["detr-tiny"], backbone_weights="none"), LossConfig(), 3).train()
     before = {name: buffer.clone() for name, buffer in fresh.named_buffers()}
@@ -89,7 +89,7 @@ def test_small_maps_do_not_decide_against_half_precision(model, monkeypatch):
         return 0.9 if seen[-1] < 200 else 2.0
 
     seen = []
-    monkeypatch.setattr(precision, "_gain_of_products", lambda device: 4.0)
+    monkeypatch.setattr(precision, "gain_of_products", lambda device: 4.0)
     monkeypatch.setattr(precision, "_gain", gain)
     watch = model.backbone.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape[-1]))
     fit_precision(model, torch.device("cpu"), "bf16")

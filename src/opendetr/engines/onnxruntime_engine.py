@@ -27,7 +27,9 @@ def read_onnx_metadata(path: Path) -> str | None:
     require_installed("onnxruntime")
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # it is only read
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     found: str | None = session.get_modelmeta().custom_metadata_map.get(METADATA)
     return found
 

@@ -17,6 +17,7 @@ from opendetr.data.datasets import DatasetIndex
 from opendetr.data.digits import photographs
 from opendetr.data.images import read_image
 from opendetr.data.loader import pad_to_largest
+from opendetr.data.transforms import Preprocessing
 from opendetr.devices import describe_machine
 from opendetr.engines.engine import Engine, TorchEngine, describe_engine
 from opendetr.engines.graph_engine import GraphEngine
@@ -38,6 +39,8 @@ from opendetr.structures import DetrOutput
 
 BATCHES = (1, 2, 8)
 FRAMES = ((480, 480), (480, 640), (640, 360))  # height and width before preprocessing: three aspect ratios
+PICTURES = 4  # repeated where a batch has more
+SHORTER_SIDE = 384  # of the compared pictures but one, which has the model's own size: it takes as long as five of them
 
 
 @dataclass(frozen=True)
@@ -115,24 +118,27 @@ def certify(
     """Compare an engine with PyTorch in fp32: its outputs for every query, and the detections that users get.
 
     The index, a split of the user's data, is for pictures and AP; without it there are two photographs and no AP. The
-    largest allowed loss of AP is that of the precision by default.
+    largest allowed loss of AP is that of the precision by default. Pictures of a model for large ones are compared at
+    a shorter side of 384 pixels, one of them at the model's own size too.
 
     Raises:
         UserError: a picture cannot be read, or without a split scikit-learn, which has the photographs, is missing.
     """
     reference = TorchEngine.prepared(checkpoint.model, torch.device("cpu"), "fp32")
     images, called = _pictures(index)
+    own, smaller = checkpoint.preprocessing, checkpoint.preprocessing.with_shorter_side(SHORTER_SIDE)
     bounds = BOUNDS[engine.precision]
     bounds = bounds if max_ap_loss is None else replace(bounds, ap=max_ap_loss)
     comparisons, mixed, attention = [], [], None
     for frame in track(FRAMES, f"comparing {engine.name} with torch", len(FRAMES)):
-        looks = [_prepare(checkpoint, image, frame) for image in images]
-        alone = [reference(look[None]) for look in looks]
+        looks = [_prepare(smaller, image, frame) for image in images]
+        alone = [reference(look[None]) for look in looks] * (BATCHES[-1] // PICTURES)
+        looks *= BATCHES[-1] // PICTURES
         mixed.append(looks[0])
         size = (looks[0].shape[1], looks[0].shape[2])
         for batch in BATCHES:
-            # All pictures one by one once: OpenVINO compiles a graph for the first shape and for each frequent one.
-            count = len(looks) if (batch, frame) == (1, FRAMES[0]) else batch
+            # Every picture alone once: OpenVINO compiles a graph for the first shape and for each frequent one.
+            count = PICTURES if (batch, frame) == (1, FRAMES[0]) else batch
             said = [engine.outputs(torch.stack(looks[at : at + batch]), None) for at in range(0, count, batch)]
             found = [one for part in said for one in _split(part)]
             comparisons.append(compare(checkpoint, alone[:count], found, size, bounds, batch=batch))
@@ -142,6 +148,10 @@ def certify(
     truth = _pictures_of(reference(stacked, mask))
     found, size = _split(engine.outputs(stacked, mask)), (stacked.shape[2], stacked.shape[3])
     comparisons.append(compare(checkpoint, truth, found, size, bounds, batch=len(mixed), padded=True))
+    if smaller != own:
+        look = _prepare(own, images[0], FRAMES[0])[None]
+        found, size = _split(engine.outputs(look, None)), (look.shape[2], look.shape[3])
+        comparisons.append(compare(checkpoint, [reference(look)], found, size, bounds, batch=1))
     ap = None
     if index is not None:
         measured: dict[str, Engine] = {"torch": reference, "engine": engine}
@@ -192,19 +202,19 @@ def attention_difference(checkpoint: Checkpoint, images: Float[Tensor, "1 3 H W"
 
 
 def _pictures(index: DatasetIndex | None) -> tuple[list[Image.Image], str]:
-    """Eight pictures, repeated if there are fewer, and a name for them."""
+    """Four pictures, repeated if there are fewer, and a name for them."""
     if index is None:
         photos = photographs()
         width, height = photos[0].size
-        left, right, upper = (0, 0, width // 2, height), (width // 2, 0, width, height), (0, 0, width, height // 2)
-        parts = ((0, 0, width, height), left, right, upper)
-        return [photo.crop(part) for part in parts for photo in photos], "two photographs"
-    found = [read_image(record.path) for record in index.records[: BATCHES[-1]]]
-    return (found * BATCHES[-1])[: BATCHES[-1]], f"{len(found)} pictures of {index.source}"
+        return [photo.crop(part) for part in ((0, 0, width, height), (0, 0, width // 2, height)) for photo in photos], (
+            "two photographs"
+        )
+    found = [read_image(record.path) for record in index.records[:PICTURES]]
+    return (found * PICTURES)[:PICTURES], f"{len(found)} pictures of {index.source}"
 
 
-def _prepare(checkpoint: Checkpoint, image: Image.Image, frame: tuple[int, int]) -> Tensor:
+def _prepare(preprocessing: Preprocessing, image: Image.Image, frame: tuple[int, int]) -> Tensor:
     """The model's input of a picture cut to the frame's height and width."""
     cut = ImageOps.fit(image, (frame[1], frame[0]))
-    tensor: Tensor = checkpoint.preprocessing.transform()(tv_tensors.Image(v2.functional.pil_to_tensor(cut)))
+    tensor: Tensor = preprocessing.transform()(tv_tensors.Image(v2.functional.pil_to_tensor(cut)))
     return tensor.as_subclass(Tensor)

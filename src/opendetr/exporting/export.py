@@ -2,6 +2,7 @@
 
 import tempfile
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,31 @@ class ExportOptions:
             require_bf16()
 
 
+class Tracing:
+    """A model traced once, and translated once, for files of several kinds."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, *, with_preprocessing: bool = False, with_attention: bool = False
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.with_preprocessing, self.with_attention = with_preprocessing, with_attention
+
+    @cached_property
+    def program(self) -> Any:
+        """The model as `torch.export` sees it."""
+        console.print("tracing the model")
+        return export_program(
+            self.checkpoint, with_preprocessing=self.with_preprocessing, with_attention=self.with_attention
+        )
+
+    @cached_property
+    def onnx(self) -> Any:
+        """The same as ONNX."""
+        program = self.program
+        console.print("translating it to ONNX")
+        return to_onnx(program)
+
+
 def format_of(output: Path, format: ExportFormat | None) -> ExportFormat:
     """The format to write: the one that is asked for, else the one of the file's suffix.
 
@@ -99,6 +125,7 @@ def export_model(
     options: ExportOptions,
     index: DatasetIndex | None = None,
     calibration: DatasetIndex | None = None,
+    tracing: Tracing | None = None,
 ) -> Certificate:
     """Write a model as a file for other programs, if its outputs agree with PyTorch's.
 
@@ -108,6 +135,7 @@ def export_model(
         options: the kind of file.
         index: a split of the user's data, for the certificate.
         calibration: another split, for int8; None takes the same one.
+        tracing: of the same model with the same options, made before.
 
     Returns:
         The certificate, which is in the file too.
@@ -116,10 +144,13 @@ def export_model(
         UserError: an impossible combination, a missing package, or too large differences: then no file is written.
     """
     options.require_possible(index)
+    tracing = tracing or Tracing(
+        checkpoint, with_preprocessing=options.with_preprocessing, with_attention=options.with_attention
+    )
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-", ignore_cleanup_errors=True) as folder:
         draft = Path(folder) / output.name
-        certificate = _write_draft(checkpoint, draft, options, index, calibration or index)
+        certificate = _write_draft(tracing, draft, options, index, calibration or index)
         if problems := certificate.problems():
             said = "; ".join(problems[:3])
             raise ExportError(f"{output} is not written, since its output would differ from the model's: {said}")
@@ -130,21 +161,15 @@ def export_model(
 
 
 def _write_draft(
-    checkpoint: Checkpoint,
+    tracing: Tracing,
     draft: Path,
     options: ExportOptions,
     index: DatasetIndex | None,
     calibration: DatasetIndex | None,
 ) -> Certificate:
-    console.print("tracing the model")
-    program = export_program(
-        checkpoint, with_preprocessing=options.with_preprocessing, with_attention=options.with_attention
-    )
+    checkpoint = tracing.checkpoint
+    graph = tracing.program if options.format == "pt2" else tracing.onnx
     metadata = metadata_of(checkpoint, options.precision, _describe_inputs(options))
-    graph: Any = program
-    if options.format != "pt2":
-        console.print("translating it to ONNX")
-        graph = to_onnx(program)
     if options.format == "openvino":
         import onnx
         import openvino

@@ -1,7 +1,8 @@
 """The engine that runs a model: the given one, or the fastest whose certificate holds on this machine.
 
-The files of an engine are made at first use and kept in `engines/` in the model's folder, or in our cache for models
-of other libraries. M is a hash of the machine, since machines may share a folder; N one of the machine and its threads:
+The files of an engine are made by `prepare`, where the engine is asked for by name, or before many pictures. They are
+kept in `engines/` in the model's folder, or in our cache for models of other libraries. M is a hash of the machine,
+since machines may share a folder; N one of the machine and its threads:
 
     openvino-fp32-M.xml, .bin   the graph, with its certificate
     openvino-fp32-M.json        the certificate, or the reason why there is no graph
@@ -31,7 +32,7 @@ from opendetr.engines.engine import (
 )
 from opendetr.engines.file_kinds import kind_for_engine, run_file
 from opendetr.errors import UserError
-from opendetr.exporting.export import ExportOptions, export_model
+from opendetr.exporting.export import ExportOptions, Tracing, export_model
 from opendetr.exporting.exported_file import fingerprint
 from opendetr.exporting.graph import ExportError
 from opendetr.files import cache_folder, read_note, write_json
@@ -40,10 +41,19 @@ from opendetr.progress import console
 from opendetr.version import __version__
 
 ROUNDS = 5
+# Preparing engines takes about a minute and the time of so many pictures in PyTorch; then they save this share of a
+# picture's time.
+PREPARING_SECONDS, PREPARING_PICTURES, SAVED = 60.0, 60, 0.3
+LEAST_PICTURES = 200  # fewer never pay: nothing is measured
 
 
-def choose_engine(checkpoint: Checkpoint, engine: str, precision: str, device: str = "auto") -> Engine:
+def choose_engine(
+    checkpoint: Checkpoint, engine: str, precision: str, device: str = "auto", pictures: int = 0
+) -> Engine:
     """The engine that runs a model; arguments as in `Detector.load`. On a GPU that is PyTorch.
+
+    `auto` is the fastest engine that was prepared before, else PyTorch, so that the first answer comes at once; for
+    many pictures engines are prepared first.
 
     Raises:
         UserError: no such engine, precision or device; or the engine asked for cannot run the model, or disagrees.
@@ -55,39 +65,94 @@ def choose_engine(checkpoint: Checkpoint, engine: str, precision: str, device: s
         if target.type != "cpu" and device != "auto":
             raise UserError(f"--engine {engine} runs on the CPU; leave out --device {device}, or use --engine torch")
         return _prepared(checkpoint, engine, precision)
-    candidates = [name for name in GRAPH_ENGINES if is_installed(name)]
-    if engine == "torch" or target.type != "cpu" or not candidates:
+    if engine == "torch" or target.type != "cpu" or not installed_engines():
         return TorchEngine.prepared(checkpoint.model, target, precision)
-    return _fastest(checkpoint, candidates, precision, target)
+    times = _kept_times(checkpoint, precision)
+    if not times and precision != "int8":
+        torch_engine = TorchEngine.prepared(checkpoint.model, target, precision)
+        if not (pictures >= LEAST_PICTURES and _pays(torch_engine, checkpoint, pictures)):
+            return torch_engine
+    if not times:
+        return prepare_engines(checkpoint, precision)
+    return _fastest(checkpoint, times, precision)
 
 
-def _fastest(checkpoint: Checkpoint, candidates: list[str], precision: str, device: torch.device) -> Engine:
-    """The fastest of the candidates and PyTorch; engines that cannot run it are left out, with a printed reason."""
-    names = candidates + (["torch"] if precision != "int8" else [])
-    note = _path(checkpoint, "fastest", precision, ".json", describe_machine())
-    state = {name: _state(checkpoint, name) for name in names}
-    kept, found = read_note(note), dict[str, Engine]()
-    times: dict[str, float] = kept["seconds"] if kept.get("state") == state else {}
-    for name in sorted(times, key=times.__getitem__) or names:
+def installed_engines() -> list[str]:
+    """The engines of graphs whose packages are installed."""
+    return [name for name in GRAPH_ENGINES if is_installed(name)]
+
+
+def prepare_engines(checkpoint: Checkpoint, precision: str) -> Engine:
+    """Export the model for every installed engine, compare and time all of them and PyTorch, and return the fastest.
+
+    Engines that cannot run the model, or disagree with PyTorch, are left out, with a printed reason.
+
+    Raises:
+        UserError: no engine can run the model in this precision.
+    """
+    found, tracing = dict[str, Engine](), Tracing(checkpoint)
+    if precision != "int8":
+        found["torch"] = TorchEngine.prepared(checkpoint.model, torch.device("cpu"), precision)
+    for name in installed_engines():
         try:
-            if name == "torch":
-                found[name] = TorchEngine.prepared(checkpoint.model, device, precision)
-            else:
-                found[name] = _prepared(checkpoint, name, precision)
+            found[name] = _prepared(checkpoint, name, precision, tracing)
         except (UserError, OSError) as error:  # such as a folder that cannot be written
             console.print(f"engine {name} is not used: {error}", style="yellow")
-        if times and found:  # the fastest is known
-            break
     if not found:
         raise UserError(f"no engine can run this model in {precision} here; use --precision fp32")
-    if not times:
-        times = seconds_per_picture(found, checkpoint)
-        with suppress(OSError):
-            write_json(note, {"state": state, "seconds": times})
-    name = min(found, key=lambda engine: times[engine])
-    taken = ", ".join(f"{other} {seconds * 1000:.0f} ms" for other, seconds in times.items())
-    console.print(f"engine: {name} {precision}, the fastest here for a picture ({taken})")
-    return found[name]
+    times = seconds_per_picture(found, checkpoint)
+    with suppress(OSError):
+        write_json(_times_note(checkpoint, precision), {"state": _states(checkpoint), "seconds": times})
+    return _said(found[min(times, key=times.__getitem__)], times)
+
+
+def _fastest(checkpoint: Checkpoint, times: dict[str, float], precision: str) -> Engine:
+    """The fastest engine by times that were measured before; one that no longer runs is left out."""
+    for name in sorted(times, key=times.__getitem__):
+        if name == "torch":
+            break
+        try:
+            return _said(_prepared(checkpoint, name, precision), times)
+        except (UserError, OSError) as error:
+            console.print(f"engine {name} is not used: {error}", style="yellow")
+    return _said(TorchEngine.prepared(checkpoint.model, torch.device("cpu"), precision), times)
+
+
+def _said(engine: Engine, times: dict[str, float]) -> Engine:
+    taken = ", ".join(f"{name} {seconds * 1000:.0f} ms" for name, seconds in times.items())
+    console.print(f"engine: {engine.name} {engine.precision}, the fastest here for a picture ({taken})")
+    return engine
+
+
+def _pays(engine: Engine, checkpoint: Checkpoint, pictures: int) -> bool:
+    """Whether preparing engines takes less time than they save: PyTorch's time for a picture is measured."""
+    seconds = seconds_per_picture({"torch": engine}, checkpoint)["torch"]
+    return pictures * seconds * SAVED > PREPARING_SECONDS + PREPARING_PICTURES * seconds
+
+
+def _times_note(checkpoint: Checkpoint, precision: str) -> Path:
+    return _path(checkpoint, "fastest", precision, ".json", describe_machine())
+
+
+def _states(checkpoint: Checkpoint) -> dict[str, dict[str, str]]:
+    return {name: _state(checkpoint, name) for name in ("torch", *installed_engines())}
+
+
+def _kept_times(checkpoint: Checkpoint, precision: str) -> dict[str, float]:
+    """Seconds for a picture, as measured when engines were prepared; empty where they no longer hold.
+
+    With another number of threads engines take other times, but rarely another order: those are the second choice.
+    """
+    note = _times_note(checkpoint, precision)
+    if not note.parent.is_dir():
+        return {}
+    state = _states(checkpoint)
+    for path in (note, *sorted(note.parent.glob(f"fastest-{precision}-*.json"))):
+        kept = read_note(path)
+        if kept.get("state") == state:
+            times: dict[str, float] = kept["seconds"]
+            return times
+    return {}
 
 
 def engines_folder(checkpoint: Checkpoint) -> Path:
@@ -108,7 +173,7 @@ def _path(checkpoint: Checkpoint, what: str, precision: str, suffix: str, machin
     return engines_folder(checkpoint) / f"{what}-{precision}-{number}{suffix}"
 
 
-def _prepared(checkpoint: Checkpoint, engine: str, precision: str) -> Engine:
+def _prepared(checkpoint: Checkpoint, engine: str, precision: str, tracing: Tracing | None = None) -> Engine:
     """An engine whose certificate holds, made at first use.
 
     Raises:
@@ -129,7 +194,7 @@ def _prepared(checkpoint: Checkpoint, engine: str, precision: str) -> Engine:
             index = _own_data(checkpoint) if precision == "int8" else None
             console.print(f"preparing {engine} {precision} for this model, once; it is kept in {path.parent}")
             try:
-                certificate = export_model(checkpoint, path, options, index)
+                certificate = export_model(checkpoint, path, options, index, tracing=tracing)
             except ExportError as error:
                 write_json(note, {"state": state, "reason": str(error)})
                 raise

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, UInt8
-from timm.layers import Conv2dSame  # type: ignore[attr-defined]
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.nn import functional as F
@@ -174,6 +173,8 @@ class FixedPadding(nn.Module):
 
 def is_same_convolution(module: nn.Module) -> bool:
     """Whether it pads by the size of its input."""
+    from timm.layers import Conv2dSame  # type: ignore[attr-defined]
+
     return issubclass(getattr(module, "unfolded", type(module)), Conv2dSame)
 
 

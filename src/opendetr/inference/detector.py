@@ -52,6 +52,7 @@ class Detector:
         device: str = "auto",
         engine: EngineName = "auto",
         precision: PrecisionName = "fp32",
+        pictures: int = 0,
     ) -> "Detector":
         """Load any model.
 
@@ -60,8 +61,10 @@ class Detector:
                 exported file.
             device: `auto`, `cpu`, `cuda` or `mps`.
             engine: `torch`; `openvino` or `onnxruntime` on a CPU, for which the model is exported and compared with
-                PyTorch at first use, in a file kept beside it; or `auto`, the fastest installed one that agrees.
+                PyTorch at first use, in a file kept beside it; or `auto`, the fastest that was prepared for this
+                model, else PyTorch.
             precision: `fp32`, `bf16` or `int8`.
+            pictures: how many are to come, if that is known: for many of them, `auto` prepares engines first.
 
         Raises:
             UserError: there is no such model, device, engine or precision; the engine does not agree with PyTorch; or
@@ -72,7 +75,7 @@ class Detector:
             _require_no_contradiction(Path(model), exported.engine.precision, device, precision)
             return cls(exported.engine, exported.description, identity=exported.metadata["weights"])
         checkpoint = load_checkpoint(model)
-        return cls(choose_engine(checkpoint, engine, precision, device), checkpoint.description, checkpoint)
+        return cls(choose_engine(checkpoint, engine, precision, device, pictures), checkpoint.description, checkpoint)
 
     @classmethod
     def of_checkpoint(cls, checkpoint: Checkpoint, device: str = "auto", precision: str = "fp32") -> "Detector":

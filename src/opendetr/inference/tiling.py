@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from opendetr.boxes import box_iou
@@ -159,6 +158,8 @@ def _same_objects(one: _View, other: _View, window: Float[Tensor, " 4"]) -> list
     likeness[(likeness < SAME_OBJECT) | (one.labels[:, None] != other.labels[None])] = 0
     if not likeness.any():
         return []
+    from scipy.optimize import linear_sum_assignment  # takes half a second, which few detectors need
+
     # Sure detections choose first: with a low threshold there are unsure ones near them.
     sure = likeness * (one.scores[:, None] * other.scores[None]).sqrt()
     i, j = map(torch.from_numpy, linear_sum_assignment(sure.numpy(), maximize=True))

@@ -1,12 +1,13 @@
-"""The backbone: any timm network as a source of feature maps."""
+"""The backbone: any timm network as a source of feature maps.
+
+timm is imported where a network is made: it takes half a second, which who runs an exported file need not wait for.
+"""
 
 from contextlib import nullcontext
 from typing import Any, Literal
 
-import timm
 import torch
 from jaxtyping import Bool, Float
-from timm.layers import freeze_batch_norm_2d  # type: ignore[attr-defined]
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -70,6 +71,8 @@ class Backbone(nn.Module):
 
     def _freeze(self, freeze_depthwise: bool) -> None:
         stages: Any = self.body.feature_info
+        from timm.layers import freeze_batch_norm_2d  # type: ignore[attr-defined]
+
         self.body = freeze_batch_norm_2d(self.body)  # type: ignore[no-untyped-call]
         fold_frozen_norms(self.body)
         # The modules that end stages up to stride 4; feature wrappers flatten `stages.0` to `stages_0`.
@@ -84,6 +87,8 @@ class Backbone(nn.Module):
 
 
 def _create(name: str, output_stride: int, extra_strides: tuple[int, ...]) -> nn.Module:
+    import timm
+
     if not timm.is_model(name):
         nearest = timm.list_models(f"*{name.split('.')[0].split('_')[-1]}*")[:5]
         hint = f"; similar names are: {', '.join(nearest)}" if nearest else ""
@@ -102,6 +107,8 @@ def _create(name: str, output_stride: int, extra_strides: tuple[int, ...]) -> nn
 
 def _stages_of_strides(name: str, options: dict[str, Any], strides: tuple[int, ...]) -> tuple[int, ...]:
     """The last stage of each stride, and the last of all."""
+    import timm
+
     stages: Any = timm.create_model(name, **options).feature_info
     reductions: list[int] = stages.reduction()
     for stride in strides:

@@ -8,7 +8,6 @@ instead of making two more of its size: a hook for features must be on the norm 
 from typing import Any
 
 import torch
-from timm.layers import Conv2dSame, FrozenBatchNormAct2d, pad_same  # type: ignore[attr-defined]
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import FrozenBatchNorm2d
@@ -21,6 +20,7 @@ class FoldedConv2d(nn.Conv2d):
 
     norm: tuple[Any]  # in a tuple, so that it is not registered as a submodule twice
     unfolded: type[nn.Conv2d]
+    pads_same: bool  # as TensorFlow does: by the size of the input
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalised features where it folds, else those of the convolution alone."""
@@ -31,7 +31,9 @@ class FoldedConv2d(nn.Conv2d):
             shift = shift + self.bias * scale
         weight = self.weight * scale[:, None, None, None]
         padding: Any = self.padding
-        if issubclass(self.unfolded, Conv2dSame):  # TensorFlow's padding, which depends on the size of the input
+        if self.pads_same:
+            from timm.layers import pad_same  # type: ignore[attr-defined]
+
             x, padding = pad_same(x, self.kernel_size, self.stride, self.dilation), 0  # type: ignore[arg-type]
         if self._learns_slowly_in_bf16(x):
             with without_autocast(x.device):
@@ -100,6 +102,8 @@ def fold_frozen_norms(body: nn.Module) -> None:
 
     The pairs are found by running the network, so that any timm architecture works.
     """
+    from timm.layers import Conv2dSame, FrozenBatchNormAct2d  # type: ignore[attr-defined]
+
     outputs: dict[int, tuple[Any, Tensor]] = {}  # the tensor is kept so that its id is not used again
     calls: list[nn.Module] = []
     pairs: list[tuple[Any, Any]] = []
@@ -128,5 +132,5 @@ def fold_frozen_norms(body: nn.Module) -> None:
     for convolution, norm in pairs:
         if calls.count(convolution) == calls.count(norm) == 1:  # a module used twice is left alone
             convolution.norm = (norm,)
-            convolution.unfolded = type(convolution)
+            convolution.unfolded, convolution.pads_same = type(convolution), isinstance(convolution, Conv2dSame)
             convolution.__class__, norm.__class__ = FoldedConv2d, FoldedNorm

@@ -35,7 +35,7 @@ def fit_precision(model: DETR, device: torch.device, precision: str, *, training
     if device.type == "cuda":
         supported = torch.cuda.is_bf16_supported(including_emulation=False)
         return ("bf16", "precision bf16") if supported or precision == "bf16" else ("fp32", "precision fp32")
-    products = _gain_of_products(device)
+    products = gain_of_products(device)
     if precision == "auto" and products < 1.2:
         return "fp32", f"precision fp32: matrix products in bf16 run at {products:.2f} times the speed of fp32 here"
     maps = _gain_of_backbone(model, device, training)
@@ -46,7 +46,8 @@ def fit_precision(model: DETR, device: torch.device, precision: str, *, training
     return "bf16", said
 
 
-def _gain_of_products(device: torch.device) -> float:
+def gain_of_products(device: torch.device) -> float:
+    """How many times faster matrix products are in bfloat16 than in float32 on this device, measured."""
     left, right = torch.randn(1024, 256, device=device), torch.randn(256, 256, device=device)
     return _gain(device, lambda: left @ right)
 
