@@ -11,7 +11,7 @@ from opendetr.version import __version__ as __version__
 _HOME = {
     "Batch": "structures",
     "DETR": "model.detr",
-    "Detections": "structures",
+    "Detections": "detections",
     "Detector": "inference.detector",
     "DetrOutput": "structures",
     "LabelMap": "labels",
@@ -56,6 +56,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; tests/contracts hold it
     from opendetr.checkpoints.loading import load_model as load_model
     from opendetr.config import RunConfig as RunConfig
     from opendetr.data.digits import write_digits as write_digits
+    from opendetr.detections import Detections as Detections
     from opendetr.errors import UserError as UserError
     from opendetr.inference.detector import Detector as Detector
     from opendetr.labels import LabelMap as LabelMap
@@ -65,7 +66,6 @@ if TYPE_CHECKING:  # what editors and type checkers see; tests/contracts hold it
     from opendetr.model.detr import DETR as DETR
     from opendetr.recipes.recipe import load_recipe as load_recipe
     from opendetr.structures import Batch as Batch
-    from opendetr.structures import Detections as Detections
     from opendetr.structures import DetrOutput as DetrOutput
     from opendetr.structures import Matches as Matches
     from opendetr.structures import Target as Target

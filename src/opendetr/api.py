@@ -43,6 +43,7 @@ from opendetr.options import (
     PredictEngine,
     TrainingPrecision,
     require_choice,
+    require_score,
 )
 from opendetr.progress import console
 from opendetr.recipes.recipe import load_recipe, resolve_config
@@ -231,7 +232,7 @@ def predict(
     Raises:
         UserError: no such model or source; or pictures that could not be read, after the others were written.
     """
-    _require_threshold(threshold)
+    require_score("--threshold", threshold)
     _require_positive_batch(batch_size)
     require_choice("engine", engine, PredictEngine)
     require_choice("precision", precision, PrecisionName)
@@ -447,7 +448,7 @@ def explain(
     from opendetr.explanation.explaining import Asked
     from opendetr.explanation.writing import explain_data, explain_sources
 
-    _require_threshold(threshold)
+    require_score("--threshold", threshold)
     asked_for = (bool(pictures), data is not None, slots, matching, image is not None)
     if asked_for not in {  # pictures; or data with slots; or data with a picture's matching
         (True, False, False, False, False), (False, True, True, False, False), (False, True, False, True, True),
@@ -617,8 +618,3 @@ def _computes_on(model: str | Path, engine: str, device: str) -> str:
 def _require_positive_batch(batch_size: int | None) -> None:
     if batch_size is not None and batch_size < 1:
         raise UserError(f"--batch-size must be at least 1, got {batch_size}")
-
-
-def _require_threshold(threshold: float) -> None:
-    if not 0 <= threshold <= 1:
-        raise UserError(f"--threshold must be between 0 and 1, got {threshold}")

@@ -1,5 +1,6 @@
 """LabelMap: raw category id <-> class index 0..C-1 <-> name. No other code converts between the three."""
 
+import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -83,6 +84,33 @@ class LabelMap:
     def index_of(self) -> dict[int, int]:
         """Raw category id -> class index."""
         return {category_id: index for index, category_id in enumerate(self.category_ids) if category_id is not None}
+
+    def indices_of(self, classes: str | int | Iterable[str | int]) -> set[int]:
+        """The class indices of names, of raw category ids, or of several of them with commas between in one text.
+
+        Raises:
+            UserError: a class that is not here; lists those that are.
+        """
+        found: set[int] = set()
+        for wanted in [classes] if isinstance(classes, str | int) else classes:
+            one = self._indices_of_one(wanted)
+            if not one and isinstance(wanted, str) and "," in wanted:
+                one = self.indices_of([part.strip() for part in wanted.split(",") if part.strip()])
+            if not one:
+                near = difflib.get_close_matches(str(wanted), self.names, n=1)
+                raise UserError(
+                    f"the model has no class '{wanted}'{f' (did you mean {near[0]}?)' if near else ''}; "
+                    f"its classes are {self.describe(limit=100)}"
+                )
+            found |= one
+        return found
+
+    def _indices_of_one(self, wanted: str | int) -> set[int]:
+        """Of a name, which several categories may have, or else of a raw id."""
+        named = {at for at, name in enumerate(self.names) if name == wanted and self.category_ids[at] is not None}
+        if not named and str(wanted).isdigit() and int(wanted) in self.index_of:
+            return {self.index_of[int(wanted)]}
+        return named
 
     def require_same_categories(self, other: "LabelMap", source: str) -> None:
         """Check that every category of `other` (the labels of `source`) is one of ours, under the same id and name.

@@ -28,3 +28,14 @@ def require_choice(option: str, value: str, choices: Any) -> None:
     *others, last = get_args(choices)
     if value not in (*others, last):
         raise UserError(f"--{option} {value}: expected {', '.join(others)} or {last}")
+
+
+def require_score(option: str, score: float) -> None:
+    """Check a score or a threshold on scores.
+
+    Raises:
+        UserError: it is not in 0..1; names `option`.
+    """
+    if not 0 <= score <= 1:  # written so that NaN is refused too
+        hint = f"; for {score:g} % give {score / 100:g}" if 1 < score <= 100 else ""
+        raise UserError(f"{option} must be between 0 and 1, got {score}{hint}")

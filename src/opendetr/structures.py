@@ -5,16 +5,16 @@ a pytree, so that DataLoader, DDP and `torch.export` carry it.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NamedTuple
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils._pytree import register_pytree_node
 
+from opendetr.detections import Detections as Detections  # the last of the stages, in a file of its own
 from opendetr.devices import send
-from opendetr.labels import LabelMap
 
 
 class Target(NamedTuple):
@@ -114,61 +114,3 @@ class Matches(NamedTuple):
     images: Int[Tensor, " N"]
     queries: Int[Tensor, " N"]
     targets: Int[Tensor, " N"]
-
-
-@dataclass(frozen=True)
-class Detections:
-    """The detections of one picture, as the scoring orders them; tensors live on the CPU."""
-
-    boxes_xyxy: Float[Tensor, "N 4"]  # pixels of the original picture, not clipped
-    scores: Float[Tensor, " N"]  # 0..1
-    labels: Int[Tensor, " N"]  # class index 0..C-1
-    label_map: LabelMap
-    image_size: tuple[int, int]  # height, width of the original picture
-    image_id: int = 0
-    file_name: str = ""
-
-    def __len__(self) -> int:
-        return len(self.scores)
-
-    @property
-    def names(self) -> list[str]:
-        """The class name of every detection."""
-        return [self.label_map.names[label] for label in self.labels.tolist()]
-
-    @property
-    def category_ids(self) -> list[int | None]:
-        """The raw category id of every detection, as the training data wrote it; None where the class has none."""
-        return [self.label_map.category_ids[label] for label in self.labels.tolist()]
-
-    def above(self, threshold: float) -> "Detections":
-        """The detections whose score is at least `threshold`; those of classes without a category are left out."""
-        used = torch.tensor([category_id is not None for category_id in self.label_map.category_ids])
-        keep = (self.scores >= threshold) & used[self.labels]
-        return replace(self, boxes_xyxy=self.boxes_xyxy[keep], scores=self.scores[keep], labels=self.labels[keep])
-
-    def to_coco(self) -> list[dict[str, Any]]:
-        """COCO result entries (`bbox` is x, y, width, height in pixels), with `file_name` and `name` added.
-
-        Classes without a category (N/A) have no raw id and are left out.
-        """
-        found = zip(self.boxes_xyxy.tolist(), self.scores.tolist(), self.category_ids, self.names)
-        about = {"image_id": self.image_id, "file_name": self.file_name}
-        return [
-            {**about, "category_id": number, "name": name, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}
-            for (x1, y1, x2, y2), score, number, name in found
-            if number is not None
-        ]
-
-    def to_supervision(self) -> Any:
-        """The same as `supervision.Detections`, with the names under `data["class_name"]`."""
-        import numpy as np
-
-        from opendetr._supervision import supervision
-
-        return supervision.Detections(
-            xyxy=self.boxes_xyxy.numpy(),
-            confidence=self.scores.numpy(),
-            class_id=self.labels.numpy(),
-            data={"class_name": np.array(self.names, dtype=str)},
-        )

@@ -1,7 +1,14 @@
+import io
+import json
+import sys
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from opendetr.errors import UserError
 from opendetr.labels import LabelMap
 from opendetr.model.postprocess import postprocess
 from opendetr.scoring import SoftmaxScoring
@@ -93,3 +100,142 @@ def test_targets_are_stacked_with_their_counts():
     for row, target in enumerate(targets):
         assert torch.equal(stacked.labels[row, : len(target.labels)], target.labels)
         assert torch.equal(stacked.boxes_cxcywh[row, : len(target.labels)], target.boxes_cxcywh)
+
+
+def with_picture(detections: Detections) -> tuple[Detections, Image.Image]:
+    pixels = np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    return replace(detections, picture=lambda: image), image
+
+
+def test_items_are_rows_in_plain_numbers(detections):
+    items = list(detections)
+    assert items[1] == ("dog", pytest.approx(0.9), (0.0, 0.0, 4.0, 2.0), 2, 90)
+    assert [type(value) for value in items[0]] == [str, float, tuple, int, int]
+    assert detections[0] == detections[np.int64(0)] == detections[torch.tensor(0)] == items[0]
+    assert detections[-1] == items[-1]
+    with pytest.raises(IndexError):
+        detections[3]
+
+
+@pytest.mark.parametrize(
+    ("rows", "kept"),
+    [
+        (slice(1, None), [1, 2]), ([2, 0], [2, 0]), ([], []), ([0], [0]), (torch.tensor([1]), [1]),
+        (torch.tensor([True, False, True]), [0, 2]), ([False, True, False], [1]), (np.array([False, False, True]), [2]),
+        (slice(None, None, 2), [0, 2]),
+    ],
+)  # fmt: skip
+def test_other_indices_choose_rows_and_keep_all_about_the_picture(detections, rows, kept):
+    chosen = detections[rows]
+    assert isinstance(chosen, Detections)
+    assert list(chosen) == [detections[row] for row in kept]
+    assert (chosen.image_size, chosen.image_id, chosen.file_name) == ((20, 30), 42, "a.jpg")
+    assert chosen.boxes_xyxy.shape == (len(kept), 4)
+
+
+def test_filtering_by_names_ids_and_score(detections):
+    assert detections.filter("cat").names == ["cat"]
+    assert detections.filter([90]).names == detections.filter("90").names == ["dog"]
+    assert detections.filter(["dog", 7]).names == detections.filter("cat,dog").names == ["cat", "dog"]
+    assert detections.filter(score=0.5).names == ["cat", "dog"]  # 0.5 itself too
+    assert detections.filter("cat", score=0.6).names == []
+    assert detections.filter().names == detections.names
+
+
+def test_an_unknown_class_is_answered_with_those_that_exist(detections):
+    with pytest.raises(UserError, match=r"no class 'catt' \(did you mean cat\?\); its classes are 7 'cat', 90 'dog'$"):
+        detections.filter("catt")
+    for unknown in ("N/A", 8, "0", "cat,bird"):
+        with pytest.raises(UserError, match="the model has no class"):
+            detections.filter(unknown)
+    with pytest.raises(UserError, match=r"^score must be between 0 and 1, got 50; for 50 % give 0\.5$"):
+        detections.filter(score=50)
+
+
+def test_clipping_cuts_boxes_and_keeps_rows(detections):
+    outside = replace(detections, boxes_xyxy=detections.boxes_xyxy + 25)
+    assert detections.clipped().boxes_xyxy[0].tolist() == [0.0, 1.0, 10.0, 20.0]
+    assert detections.boxes_xyxy[0].tolist() == [-5.0, 1.0, 10.0, 21.0]  # as it was
+    assert len(outside.clipped()) == 3
+    assert (outside.clipped().boxes_xyxy <= torch.tensor([30.0, 20.0, 30.0, 20.0])).all()
+
+
+def test_crops_are_the_pixels_in_the_boxes(detections):
+    found, image = with_picture(detections)
+    crops = found.crops()
+    assert [crop.size for crop in crops] == [(10, 19), (4, 2), (6, 6)]
+    assert crops[2].tobytes() == image.crop((3, 3, 9, 9)).tobytes()
+    odd = torch.tensor([[2.6, 3.2, 4.1, 3.4], [50.0, 50.0, 60.0, 60.0], [29.9, 5.0, 29.9, 5.0]])
+    # rounded outwards, and a pixel at least: thin, outside of the picture, empty at its edge
+    assert [crop.size for crop in replace(found, boxes_xyxy=odd).crops()] == [(3, 1), (1, 1), (1, 1)]
+    assert found[[]].crops() == []
+
+
+def test_drawing_changes_a_copy_and_is_written_by_suffix(detections, tmp_path):
+    found, image = with_picture(detections)
+    before = image.tobytes()
+    drawn = found.plot()
+    assert image.tobytes() == before
+    assert drawn.mode == "RGB"
+    assert drawn.size[0] * 20 == drawn.size[1] * 30  # enlarged as a whole
+    assert found[[]].plot().tobytes() != drawn.tobytes()
+    assert found.save(tmp_path / "new/a.png") == tmp_path / "new/a.png"
+    assert Image.open(tmp_path / "new/a.png").tobytes() == drawn.tobytes()
+    with pytest.raises(UserError, match=r"a\.txt names no kind of picture by its suffix; expected e\.g\. a\.jpg"):
+        found.save(tmp_path / "a.txt")
+
+
+def test_detections_without_their_picture_say_so(detections, tmp_path):
+    for use in (detections.plot, detections.crops, lambda: detections.save(tmp_path / "a.png")):
+        with pytest.raises(UserError, match="do not know their picture; give it"):
+            use()
+    _, image = with_picture(detections)
+    assert len(detections.crops(image)) == 3
+    with pytest.raises(UserError, match=r"^a\.jpg has 20x30 pixels, the one that was detected in had 30x20"):
+        detections.plot(image.rotate(90, expand=True))
+
+
+def test_plain_values_go_through_json(detections):
+    found = json.loads(json.dumps(detections.to_dict()))
+    assert {name: value for name, value in found.items() if name != "detections"} == {
+        "file_name": "a.jpg", "image_id": 42, "height": 20, "width": 30,
+    }  # fmt: skip
+    assert found["detections"][0] == {
+        "name": "cat", "score": 0.5, "box_xyxy": [-5.0, 1.0, 10.0, 21.0], "label": 1, "category_id": 7,
+    }  # fmt: skip
+
+
+def test_pandas_has_a_row_per_detection(detections):
+    pytest.importorskip("pandas")
+    frame = detections[:2].to_pandas()
+    assert list(frame.columns) == ["file_name", "image_id", "name", "category_id", "score", "x1", "y1", "x2", "y2"]
+    assert frame.iloc[0].tolist() == ["a.jpg", 42, "cat", 7, 0.5, -5.0, 1.0, 10.0, 21.0]
+    assert len(detections[[]].to_pandas()) == 0
+
+
+def test_pandas_is_named_where_it_is_missing(detections, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(UserError, match="pip install pandas"):
+        detections.to_pandas()
+
+
+def test_what_is_printed_is_a_table(detections):
+    assert repr(detections[:2]).splitlines() == [
+        "Detections: 2 in a.jpg of 30x20 pixels",
+        "name  score    x1   y1    x2    y2",
+        "cat   0.500  -5.0  1.0  10.0  21.0",
+        "dog   0.900   0.0  0.0   4.0   2.0",
+    ]
+    assert repr(detections[[]]) == "Detections: 0 in a.jpg of 30x20 pixels"
+    assert repr(detections[[0] * 30]).splitlines()[-1] == "... and 10 more"
+
+
+def test_a_notebook_shows_the_drawn_picture_or_else_the_table(detections):
+    found, _ = with_picture(detections)
+    shown = Image.open(io.BytesIO(found._repr_png_()))
+    assert (shown.format, max(shown.size) <= 1024) == ("PNG", True)
+    assert detections._repr_png_() is None
+    huge = Image.new("RGB", (3000, 10))
+    wide = replace(detections, image_size=(10, 3000), picture=lambda: huge)
+    assert Image.open(io.BytesIO(wide._repr_png_())).width == 1024

@@ -1,0 +1,235 @@
+"""Detections: what a model finds in one picture, and how it is counted, chosen, drawn, cut out and written."""
+
+import io
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple, overload
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from PIL import Image
+from torch import Tensor
+
+from opendetr.drawing.labelled_boxes import draw_boxes
+from opendetr.errors import UserError
+from opendetr.labels import LabelMap
+from opendetr.options import require_score
+
+SHOWN_ROWS, SHOWN_SIDE = 20, 1024  # the most of a table that is printed; of a picture in a notebook, in pixels
+
+Rows = slice | Sequence[int] | Sequence[bool] | np.ndarray | Tensor
+
+
+class Detection(NamedTuple):
+    """One detection, in Python's own numbers."""
+
+    name: str
+    score: float  # 0..1
+    box_xyxy: tuple[float, float, float, float]  # pixels of the original picture, not clipped
+    label: int  # class index 0..C-1
+    category_id: int | None  # as the training data wrote it
+
+
+@dataclass(frozen=True, repr=False)
+class Detections:
+    """The detections of one picture, as the scoring orders them; tensors live on the CPU.
+
+    `len` counts them. Iterating yields a `Detection` (a named tuple) each, and an integer index gives one. A slice, a
+    mask or a list of integers gives `Detections` with those rows.
+
+    Example:
+        >>> for name, score, box_xyxy, *_ in detections: ...
+        >>> detections[0].name, detections[:5], detections[detections.scores > 0.8]
+    """
+
+    boxes_xyxy: Float[Tensor, "N 4"]  # pixels of the original picture, not clipped
+    scores: Float[Tensor, " N"]  # 0..1
+    labels: Int[Tensor, " N"]  # class index 0..C-1
+    label_map: LabelMap
+    image_size: tuple[int, int]  # height, width of the original picture
+    image_id: int = 0
+    file_name: str = ""
+    picture: Callable[[], Image.Image] | None = field(default=None, compare=False)  # reads the upright RGB picture
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __iter__(self) -> Iterator[Detection]:
+        boxes: list[tuple[float, float, float, float]] = list(map(tuple, self.boxes_xyxy.tolist()))
+        yield from map(
+            Detection, self.names, self.scores.tolist(), boxes, self.labels.tolist(), self.category_ids
+        )  # fmt: skip
+
+    @overload
+    def __getitem__(self, rows: int | np.integer) -> Detection: ...
+    @overload
+    def __getitem__(self, rows: Rows) -> "Detections": ...
+    def __getitem__(self, rows: int | np.integer | Rows) -> "Detection | Detections":
+        if isinstance(rows, int | np.integer) or getattr(rows, "ndim", 1) == 0:
+            return list(self)[int(rows)]  # type: ignore[arg-type]
+        chosen = rows if isinstance(rows, slice) else torch.as_tensor(rows)
+        if isinstance(chosen, Tensor) and not len(chosen):  # an empty list is a float tensor
+            chosen = chosen.long()
+        return replace(self, boxes_xyxy=self.boxes_xyxy[chosen], scores=self.scores[chosen], labels=self.labels[chosen])
+
+    def __repr__(self) -> str:
+        height, width = self.image_size
+        rows = [
+            [one.name, f"{one.score:.3f}", *(f"{value:.1f}" for value in one.box_xyxy)] for one in self[:SHOWN_ROWS]
+        ]
+        columns = list(zip(("name", "score", "x1", "y1", "x2", "y2"), *rows))
+        widths = [max(map(len, column)) for column in columns] if rows else []
+        lines = [f"Detections: {len(self)} in {self.file_name or 'a picture'} of {width}x{height} pixels"]
+        for row in zip(*columns) if rows else ():
+            lines.append("  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]))
+        if len(self) > SHOWN_ROWS:
+            lines.append(f"... and {len(self) - SHOWN_ROWS} more")
+        return "\n".join(lines)
+
+    @property
+    def names(self) -> list[str]:
+        """The class name of every detection."""
+        return [self.label_map.names[label] for label in self.labels.tolist()]
+
+    @property
+    def category_ids(self) -> list[int | None]:
+        """The raw category id of every detection, as the training data wrote it; None where the class has none."""
+        return [self.label_map.category_ids[label] for label in self.labels.tolist()]
+
+    def above(self, threshold: float) -> "Detections":
+        """The detections whose score is at least `threshold`; those of classes without a category are left out."""
+        used = torch.tensor([category_id is not None for category_id in self.label_map.category_ids])
+        return self[(self.scores >= threshold) & used[self.labels]]
+
+    def filter(self, classes: str | int | Iterable[str | int] | None = None, score: float = 0.0) -> "Detections":
+        """The detections of some classes, with a score of at least `score`.
+
+        Args:
+            classes: names or raw category ids; None for all.
+            score: 0..1.
+
+        Raises:
+            UserError: a class that the model does not have, or a score outside 0..1.
+        """
+        require_score("score", score)
+        keep = self.scores >= score
+        if classes is not None:
+            keep &= torch.isin(self.labels, torch.tensor(sorted(self.label_map.indices_of(classes))))
+        return self[keep]
+
+    def clipped(self) -> "Detections":
+        """The same with boxes cut off at the edges of the picture; one outside of it is empty, and stays in its row."""
+        height, width = self.image_size
+        most = torch.tensor([width, height, width, height], dtype=self.boxes_xyxy.dtype)
+        return replace(self, boxes_xyxy=self.boxes_xyxy.clamp(min=torch.zeros_like(most), max=most))
+
+    def plot(self, image: Image.Image | None = None) -> Image.Image:
+        """The picture with boxes, names and scores drawn on a copy, RGB; a small picture comes back enlarged.
+
+        Args:
+            image: the upright picture; by default the one that was detected in. It is read again: only its path is
+                kept, or what was given to `predict` from memory.
+
+        Raises:
+            UserError: there is no picture, it can no longer be read, or it has another size.
+        """
+        return draw_boxes(self._image(image), self.boxes_xyxy, self.labels, self.label_map, self.scores)
+
+    def save(self, path: str | Path, image: Image.Image | None = None) -> Path:
+        """Write the drawn picture (see `plot`) to a file, whose suffix names the format; returns its path.
+
+        Raises:
+            UserError: as in `plot`, or the suffix names no format.
+        """
+        path = Path(path)
+        if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
+            raise UserError(f"{path} names no kind of picture by its suffix; expected e.g. {path.stem}.jpg")
+        drawn = self.plot(image)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        drawn.save(path, quality=95)
+        return path
+
+    def crops(self, image: Image.Image | None = None) -> list[Image.Image]:
+        """The part of the picture in each box, rounded outwards to whole pixels and at least one pixel large.
+
+        Raises:
+            UserError: as in `plot`.
+        """
+        whole, (height, width) = self._image(image), self.image_size
+        boxes = self.clipped().boxes_xyxy
+        left, top = boxes[:, 0].floor().clamp(max=width - 1), boxes[:, 1].floor().clamp(max=height - 1)
+        right, bottom = boxes[:, 2].ceil().maximum(left + 1), boxes[:, 3].ceil().maximum(top + 1)
+        corners = torch.stack([left, top, right, bottom], dim=1).int().tolist()
+        return [whole.crop((x1, y1, x2, y2)) for x1, y1, x2, y2 in corners]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain Python values, ready for JSON: the picture's name, id, height and width, and a dict per detection."""
+        height, width = self.image_size
+        found = [{**one._asdict(), "box_xyxy": list(one.box_xyxy)} for one in self]
+        about = {"file_name": self.file_name, "image_id": self.image_id, "height": height, "width": width}
+        return {**about, "detections": found}
+
+    def to_pandas(self) -> Any:
+        """A `pandas.DataFrame` with a row per detection: file_name, image_id, name, category_id, score, x1, y1, x2, y2.
+
+        Raises:
+            UserError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise UserError("to_pandas needs pandas; install it with pip install pandas") from None
+        columns = {
+            "file_name": [self.file_name] * len(self), "image_id": [self.image_id] * len(self), "name": self.names,
+            "category_id": self.category_ids, "score": self.scores.numpy(),
+        }  # fmt: skip
+        return pandas.DataFrame(columns | dict(zip(("x1", "y1", "x2", "y2"), self.boxes_xyxy.numpy().T)))
+
+    def to_coco(self) -> list[dict[str, Any]]:
+        """COCO result entries (`bbox` is x, y, width, height in pixels), with `file_name` and `name` added.
+
+        Classes without a category (N/A) have no raw id and are left out.
+        """
+        found = zip(self.boxes_xyxy.tolist(), self.scores.tolist(), self.category_ids, self.names)
+        about = {"image_id": self.image_id, "file_name": self.file_name}
+        return [
+            {**about, "category_id": number, "name": name, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}
+            for (x1, y1, x2, y2), score, number, name in found
+            if number is not None
+        ]
+
+    def to_supervision(self) -> Any:
+        """The same as `supervision.Detections`, with the names under `data["class_name"]`."""
+        from opendetr._supervision import supervision
+
+        return supervision.Detections(
+            xyxy=self.boxes_xyxy.numpy(),
+            confidence=self.scores.numpy(),
+            class_id=self.labels.numpy(),
+            data={"class_name": np.array(self.names, dtype=str)},
+        )
+
+    def _repr_png_(self) -> bytes | None:
+        """The drawn picture, for notebooks; without a picture they show the table instead."""
+        try:
+            drawn = self.plot()
+        except UserError:
+            return None
+        drawn.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
+        buffer = io.BytesIO()
+        drawn.save(buffer, format="PNG")
+        return buffer.getvalue()
+
+    def _image(self, image: Image.Image | None) -> Image.Image:
+        if image is None and self.picture is None:
+            raise UserError("these detections do not know their picture; give it, e.g. plot(image)")
+        found = image if image is not None else self.picture()  # type: ignore[misc]
+        if (found.height, found.width) != self.image_size:
+            height, width = self.image_size
+            raise UserError(
+                f"{self.file_name or 'the picture'} has {found.width}x{found.height} pixels, the one that was detected "
+                f"in had {width}x{height}; give that one"
+            )
+        return found.convert("RGB")
