@@ -1,6 +1,7 @@
 """val, predict and info on a trained model, from Python and from the command line."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import opendetr as package
 from opendetr import api
 from opendetr.checkpoints.native import load_folder
 from opendetr.cli import main
+from opendetr.errors import UserError
 from opendetr.inference.detector import Detector
 
 
@@ -50,7 +52,7 @@ def test_one_picture_gives_one_object_and_a_list_a_list(tiny_run, pictures):
     assert one.boxes_xyxy.shape == (10, 4)
     assert one.image_size == (100, 200)
     assert one.file_name == str(pictures[1])
-    assert [len(d) for d in detector.predict([pictures[1]], threshold=2)] == [0]
+    assert [len(d) for d in detector.predict([pictures[1]], threshold=1)] == [0]
 
 
 def test_path_image_and_array_are_the_same_picture(tiny_run, pictures):
@@ -59,8 +61,41 @@ def test_path_image_and_array_are_the_same_picture(tiny_run, pictures):
     expected = detector.predict(pictures[1], threshold=0).scores
     assert torch.equal(detector.predict(image, threshold=0).scores, expected)
     assert torch.equal(detector.predict(np.asarray(image), threshold=0).scores, expected)
+    tensor = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
+    for same in (tensor, tensor / 255, pictures[1].read_bytes(), pictures[1].open("rb")):
+        assert torch.equal(detector.predict(same, threshold=0).scores, expected)
+    for batch in (torch.stack([tensor, tensor]), np.stack([image, image]), (image, image)):
+        both = detector.predict(batch, threshold=0, batch_size=1)
+        assert [torch.equal(found.scores, expected) for found in both] == [True, True]
     bgr = np.asarray(image)[:, :, ::-1]
     assert torch.equal(detector.predict(bgr, threshold=0, channel_order="bgr").scores, expected)
+
+
+def test_detections_draw_the_picture_that_was_given(tiny_run, pictures, tmp_path):
+    detector = Detector.load(tiny_run)
+    image = Image.open(pictures[1]).convert("RGB")
+    of_file, of_content = (detector.predict(given, threshold=0) for given in (pictures[1], pictures[1].read_bytes()))
+    drawn = of_file.plot().tobytes()
+    assert of_content.plot().tobytes() == of_file.plot(image).tobytes() == drawn
+    assert detector.predict(image, threshold=0).plot().tobytes() == drawn
+    moved = tmp_path / "moved.png"
+    moved.write_bytes(pictures[1].read_bytes())
+    found = detector.predict(moved, threshold=0)
+    moved.unlink()  # only its path is kept
+    with pytest.raises(UserError, match=r"moved\.png does not exist"):
+        found.crops()
+    assert len(pickle.loads(pickle.dumps(of_file)).crops()) == len(of_file)
+
+
+def test_a_threshold_in_per_cent_is_refused(tiny_run, pictures):
+    detector = Detector.load(tiny_run)
+    for detect in (
+        lambda: detector.predict(pictures[1], threshold=50),
+        lambda: detector.stream([(0, Image.open(pictures[1]))], threshold=50),
+        lambda: api.predict(tiny_run, [str(pictures[1])], "unused", threshold=50),
+    ):
+        with pytest.raises(UserError, match=r"threshold must be between 0 and 1, got 50; for 50 % give 0\.5"):
+            detect()
 
 
 def test_the_bare_model_answers_for_every_layer(tiny_run):

@@ -1,5 +1,9 @@
+import inspect
+import io
+
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from opendetr.data.images import check_image, read_image
@@ -172,3 +176,58 @@ def test_a_missing_file_is_named(tmp_path, read):
 def test_the_checked_size_is_the_size_that_is_read(tmp_path, size, suffix):
     Image.new("RGB", size).save(tmp_path / f"a.{suffix}")
     assert check_image(tmp_path / f"a.{suffix}") == read_image(tmp_path / f"a.{suffix}").size == size
+
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        torch.from_numpy(PIXELS).permute(2, 0, 1), torch.from_numpy(PIXELS).permute(2, 0, 1) / 255,
+        (torch.from_numpy(PIXELS).permute(2, 0, 1).double() / 255).requires_grad_(),
+        torch.from_numpy(PIXELS).permute(2, 0, 1) / 255 + 0.4 / 255,  # rounds to the same, up to 1.0016
+    ],
+)  # fmt: skip
+def test_a_tensor_has_its_channels_first_and_two_ranges(given):
+    assert np.array_equal(np.asarray(read_image(given)), PIXELS)
+    assert np.array_equal(np.asarray(read_image(given, "bgr")), PIXELS[..., ::-1])
+
+
+def test_a_grey_tensor_becomes_rgb():
+    grey = torch.from_numpy(PIXELS[..., 0])[None]
+    assert np.array_equal(np.asarray(read_image(grey)), PIXELS[..., :1].repeat(3, 2))
+
+
+@pytest.mark.parametrize(
+    ("tensor", "said"),
+    [
+        (torch.zeros(5, 7, 3), r"shape \(5, 7, 3\) and type torch.float32 is no picture; expected \(3 or 1, height, "
+         r"width\), of uint8 in 0..255 or of floats in 0..1; permute\(2, 0, 1\) puts the channels first$"),
+        (torch.zeros(5, 7), "is no picture"), (torch.zeros(3, 0, 7), "is no picture"),
+        (torch.zeros(3, 5, 7, dtype=torch.int64), "type torch.int64 is no picture"),
+        (torch.full((3, 5, 7), 255.0), "has values from 255 to 255; expected .* not normalised"),
+        (torch.linspace(-2, 2, 105).view(3, 5, 7), "has values from -2 to 2"),
+        (torch.full((3, 5, 7), torch.nan), "has values from nan to nan"),
+    ],
+)  # fmt: skip
+def test_another_tensor_is_answered_with_layout_and_range(tensor, said):
+    with pytest.raises(UserError, match=said):
+        read_image(tensor)
+
+
+def test_bytes_and_open_files_are_read_like_the_file(tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(PIXELS).save(path)
+    with path.open("rb") as file:
+        for source in (path, path.read_bytes(), io.BytesIO(path.read_bytes()), file):
+            assert np.array_equal(np.asarray(read_image(source)), PIXELS)
+    with path.open(encoding="utf-8") as text, pytest.raises(UserError, match=r"a\.png is open in text mode; open it"):
+        read_image(text)
+    with pytest.raises(UserError, match="the open file is open in text mode"):
+        read_image(io.StringIO("abc"))
+    with pytest.raises(UserError, match=r"what was given \(3 bytes\) cannot be read as a picture"):
+        read_image(b"abc")
+    for nothing in (None, 5, {}):
+        with pytest.raises(UserError, match="is no picture; expected a path, a PIL image"):
+            inspect.unwrap(read_image)(nothing)  # without the tests' check of types

@@ -3,18 +3,29 @@
 import io
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps
 
 from opendetr.errors import UserError
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
 
-Picture = str | Path | Image.Image | np.ndarray
+
+@runtime_checkable
+class OpenFile(Protocol):
+    """A file open for reading in binary mode, or anything else that is read like one."""
+
+    def read(self) -> bytes:
+        """Everything from where it stands."""
+
+
+Picture = str | Path | Image.Image | np.ndarray | torch.Tensor | bytes | OpenFile
+OUTSIDE = 0.5 / 255  # how far a float tensor may leave 0..1: what rounds to 0 or 255
 
 
 def read_image(source: Picture, channel_order: Literal["rgb", "bgr"] = "rgb") -> Image.Image:
@@ -23,16 +34,28 @@ def read_image(source: Picture, channel_order: Literal["rgb", "bgr"] = "rgb") ->
     The EXIF orientation is applied; grey, palette, CMYK and 16-bit pictures become RGB; transparency becomes white.
 
     Args:
-        source: a path, a PIL image, or an array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] of uint8.
-        channel_order: of arrays only; OpenCV's are `bgr`.
+        source: a path, a PIL image; an array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] of uint8; a tensor [1, H, W] or
+            [3, H, W], of uint8 or of floats in 0..1; a file's content, or a file open for reading in binary mode.
+        channel_order: of arrays and tensors; OpenCV's are `bgr`.
 
     Raises:
-        UserError: the file is missing or no readable picture, or the array has another shape or type.
+        UserError: the file is missing or no readable picture, or an array or a tensor has another shape, type or range.
     """
     if isinstance(source, np.ndarray):
         return _from_array(source, channel_order)
+    if isinstance(source, torch.Tensor):
+        return _from_tensor(source, channel_order)
     if isinstance(source, Image.Image):
         return to_rgb(source)
+    if isinstance(source, bytes):
+        return decode_image(source, f"what was given ({len(source)} bytes)")
+    if isinstance(source, OpenFile):
+        return decode_image(*read_open_file(source))
+    if not isinstance(source, str | Path):
+        raise UserError(
+            f"{type(source).__name__} is no picture; expected a path, a PIL image, an array, a tensor, bytes or a file "
+            f"open in binary mode"
+        )
     with _opened(source, str(source)) as image:
         return to_rgb(image)
 
@@ -41,6 +64,22 @@ def decode_image(content: bytes, name: str) -> Image.Image:
     """Read a picture from a file's content; a UserError calls it `name`."""
     with _opened(io.BytesIO(content), name) as image:
         return to_rgb(image)
+
+
+def read_open_file(file: OpenFile) -> tuple[bytes, str]:
+    """The content of an open file from where it stands, and its name, or `the open file` where it has none.
+
+    Raises:
+        UserError: it is open in text mode.
+    """
+    name = getattr(file, "name", None)
+    name = name if isinstance(name, str) else "the open file"
+    content: object = None
+    with suppress(UnicodeDecodeError):  # text mode
+        content = file.read()
+    if not isinstance(content, bytes):
+        raise UserError(f"{name} is open in text mode; open it for reading in binary mode, as open(path, 'rb') does")
+    return content, name
 
 
 @contextmanager
@@ -116,3 +155,26 @@ def _from_array(array: np.ndarray, channel_order: str) -> Image.Image:
     if array.ndim == 3 and channel_order == "bgr":
         array = array[:, :, [2, 1, 0, *range(3, array.shape[2])]]
     return to_rgb(Image.fromarray(np.ascontiguousarray(array)))
+
+
+def _from_tensor(tensor: torch.Tensor, channel_order: str) -> Image.Image:
+    said = f"a tensor of shape {tuple(tensor.shape)} and type {tensor.dtype}"
+    expected = "expected (3 or 1, height, width), of uint8 in 0..255 or of floats in 0..1"
+    floats = tensor.is_floating_point()
+    if (
+        tensor.ndim != 3
+        or tensor.shape[0] not in (1, 3)
+        or 0 in tensor.shape
+        or not (floats or tensor.dtype == torch.uint8)
+    ):
+        turn = "; permute(2, 0, 1) puts the channels first" if tensor.ndim == 3 and tensor.shape[2] in (1, 3) else ""
+        raise UserError(f"{said} is no picture; {expected}{turn}")
+    pixels = tensor.detach().cpu()
+    if floats:
+        low, high = pixels.aminmax()
+        if not (low >= -OUTSIDE and high <= 1 + OUTSIDE):  # written so that NaN is refused too
+            raise UserError(
+                f"{said} has values from {low:.3g} to {high:.3g}; {expected}, not normalised: the model does that"
+            )
+        pixels = (pixels.float().clamp(0, 1) * 255).round().to(torch.uint8)
+    return _from_array(pixels.permute(1, 2, 0).numpy(), channel_order)

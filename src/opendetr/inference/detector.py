@@ -1,10 +1,11 @@
 """Detector: pictures in, detections out."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -14,17 +15,18 @@ from torchvision.transforms import v2
 from opendetr.checkpoints.description import Description
 from opendetr.checkpoints.loading import NO_WEIGHTS, is_exported, load_checkpoint
 from opendetr.checkpoints.native import Checkpoint
-from opendetr.data.images import Picture, read_image
+from opendetr.data.images import Picture
 from opendetr.devices import resolve_device
 from opendetr.engines.detecting import Prepared, detect
 from opendetr.engines.engine import Engine, TorchEngine
 from opendetr.errors import UserError
 from opendetr.exporting.exported_file import fingerprint, load_exported
 from opendetr.exporting.fastest_engine import choose_engine
+from opendetr.inference.addresses import is_address
 from opendetr.inference.reading import read_ahead
-from opendetr.inference.sources import expand_source
+from opendetr.inference.sources import expand_source, picture_reader
 from opendetr.model.detr import DETR
-from opendetr.options import EngineName, PrecisionName
+from opendetr.options import EngineName, PrecisionName, require_score
 from opendetr.structures import Detections
 
 
@@ -111,7 +113,7 @@ class Detector:
 
     def predict(
         self,
-        source: Picture | list[Picture],
+        source: Picture | Sequence[Picture],
         threshold: float = 0.5,
         batch_size: int = 4,
         channel_order: Literal["rgb", "bgr"] = "rgb",
@@ -119,37 +121,49 @@ class Detector:
         """Detect objects.
 
         Args:
-            source: a picture (path, PIL image, or uint8 array [H, W, 3]), or a list of pictures; a folder or a glob
-                counts as the list of its pictures.
-            threshold: the lowest score that is reported.
+            source: a picture, or a list of pictures; a folder or a glob counts as the list of its pictures. A picture
+                is a path, an `https` address, a PIL image, a uint8 array [H, W, 3], a tensor [3, H, W] (uint8 in
+                0..255 or floats in 0..1, not normalised), the content of a file, or a file open in binary mode.
+                Arrays and tensors of four dimensions are lists.
+            threshold: the lowest score that is reported, 0..1.
             batch_size: most pictures of equal shape in a batch; the result does not depend on it.
-            channel_order: of arrays; OpenCV's are `bgr`.
+            channel_order: of arrays and tensors; OpenCV's are `bgr`.
 
         Returns:
-            One `Detections` for one picture, a list for a list.
+            One `Detections` for one picture, a list for a list. They know where to read their picture, for `plot` and
+            `crops`; pixels are not kept, except those that were given from memory.
 
         Raises:
-            UserError: a picture is missing or cannot be read.
+            UserError: a picture is missing or cannot be read, or the threshold is not in 0..1.
         """
-        given = expand_source(source) if isinstance(source, str | Path) else source
-        pictures = given if isinstance(given, list) else [given]
+        require_score("threshold", threshold)
+        given: Any = expand_source(source) if isinstance(source, str | Path) and not is_address(source) else source
+        if isinstance(given, np.ndarray | Tensor) and given.ndim == 4:
+            given = list(given)
+        pictures = given if isinstance(given, list | tuple) else [given]
+        readers = [picture_reader(picture, channel_order) for picture in pictures]
 
-        def prepared(numbered: tuple[int, Picture]) -> Prepared:
-            number, picture = numbered
-            return self.prepared(number, read_image(picture, channel_order))
+        def prepared(numbered: tuple[int, tuple[Callable[[], Image.Image], str]]) -> Prepared:
+            number, (read, _) = numbered
+            return self.prepared(number, read())
 
-        found = dict(self.detect(read_ahead(prepared, enumerate(pictures)), threshold, batch_size))
-        names = (str(picture) if isinstance(picture, str | Path) else "" for picture in pictures)
-        detections = [replace(found[position], file_name=name) for position, name in enumerate(names)]
-        return detections if isinstance(given, list) else detections[0]
+        found = dict(self.detect(read_ahead(prepared, enumerate(readers)), threshold, batch_size))
+        detections = [
+            replace(found[position], file_name=name, picture=read) for position, (read, name) in enumerate(readers)
+        ]
+        return detections if isinstance(given, list | tuple) else detections[0]
 
     def stream(
         self, images: Iterable[tuple[int, Image.Image]], threshold: float = 0.5, batch_size: int = 4
     ) -> Iterator[tuple[int, Detections]]:
         """Number and detections of (number, RGB picture) pairs; pictures of one shape are batched together.
 
-        The number is also the `image_id` of the detections.
+        The number is also the `image_id` of the detections, whose `plot` and `crops` need the picture.
+
+        Raises:
+            UserError: the threshold is not in 0..1.
         """
+        require_score("threshold", threshold)
         return self.detect((self.prepared(number, image) for number, image in images), threshold, batch_size)
 
     def detect(

@@ -2,16 +2,18 @@
 
 import glob
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from PIL import Image
 
 from opendetr.data.datasets import known_images
-from opendetr.data.images import PICTURE_SUFFIXES, Picture, decode_image, read_image
+from opendetr.data.images import PICTURE_SUFFIXES, OpenFile, Picture, decode_image, read_image, read_open_file
 from opendetr.errors import UserError, first_line
+from opendetr.inference.addresses import address_name, fetch_picture, is_address
 
 
 class SourcePicture(NamedTuple):
@@ -55,6 +57,25 @@ def reading(path: str, how: str = "") -> Iterator[None]:
         raise
     except Exception as error:
         raise UserError(f"{' '.join(filter(None, (path, 'cannot be read', how)))} ({first_line(error)})") from None
+
+
+def picture_reader(
+    picture: Picture, channel_order: Literal["rgb", "bgr"] = "rgb"
+) -> tuple[Callable[[], Image.Image], str]:
+    """A function that reads the upright RGB picture, now and later, and the picture's name ('' in memory).
+
+    It holds a path, or what was given from memory; of addresses and open files, which are read here, their content.
+
+    Raises:
+        UserError: an address or an open file cannot be read.
+    """
+    if isinstance(picture, str) and is_address(picture):
+        name = address_name(picture)
+        return partial(decode_image, fetch_picture(picture), name), name
+    if isinstance(picture, OpenFile):
+        content, name = read_open_file(picture)
+        return partial(decode_image, content, name), name
+    return partial(read_image, picture, channel_order), str(picture) if isinstance(picture, str | Path) else ""
 
 
 def expand_source(source: str | Path) -> Picture | list[Picture]:
