@@ -28,6 +28,7 @@ from opendetr.exporting.exported_file import describe_exported
 from opendetr.files import require_folder, require_writable
 from opendetr.inference.detector import Detector
 from opendetr.inference.distributed import Job, predict_distributed
+from opendetr.inference.label_files import Saving
 from opendetr.inference.prediction import Tiling, predict_pictures, predict_video
 from opendetr.inference.results import Shard
 from opendetr.inference.sources import expand_sources
@@ -192,7 +193,12 @@ def predict(
     overlap: float = 0.2,
     every: int = 1,
     shards: str | None = None,
+    classes: Sequence[str | int] | None = None,
     drawn: bool = True,
+    save_txt: bool = False,
+    save_csv: bool = False,
+    save_coco: bool = False,
+    save_crops: bool = False,
     engine: PredictEngine = "auto",
     workers: int | None = None,
     precision: PrecisionName = "fp32",
@@ -214,7 +220,13 @@ def predict(
         overlap: smallest overlap of neighbouring tiles, as a share of their side.
         every: use every N-th frame of a video.
         shards: `I/N`: only part I of N of the pictures; the last part to finish writes `detections.json` of all.
+        classes: names or raw category ids of the classes that are reported; None for all.
         drawn: whether to write the pictures with their detections drawn.
+        save_txt: whether to write YOLO labels, `labels/NAME.txt` for every picture, and `classes.txt`.
+        save_csv: whether to write `detections.csv`, a line per detection.
+        save_coco: whether to write `coco/`, a data set of the pictures and detections to start labelling from.
+        save_crops: whether to write the part of the picture in each box, `crops/CLASS/NAME-01.jpg`. In these four files
+            boxes are clipped to their picture.
         engine: what runs the model, as in `Detector.load`; or `ray`: workers on this machine or a cluster, each with
             the engine that `auto` chooses. Sources may then be addresses (`s3://...`) and Parquet tables, and `output`
             an address; results are Parquet files, in a local folder `detections.json` too, and nothing is drawn.
@@ -237,13 +249,16 @@ def predict(
     require_choice("engine", engine, PredictEngine)
     require_choice("precision", precision, PrecisionName)
     folder, shard = Path(output), Shard.parse(shards)
-    tiling = None if tile is None else Tiling(tile, overlap)
+    tiling, saving = None if tile is None else Tiling(tile, overlap), Saving(save_txt, save_csv, save_coco, save_crops)
     videos = [source for source in sources if is_video(source)]
+    named = tuple(classes) if classes else None
     if engine == "ray":
+        if saving.names:
+            raise UserError(f"--engine ray writes Parquet tables: leave out {', '.join(saving.names)}")
         if videos or shard.count > 1:
             raise UserError("--engine ray works on pictures and shares them itself: leave out videos and --shards")
         settle_threads(threads, measure=False, device=resolve_device(device).type)
-        job = Job(str(model), "auto", precision, device, str(output), threshold, batch_size, tiling)
+        job = Job(str(model), "auto", precision, device, str(output), threshold, batch_size, tiling, named)
         return predict_distributed(job, list(sources), workers)
     if workers is not None:
         raise UserError("--workers belongs to --engine ray; other engines use all threads of one process")
@@ -255,9 +270,15 @@ def predict(
         raise UserError(f"nothing to detect in: every source lies in --output {folder}; choose another folder")
     require_folder(folder)
     detector = Detector.load(model, device, engine, precision)
+    indices = None if named is None else detector.description.label_map.indices_of(named)
     if videos:
-        return predict_video(detector, videos[0], folder, every, threshold, batch_size, tiling, drawn=drawn)
-    return predict_pictures(detector, paths, folder, shard, threshold, batch_size, tiling, drawn=drawn)
+        return predict_video(
+            detector, videos[0], folder, every, threshold, batch_size, tiling, drawn=drawn, classes=indices,
+            saving=saving,
+        )  # fmt: skip
+    return predict_pictures(
+        detector, paths, folder, shard, threshold, batch_size, tiling, drawn=drawn, classes=indices, saving=saving
+    )
 
 
 def convert(

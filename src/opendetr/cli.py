@@ -228,7 +228,17 @@ def predict(
     overlap: Annotated[float, typer.Option(help="With --tile: smallest overlap, as a share of its side.")] = 0.2,
     every: Annotated[int, typer.Option(help="Of a video: use every N-th frame.")] = 1,
     shards: Annotated[str | None, typer.Option(help="I/N: detect in part I of N of the pictures only.")] = None,
+    classes: Annotated[
+        list[str] | None,
+        typer.Option(help="Names or ids of the classes that are reported; repeatable, or with commas."),
+    ] = None,
     drawn: Annotated[bool, typer.Option("--draw/--no-draw", help="Write drawn pictures too.")] = True,
+    save_txt: Annotated[bool, typer.Option("--save-txt", help="YOLO labels, one file per picture.")] = False,
+    save_csv: Annotated[bool, typer.Option("--save-csv", help="detections.csv, one line per detection.")] = False,
+    save_coco: Annotated[
+        bool, typer.Option("--save-coco", help="A COCO data set of pictures and detections, to correct and train on.")
+    ] = False,
+    save_crops: Annotated[bool, typer.Option("--save-crops", help="The part of the picture in each box.")] = False,
     engine: Annotated[
         PredictEngine,
         typer.Option(help="The engine that runs the model; auto is the fastest, ray starts several workers."),
@@ -241,8 +251,8 @@ def predict(
     """Detect objects in pictures and videos; the same command continues after a stop."""
     opendetr.predict(
         model, sources, output, threshold=threshold, batch_size=batch_size, tile=tile, overlap=overlap, every=every,
-        shards=shards, drawn=drawn, engine=engine, workers=workers, precision=precision, device=device,
-        threads=threads,
+        shards=shards, classes=classes, drawn=drawn, save_txt=save_txt, save_csv=save_csv, save_coco=save_coco,
+        save_crops=save_crops, engine=engine, workers=workers, precision=precision, device=device, threads=threads,
     )  # fmt: skip
 
 

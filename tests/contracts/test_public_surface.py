@@ -55,6 +55,7 @@ COMMANDS = {
     },
     "predict": {
         "--output", "--threshold", "--batch-size", "--tile", "--overlap", "--every", "--shards", "--draw",
+        "--classes", "--save-txt", "--save-csv", "--save-coco", "--save-crops",
         "--engine", "--workers", "--precision", "--device", "--threads",
     },
     "explain": {

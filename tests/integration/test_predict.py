@@ -9,9 +9,11 @@ import pytest
 from PIL import Image
 
 from opendetr import api
+from opendetr.data.datasets import load_index
 from opendetr.errors import UserError
 from opendetr.inference import prediction
 from opendetr.inference.detector import Detector
+from opendetr.inference.label_files import LabelFiles
 from opendetr.inference.results import Results, Shard
 from opendetr.inference.sources import SourcePicture, name_pictures
 from opendetr.inference.video import Video, VideoDrawing
@@ -87,11 +89,11 @@ def test_other_settings_do_not_destroy_what_was_begun(tiny_run, pictures, tmp_pa
 def test_a_journal_cut_before_its_last_newline_loses_that_line_only(tmp_path):
     with Results(tmp_path, Shard(), {"threshold": 0}) as results:
         for position in range(3):
-            results.add(position, [{"image_id": position}])
+            results.add(position, [{"image_id": position}], (40, 64))
     results.journal.write_bytes(results.journal.read_bytes()[:-1])
     with Results(tmp_path, Shard(), {"threshold": 0}) as results:
         assert list(results.offsets) == [0, 1]
-        results.add(2, [{"image_id": 7}])
+        results.add(2, [{"image_id": 7}], (40, 64))
         results.finish()
         assert results._file.closed  # else Windows would not remove it
     assert [entry["image_id"] for entry in entries(results.path)] == [0, 1, 7]
@@ -238,3 +240,85 @@ def test_memory_does_not_grow_with_the_number_of_pictures(tiny_run, pictures):
         given += 1
         assert len(read) - given < 40
     assert given == 200
+
+
+ALL = {"save_txt": True, "save_csv": True, "save_coco": True, "save_crops": True}
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_label_files_agree_with_the_results_and_are_the_same_after_a_stop_and_of_shards(
+    tiny_run, pictures, tmp_path, monkeypatch
+):
+    options = {"threshold": 0, "drawn": False, "batch_size": 1, **ALL}
+    whole = api.predict(tiny_run, [str(pictures)], tmp_path / "whole", **options)
+    written = tree(tmp_path / "whole")
+    index = load_index(tmp_path / "whole/coco", "train")
+    assert [record.path.name for record in index.records] == [f"{number}.png" for number in range(9)]
+    assert [(record.width, record.height) for record in index.records] == [(64, 40 + 8 * (n % 2)) for n in range(9)]
+    assert len(index.coco["annotations"]) == len(entries(whole))
+    assert index.dropped_boxes == []
+    assert sum(name.startswith("crops/") for name in written) == len(entries(whole))
+    assert sum(len(text.splitlines()) for name, text in written.items() if name.startswith("labels/")) == len(
+        entries(whole)
+    )
+    assert written["detections.csv"].count(b"\n") == len(entries(whole)) + 1
+
+    write, done = LabelFiles.write, []
+
+    def stop(self, stem, *rest):
+        if len(done) == 4:
+            raise KeyboardInterrupt
+        done.append(stem)
+        write(self, stem, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LabelFiles, "write", stop)
+        with pytest.raises(KeyboardInterrupt):
+            api.predict(tiny_run, [str(pictures)], tmp_path / "again", **options)
+    assert not (tmp_path / "again/detections.csv").exists()
+    api.predict(tiny_run, [str(pictures)], tmp_path / "again", **options)
+    assert tree(tmp_path / "again") == written
+
+    for number in (2, 1):
+        assert not (tmp_path / "parts/detections.csv").exists()
+        api.predict(tiny_run, [str(pictures)], tmp_path / "parts", shards=f"{number}/2", **options)
+    parts = tree(tmp_path / "parts")
+    assert {name: parts[name] for name in written} == written
+    with pytest.raises(UserError, match="holds crops of earlier work"):
+        api.predict(tiny_run, [str(pictures)], tmp_path / "whole", **options)
+
+
+def test_only_the_chosen_classes_are_reported(tiny_run, pictures, tmp_path):
+    options = {"threshold": 0, "drawn": False}
+    whole = entries(api.predict(tiny_run, [str(pictures)], tmp_path / "all", **options))
+    names = {entry["name"] for entry in whole}
+    others = [str(digit) for digit in range(10) if str(digit) not in names]
+    assert names
+    assert others  # after two epochs it knows few digits
+    chosen = entries(api.predict(tiny_run, [str(pictures)], tmp_path / "same", classes=sorted(names), **options))
+    assert rounded(chosen) == rounded(whole)
+    assert entries(api.predict(tiny_run, [str(pictures)], tmp_path / "other", classes=others, **options)) == []
+    with pytest.raises(UserError, match=r"the model has no class 'zebra'; its classes are "):
+        api.predict(tiny_run, [str(pictures)], tmp_path / "none", classes=["zebra"], **options)
+    assert not (tmp_path / "none").exists()
+
+
+def test_label_files_of_a_video_have_a_name_per_frame(tiny_run, tmp_path):
+    with VideoDrawing(tmp_path / "street.mp4", 10) as drawing:
+        for number in range(3):
+            drawing.write(Image.new("RGB", (64, 48), (80 * number, 90, 10)), number / 10)
+    found = api.predict(tiny_run, [str(tmp_path / "street.mp4")], tmp_path / "out", threshold=0, drawn=False, **ALL)
+    stems = [f"street-{number:06}" for number in (1, 2, 3)]
+    assert sorted(path.stem for path in (tmp_path / "out/labels").iterdir()) == stems
+    assert [record.path.stem for record in load_index(tmp_path / "out/coco", "train").records] == stems
+    lines = (tmp_path / "out/detections.csv").read_text().splitlines()
+    assert lines[0].startswith("file_name,image_id,seconds,category_id,name")
+    assert len(lines) == len(entries(found)) + 1
+
+
+def test_ray_refuses_label_files(tiny_run, pictures, tmp_path):
+    with pytest.raises(UserError, match="--engine ray writes Parquet tables: leave out --save-txt, --save-crops"):
+        api.predict(tiny_run, [str(pictures)], tmp_path, engine="ray", save_txt=True, save_crops=True)

@@ -44,10 +44,15 @@ class Job:
     threshold: float
     batch_size: int
     tiling: Tiling | None
+    classes: tuple[str | int, ...] | None = None  # names or raw category ids; None for all
 
     def load(self) -> Detector:
         """The model, ready to detect."""
         return Detector.load(self.model, self.device, self.engine, self.precision)
+
+    def indices(self, detector: Detector) -> list[int] | None:
+        """The class indices that are reported; None for all."""
+        return None if self.classes is None else sorted(detector.description.label_map.indices_of(self.classes))
 
 
 def predict_distributed(job: Job, sources: list[str], workers: int | None = None) -> Path | str:
@@ -82,9 +87,11 @@ def predict_distributed(job: Job, sources: list[str], workers: int | None = None
         job = replace(job, model=str(Path(job.model).resolve()))
     detector = job.load()
     tiling = None if job.tiling is None else [job.tiling.side, job.tiling.overlap]
-    done = parts.done(
-        {"model": detector.identity, "pictures": digest(pictures), "threshold": job.threshold, "tiling": tiling}
-    )
+    settings = {
+        "model": detector.identity, "pictures": digest(pictures), "threshold": job.threshold, "tiling": tiling,
+        "classes": job.indices(detector),
+    }  # fmt: skip
+    done = parts.done(settings)
     if done:
         console.print(f"{len(done)} pictures are done; continuing from {parts.folder}")
     job = replace(job, engine=detector.engine.name)
@@ -152,7 +159,7 @@ class Worker:
             while pictures := list(islice(todo, PART)):
                 found = detect_pictures(
                     self.detector, pictures, self.job.threshold, self.job.batch_size, self.job.tiling,
-                    broken.append,
+                    broken.append, classes=self.job.indices(self.detector),
                 )  # fmt: skip
                 placed = [(one.picture.position, one.detections) for one in found]
                 if placed:

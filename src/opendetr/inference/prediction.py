@@ -1,12 +1,13 @@
 """Detections of many pictures, whole or in tiles and of videos: read ahead, detected together, written as they come."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import torch
 from PIL import Image
 
 from opendetr.data.images import pixels_unlimited
@@ -14,9 +15,17 @@ from opendetr.drawing.labelled_boxes import draw_boxes
 from opendetr.engines.detecting import Prepared
 from opendetr.errors import UserError
 from opendetr.inference.detector import Detector
+from opendetr.inference.label_files import LabelFiles, Listed, Saving, data_set_name
 from opendetr.inference.reading import AHEAD, read_ahead
-from opendetr.inference.results import Results, Shard, is_finished, merge_shards
-from opendetr.inference.sources import SourcePicture, distinct_names, file_stem, name_pictures, report_left_out
+from opendetr.inference.results import Results, Shard, StoredEntries, is_finished, merge_shards, sizes_of_shards
+from opendetr.inference.sources import (
+    SourcePicture,
+    distinct_names,
+    distinct_stems,
+    file_stem,
+    name_pictures,
+    report_left_out,
+)
 from opendetr.inference.tiling import Tile, merge_tiles, tile_boxes
 from opendetr.inference.video import Video, VideoDrawing
 from opendetr.progress import console, track
@@ -59,6 +68,7 @@ def detect_pictures(
     tiling: Tiling | None = None,
     broken: Callable[[str], None] | None = None,
     *,
+    classes: Collection[int] | None = None,
     live: bool = False,
 ) -> Iterator[Found]:
     """Every picture with its detections, as soon as it is finished.
@@ -72,9 +82,11 @@ def detect_pictures(
         batch_size: most pictures or tiles of one shape in a batch.
         tiling: cuts every picture; None leaves them whole.
         broken: called with the sentence on a picture that cannot be read; None raises it.
+        classes: the class indices that are reported; None for all.
         live: a camera: each picture is detected before the next is read.
     """
     waiting: dict[int, _Open] = {}
+    wanted = None if classes is None else torch.tensor(sorted(classes))
 
     def prepare(picture: SourcePicture) -> tuple[SourcePicture, Image.Image | str, Prepared | None]:
         try:
@@ -114,6 +126,7 @@ def detect_pictures(
             picture, size = opened.picture, (opened.image.height, opened.image.width)
             found = [opened.found[number] for number in range(len(opened.tiles))]
             whole = found[0] if len(found) == 1 else merge_tiles(found, opened.tiles, size)
+            whole = whole if wanted is None else whole[torch.isin(whole.labels, wanted)]
             named = replace(whole, image_size=size, image_id=picture.image_id, file_name=picture.file_name)
             yield Found(picture, opened.image, named)
 
@@ -137,6 +150,8 @@ def predict_pictures(
     tiling: Tiling | None,
     *,
     drawn: bool,
+    classes: Collection[int] | None,
+    saving: Saving,
 ) -> Path:
     """Detect in the pictures of a shard and write the results to a folder.
 
@@ -146,38 +161,61 @@ def predict_pictures(
     Raises:
         UserError: pictures could not be read, after the others were written.
     """
-    pictures, names = name_pictures(paths), distinct_names(paths)
+    pictures, names, stems = name_pictures(paths), distinct_names(paths), distinct_stems(paths)
     settings = {
         "model": detector.identity, "engine": detector.engine.name, "precision": detector.engine.precision,
         "pictures": [picture.path for picture in pictures], "threshold": threshold,
         "tiling": None if tiling is None else [tiling.side, tiling.overlap], "drawn": drawn,
+        "classes": None if classes is None else sorted(classes), "saved": saving.names,
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
+    files = LabelFiles(folder, saving, detector.description.label_map)
     broken: list[str] = []
+
+    def merge() -> Path | None:
+        merged = merge_shards(folder, shard.count, settings, pictures)
+        if merged is not None:
+            list_all(merged, sizes_of_shards(folder, shard.count))
+        return merged
+
+    def list_all(results: Path, sizes: dict[int, tuple[int, int]]) -> None:
+        listed = [Listed(pictures[at].image_id, data_set_name(stems[at], paths[at]), sizes[at]) for at in sorted(sizes)]
+        _say_written(files.finish(StoredEntries(results), listed))
+
     if shard.count > 1 and is_finished(folder, shard, settings):
         console.print(f"part {shard.number} of {shard.count} is finished: {folder / shard.name}")
-        return merge_shards(folder, shard.count, settings, pictures) or folder / shard.name
+        return merge() or folder / shard.name
     with Results(folder, shard, settings) as results:
         todo = [picture for picture in shard.of(pictures) if picture.position not in results.offsets]
+        if shard.count == 1 and not results.offsets:
+            files.require_no_crops()
 
-        def finish(found: Found) -> tuple[int, list[dict[str, Any]]]:
+        def finish(found: Found) -> tuple[int, Detections]:
             position = found.picture.position
             if drawn:
                 draw(found.image, found.detections).save(folder / names[position], quality=95)
-            return position, found.detections.to_coco()
+            files.write(stems[position], found.image, found.detections, paths[position])
+            return position, found.detections
 
-        found = detect_pictures(detector, todo, threshold, batch_size, tiling, broken.append)
+        found = detect_pictures(detector, todo, threshold, batch_size, tiling, broken.append, classes=classes)
         count = 0
-        for position, entries in track(read_ahead(finish, found, 0 if tiling else AHEAD), "detecting", len(todo)):
-            results.add(position, entries)
-            count += len(entries)
+        for position, detections in track(read_ahead(finish, found, 0 if tiling else AHEAD), "detecting", len(todo)):
+            results.add(position, detections.to_coco(), detections.image_size)
+            count += len(detections)
         done = results.finish(len(broken))
     console.print(f"{count} detections in {len(todo) - len(broken)} pictures; {done} are in {results.path}")
-    merged = merge_shards(folder, shard.count, settings, pictures) if shard.count > 1 else None
+    if shard.count == 1:
+        list_all(results.path, results.sizes)
+    merged = merge() if shard.count > 1 else None
     if merged is not None:
         console.print(f"All {shard.count} parts are there: {merged}")
     report_left_out(broken)
     return merged or results.path
+
+
+def _say_written(paths: list[Path]) -> None:
+    if paths:
+        console.print(f"Also written: {', '.join(map(str, paths))}")
 
 
 def predict_video(
@@ -190,6 +228,8 @@ def predict_video(
     tiling: Tiling | None,
     *,
     drawn: bool,
+    classes: Collection[int] | None,
+    saving: Saving,
 ) -> Path:
     """Detect in the frames of a video, webcam or stream; Ctrl-C ends it and keeps the results.
 
@@ -201,9 +241,12 @@ def predict_video(
     """
     with Video.open(source, every) as video, ExitStack() as closing:
         folder.mkdir(parents=True, exist_ok=True)
-        target = folder / f"{file_stem(video.name) or 'stream'}.mp4"
+        stem = file_stem(video.name) or "stream"
+        target = folder / f"{stem}.mp4"
         drawing = closing.enter_context(VideoDrawing(target, video.frames_per_second / every)) if drawn else None
         results = closing.enter_context(Results(folder, Shard(), {"video": source}, continues=False))
+        files = LabelFiles(folder, saving, detector.description.label_map)
+        files.require_no_crops()
         seconds: dict[int, float] = {}
 
         def frames() -> Iterator[SourcePicture]:
@@ -215,16 +258,28 @@ def predict_video(
         try:
             # In batches of one the frames keep their order, and those of a camera do not wait; all have one shape.
             found = detect_pictures(
-                detector, frames(), threshold, 1 if tiling is None else batch_size, tiling, live=video.live
+                detector,
+                frames(),
+                threshold,
+                1 if tiling is None else batch_size,
+                tiling,
+                classes=classes,
+                live=video.live,
             )
             for picture, image, detections in track(found, "detecting", total, "frames"):
                 at = seconds.pop(picture.position)
-                results.add(picture.position, [entry | {"seconds": round(at, 3)} for entry in detections.to_coco()])
+                entries = [entry | {"seconds": round(at, 3)} for entry in detections.to_coco()]
+                files.write(f"{stem}-{picture.position:06}", image, detections)
+                results.add(picture.position, entries, detections.image_size)
                 if drawing is not None:
                     drawing.write(draw(image, detections), at)
         except KeyboardInterrupt:
             console.print("stopped; the results so far are written")
         done = results.finish()
+        listed = [
+            Listed(number, data_set_name(f"{stem}-{number:06}", None), size) for number, size in results.sizes.items()
+        ]
+        _say_written(files.finish(StoredEntries(results.path), listed, video=True))
     console.print(f"{done} frames of {video.name} are in {results.path}")
     if drawing is not None and done:
         console.print(f"drawn video: {target}" + (", without the sound of the original" if video.has_sound else ""))

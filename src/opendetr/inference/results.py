@@ -61,8 +61,10 @@ class Results:
         self.path, self.shard = folder / shard.name, shard
         self.journal = folder / f".{shard.name}.journal"
         self.settings = json.loads(json.dumps(settings))
+        self.sizes: dict[int, tuple[int, int]] = {}  # position -> height, width of the picture
         earlier = self._read(continues)
         self.offsets = earlier if continues else {}  # position -> where its line begins
+        self.sizes = self.sizes if continues else {}
         if self.offsets:
             console.print(f"{len(self.offsets)} pictures are done; continuing from {self.journal}")
         self._file: Any = None
@@ -80,23 +82,24 @@ class Results:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._file.close()
 
-    def add(self, position: int, entries: list[dict[str, Any]]) -> None:
-        """Keep the detections of one picture."""
-        self.offsets[position] = self._file.tell()
-        self._file.write(json.dumps([position, entries]).encode() + b"\n")
+    def add(self, position: int, entries: list[dict[str, Any]], size: tuple[int, int]) -> None:
+        """Keep the detections of one picture of `size` (height, width)."""
+        self.offsets[position], self.sizes[position] = self._file.tell(), size
+        self._file.write(json.dumps([position, entries, size]).encode() + b"\n")
         self._file.flush()
 
     def finish(self, left_out: int = 0) -> int:
         """Write the results in the order of the pictures and remove the journal; returns the number of pictures.
 
-        A shard also gets a file with a hash of its settings, so that only parts of one work are merged, and the number
-        of pictures that were left out.
+        A shard also gets a file with a hash of its settings, so that only parts of one work are merged, the number of
+        pictures that were left out, and the sizes of the others.
         """
         self._file.flush()
         os.fsync(self._file.fileno())
         if self.shard.count > 1:
             self.path.unlink(missing_ok=True)  # it may have other settings
-            write_json(_about_path(self.path), {"settings": _digest(self.settings), "left_out": left_out})
+            about = {"settings": _digest(self.settings), "left_out": left_out, "sizes": list(self.sizes.items())}
+            write_json(_about_path(self.path), about)
         write_entries(self.path, self._entries())
         self._file.close()  # Windows removes no file that is open
         self.journal.unlink()
@@ -121,7 +124,8 @@ class Results:
             self._end = file.tell()
             while (line := file.readline()).endswith(b"\n"):  # the last line may have been cut off
                 try:
-                    found[json.loads(line)[0]] = self._end
+                    position, _, size = json.loads(line)
+                    found[position], self.sizes[position] = self._end, tuple(size)
                 except ValueError:
                     break
                 self._end = file.tell()
@@ -141,7 +145,8 @@ class Results:
 def is_finished(folder: Path, shard: Shard, settings: dict[str, Any]) -> bool:
     """Whether a part of exactly this work is there, with all its pictures."""
     path = folder / shard.name
-    return path.is_file() and read_note(_about_path(path)) == {"settings": _digest(settings), "left_out": 0}
+    about = read_note(_about_path(path))
+    return path.is_file() and about.get("settings") == _digest(settings) and about.get("left_out") == 0
 
 
 def merge_shards(folder: Path, count: int, settings: dict[str, Any], pictures: Sequence[SourcePicture]) -> Path | None:
@@ -156,6 +161,25 @@ def merge_shards(folder: Path, count: int, settings: dict[str, Any], pictures: S
     target = folder / Shard().name
     write_entries(target, iter(entries))
     return target
+
+
+def sizes_of_shards(folder: Path, count: int) -> dict[int, tuple[int, int]]:
+    """Height and width of the pictures of all parts, by position."""
+    notes = [read_note(_about_path(folder / Shard(number, count).name)) for number in range(1, count + 1)]
+    return {position: (height, width) for note in notes for position, (height, width) in note["sizes"]}
+
+
+class StoredEntries:
+    """COCO results in a file that `write_entries` wrote: each iteration reads them again, one at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        with self.path.open(encoding="utf-8") as file:
+            for line in file:
+                if (entry := line.strip().lstrip(",")) not in ("[", "]"):
+                    yield json.loads(entry)
 
 
 def write_entries(path: Path, entries: Iterable[dict[str, Any]]) -> None:
