@@ -34,6 +34,7 @@ _HOME = {
     "match": "loss.matcher",
     "predict": "api",
     "set_loss": "loss.criterion",
+    "track": "api",
     "train": "api",
     "val": "api",
     "write_digits": "data.digits",
@@ -51,6 +52,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; tests/contracts hold it
     from opendetr.api import export as export
     from opendetr.api import info as info
     from opendetr.api import predict as predict
+    from opendetr.api import track as track
     from opendetr.api import train as train
     from opendetr.api import val as val
     from opendetr.checkpoints.loading import load_model as load_model

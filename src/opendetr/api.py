@@ -32,6 +32,7 @@ from opendetr.inference.label_files import Saving
 from opendetr.inference.prediction import Tiling, predict_pictures, predict_video
 from opendetr.inference.results import Shard
 from opendetr.inference.sources import expand_sources
+from opendetr.inference.tracking import require_trackers, track_video
 from opendetr.inference.video import is_video
 from opendetr.options import (
     Cache,
@@ -279,6 +280,57 @@ def predict(
     return predict_pictures(
         detector, paths, folder, shard, threshold, batch_size, tiling, drawn=drawn, classes=indices, saving=saving
     )
+
+
+def track(
+    model: str | Path,
+    video: str,
+    output: str | Path,
+    *,
+    threshold: float = 0.5,
+    every: int = 1,
+    classes: Sequence[str | int] | None = None,
+    drawn: bool = True,
+    engine: EngineName = "auto",
+    precision: PrecisionName = "fp32",
+    device: str = "auto",
+    threads: int | str | None = None,
+) -> Path:
+    """Follow objects through a video, webcam or stream: each has one id in all frames (ByteTrack; extra `track`).
+
+    Args:
+        model: any model that can be loaded, or an exported file.
+        video: a video file, `webcam`, `webcam:1`, `rtsp://...`.
+        output: the folder for `tracks.json`, `tracks.csv` and the drawn video.
+        threshold: the lowest score with which an object begins to be followed; lower ones continue its track.
+        every: use every N-th frame.
+        classes: names or raw category ids of the classes that are followed; None for all.
+        drawn: whether to write the video with boxes, ids and the lines along which objects came.
+        engine: what runs the model, as in `Detector.load`.
+        precision: `fp32`, `bf16` or `int8`.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        threads: number of threads, or `auto`, the default: the fastest, measured.
+
+    Returns:
+        `tracks.json`: COCO results with `track_id` (from 1), `seconds`, `file_name` and `name`; `image_id` is the
+        number of the frame, from 1. `tracks.csv` has the same with clipped boxes.
+
+    Raises:
+        UserError: the package `trackers` is not installed; no such model, class or video; or a part of the video could
+            not be read, after the rest was written.
+    """
+    require_score("--threshold", threshold)
+    if not is_video(video):
+        raise UserError(
+            f"{video} is no video; expected a video file, webcam, webcam:1 or an address such as rtsp://..."
+        )
+    require_trackers()
+    folder = Path(output)
+    require_folder(folder)
+    settle_threads(threads, measure=True, device=_computes_on(model, engine, device))
+    detector = Detector.load(model, device, engine, precision)
+    indices = detector.description.label_map.indices_of(classes) if classes else None
+    return track_video(detector, video, folder, every, threshold, drawn=drawn, classes=indices)
 
 
 def convert(

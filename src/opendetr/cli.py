@@ -257,6 +257,30 @@ def predict(
 
 
 @app.command()
+def track(
+    model: ModelOrExported,
+    video: Annotated[str, typer.Argument(help="A video file, webcam, webcam:1, rtsp://...")],
+    output: Annotated[Path, typer.Option(help="Folder for tracks.json, tracks.csv and the drawn video.")],
+    threshold: Annotated[float, typer.Option(help="The lowest score that begins a track.")] = 0.5,
+    every: Annotated[int, typer.Option(help="Use every N-th frame.")] = 1,
+    classes: Annotated[
+        list[str] | None,
+        typer.Option(help="Names or ids of the classes that are followed; repeatable, or with commas."),
+    ] = None,
+    drawn: Annotated[bool, typer.Option("--draw/--no-draw", help="Write the drawn video too.")] = True,
+    engine: Annotated[EngineName, typer.Option(help="Runs the model.")] = "auto",
+    precision: Precision = "fp32",
+    device: Device = "auto",
+    threads: ThreadCount = None,
+) -> None:
+    """Follow objects through a video: every object has one id in all frames."""
+    opendetr.track(
+        model, video, output, threshold=threshold, every=every, classes=classes, drawn=drawn, engine=engine,
+        precision=precision, device=device, threads=threads,
+    )  # fmt: skip
+
+
+@app.command()
 def explain(
     model: Model,
     pictures: Annotated[list[str] | None, typer.Argument(help="Pictures, folders, globs.")] = None,

@@ -22,7 +22,7 @@ def progress_bar(*extra: TextColumn) -> Progress:
     )  # fmt: skip
 
 
-def track(items: Iterable[T], description: str, total: int, unit: str = "pictures") -> Iterator[T]:
+def show_progress(items: Iterable[T], description: str, total: int, unit: str = "pictures") -> Iterator[T]:
     """Yield the items while a bar counts them, with items per second and the time left."""
     with progress_bar() as bar:
         task = bar.add_task(description, total=total, rate="")

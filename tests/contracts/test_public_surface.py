@@ -35,7 +35,8 @@ from opendetr.recipes.presets import PRESETS
 PUBLIC_NAMES = {
     "Batch", "DETR", "Detections", "Detector", "DetrOutput", "LabelMap", "Matches", "RunConfig", "Target", "Targets",
     "UserError", "__version__", "ablate", "benchmark", "build_model", "convert", "demo", "doctor", "explain",
-    "export", "info", "load_model", "load_recipe", "match", "predict", "set_loss", "train", "val", "write_digits",
+    "export", "info", "load_model", "load_recipe", "match", "predict", "set_loss", "track", "train", "val",
+    "write_digits",
 }  # fmt: skip
 
 COMMANDS = {
@@ -57,6 +58,9 @@ COMMANDS = {
         "--output", "--threshold", "--batch-size", "--tile", "--overlap", "--every", "--shards", "--draw",
         "--classes", "--save-txt", "--save-csv", "--save-coco", "--save-crops",
         "--engine", "--workers", "--precision", "--device", "--threads",
+    },
+    "track": {
+        "--output", "--threshold", "--every", "--classes", "--draw", "--engine", "--precision", "--device", "--threads",
     },
     "explain": {
         "--output", "--data", "--split", "--slots", "--image", "--matching", "--point", "--layer", "--head",
@@ -105,6 +109,7 @@ def test_rooms_do_not_hide_verbs():
         "train",
         "val",
         "predict",
+        "track",
         "info",
         "demo",
         "doctor",

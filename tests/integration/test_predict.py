@@ -322,3 +322,28 @@ def test_label_files_of_a_video_have_a_name_per_frame(tiny_run, tmp_path):
 def test_ray_refuses_label_files(tiny_run, pictures, tmp_path):
     with pytest.raises(UserError, match="--engine ray writes Parquet tables: leave out --save-txt, --save-crops"):
         api.predict(tiny_run, [str(pictures)], tmp_path, engine="ray", save_txt=True, save_crops=True)
+
+
+def test_tracks_of_a_video_are_listed_and_drawn(tiny_run, tmp_path, capsys):
+    with VideoDrawing(tmp_path / "street.mp4", 10) as drawing:
+        for number in range(4):
+            drawing.write(Image.new("RGB", (64, 48), (80, 90, 10)), number / 10)
+    path = api.track(tiny_run, str(tmp_path / "street.mp4"), tmp_path / "out", threshold=0, device="cpu")
+    found = entries(path)
+    assert path == tmp_path / "out/tracks.json"
+    of_frame = [{e["track_id"] for e in found if e["image_id"] == number} for number in (1, 2, 3, 4)]
+    assert of_frame[0] == set()
+    assert of_frame[1] == of_frame[2] == of_frame[3] == set(range(1, len(of_frame[1]) + 1)) != set()
+    assert [e["seconds"] for e in found if e["track_id"] == 1] == [0.1, 0.2, 0.3]
+    rows = (tmp_path / "out/tracks.csv").read_text().splitlines()
+    assert rows[0] == "file_name,image_id,seconds,track_id,category_id,name,score,x1,y1,x2,y2"
+    assert len(rows) == len(found) + 1
+    assert f"{len(of_frame[1])} objects in 4 frames of street.mp4" in capsys.readouterr().out
+    with Video.open(tmp_path / "out/street.mp4") as video:
+        assert len(list(video)) == 4
+    assert not (tmp_path / "out/.tracks.json.journal").exists()
+
+
+def test_only_videos_are_tracked(tiny_run, pictures, tmp_path):
+    with pytest.raises(UserError, match=r"0\.png is no video; expected a video file, webcam"):
+        api.track(tiny_run, str(pictures / "0.png"), tmp_path / "out")

@@ -31,7 +31,7 @@ from opendetr.exporting.fastest_engine import engine_file
 from opendetr.model.complexity import count_gflops
 from opendetr.model.selection import SelectedQueries
 from opendetr.options import OneEngine
-from opendetr.progress import track
+from opendetr.progress import show_progress
 from opendetr.structures import DetrOutput
 from opendetr.version import __version__
 
@@ -215,7 +215,7 @@ def _with_memory(
     own = written.with_name("own")
     save_checkpoint(own, checkpoint)
     found = []
-    for row in track(rows, "measuring memory", len(rows), "rows"):
+    for row in show_progress(rows, "measuring memory", len(rows), "rows"):
         order = Order(
             engine=row.engine,
             precision=row.precision,

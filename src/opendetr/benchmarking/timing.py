@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from opendetr.cores import others_seconds
-from opendetr.progress import console, track
+from opendetr.progress import console, show_progress
 
 WARM_UP = 3  # calls of each kind; an engine may compile for a shape that is new or repeated
 LEAST_ROUNDS, MOST_ROUNDS = 3, 200
@@ -54,7 +54,7 @@ def take_turns(clocks: list[Clock], seconds: float) -> float:
     Returns:
         The share of the processors' time that other programs took meanwhile, 0..1.
     """
-    for clock in track(clocks, "warming up", len(clocks), "rows"):
+    for clock in show_progress(clocks, "warming up", len(clocks), "rows"):
         for _ in range(WARM_UP):
             for call in clock.calls.values():
                 call()

@@ -14,7 +14,7 @@ from opendetr.data.loader import DetectionDataset
 from opendetr.engines.detecting import Prepared, detect
 from opendetr.engines.engine import Engine
 from opendetr.evaluation.coco import CocoMetrics, evaluate_detections
-from opendetr.progress import console, track
+from opendetr.progress import console, show_progress
 from opendetr.structures import Detections
 
 
@@ -63,7 +63,7 @@ def detect_split(
 def evaluate_split(engine: Engine, description: Description, index: DatasetIndex, **options: Any) -> CocoMetrics:
     """COCO metrics of a model on a split; options as in `detect_split`."""
     found = detect_split(engine, description, index, **options)
-    return metrics_of(index, list(track(found, "evaluating", len(index))))
+    return metrics_of(index, list(show_progress(found, "evaluating", len(index))))
 
 
 def evaluate_data(

@@ -18,7 +18,7 @@ from opendetr.explanation.look import Look, look
 from opendetr.explanation.maps import concentration, widening
 from opendetr.inference.detector import Detector
 from opendetr.model.postprocess import postprocess
-from opendetr.progress import track
+from opendetr.progress import show_progress
 from opendetr.structures import Batch, Detections, DetrOutput
 
 NMS_IOU = 0.7  # for the comparison only, as in the paper's figure 4: detections are never suppressed
@@ -90,7 +90,7 @@ def survey(detector: Detector, index: DatasetIndex, threshold: float) -> Survey:
     concentrations, widenings, by_gradient = [], [], []
     model = detector.checkpoint.config.model
     detections: list[list[tuple[int, Detections]]] = [[] for _ in range(model.num_decoder_layers)]
-    for number, seen in track(_looks(detector, index), "looking", len(index)):
+    for number, seen in show_progress(_looks(detector, index), "looking", len(index)):
         boxes.append(seen.output.boxes_cxcywh[-1, 0].detach().float().cpu().numpy())
         scores.append(seen.scores().amax(-1).numpy())
         sides.append(seen.image.size)

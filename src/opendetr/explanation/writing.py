@@ -16,7 +16,7 @@ from opendetr.explanation.explaining import (
 from opendetr.explanation.folder import Folder
 from opendetr.inference.detector import Detector
 from opendetr.inference.sources import distinct_stems, expand_sources, report_left_out
-from opendetr.progress import console, track
+from opendetr.progress import console, show_progress
 
 
 def explain_sources(detector: Detector, model: str, sources: Sequence[str], output: Path, asked: Asked) -> Path:
@@ -38,7 +38,7 @@ def explain_sources(detector: Detector, model: str, sources: Sequence[str], outp
             continue
         require_inside(asked.points, str(path), picture)
     written = Folder(output, f"What {model} attends to")
-    for path, name in track(zip(paths, distinct_stems(paths)), "explaining", len(paths)):
+    for path, name in show_progress(zip(paths, distinct_stems(paths)), "explaining", len(paths)):
         try:
             picture = read_image(path)
         except UserError as error:

@@ -34,7 +34,7 @@ from opendetr.exporting.comparison import (
 )
 from opendetr.model.capture import capture_attention
 from opendetr.model.selection import SelectedQueries
-from opendetr.progress import track
+from opendetr.progress import show_progress
 from opendetr.structures import DetrOutput
 
 BATCHES = (1, 2, 8)
@@ -130,7 +130,7 @@ def certify(
     bounds = BOUNDS[engine.precision]
     bounds = bounds if max_ap_loss is None else replace(bounds, ap=max_ap_loss)
     comparisons, mixed, attention = [], [], None
-    for frame in track(FRAMES, f"comparing {engine.name} with torch", len(FRAMES)):
+    for frame in show_progress(FRAMES, f"comparing {engine.name} with torch", len(FRAMES)):
         looks = [_prepare(smaller, image, frame) for image in images]
         alone = [reference(look[None]) for look in looks] * (BATCHES[-1] // PICTURES)
         looks *= BATCHES[-1] // PICTURES

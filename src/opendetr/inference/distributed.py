@@ -23,7 +23,7 @@ from opendetr.inference.prediction import Tiling, detect_pictures
 from opendetr.inference.results import write_entries
 from opendetr.inference.sources import report_left_out
 from opendetr.options import EngineName, PrecisionName
-from opendetr.progress import console, track
+from opendetr.progress import console, show_progress
 
 if TYPE_CHECKING:
     from opendetr.inference.parquet import Piece
@@ -132,7 +132,9 @@ def _run(job: Job, pictures: "list[Piece]", done: set[int], workers: int | None)
         count, found, broken = 0, 0, []
         total = len(named) + sum(len(set(piece.positions) - done) for piece in stored)
         outcomes = chain.from_iterable(pickle.loads(answer["outcomes"]) for answer in answers)
-        for sentence, detections in track(outcomes, "detecting", total):  # why it could not be read, or the number
+        for sentence, detections in show_progress(
+            outcomes, "detecting", total
+        ):  # why it could not be read, or the number
             if sentence:
                 broken.append(sentence)
             else:

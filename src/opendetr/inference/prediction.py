@@ -28,7 +28,7 @@ from opendetr.inference.sources import (
 )
 from opendetr.inference.tiling import Tile, merge_tiles, tile_boxes
 from opendetr.inference.video import Video, VideoDrawing
-from opendetr.progress import console, track
+from opendetr.progress import console, show_progress
 from opendetr.structures import Detections
 
 
@@ -199,7 +199,9 @@ def predict_pictures(
 
         found = detect_pictures(detector, todo, threshold, batch_size, tiling, broken.append, classes=classes)
         count = 0
-        for position, detections in track(read_ahead(finish, found, 0 if tiling else AHEAD), "detecting", len(todo)):
+        for position, detections in show_progress(
+            read_ahead(finish, found, 0 if tiling else AHEAD), "detecting", len(todo)
+        ):
             results.add(position, detections.to_coco(), detections.image_size)
             count += len(detections)
         done = results.finish(len(broken))
@@ -216,6 +218,33 @@ def predict_pictures(
 def _say_written(paths: list[Path]) -> None:
     if paths:
         console.print(f"Also written: {', '.join(map(str, paths))}")
+
+
+def detect_frames(
+    detector: Detector,
+    video: Video,
+    threshold: float,
+    classes: Collection[int] | None,
+    batch_size: int = 1,
+    tiling: Tiling | None = None,
+) -> Iterator[tuple[float, Found]]:
+    """The frames of a video in their order, each with its time in seconds and its detections, while a bar counts them.
+
+    `batch_size` is for tiles; frames are detected one by one, and those of a camera do not wait.
+    """
+    seconds: dict[int, float] = {}
+
+    def frames() -> Iterator[SourcePicture]:
+        for number, at, image in video:
+            seconds[number] = at
+            yield SourcePicture(number, number, video.name, video.name, image)
+
+    found = detect_pictures(
+        detector, frames(), threshold, 1 if tiling is None else batch_size, tiling, classes=classes, live=video.live
+    )
+    total = -(-(video.num_frames or 0) // video.every)
+    for one in show_progress(found, "detecting", total, "frames"):
+        yield seconds.pop(one.picture.position), one
 
 
 def predict_video(
@@ -247,27 +276,9 @@ def predict_video(
         results = closing.enter_context(Results(folder, Shard(), {"video": source}, continues=False))
         files = LabelFiles(folder, saving, detector.description.label_map)
         files.require_no_crops()
-        seconds: dict[int, float] = {}
-
-        def frames() -> Iterator[SourcePicture]:
-            for number, at, image in video:
-                seconds[number] = at
-                yield SourcePicture(number, number, video.name, source, image)
-
-        total = -(-(video.num_frames or 0) // every)
         try:
-            # In batches of one the frames keep their order, and those of a camera do not wait; all have one shape.
-            found = detect_pictures(
-                detector,
-                frames(),
-                threshold,
-                1 if tiling is None else batch_size,
-                tiling,
-                classes=classes,
-                live=video.live,
-            )
-            for picture, image, detections in track(found, "detecting", total, "frames"):
-                at = seconds.pop(picture.position)
+            found = detect_frames(detector, video, threshold, classes, batch_size, tiling)
+            for at, (picture, image, detections) in found:
                 entries = [entry | {"seconds": round(at, 3)} for entry in detections.to_coco()]
                 files.write(f"{stem}-{picture.position:06}", image, detections)
                 results.add(picture.position, entries, detections.image_size)

@@ -52,14 +52,18 @@ class Results:
     A journal beside it, one line per picture, holds the results until all are there; stopped work continues from it.
     """
 
-    def __init__(self, folder: Path, shard: Shard, settings: dict[str, Any], *, continues: bool = True) -> None:
+    def __init__(
+        self, folder: Path, shard: Shard, settings: dict[str, Any], *, continues: bool = True, name: str | None = None
+    ) -> None:
         """Read the journal in the folder; stopped work is continued, unless `continues` is False (a video).
+
+        `name` is that of the results file, by default the shard's.
 
         Raises:
             UserError: the folder holds unfinished work with other settings.
         """
-        self.path, self.shard = folder / shard.name, shard
-        self.journal = folder / f".{shard.name}.journal"
+        self.path, self.shard = folder / (name or shard.name), shard
+        self.journal = folder / f".{self.path.name}.journal"
         self.settings = json.loads(json.dumps(settings))
         self.sizes: dict[int, tuple[int, int]] = {}  # position -> height, width of the picture
         earlier = self._read(continues)

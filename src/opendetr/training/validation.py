@@ -10,7 +10,7 @@ from opendetr.checkpoints.native import Checkpoint
 from opendetr.data.datasets import DatasetIndex
 from opendetr.engines.engine import TorchEngine
 from opendetr.evaluation.runner import StoppedError, detect_split, metrics_of
-from opendetr.progress import console, track
+from opendetr.progress import console, show_progress
 from opendetr.training.plan import Plan
 from opendetr.training.processes import any_process, of_all_processes
 from opendetr.training.run_folder import RunFolder
@@ -61,7 +61,7 @@ class Validation:
             self.index, batch_size=max(4, train.batch_size), should_stop=should_stop, positions=share,
         )  # fmt: skip
         try:
-            detections = list(track(found, "evaluating", len(share)))
+            detections = list(show_progress(found, "evaluating", len(share)))
         except StoppedError:
             console.print("The evaluation on val was cut short; opendetr val measures the model that is written.")
             return None
