@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
 from typing import TypeVar
 
 from rich.console import Console
@@ -14,11 +15,12 @@ console = Console(soft_wrap=True, highlight=False, markup=False, quiet=os.enviro
 
 
 def progress_bar(*extra: TextColumn) -> Progress:
-    """A bar that is shown in a terminal only."""
+    """A bar that is shown in terminals and in notebooks, there if ipywidgets is installed, with which rich draws it."""
+    shown = console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
     return Progress(
         TextColumn("{task.description}"), BarColumn(bar_width=30), MofNCompleteColumn(), *extra,
         TextColumn("{task.fields[rate]}"), TimeRemainingColumn(),
-        console=console, transient=True, disable=not console.is_terminal,
+        console=console, transient=True, disable=not shown,
     )  # fmt: skip
 
 

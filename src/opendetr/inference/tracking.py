@@ -23,7 +23,10 @@ from opendetr.inference.sources import file_stem, report_left_out
 from opendetr.inference.video import Video, VideoDrawing
 from opendetr.progress import console
 
-UNSURE = 0.1  # the lowest score that continues a track (section 3 of the paper)
+# The lowest score that continues a track, as a share of the one that begins it. The paper takes .1 and .6 of a detector
+# whose doubles were removed; DETR's unsure doubles (of other queries) would keep tracks alive whose object is gone.
+UNSURE = 0.5
+LEAST_OVERLAP = 0.2  # IoU of a detection with where its track expects it (the paper's code)
 TRACE_SECONDS = 2.0  # of the line that is drawn behind an object
 COLUMNS = ("seconds", "track_id")  # of tracks.csv, beside those of every table
 
@@ -44,6 +47,7 @@ class Tracker:
         self._settings = {
             "frame_rate": frames_per_second, "track_activation_threshold": threshold,
             "high_conf_det_threshold": threshold, "lost_track_buffer": 30,  # frames at 30 a second
+            "minimum_iou_threshold": LEAST_OVERLAP,
         }  # fmt: skip
         self._of_class: dict[int, Any] = {}  # one per class: ByteTrack itself does not look at classes
         self._numbers: dict[tuple[int, int], int] = {}  # class, the package's id -> ours
@@ -114,7 +118,7 @@ def track_video(
         )
         traces: dict[int, deque[Point]] = {}
         try:
-            for at, (picture, image, detections) in detect_frames(detector, video, min(threshold, UNSURE), classes):
+            for at, (picture, image, detections) in detect_frames(detector, video, UNSURE * threshold, classes):
                 found, ids = tracker.follow(detections)
                 entries = [
                     entry | {"seconds": round(at, 3), "track_id": number}
