@@ -97,9 +97,10 @@ class LabelMap:
             if not one and isinstance(wanted, str) and "," in wanted:
                 one = self.indices_of([part.strip() for part in wanted.split(",") if part.strip()])
             if not one:
-                near = difflib.get_close_matches(str(wanted), self.names, n=1)
+                lower = {name.lower(): name for name in self.names}
+                near = difflib.get_close_matches(str(wanted).lower(), lower, n=1)
                 raise UserError(
-                    f"the model has no class '{wanted}'{f' (did you mean {near[0]}?)' if near else ''}; "
+                    f"the model has no class '{wanted}'{f' (did you mean {lower[near[0]]}?)' if near else ''}; "
                     f"its classes are {self.describe(limit=100)}"
                 )
             found |= one

@@ -144,8 +144,8 @@ def test_filtering_by_names_ids_and_score(detections):
 
 
 def test_an_unknown_class_is_answered_with_those_that_exist(detections):
-    with pytest.raises(UserError, match=r"no class 'catt' \(did you mean cat\?\); its classes are 7 'cat', 90 'dog'$"):
-        detections.filter("catt")
+    with pytest.raises(UserError, match=r"no class 'Catt' \(did you mean cat\?\); its classes are 7 'cat', 90 'dog'$"):
+        detections.filter("Catt")
     for unknown in ("N/A", 8, "0", "cat,bird"):
         with pytest.raises(UserError, match="the model has no class"):
             detections.filter(unknown)
