@@ -174,7 +174,7 @@ def test_help_lists_the_choices(command, option, capsys, monkeypatch):
             "data digits --scene 3",
             "opendetr data digits: no option --scene; did you mean --scenes? See opendetr data",
         ),
-        ("trian", "opendetr: no such command 'trian'. Did you mean 'train'? See opendetr --help"),
+        ("trian", "opendetr: no such command 'trian'. Did you mean 'train', 'track'? See opendetr --help"),
         ("--verson", "opendetr: no option --verson; did you mean --version? See opendetr --help"),
     ],
 )
