@@ -25,6 +25,7 @@ from opendetr.evaluation.runner import evaluate_data
 from opendetr.exporting.certificate import Certificate
 from opendetr.exporting.export import ExportOptions, export_model, export_with_data, format_of
 from opendetr.exporting.exported_file import describe_exported
+from opendetr.exporting.fastest_engine import prepare_engines
 from opendetr.files import require_folder, require_writable
 from opendetr.inference.detector import Detector
 from opendetr.inference.distributed import Job, predict_distributed
@@ -52,6 +53,8 @@ from opendetr.recipes.recipe import load_recipe, resolve_config
 from opendetr.threads import settle_threads
 from opendetr.training.doctor import Finding, diagnose
 from opendetr.training.start import run_training
+
+WORTH_MEASURING = 32  # pictures: measuring the best number of threads takes longer than it saves on fewer
 
 
 def train(
@@ -172,8 +175,8 @@ def val(
     require_choice("engine", engine, EngineName)
     require_choice("precision", precision, PrecisionName)
     settle_threads(threads, measure=True, device=_computes_on(model, engine, device))
-    detector = Detector.load(model, device, engine, precision)
     index = load_index(Path(data), split)
+    detector = Detector.load(model, device, engine, precision, len(index))
     origin = Origin() if is_exported(model) else detector.checkpoint.origin
     return evaluate_data(detector.engine, detector.description, origin, index, batch_size=batch_size)
 
@@ -234,8 +237,8 @@ def predict(
         workers: with `ray`, the number of models that work at once.
         precision: `fp32`, `bf16` or `int8`.
         device: `auto`, `cpu`, `cuda` or `mps`.
-        threads: number of threads, or `auto`, the default: the fastest, measured. With `ray` the most of a worker, by
-            default its share of the processors.
+        threads: number of threads, or `auto`: the fastest, measured, which is the default for many
+            pictures. With `ray` the most of a worker, by default its share of the processors.
 
     Returns:
         `detections.json`: COCO results with `file_name` and `name`. `image_id` is the data set's where all pictures
@@ -263,14 +266,15 @@ def predict(
         return predict_distributed(job, list(sources), workers)
     if workers is not None:
         raise UserError("--workers belongs to --engine ray; other engines use all threads of one process")
-    settle_threads(threads, measure=True, device=_computes_on(model, engine, device))
     if videos and (len(sources) > 1 or shard.count > 1):
         raise UserError(f"{videos[0]} is a video: give it alone, without --shards")
     paths = [] if videos else expand_sources(list(sources), folder)
     if not videos and not paths:
         raise UserError(f"nothing to detect in: every source lies in --output {folder}; choose another folder")
     require_folder(folder)
-    detector = Detector.load(model, device, engine, precision)
+    many = bool(videos) or len(paths) >= WORTH_MEASURING
+    settle_threads(threads, measure=many, device=_computes_on(model, engine, device))
+    detector = Detector.load(model, device, engine, precision, len(paths) // shard.count)
     indices = None if named is None else detector.description.label_map.indices_of(named)
     if videos:
         return predict_video(
@@ -418,6 +422,28 @@ def export(
         certificate = export_with_data(checkpoint, path, options, Path(data), index)
     console.print(f"{path} is written and certified: {certificate.summary()}")
     return certificate
+
+
+def prepare(
+    model: str | Path, *, precision: PrecisionName = "fp32", device: str = "auto", threads: int | str | None = None
+) -> str:
+    """Export a model for every engine that is installed, compare and time them, and keep all of it beside the model.
+
+    From then on `auto` is the fastest of them. It takes a minute or more; the same call returns at once afterwards.
+
+    Returns:
+        the name of the fastest.
+
+    Raises:
+        UserError: no such model; it runs on a GPU, where PyTorch is used; or no engine can run it in this precision.
+    """
+    require_choice("precision", precision, PrecisionName)
+    if is_exported(model):
+        raise UserError(f"{model} is an exported file, which its engine runs as it is; give the model it was made from")
+    if resolve_device(device).type != "cpu":
+        raise UserError("PyTorch runs models on a GPU, and needs no engine; give --device cpu for engines of the CPU")
+    settle_threads(threads, measure=True, device="cpu")
+    return prepare_engines(load_checkpoint(model), precision).name
 
 
 def benchmark(

@@ -370,6 +370,12 @@ def export(
 
 
 @app.command()
+def prepare(model: Model, precision: Precision = "fp32", device: Device = "auto", threads: ThreadCount = None) -> None:
+    """Make faster engines for a model on this machine's CPU, once; predict and val with --engine auto then use them."""
+    opendetr.prepare(model, precision=precision, device=device, threads=threads)
+
+
+@app.command()
 def benchmark(
     model: Model,
     against: Annotated[PeerName | None, typer.Option(help="Also measure the same weights in other code.")] = None,

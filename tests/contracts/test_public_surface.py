@@ -35,7 +35,7 @@ from opendetr.recipes.presets import PRESETS
 PUBLIC_NAMES = {
     "Batch", "DETR", "Detections", "Detector", "DetrOutput", "LabelMap", "Matches", "RunConfig", "Target", "Targets",
     "UserError", "__version__", "ablate", "benchmark", "build_model", "convert", "demo", "doctor", "explain",
-    "export", "info", "load_model", "load_recipe", "match", "predict", "set_loss", "track", "train", "val",
+    "export", "info", "load_model", "load_recipe", "match", "predict", "prepare", "set_loss", "track", "train", "val",
     "write_digits",
 }  # fmt: skip
 
@@ -74,6 +74,7 @@ COMMANDS = {
         "--output", "--format", "--precision", "--with-preprocessing", "--with-attention", "--data", "--split",
         "--max-ap-loss", "--threads",
     },
+    "prepare": {"--precision", "--device", "--threads"},
     "info": {"--size", "--json"},
     "benchmark": {
         "--against", "--size", "--batch", "--engine", "--precision", "--seconds", "--output", "--memory", "--device",
@@ -115,6 +116,7 @@ def test_rooms_do_not_hide_verbs():
         "doctor",
         "explain",
         "export",
+        "prepare",
         "ablate",
         "benchmark",
         "convert",

@@ -88,8 +88,10 @@ def prepare_engines(checkpoint: Checkpoint, precision: str) -> Engine:
     Engines that cannot run the model, or disagree with PyTorch, are left out, with a printed reason.
 
     Raises:
-        UserError: no engine can run the model in this precision.
+        UserError: no engine is installed, or none can run the model in this precision.
     """
+    if not installed_engines():
+        raise UserError(f"{' and '.join(GRAPH_ENGINES)} are not installed: pip install 'opendetr[export]'")
     found, tracing = dict[str, Engine](), Tracing(checkpoint)
     if precision != "int8":
         found["torch"] = TorchEngine.prepared(checkpoint.model, torch.device("cpu"), precision)
