@@ -352,9 +352,11 @@ def convert(
     Args:
         model: any model that can be loaded.
         output: the folder to write; new or empty.
-        to: `huggingface`, a folder that `transformers` reads; `official`, a folder with `checkpoint.pth` for the
-            official code; `opendetr`, a model folder of ours.
-        push: also upload a `huggingface` folder to the hub, as ORGANISATION/NAME.
+        to: `huggingface`, a folder that `transformers` reads, with code of its own where the DETR of that library
+            computes something else; `official`, a folder with `checkpoint.pth` for the official code; `opendetr`, a
+            model folder of ours.
+        push: also upload the folder (not an `official` one) to the hub, as ORGANISATION/NAME, with a model card; what
+            is uploaded names no folder of this machine.
         private: make that repository a private one, where it does not exist.
         licence: of the model, as the hub calls it (`apache-2.0`), for its card.
         dc5: whether an official `.pth` has a dilated backbone, which its weights do not show; None takes its stored
@@ -368,8 +370,8 @@ def convert(
     """
     folder = Path(output).resolve()
     require_choice("to", to, ModelForm)
-    if push is not None and to != "huggingface":
-        raise UserError(f"--push {push} needs --to huggingface: the hub's libraries read no other form")
+    if push is not None and to == "official":
+        raise UserError(f"--push {push} needs --to huggingface or --to opendetr: nothing reads a .pth from the hub")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists and is not empty; give the name of a new folder")
     return write_model(load_checkpoint(model, dc5=dc5), folder, to, push, licence, private=private)

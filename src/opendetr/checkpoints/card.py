@@ -1,24 +1,46 @@
 """The model card: facts of a model for others, from the run that made it."""
 
-import re
 from pathlib import Path
+from typing import Literal
 
 from huggingface_hub import EvalResult, ModelCardData
 
 from opendetr.checkpoints.native import Checkpoint
 from opendetr.checkpoints.origin import Origin
-from opendetr.config import RunConfig
+from opendetr.checkpoints.public import without_places
 from opendetr.errors import UserError, first_line
 
-WEIGHTS = (".bin", ".pt", ".pth", ".safetensors")
 PAPER = "https://arxiv.org/abs/2005.12872"
+Loader = Literal["transformers", "code", "opendetr"]  # who reads the folder; code: transformers, with the folder's code
+USE: dict[Loader, list[str]] = {
+    "transformers": [
+        "```python", "from transformers import pipeline", "", 'detect = pipeline("object-detection", model="{name}")',
+        'detect("picture.jpg", threshold=0.5)', "```",
+    ],
+    "code": [
+        "```python", "from transformers import pipeline", "",
+        'detect = pipeline("object-detection", model="{name}", trust_remote_code=True)',
+        'detect("picture.jpg", threshold=0.5)', "```", "",
+        "`trust_remote_code=True` runs `modeling_opendetr.py`, which opendetr wrote from its own source. It needs "
+        "torch, torchvision, timm and transformers 5. It is for detection: there is no loss, and attention is not "
+        "returned. Pictures of different sizes in one batch are padded, which changes scores a little; one at a time "
+        "they are those of opendetr, which reads this folder too: `opendetr predict {address} photos/`.",
+    ],
+    "opendetr": [
+        "```bash", "opendetr predict {address} photos/ --output found", "```", "",
+        "```python", "from opendetr import Detector", "", 'Detector.load("{address}").predict("picture.jpg")', "```",
+    ],
+}  # fmt: skip
 
 
-def model_card(checkpoint: Checkpoint, name: str, licence: str | None = None) -> str:
-    """A `README.md` in the hub's form: classes, training data, recipe, AP and licence, and what is not known.
+def model_card(checkpoint: Checkpoint, place: str, licence: str | None, loader: Loader) -> str:
+    """A `README.md` in the hub's form: use, classes, training data, recipe, AP and licence, and what is not known.
 
-    `licence` is an identifier of the hub, such as `apache-2.0`.
+    `place` is ORGANISATION/NAME on the hub, or the name of the folder; `licence` is an identifier of the hub, such as
+    `apache-2.0`. Places on this machine are not named.
     """
+    checkpoint, name = without_places(checkpoint), place.split("/")[-1]
+    address = f"hf://{place}" if "/" in place else place
     origin, config = checkpoint.origin, checkpoint.config
     found, data_name = origin.val, Path(origin.data).name or "not recorded"
     results = [] if not found else [
@@ -27,8 +49,10 @@ def model_card(checkpoint: Checkpoint, name: str, licence: str | None = None) ->
         if found[kind] >= 0  # -1 is undefined: nothing to find
     ]  # fmt: skip
     head = ModelCardData(
-        model_name=name, license=licence, library_name="transformers", pipeline_tag="object-detection",
-        tags=["object-detection", "detr", "opendetr"], eval_results=results or None, ignore_metadata_errors=False,
+        model_name=name, license=licence, pipeline_tag="object-detection",
+        library_name="opendetr" if loader == "opendetr" else "transformers",
+        tags=["object-detection", "detr", "opendetr"] + ["custom_code"] * (loader == "code"),
+        eval_results=results or None, ignore_metadata_errors=False,
     )  # fmt: skip
     labels = checkpoint.label_map
     classes = [name for name, category_id in zip(labels.names, labels.category_ids) if category_id is not None]
@@ -36,6 +60,7 @@ def model_card(checkpoint: Checkpoint, name: str, licence: str | None = None) ->
         "---", head.to_yaml().strip(), "---", "", f"# {name}", "",
         f"A detection transformer ([DETR]({PAPER})): {config.model.backbone}, {config.model.num_encoder_layers} + "
         f"{config.model.num_decoder_layers} layers, {config.model.num_queries} queries. Written by opendetr.", "",
+        *(line.replace("{name}", place).replace("{address}", address) for line in USE[loader]), "",
         f"- Classes ({len(classes)}): {', '.join(classes[:100])}",
         *_training(origin, config.data.train_split, data_name),
         f"- Licence: {licence or 'not stated by the author of this file; that of the training data may apply too'}",
@@ -50,7 +75,7 @@ def model_card(checkpoint: Checkpoint, name: str, licence: str | None = None) ->
             for kind in ("AP", "AP50", "AP75")
         ]
     if origin.training is not None:
-        lines += ["", "<details><summary>The whole config</summary>", "", "```toml", _public(config).to_toml().strip(),
+        lines += ["", "<details><summary>The whole config</summary>", "", "```toml", config.to_toml().strip(),
                   "```", "", "</details>"]  # fmt: skip
     return "\n".join(lines) + "\n"
 
@@ -74,26 +99,12 @@ def push_to_hub(folder: Path, repository: str, *, private: bool = False) -> str:
 def _training(origin: Origin, split: str, data_name: str) -> list[str]:
     last = origin.training
     if last is None:
-        return [f"- Training: not by opendetr; read from {_name(origin.source or 'an unknown source')}"]
+        return [f"- Training: not by opendetr; read from {origin.source or 'an unknown source'}"]
     return [
         f"- Training data: {data_name}, split {origin.train_split or split}",
         f"- Training: {last['epoch']:.4g} epochs, {last['step']} steps, {last['seconds'] / 60:.3g} minutes; began with "
-        f"{_name(origin.backbone_weights or 'unknown weights')}",
+        f"{origin.backbone_weights or 'unknown weights'}",
     ]
-
-
-def _public(config: RunConfig) -> RunConfig:
-    """The config without the folders of this machine."""
-    values = {"data.root": _name(config.data.root), "train.init": _name(config.train.init)}
-    return config.with_values({**values, "model.backbone_weights": _name(config.model.backbone_weights)}, "the card")
-
-
-def _name(text: str) -> str:
-    """The last part of a path on this machine; other texts as they are, without a path in brackets."""
-    text = re.sub(r" \((?:[/~.]|\w:)[^)]*\)$", "", text)  # which earlier releases wrote
-    path = Path(text)
-    local = path.exists() or path.is_absolute() or text.startswith((".", "~")) or path.suffix in WEIGHTS
-    return path.name if local else text
 
 
 def _rounded(values: tuple[float, ...]) -> list[float]:

@@ -52,16 +52,16 @@ def load_huggingface(folder: Path, state: Mapping[str, Tensor] | None = None) ->
     if not isinstance(config, dict) or config.get("model_type") != "detr":
         kind = config.get("model_type") if isinstance(config, dict) else type(config).__name__
         raise UserError(f"{folder}/config.json is of a model of type '{kind}'; expected 'detr'")
-    whole = _weights(folder) if state is None else state
+    whole = read_weights(folder) if state is None else state
     with damage_is_said(folder):
         theirs = file_names(without_masks(whole))
         renamed = to_ours(theirs)
         if "class_embed.weight" not in renamed or "query_embed.weight" not in renamed:
             raise UserError(f"{folder} holds no weights of DetrForObjectDetection")
         told = config.get("opendetr", {})
-        label_map = _labels(config, renamed["class_embed.weight"].shape[0] - 1, folder)
+        label_map = read_labels(config, renamed["class_embed.weight"].shape[0] - 1, folder)
         model_config = _architecture(config, renamed, folder)
-        preprocessing = _preprocessing(folder, told.get("multiple_of", 1))
+        preprocessing = read_preprocessing(folder, told.get("multiple_of", 1))
         timm_backbone = not any(name.startswith(f"{BACKBONE}encoder.stages") for name in theirs)
         origin = Origin(
             format="huggingface", **as_stored(renamed), timm_backbone=timm_backbone,
@@ -82,7 +82,7 @@ def save_huggingface(checkpoint: Checkpoint, folder: Path, card: str = "") -> Pa
     Raises:
         UserError: the model is not the paper's, or `transformers` would compute something else.
     """
-    _require_writable_model(checkpoint.model, checkpoint.config.model)
+    require_writable_model(checkpoint.model, checkpoint.config.model)
     timm_backbone = checkpoint.origin.timm_backbone
     weights = from_ours(stored_weights(checkpoint, "huggingface"), timm_backbone=timm_backbone)
     with replacing_folder(folder) as new:
@@ -93,7 +93,7 @@ def save_huggingface(checkpoint: Checkpoint, folder: Path, card: str = "") -> Pa
     return folder
 
 
-def _require_writable_model(model: DETR, config: ModelConfig) -> None:
+def require_writable_model(model: DETR, config: ModelConfig) -> None:
     """Check that `transformers` computes the same; UserError if not."""
     reader = "Hugging Face's DETR"
     require_paper_model(config, reader)
@@ -107,7 +107,8 @@ def _require_writable_model(model: DETR, config: ModelConfig) -> None:
         )
 
 
-def _weights(folder: Path) -> dict[str, Tensor]:
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The weights in a folder of `save_pretrained`, under the names they have there; UserError if there are none."""
     expected = "the weights of DetrForObjectDetection"
     path = folder / "model.safetensors"
     if path.is_file():
@@ -185,7 +186,7 @@ def _backbone(config: Mapping[str, Any], folder: Path) -> tuple[str, bool]:
     return (f"{name}.tv_in1k" if RESNET.fullmatch(name) and "." not in name else name), dilated
 
 
-def _labels(config: Mapping[str, Any], num_classes: int, folder: Path) -> LabelMap:
+def read_labels(config: Mapping[str, Any], num_classes: int, folder: Path) -> LabelMap:
     """The classes by `id2label`; COCO's 91 keep their raw ids, others count from 0; stuff has no boxes."""
     try:
         names = {int(index): str(name) for index, name in config["id2label"].items()}
@@ -206,7 +207,7 @@ def _labels(config: Mapping[str, Any], num_classes: int, folder: Path) -> LabelM
     return LabelMap(tuple(None if index in holes else index for index in range(num_classes)), in_order)
 
 
-def _preprocessing(folder: Path, multiple_of: int) -> Preprocessing:
+def read_preprocessing(folder: Path, multiple_of: int) -> Preprocessing:
     """Size, mean and standard deviation of the image processor, else the paper's; UserError for an unknown option."""
     path = folder / "preprocessor_config.json"
     found = read_json(path, "the config of an image processor") if path.is_file() else {}

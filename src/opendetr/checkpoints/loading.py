@@ -13,7 +13,9 @@ from opendetr.checkpoints.download import RELEASES, fetch_release
 from opendetr.checkpoints.huggingface import load_huggingface
 from opendetr.checkpoints.native import Checkpoint
 from opendetr.checkpoints.official import OFFICIAL_FILE, load_official
+from opendetr.checkpoints.remote_code import MODEL_TYPE, load_with_code
 from opendetr.errors import UserError, first_line
+from opendetr.files import read_json
 from opendetr.model.detr import DETR
 from opendetr.options import EXPORT_SUFFIXES
 from opendetr.progress import console
@@ -23,7 +25,10 @@ NO_WEIGHTS = (
 )
 HUB = "hf://"
 HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+(?<!\.pth)(?<!\.pt)(?<!\.bin)(?<!\.safetensors)")
-HUB_FILES = ["config.json", "preprocessor_config.json", "model.safetensors"]
+HUB_FILES = [  # of the forms of `transformers` and of ours; no code, and no pickles
+    "config.json", "preprocessor_config.json", "model.safetensors",
+    "config.toml", "labels.json", "preprocessing.json", "metrics.json",
+]  # fmt: skip
 
 
 def is_exported(model: str | Path) -> bool:
@@ -39,7 +44,8 @@ def load_checkpoint(
     Args:
         name: a run folder (its `best`, else its `last`) or model folder; a `.pth` of the official code; `detr-r50`,
             `detr-r101`, `detr-r50-dc5` or `detr-r101-dc5`, the paper's released checkpoints; a folder written by
-            `save_pretrained`; `hf://ORGANISATION/NAME`, or the same without `hf://` where no such folder exists.
+            `save_pretrained` or `convert`; `hf://ORGANISATION/NAME`, whose files tell which kind it is, or the same
+            without `hf://` where no such folder exists.
         dc5: for `convert` only: whether an official `.pth` has a dilated backbone, as in `load_official`.
         state: of a Hugging Face folder, the weights to use instead of those in its files: a `state_dict()` of
             `DetrForObjectDetection`, of any release.
@@ -64,7 +70,7 @@ def load_checkpoint(
     elif (path / OFFICIAL_FILE).is_file():
         found = load_official(path / OFFICIAL_FILE, dc5=dc5)
     elif (path / "config.json").is_file():
-        found = load_huggingface(path, state)
+        found = _of_transformers(path, state)
     elif not path.exists() and HUB_NAME.fullmatch(text):
         found = _of_hub(text, "it is no folder here, and as a name on the Hugging Face hub it cannot be had")
     elif not path.exists() and (similar := difflib.get_close_matches(path.stem, RELEASES, 1)):
@@ -89,7 +95,7 @@ def _without_dc5(found: Checkpoint, dc5: bool | None) -> Checkpoint:
 
 
 def _of_hub(repository: str, problem: str) -> Checkpoint:
-    """A model of the Hugging Face hub, from the local cache or downloaded."""
+    """A model of the Hugging Face hub, from the local cache or downloaded: a folder of ours or of `transformers`."""
     from huggingface_hub import snapshot_download
 
     try:
@@ -100,4 +106,11 @@ def _of_hub(repository: str, problem: str) -> Checkpoint:
         raise UserError(
             f"'{repository}': {problem} ({first_line(error)}); check the spelling, or connect to the network once"
         ) from None
-    return load_huggingface(folder)
+    return native.load_folder(folder) if (folder / "config.toml").is_file() else _of_transformers(folder)
+
+
+def _of_transformers(folder: Path, state: Mapping[str, Tensor] | None = None) -> Checkpoint:
+    """A folder of `save_pretrained`, or one that brings its own code."""
+    config = read_json(folder / "config.json", "the config of a Hugging Face model")
+    brings_code = isinstance(config, dict) and config.get("model_type") == MODEL_TYPE
+    return load_with_code(folder, state) if brings_code else load_huggingface(folder, state)
