@@ -8,6 +8,9 @@ import sys
 
 from opendetr import Detector
 
+if len(sys.argv) < 3:
+    print(__doc__.splitlines()[0], file=sys.stderr)
+    sys.exit(2)
 model, *pictures = sys.argv[1:]
 detector = Detector.load(model)
 for picture, detections in zip(pictures, detector.predict(pictures, threshold=0.7)):

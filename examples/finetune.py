@@ -9,5 +9,8 @@ import sys
 from opendetr import train
 
 if __name__ == "__main__":  # pictures may be read by other processes, and on Windows and macOS those run this file too
+    if len(sys.argv) < 4:
+        print(__doc__.splitlines()[0], file=sys.stderr)
+        sys.exit(2)
     model, data, run, *epochs = sys.argv[1:]
     train(data, init=model, new_head=True, recipe="fast", epochs=int(*epochs or [20]), output=run)

@@ -146,6 +146,7 @@ def read_json_lines(path: Path, expected: str) -> list[Any]:
 def replacing_folder(folder: Path) -> Iterator[Path]:
     """Yield an empty folder to fill; on success it takes the place of `folder`, on failure `folder` is untouched.
 
+    Its files can be read by whom new files can: safetensors makes files that only their owner can read.
     Folders cannot be exchanged in one portable step: for a moment the old one has its `.old` name, where
     `recover_folder` finds it if the program is killed.
     """
@@ -156,6 +157,10 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     new.mkdir()
     try:
         yield new
+        mode = new.stat().st_mode & 0o666  # as the umask left it
+        for path in new.rglob("*"):
+            if path.is_file():
+                path.chmod(mode)
         if folder.exists():
             shutil.rmtree(old, ignore_errors=True)
             _rename(folder, old)

@@ -47,3 +47,13 @@ def test_models_of_others_go_in_and_out(run_example, digits, tmp_path, capsys):
     assert first.keys() == again.keys()
     assert all(torch.equal(tensor, again[name]) for name, tensor in first.items())
     assert load_checkpoint(tmp_path / "tuned").label_map.names == tuple("0123456789")
+
+
+@pytest.mark.parametrize("name", ["convert.py", "detect.py", "finetune.py", "run_onnx.py"])
+def test_without_arguments_one_sentence_says_what_is_needed(run_example, name, capsys):
+    with pytest.raises(SystemExit) as ended:
+        run_example(name)
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert said.count("\n") == 1
+    assert name in said

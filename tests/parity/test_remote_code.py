@@ -20,7 +20,6 @@ from opendetr.checkpoints.native import Checkpoint
 from opendetr.checkpoints.one_file import one_file
 from opendetr.checkpoints.origin import Origin
 from opendetr.checkpoints.remote_code import save_with_code
-from opendetr.config import ModelConfig, RunConfig
 from opendetr.data.transforms import Preprocessing
 from opendetr.errors import UserError
 from opendetr.inference.detector import Detector

@@ -1,8 +1,12 @@
 import math
+import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from opendetr import files
 from opendetr.errors import UserError
@@ -127,6 +131,26 @@ def test_a_failure_leaves_the_old_folder(tmp_path, error, before):
         fail()
     assert names(tmp_path) == ({"last"} if before else set())
     assert not before or names(folder) == {"one"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no umask")
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_files_are_readable_as_the_umask_says(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        with replacing_folder(tmp_path / "model") as new:
+            save_file({"weight": torch.zeros(1)}, new / "model.safetensors")  # readable by its owner only
+            (new / "inner").mkdir()
+            write_text(new / "inner" / "note.txt", "x")
+        write_bytes(tmp_path / "bytes", b"x")
+        write_lines(tmp_path / "lines", ["x"])
+    finally:
+        os.umask(before)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path.name: path.stat().st_mode & 0o777 for path in files} == dict.fromkeys(
+        ("model.safetensors", "note.txt", "bytes", "lines"), mode
+    )
+    assert (tmp_path / "model" / "inner").stat().st_mode & 0o111  # a folder can still be entered
 
 
 def test_wherever_the_program_dies_the_old_or_the_new_folder_is_there_whole(tmp_path, kill_at, monkeypatch):
