@@ -231,3 +231,16 @@ def test_bytes_and_open_files_are_read_like_the_file(tmp_path):
     for nothing in (None, 5, {}):
         with pytest.raises(UserError, match="is no picture; expected a path, a PIL image"):
             inspect.unwrap(read_image)(nothing)  # without the tests' check of types
+
+
+def test_what_is_saved_again_has_no_exif_and_no_comment(tmp_path):
+    exif = Image.Exif()
+    exif[0x010F] = "secret camera"
+    exif[0x8825] = {1: "N", 2: (52.0, 31.0, 0.0)}
+    Image.new("RGB", (20, 10)).save(tmp_path / "a.jpg", exif=exif, comment=b"secret comment", icc_profile=b"profile")
+    image = read_image(tmp_path / "a.jpg")
+    assert image.info == {"icc_profile": b"profile"}
+    for suffix in ("jpg", "png", "webp", "tiff"):
+        image.crop((0, 0, 5, 5)).save(tmp_path / f"b.{suffix}")
+        assert b"secret" not in (tmp_path / f"b.{suffix}").read_bytes()
+        assert not Image.open(tmp_path / f"b.{suffix}").getexif().get_ifd(0x8825)

@@ -6,6 +6,7 @@ turn, without shape annotations and without what only training, explaining and f
 
 import ast
 from copy import deepcopy
+from functools import cache
 from importlib import resources
 from typing import Any
 
@@ -24,6 +25,7 @@ REPLACED = {  # frozen batch norm is not folded into convolutions: that is for t
 }
 
 
+@cache
 def one_file(template: str) -> str:
     """The source of a template in this folder with everything that it imports from opendetr."""
     own = _Module(f"checkpoints/{template}")

@@ -1,5 +1,6 @@
 """What others may see of a model: names of files and folders, but not where on this machine they are."""
 
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +18,14 @@ def name_of_place(text: str) -> str:
     """The last part of a path on this machine; in other texts, paths are replaced by their last parts."""
     text = re.sub(r" \((?:[/~.]|\w:)[^)]*\)$", "", text)  # which earlier releases wrote
     path = Path(text)
-    if text and (path.is_absolute() or text.startswith((".", "~")) or path.suffix in WEIGHTS or path.exists()):
-        return path.name
-    return PLACE.sub(lambda found: re.split(r"[/\\]", found[0].rstrip("/\\"))[-1], text)
+    if text and (path.is_absolute() or text.startswith((".", "~")) or path.suffix in WEIGHTS or os.path.exists(text)):
+        return "home" if path == Path.home() else path.name  # whose name is often its owner's
+    return without_paths(text)
+
+
+def without_paths(sentence: str) -> str:
+    """A sentence in which paths from a root or from home are replaced by their last parts."""
+    return PLACE.sub(lambda found: re.split(r"[/\\]", found[0].rstrip("/\\"))[-1], sentence)
 
 
 def without_places(checkpoint: Checkpoint) -> Checkpoint:

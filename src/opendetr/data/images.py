@@ -132,7 +132,7 @@ _QUARTER_TURNS = frozenset({5, 6, 7, 8})
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any PIL image as upright RGB."""
+    """Any PIL image as upright RGB, without the file's EXIF and comments: Pillow would write some of them again."""
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16-bit grey; PIL's own conversion would clip instead of scale
         image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
@@ -140,7 +140,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
+    image = image.convert("RGB")
+    image.info = {name: value for name, value in image.info.items() if name == "icc_profile"}
+    return image
 
 
 def _from_array(array: np.ndarray, channel_order: str) -> Image.Image:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from opendetr._matplotlib import Figure, png_of
+from opendetr.checkpoints.public import without_paths
 from opendetr.evaluation import page
 from opendetr.files import write_bytes, write_text
 
@@ -18,17 +19,19 @@ _FILES, _FILE = re.compile(r"<ul id=files>(.*)</ul>"), re.compile(r"<li>([^<]*\.
 class Folder:
     """Collects figures: each becomes a PNG in the folder and a part of the page, which ends with a list of its files.
 
+    The title and headings name models and data without the folders of this machine.
+
     Files that an earlier page in the folder lists and this page lacks are removed when this page is written.
     """
 
     def __init__(self, path: Path, title: str) -> None:
-        self.path, self.title, self.body = path, title, ""
+        self.path, self.title, self.body = path, without_paths(title), ""
         self.files: list[str] = []
         path.mkdir(parents=True, exist_ok=True)
 
     def heading(self, text: str) -> None:
         """Begin a section."""
-        self.body += f"<h2>{html.escape(text)}</h2>"
+        self.body += f"<h2>{html.escape(without_paths(text))}</h2>"
 
     def words(self, text: str) -> None:
         """A paragraph."""
