@@ -18,6 +18,7 @@ from opendetr import Detector, api
 from opendetr.checkpoints.loading import load_checkpoint
 from opendetr.checkpoints.native import save_checkpoint
 from opendetr.errors import UserError
+from opendetr.explanation.folder import Folder
 
 
 @pytest.fixture
@@ -91,9 +92,8 @@ def test_what_is_uploaded_names_no_place_and_says_the_same(recipe, form, place, 
 
     picture = sorted((place / "digits" / "images").glob("test_*.png"))[0]
     there, here = (Detector.load(name).predict(picture, threshold=0.0) for name in ("hf://me/cells", run))
-    torch.testing.assert_close(
-        there.scores, here.scores, rtol=0, atol=1e-6
-    )  # transformers' batch norm rounds otherwise
+    # Not to the bit: batch norm as in transformers rounds otherwise.
+    torch.testing.assert_close(there.scores, here.scores, rtol=0, atol=1e-6)
     torch.testing.assert_close(there.boxes_xyxy, here.boxes_xyxy, rtol=0, atol=1e-4)  # of 128 pixels
     assert there.names == here.names
 
@@ -132,7 +132,9 @@ def test_the_official_code_cannot_have_the_fast_recipe_and_who_can_is_said(place
 
 
 def test_pages_name_no_place(place, tmp_path):
-    page = api.explain(str(place / "fast"), data=place / "digits", slots=True, output=tmp_path / "seen")
-    text = page.read_text(encoding="utf-8")
+    page = Folder(tmp_path, f"What the queries of {place / 'fast'} do")
+    page.heading(f"4 pictures of {place / 'digits' / 'annotations' / 'val.json'}")
+    text = page.finish().read_text(encoding="utf-8")
     assert "What the queries of fast do" in text
+    assert "4 pictures of val.json" in text
     assert not [secret for secret in SECRETS if secret in text]

@@ -10,8 +10,10 @@ from opendetr.checkpoints.public import name_of_place, without_paths
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("/home/me/cells", "cells"), (str(Path.home()), "home"), ("/home/me/my cells/", "my cells"), ("~/cells", "cells"), ("./a/b", "b"),
-        ("models/mine.pth", "mine.pth"), ("detr-r50", "detr-r50"), ("", ""), ("hf://me/cells", "hf://me/cells"),
+        ("/home/me/cells", "cells"), (str(Path.home()), "home"),
+        ("/home/me/my cells/", "my cells"), ("~/cells", "cells"), ("./a/b", "b"),
+        ("models/mine.pth", "mine.pth"), ("detr-r50", "detr-r50"), ("", ""), ("a word " * 100, "a word " * 100),
+        ("hf://me/cells", "hf://me/cells"),
         ("the local cache (/home/me/.cache/hub/model.safetensors)", "the local cache"),
     ],
 )  # fmt: skip
