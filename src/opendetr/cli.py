@@ -329,7 +329,9 @@ def convert(
     to: Annotated[
         ModelForm, typer.Option(help="The format to write: Hugging Face's, the official code's, or opendetr's.")
     ],
-    push: Annotated[str | None, typer.Option(help="Also upload it to the Hugging Face hub: ORGANISATION/NAME.")] = None,
+    push: Annotated[
+        str | None, typer.Option(help="Also upload the folder to the Hugging Face hub: ORGANISATION/NAME.")
+    ] = None,
     private: Annotated[bool, typer.Option("--private", help="With --push: make the repository private.")] = False,
     licence: Annotated[str | None, typer.Option(help="Licence for the model card, e.g. apache-2.0.")] = None,
     dc5: Annotated[

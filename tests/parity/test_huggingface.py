@@ -304,7 +304,7 @@ def test_the_card_has_no_paths_of_this_machine_and_no_undefined_figures(small_fo
     ):  # fmt: skip
         found = {"AP": -1.0, "AP50": 0.25, "AP75": -1.0}
         origin = Origin(data="/home/me/cells", training=last, val=found, backbone_weights=said)
-        card = ModelCard(model_card(replace(checkpoint, origin=origin), "cells"))
+        card = ModelCard(model_card(replace(checkpoint, origin=origin), "cells", None, "transformers"))
         assert f"began with {shown}\n" in card.text
         assert not any(word in str(card) for word in ("/home", "secret", "-1.0"))
         assert [(result.metric_type, result.metric_value) for result in card.data.eval_results] == [("AP50", 0.25)]
