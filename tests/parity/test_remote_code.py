@@ -38,7 +38,9 @@ MODELS = {
     "fast, frozen batch norm with activations": (
         "fast", FAST | {"backbone": "test_efficientnet", "backbone_weights": "auto"},
     ),
-    "fast, the last map only": ("fast", SMALL | {"proposal_strides": (), "encoder_strides": ()}),
+    "fast, the last map only, buffers that no file holds": (
+        "fast", SMALL | {"backbone": "resnetblur18", "proposal_strides": (), "encoder_strides": ()},
+    ),
     "paper, before the norm, other places, dilated": (
         "paper", SMALL | {
             "pre_norm": True, "position_placement": "input", "query_placement": "input", "output_stride": 16,
