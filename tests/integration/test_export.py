@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -707,6 +708,18 @@ def test_a_backbone_with_tensorflow_padding_needs_sides_that_fit(tmp_path):
     checkpoint = make_checkpoint(tmp_path / "model", "paper", backbone="tf_efficientnet_lite0")
     with pytest.raises(UserError, match=r"multiples of 32; .* --set data.multiple_of=32"):
         api.export(checkpoint.source, tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("kind", ["onnx", "openvino", "pt2"])
+def test_a_file_names_no_folder_of_this_machine(exported, kind):
+    """torch keeps the line of code behind every operation, with its path."""
+    path, _ = exported("fast", kind)
+    content = path.read_bytes()
+    if kind == "pt2":
+        with zipfile.ZipFile(path) as parts:
+            content = b"".join(parts.read(name) for name in parts.namelist())
+    for place in (Path(torch.__file__).parents[1], Path(api.__file__).parent, path.parent, Path.home()):
+        assert str(place).encode() not in content
 
 
 def test_the_example_has_the_pixels_that_we_have():

@@ -210,7 +210,7 @@ def _pictures(index: DatasetIndex | None) -> tuple[list[Image.Image], str]:
             "two photographs"
         )
     found = [read_image(record.path) for record in index.records[:PICTURES]]
-    return (found * PICTURES)[:PICTURES], f"{len(found)} pictures of {index.source}"
+    return (found * PICTURES)[:PICTURES], f"{len(found)} pictures of {index.source.name}"
 
 
 def _prepare(preprocessing: Preprocessing, image: Image.Image, frame: tuple[int, int]) -> Tensor:

@@ -1,6 +1,7 @@
 """The model as a graph that other programs run: its inputs, its outputs, and how it is traced."""
 
 import copy
+import itertools
 import logging
 import warnings
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.fx import GraphModule
 from torch.nn import functional as F
 
 from opendetr.boxes import cxcywh_to_xyxy
@@ -104,9 +106,13 @@ def export_program(
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # warnings of torch about its own code
         try:
-            return torch.export.export(model, (images, mask), dynamic_shapes=shapes, strict=False)
+            program = torch.export.export(model, (images, mask), dynamic_shapes=shapes, strict=False)
         except Exception as error:  # torch has many classes of exceptions
             raise ExportError(f"torch cannot trace this model for any size ({first_line(error)})") from error
+    graphs = [module.graph for module in program.graph_module.modules() if isinstance(module, GraphModule)]
+    for node in itertools.chain.from_iterable(graph.nodes for graph in graphs):
+        node.meta.pop("stack_trace", None)  # every file of the graph would name the folders of this machine
+    return program
 
 
 def to_onnx(program: ExportedProgram) -> Any:
