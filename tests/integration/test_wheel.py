@@ -38,3 +38,4 @@ def test_help_a_recipe_and_the_digits(installed, tmp_path):
     run(installed, tmp_path, sys.executable, script, "data", "digits", "scenes", "--scenes", "4")
     assert (tmp_path / "scenes/annotations/train.json").exists()
     assert (installed / "opendetr/py.typed").exists()
+    assert (installed / "opendetr/checkpoints/modeling_opendetr.py.txt").exists()

@@ -161,6 +161,15 @@ def test_padded_batches_are_masked(tmp_path):
     torch.testing.assert_close(output.pred_boxes, own.boxes_cxcywh[-1], rtol=0, atol=TOLERANCE)
 
 
+@torch.no_grad()
+def test_weights_stay_in_float32(tmp_path):
+    checkpoint = checkpoint_of(*MODELS["fast"])
+    folder = save_with_code(checkpoint, tmp_path / "model")
+    model = transformers.AutoModelForObjectDetection.from_pretrained(folder, trust_remote_code=True, dtype="bfloat16")
+    image = Detector.of_checkpoint(deepcopy(checkpoint), "cpu").prepare(picture())[None]
+    assert torch.equal(model.eval()(image).logits, checkpoint.model(image).logits[-1])
+
+
 def test_the_folder_comes_back_whole_and_its_code_is_not_run(tmp_path, capsys):
     checkpoint = checkpoint_of(*MODELS["fast"])
     folder = save_with_code(checkpoint, tmp_path / "model")

@@ -23,8 +23,9 @@ USE: dict[Loader, list[str]] = {
         'detect("picture.jpg", threshold=0.5)', "```", "",
         "`trust_remote_code=True` runs `modeling_opendetr.py`, which opendetr wrote from its own source. It needs "
         "torch, torchvision, timm and transformers 5. It is for detection: there is no loss, and attention is not "
-        "returned. Pictures of different sizes in one batch are padded, which changes scores a little; one at a time "
-        "they are those of opendetr, which reads this folder too: `opendetr predict {address} photos/`.",
+        "returned. Weights stay in float32; `torch.autocast` is for half precision. Pictures of different sizes in one "
+        "batch are padded, which changes scores a little; one at a time they are those of opendetr, which reads this "
+        "folder too: `opendetr predict {address} photos/`.",
     ],
     "opendetr": [
         "```bash", "opendetr predict {address} photos/ --output found", "```", "",
