@@ -101,4 +101,4 @@ def test_a_module_that_cannot_be_imported_names_the_extra(imported):
     assert {kind for kind, _ in failed.values()} <= {"UserError"}, failed
     for module, (_, sentence) in failed.items():
         assert any(f"opendetr[{extra}]" in sentence for extra in PROJECT["optional-dependencies"]), (module, sentence)
-    assert {"torch", "timm", "accelerate", "opendetr"} <= loaded
+    assert {"torch", "torchvision", "accelerate", "opendetr"} <= loaded

@@ -21,6 +21,7 @@ LEFT_OUT = {
 }  # fmt: skip
 REPLACED = {  # frozen batch norm is not folded into convolutions: that is for training and for bf16
     "Backbone._freeze": "def _freeze(self, freeze_depthwise: bool) -> None:\n"
+    "    from timm.layers import freeze_batch_norm_2d\n"
     "    self.body = freeze_batch_norm_2d(self.body)"
 }
 
