@@ -119,7 +119,7 @@ def train(
         started: when the budget of `minutes` began, as of `time.time()`; now by default.
 
     Returns:
-        The run folder, with `last` and, where a val split could choose it, `best`.
+        The run folder, with `last`, the page `report.html` and, where a val split could choose it, `best`.
 
     Raises:
         UserError: bad input of any kind; nothing has been written then.
@@ -531,8 +531,10 @@ def explain(
         split: of the data set.
         slots: what every query does over the split, and AP by decoder layer.
         image: the raw id of one of its pictures.
-        matching: for that picture, which query was matched to which object, at what cost, and why one was missed.
-        points: x, y in pixels of the picture, for the encoder's self-attention; by default on detections.
+        matching: for that picture, which query was matched to which object, at what cost, why one was missed, and what
+            each false alarm is.
+        points: x, y in pixels of the picture, for the encoder's self-attention, to and from the cells there; by default
+            on detections.
         layer: number of the layer, from 1; 0 is the last.
         head: number of the attention head, from 1; 0 is the mean.
         threshold: lowest score of the detections that are explained; the best three where none reaches it.

@@ -289,8 +289,10 @@ def explain(
     split: Annotated[str, typer.Option(help="With --data: the split.")] = "val",
     slots: Annotated[bool, typer.Option("--slots", help="With --data: what each query does over the split.")] = False,
     image: Annotated[int | None, typer.Option(help="With --data and --matching: the id of a picture.")] = None,
-    matching: Annotated[bool, typer.Option("--matching", help="Which query was matched to which object.")] = False,
-    point: Annotated[list[str] | None, typer.Option(help="x,y in pixels: the encoder's attention there.")] = None,
+    matching: Annotated[bool, typer.Option("--matching", help="What was found, missed, and wrongly found.")] = False,
+    point: Annotated[
+        list[str] | None, typer.Option(help="x,y in pixels: the encoder's attention to and from it.")
+    ] = None,
     layer: Annotated[int, typer.Option(help="Layer, from 1; 0 is the last.")] = 0,
     head: Annotated[int, typer.Option(help="Attention head, from 1; 0 is the mean.")] = 0,
     threshold: Annotated[float, typer.Option(help="The lowest score that is explained.")] = 0.5,

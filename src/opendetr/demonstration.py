@@ -1,34 +1,43 @@
 """The demo: trains a DETR on digit scenes until AP50 is high enough, and reports what it learned."""
 
+import html
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
 from opendetr.checkpoints.native import load_folder
-from opendetr.data.datasets import DatasetIndex, Record, load_index
+from opendetr.data.datasets import DatasetIndex, load_index
 from opendetr.data.digits import SIDE, write_digits
 from opendetr.data.images import read_image
 from opendetr.devices import describe_machine
 from opendetr.evaluation.coco import CocoMetrics
-from opendetr.evaluation.report import RunReport, print_metrics, write_report
+from opendetr.evaluation.report import print_metrics
+from opendetr.evaluation.run_page import (
+    ShownPicture,
+    average_precision,
+    class_table,
+    learning_curves,
+    truth_beside_found,
+)
 from opendetr.evaluation.runner import detect_split, metrics_of
 from opendetr.explanation.explaining import Asked, explain_picture
 from opendetr.explanation.folder import Folder
-from opendetr.files import write_json
+from opendetr.files import write_json, write_text
 from opendetr.inference.detector import Detector
-from opendetr.inference.prediction import draw
+from opendetr.pages.boxed_pictures import Thumbnail
+from opendetr.pages.page import page, paragraph
 from opendetr.progress import console
 from opendetr.recipes.recipe import resolve_config
 from opendetr.structures import Detections
 from opendetr.threads import Threads
 from opendetr.training.plan import Goal
 from opendetr.training.run_folder import read_metrics
-from opendetr.training.setup import prepare
+from opendetr.training.setup import prepare_training
 
 TRAINING_SCENES = 2000
 STEPS = 880  # of 8 scenes, that teach the digits
@@ -45,6 +54,16 @@ NEXT = (
 )
 
 
+@dataclass(frozen=True)
+class LearnedRun:
+    """One run of the demo, measured on the held-out scenes."""
+
+    title: str
+    summary: str  # a sentence or two about the numbers
+    metrics: CocoMetrics
+    section: str  # of the page
+
+
 def run_demo(output: Path, started: float, *, compare: bool = False, threads: Threads | None = None) -> Path:
     """Make the data, train, measure on held-out scenes, write the report; arguments as in `opendetr.api.demo`.
 
@@ -59,7 +78,10 @@ def run_demo(output: Path, started: float, *, compare: bool = False, threads: Th
         title = "The paper's architecture and loss, sized for minutes"
         runs.append(_learn("paper-small", title, output, time.time(), threads, minutes))
     machine = f"{describe_machine()}; torch {torch.__version__}; {minutes:.1f} minutes"
-    write_report(output / "report.html", "opendetr demo: digit scenes", runs, machine, NEXT)
+    commands = html.escape("\n".join(NEXT))
+    closing = f"<h2>Your own pictures</h2><pre>{commands}</pre>{paragraph(machine, is_note=True)}"
+    sections = "".join(run.section for run in runs)
+    write_text(output / "report.html", page("opendetr demo: digit scenes", sections + closing))
     summary = runs[0].metrics.summary
     facts = {"ap50": summary["AP50"], "ap": summary["AP"], "minutes": round(minutes, 2)}
     write_json(output / "report.json", facts | {"threads": torch.get_num_threads(), "machine": describe_machine()})
@@ -72,7 +94,7 @@ def run_demo(output: Path, started: float, *, compare: bool = False, threads: Th
 
 def _learn(
     recipe: str, title: str, output: Path, started: float, threads: Threads | None, minutes: float | None = None
-) -> RunReport:
+) -> LearnedRun:
     """Train with a recipe, for so many minutes or until the digits are learned; measure on the held-out scenes."""
     options = {"data.root": str(output / "digits"), "train.minutes": minutes or MOST_MINUTES}
     goal = None
@@ -82,7 +104,7 @@ def _learn(
     length = f"for {minutes:.1f} minutes" if minutes else f"until they are learned, {MOST_MINUTES:g} minutes at most"
     console.print(f"\n{title}: training {length}. Object queries, no anchors, no NMS.")
     run = next(run for number in itertools.count(1) if not (run := output / f"run-{number}").exists())
-    trainer = prepare(resolve_config(recipe, options=options), run, started, goal=goal, threads=threads)
+    trainer = prepare_training(resolve_config(recipe, options=options), run, started, goal=goal, threads=threads)
     trainer.fit()
     if trainer.plan.interrupted():
         raise KeyboardInterrupt
@@ -92,10 +114,15 @@ def _learn(
     metrics = metrics_of(index, detections)
     print_metrics(metrics)
     history = read_metrics(run)
-    found = [(index.records[position], found.above(THRESHOLD)) for position, found in detections]
-    pictures = [_truth_and_found(record, detections) for record, detections in found[:SHOWN]]
-    attention = _attention(detector, found, output / f"{run.name}-attention")
-    return RunReport(title, _summary(metrics, history, index), history, metrics, pictures, attention)
+    summary = _summary(metrics, history, index)
+    section = (
+        f"<h2>{html.escape(title)}</h2>{paragraph(summary)}{learning_curves(history, index.label_map.num_classes)}"
+        f"<h3>Average precision on held-out scenes</h3><div class=side>{average_precision(metrics)}"
+        f"{class_table({'the held-out scenes': index}, index.label_map, metrics)}</div>"
+        f"<h3>Held-out scenes: truth beside found</h3>{_truth_and_found(index, dict(detections))}"
+        f"{_attention(detector, index, detections, output / f'{run.name}-attention')}"
+    )
+    return LearnedRun(title, summary, metrics, section)
 
 
 def _summary(metrics: CocoMetrics, history: Sequence[dict[str, Any]], index: DatasetIndex) -> str:
@@ -114,21 +141,25 @@ def _summary(metrics: CocoMetrics, history: Sequence[dict[str, Any]], index: Dat
     return f"{learned} That is less than the AP50 of {WANTED_AP50} that is wanted here: the curves show the trend."
 
 
-def _truth_and_found(record: Record, found: Detections) -> tuple[str, Image.Image]:
-    """The picture, brighter, with the detections drawn; the caption lists the true objects."""
-    image = read_image(record.path)
-    brighter = image.point([round(255 * (value / 255) ** BRIGHTER) for value in range(256)] * 3)
-    true = ", ".join(found.label_map.names[label] for label in record.labels)
-    caption = f"true: {true}; found: {', '.join(found.names) or 'nothing'}"
-    return caption, draw(brighter, found)
+def _truth_and_found(index: DatasetIndex, detections: Mapping[int, Detections]) -> str:
+    """The first scenes, brighter, with their true boxes and with the detections."""
+    shown = []
+    for position, record in enumerate(index.records[:SHOWN]):
+        curve = [round(255 * (value / 255) ** BRIGHTER) for value in range(256)] * 3
+        image = read_image(record.path).point(curve)
+        shown.append(ShownPicture(position, record, Thumbnail.of(image, f"{index.source.stem}-{position}")))
+    return truth_beside_found(shown, detections, index.label_map)
 
 
-def _attention(detector: Detector, found: Sequence[tuple[Record, Detections]], folder: Path) -> str:
+def _attention(
+    detector: Detector, index: DatasetIndex, detections: Sequence[tuple[int, Detections]], folder: Path
+) -> str:
     """What the model attends to in the held-out scene with most detections, as a part of the page."""
-    record, _ = max(found, key=lambda item: len(item[1]))
-    seen = Folder(folder, "What the model attends to")
+    position, _ = max(detections, key=lambda item: len(item[1].above(THRESHOLD)))
+    record = index.records[position]
+    seen = Folder(folder, "What the model attends to", folder.parent)
     explain_picture(seen, detector, record.path.stem, read_image(record.path), Asked(THRESHOLD))
     return (
         "<h2>Attention</h2><p>One of the held-out scenes, with the attention of the model while it detected the "
-        "digits: bright cells are what a point, or a detection, read.</p>" + seen.body
+        "digits, and below each figure how to read it.</p>" + seen.body
     )

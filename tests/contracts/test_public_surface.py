@@ -240,7 +240,7 @@ def test_an_empty_output_is_the_current_folder_and_none_the_default(output, fold
         given.append(run)
         raise UserError("enough")
 
-    monkeypatch.setattr("opendetr.training.start.prepare", noted)
+    monkeypatch.setattr("opendetr.training.start.prepare_training", noted)
     with pytest.raises(UserError, match="enough"):
         opendetr.train("data", output=output, epochs=1, device="cpu", threads=1)
     assert given[1] == (Path("runs/data") if folder is None else folder)

@@ -41,12 +41,17 @@ def test_a_picture_is_explained(run, digits, tmp_path):
     name = picture.stem
     text = self_contained(page)
     assert "No answer reaches the threshold of 0.5; explained are the 3 best" in text
-    for figure in ("encoder", "decoder", "variants", "queries", "layers"):
+    for figure in ("encoder-readers", "encoder-reads", "decoder", "variants", "queries", "layers"):
         with Image.open(tmp_path / "out" / f"{name}-{figure}.png") as image:
             assert min(image.size) > 100
-    assert text.count("data:image/png") == 5
+        assert f'<a href="{name}-{figure}.png"><img' in text
+    assert text.count("data:image/png") == text.count("How to read this") == text.count("<b>Here.</b>") == 6
+    assert f'<li><a href="{name}.npz">{name}.npz</a></li>' in text
+    assert f"What {run.name} attends to" in text
+    assert str(run.parent) not in text  # a page tells no folder, which may tell a user
     arrays = np.load(tmp_path / "out" / f"{name}.npz")
     assert arrays["encoder_attention"].shape[2] == 2  # points
+    assert arrays["encoder_readers"].shape == arrays["encoder_attention"].shape
     assert arrays["cross_attention"].shape[2] == 3  # explained queries
     for key in ("encoder_attention", "cross_attention", "rollout"):
         np.testing.assert_allclose(arrays[key].sum((-2, -1)), 1, atol=1e-5)
@@ -167,6 +172,20 @@ def test_matching_says_why_objects_were_missed(run, digits, tmp_path, capsys):
     assert arrays["runners_up_costs"].shape == (len(image.labels), 3, 3)
     assert (np.diff(arrays["runners_up_costs"].sum(-1)) >= -1e-5).all()
     assert "its answer" in text
+    assert "0 detections, no false alarm" in text
+
+
+def test_matching_says_what_every_false_alarm_is(run, digits, tmp_path, capsys):
+    image = api.load_index(digits, "val").records[0]
+    page = api.explain(
+        run, output=tmp_path / "out", data=digits, split="val", image=image.image_id, matching=True, threshold=0.0
+    )  # fmt: skip
+    arrays = np.load(next((tmp_path / "out").glob("*.npz")))
+    wrong = [kind for kind in arrays["detections_alarms"].tolist() if kind]
+    assert len(wrong) == (arrays["detections_objects"] == -1).sum() > 0
+    assert (np.diff(arrays["detections_scores"]) <= 0).all()
+    assert f"{len(arrays['detections_scores'])} detections, {len(wrong)} false alarms (" in self_contained(page)
+    assert capsys.readouterr().out.count("\nfalse alarm ") >= len(wrong) - 1
 
 
 def test_a_model_without_encoder(digits, tmp_path):

@@ -68,6 +68,9 @@ def test_a_resumed_run_is_the_run_that_was_not_stopped(digits, tmp_path, monkeyp
     part = api.train(digits, **TINY, epochs=1, output=tmp_path / "part", overrides=["train.lr_drop=1.0"])
     resumed = api.train(resume=part, epochs=3)
     assert resumed == part
+    pages = [re.sub(r"base64,[^\"]*", "", (run / "report.html").read_text()) for run in (whole, part)]
+    assert ["Epoch 3, step" in page and page.count("found (right)") == 4 for page in pages] == [True, True]
+    assert not any(str(tmp_path) in page or socket.gethostname() in page for page in pages)
     expected, found = (load_file(run / "last" / "model.safetensors") for run in (whole, part))
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     ignored = {"seconds", "pictures_per_second"}

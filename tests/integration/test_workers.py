@@ -9,7 +9,7 @@ from tiny import TINY, TINY_FAST
 
 from opendetr.data.loader import DetectionDataset
 from opendetr.recipes.recipe import resolve_config
-from opendetr.training.setup import prepare
+from opendetr.training.setup import prepare_training
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_a_trainers_data_sets_can_be_sent_and_give_the_same(built, digits, tmp_p
     if recipe == "fast":
         options |= {"model.backbone": tiny["backbone"], "model.backbone_weights": "none", "train.precision": "fp32"}
     config = resolve_config(recipe, tiny.get("preset"), options, 64, tiny.get("overrides", ()))
-    trainer = prepare(config, tmp_path / "run", time.time())
+    trainer = prepare_training(config, tmp_path / "run", time.time())
     assert trainer.pictures.upright in built
     assert trainer.pictures.dataset in built
     for small in (True, False):

@@ -16,7 +16,15 @@ from opendetr.data.transforms import Preprocessing
 from opendetr.errors import UserError
 from opendetr.explanation import maps
 from opendetr.explanation.look import look
-from opendetr.explanation.maps import cell_at, concentration, gradient_relevance, on_picture, rollout, widening
+from opendetr.explanation.maps import (
+    at_cells,
+    cell_at,
+    concentration,
+    gradient_relevance,
+    on_picture,
+    rollout,
+    widening,
+)
 from opendetr.inference.detector import Detector
 from opendetr.labels import LabelMap
 from opendetr.model.attention import MultiheadAttention
@@ -311,6 +319,39 @@ def test_the_cells_of_small_odd_maps_have_their_parents(sides, children):
             expected = torch.zeros(sides[0], sides[0])
             expected[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = 1
             torch.testing.assert_close(on_picture(attention, memory), expected / expected.sum())
+
+
+def test_values_of_cells_are_not_spread():
+    """A coarse cell's value counts wherever the cell is, however many fine ones it has."""
+    memory = tokens_of((4, 6), (2, 3))
+    values = torch.cat([torch.zeros(24), torch.arange(6.0)])
+    found = at_cells(values, memory)
+    assert found[0, 0] == 0
+    assert torch.equal(found[2:, 2:4], torch.full((2, 2), 4.0 / 2))  # the mean of its two maps
+    even = at_cells(torch.full((15 + 6,), 0.3), tokens_of((3, 5), (2, 3)))  # the last coarse cells are cut
+    torch.testing.assert_close(even, torch.full((3, 5), 0.3))
+    alone = torch.arange(24.0)
+    assert torch.equal(at_cells(alone, tokens_of((4, 6))), alone.view(4, 6))
+
+
+@pytest.mark.parametrize("kind", ["paper", "fast"])
+def test_readers_of_a_point_are_its_column_and_reads_its_row(kind, monkeypatch):
+    """Against the whole matrix: one map, cell by cell; several maps, by the mean of fine and coarse readers."""
+    monkeypatch.setattr("opendetr.explanation.look.ROWS", 5)  # in parts that do not fit the rows
+    config = KINDS[kind]
+    seen = look(detector_of(build(config), config, 64, 96), Image.new("RGB", (96, 64)))
+    points = [(1.0, 1.0), (90.0, 40.0)]
+    cells = [cell_at(x / seen.extent[0], y / seen.extent[1], seen.memory) for x, y in points]
+    readers, reads = seen.encoder_readers(points), seen.encoder_maps(points)
+    whole = torch.stack([layer.weights()[0] for layer in seen.captured.encoder]).detach()  # L heads S S
+    torch.testing.assert_close(reads, on_picture(whole[:, :, cells], seen.memory))
+    columns = whole[..., cells].transpose(-2, -1)
+    torch.testing.assert_close(readers, at_cells(columns, seen.memory))
+    rows, width = seen.memory.shapes[0]
+    fine = columns[..., : rows * width].reshape(*columns.shape[:-1], rows, width)
+    if kind == "paper":
+        torch.testing.assert_close(readers, fine)
+    assert not torch.allclose(readers, reads, atol=1e-3)
 
 
 def test_a_point_lies_in_its_cell():

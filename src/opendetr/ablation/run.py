@@ -25,7 +25,7 @@ from opendetr.inference.detector import Detector
 from opendetr.progress import console
 from opendetr.recipes.recipe import resolve_config
 from opendetr.training.run_folder import read_config, read_metrics
-from opendetr.training.setup import prepare
+from opendetr.training.setup import prepare_training
 
 SCENES = 2000  # of digits, without --data
 INSTANCES = (1, 2, 4, 6, 8, 10, 15, 20, 25, 30)
@@ -161,7 +161,7 @@ def _train(config: RunConfig, run: Path) -> None:
     else:
         chosen = read_config(run)
         config = chosen.with_values({"train.device": config.train.device}, "the study")
-    trainer = prepare(config, run, time.time(), resume)
+    trainer = prepare_training(config, run, time.time(), resume)
     trainer.fit()
     if trainer.plan.interrupted():
         console.print("The study is kept; the same command continues it.")

@@ -1,18 +1,11 @@
-"""Results as tables in the terminal, and as a report in one HTML file that needs no network."""
+"""Results as tables in the terminal."""
 
-import html
-import io
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from rich.table import Table
 
 from opendetr.evaluation.coco import CocoMetrics
-from opendetr.evaluation.page import as_png, figure, page, table
-from opendetr.files import write_text
 from opendetr.progress import console
 
 MEANING = {
@@ -83,69 +76,6 @@ def _of_model(facts: dict[str, Any]) -> dict[str, str]:
         names = ("AP", "AP50", "AP75", "APs", "APm", "APl")  # table 1's columns
         rows["on val"] = ", ".join(f"{name} {metric_in_words(val[name])}" for name in names)
     return rows
-
-
-@dataclass(frozen=True)
-class RunReport:
-    """One run in a report."""
-
-    title: str
-    summary: str  # a sentence or two about the numbers
-    history: Sequence[dict[str, Any]]  # the lines of metrics.jsonl
-    metrics: CocoMetrics  # on held-out pictures
-    pictures: Sequence[tuple[str, Image.Image]]  # caption and picture of each
-    attention: str = ""  # HTML: the attention of the model in one of them
-
-
-def write_report(path: Path, title: str, runs: Sequence[RunReport], machine: str, commands: Sequence[str]) -> None:
-    """Write learning curves, AP tables and pictures of runs as one self-contained HTML file.
-
-    It ends with the next commands to run and a description of the machine.
-    """
-    text = html.escape("\n".join(commands))
-    closing = f"<h2>Your own pictures</h2><pre>{text}</pre><p class=small>{html.escape(machine)}</p>"
-    write_text(path, page(title, "".join(map(_section, runs)) + closing))
-
-
-def _section(run: RunReport) -> str:
-    per_class = run.metrics.per_class.items()
-    classes = [[name, metric_in_words(values["AP"]), metric_in_words(values["AP50"])] for name, values in per_class]
-    figures = "".join(figure(as_png(image), caption) for caption, image in run.pictures)
-    return (
-        f"<h2>{html.escape(run.title)}</h2><p>{html.escape(run.summary)}</p>"
-        f"<h3>Learning curves</h3>{_curves(run.history)}<h3>Average precision on held-out pictures</h3>"
-        f"<div class=side>{table([], _summary(run.metrics))}{table(['class', 'AP', 'AP50'], classes)}</div>"
-        f"<h3>Held-out pictures, detections with a score of at least 0.5</h3><div class=grid>{figures}</div>"
-        f"{run.attention}"
-    )
-
-
-def _curves(history: Sequence[dict[str, Any]]) -> str:
-    """Loss, matching and AP over the minutes of the run, as SVG; AP has a point whenever val was measured."""
-    from opendetr._matplotlib import Figure, matplotlib
-
-    steps = [line for line in history if line["kind"] == "step"]
-    trained = steps if len(steps) > 1 else [line for line in history if line["kind"] == "epoch"]
-    panels = [
-        ("Loss of the last decoder layer", trained, {"class": "loss_class", "L1": "loss_l1", "GIoU": "loss_giou"}),
-        ("Matched queries", trained, {"IoU": "matched_iou", "accuracy / 100": "matched_accuracy"}),
-        ("Average precision on val", history, {"AP": "val_AP", "AP50": "val_AP50"}),
-    ]
-    panels = [panel for panel in panels if any(key in line for line in panel[1] for key in panel[2].values())]
-    with matplotlib.rc_context({"svg.fonttype": "none", "font.size": 9, "font.family": "sans-serif"}):
-        drawn = Figure(figsize=(11 * len(panels) / 3, 3.1), layout="constrained")
-        for axes, (title, lines, curves) in zip(drawn.subplots(1, len(panels)), panels):
-            for label, key in curves.items():
-                points = [(line["seconds"] / 60, line[key]) for line in lines if line.get(key) is not None]
-                scale = 0.01 if key == "matched_accuracy" else 1
-                axes.plot([x for x, _ in points], [y * scale for _, y in points], label=label, marker=".", markersize=4)
-            axes.set(title=title, xlabel="minutes", ylim=(0, None) if "Loss" in title else (0, 1))
-            axes.legend(frameon=False)
-            axes.spines[["top", "right"]].set_visible(False)
-        buffer = io.StringIO()
-        drawn.savefig(buffer, format="svg")
-    svg = buffer.getvalue()
-    return svg[svg.index("<svg") :]
 
 
 def _summary(metrics: CocoMetrics) -> list[list[str]]:

@@ -1,19 +1,26 @@
-"""The figures: results of `maps`, `matching` and `slots`, drawn with matplotlib. Every function returns one figure."""
+"""The figures of one picture: results of `maps` and `matching`, drawn with matplotlib. Every function returns one."""
 
+import textwrap
 from collections.abc import Sequence
+from itertools import count
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from opendetr._matplotlib import Figure, matplotlib
+from opendetr.drawing.labelled_boxes import class_colour
+from opendetr.explanation.false_alarms import ExplainedDetection, letter_of
 from opendetr.explanation.look import Explained, Look
 from opendetr.explanation.matching import ObjectMatch
-from opendetr.explanation.slots import Survey
+from opendetr.explanation.readings import query_names
+from opendetr.labels import LabelMap
 
-INCHES = 3.2  # the width of one picture
+INCHES, COLUMNS = 3.4, 3  # the width of one picture; pictures in a row: more could not be read in a window
+LABEL = 0.25  # inches, the height of a label
+LETTERS = 14  # of a title, in an inch of its figure
 COLOURS = [matplotlib.colormaps[name](number)[:3] for name, of in (("tab10", 10), ("Dark2", 8)) for number in range(of)]
-MOST_SLOTS = 20  # shown, as in figure 7 of the paper
+MOST_NAMED = 12  # boxes of a picture with the names of their classes
 
 
 def colour_of(number: int) -> tuple[float, float, float]:
@@ -21,18 +28,15 @@ def colour_of(number: int) -> tuple[float, float, float]:
     return COLOURS[number % len(COLOURS)]
 
 
-def encoder_figure(seen: Look, points: Sequence[tuple[float, float]], maps: Tensor, what: str) -> Figure:
-    """The picture with its P points, and beside it the attention maps [P, h, w] of each (the paper's figure 3).
-
-    `points` are in pixels of the picture; `what` names layer and head.
-    """
+def encoder_figure(seen: Look, points: Sequence[tuple[float, float]], maps: Tensor, title: str) -> Figure:
+    """The picture with its P points, in its pixels, and beside it the attention maps [P, h, w] of each."""
     figure, axes = _panels(seen, len(points) + 1)
     _show(axes[0], seen, "points")
     for number, (panel, (x, y), attention) in enumerate(zip(axes[1:], points, maps)):
-        _heat(panel, seen, attention, f"from {x:.0f}, {y:.0f}", colour_of(number))
+        _heat(panel, seen, attention, f"the cell at {x:.0f}, {y:.0f}", colour_of(number))
         for where in (axes[0], panel):
             where.plot(x, y, "o", color=colour_of(number), markersize=7, markeredgecolor="white")
-    figure.suptitle(f"Encoder self-attention, {what}: what the cell at a point attends to", fontsize=10)
+    title_figure(figure, title)
     return figure
 
 
@@ -45,7 +49,7 @@ def decoder_figure(seen: Look, explained: Explained, maps: Tensor, what: str) ->
     strongest = strengths.argmax(0)  # every cell has the colour of the detection that attends to it most
     overlay = np.concatenate([colours[strongest], 0.9 * strengths.max(0)[..., None]], -1)
     axes[0].imshow(overlay, extent=_extent(seen.extent), interpolation="nearest")
-    axes[0].set_title("all, in their colours", fontsize=8)
+    _panel_title(axes[0], "all, in their colours")
     boxes = seen.boxes_xyxy()[explained.queries]
     for number, (panel, title, attention, box) in enumerate(zip(axes[1:], explained.titles, maps, boxes)):
         _heat(panel, seen, attention, f"{title} (query {explained.queries[number]})", colour_of(number))
@@ -53,45 +57,45 @@ def decoder_figure(seen: Look, explained: Explained, maps: Tensor, what: str) ->
             _box(where, box, colour_of(number))
     for panel in axes:
         _frame(panel, seen)
-    figure.suptitle(f"Decoder cross-attention, {what}: what each detection attends to", fontsize=10)
+    title_figure(figure, f"Decoder, {what}: which cells each detection attends to")
     return figure
 
 
-def variants_figure(seen: Look, explained: Explained, variants: dict[str, Tensor]) -> Figure:
-    """One row per detection, one column per variant of attention [K, h, w]."""
+def variants_figure(seen: Look, explained: Explained, variants: dict[str, Tensor], what: str) -> Figure:
+    """A row per detection, a column per variant of attention [K, h, w]; `what` names layer and head of the first."""
     figure, axes = _panels(seen, len(explained) * len(variants), columns=len(variants))
     boxes = seen.boxes_xyxy()[explained.queries]
     for place, panel in enumerate(axes):
         number, (name, maps) = place // len(variants), list(variants.items())[place % len(variants)]
         _heat(panel, seen, maps[number], f"{explained.titles[number]}: {name}", colour_of(number))
         _box(panel, boxes[number], colour_of(number))
-    figure.suptitle("Three variants of the attention of each detection", fontsize=10)
+    title_figure(figure, f"Attention is that of {what}; rollout and by gradient go through all layers")
     return figure
 
 
-def queries_figure(seen: Look, explained: Explained, attention: Tensor, rivals: Sequence[int], what: str) -> Figure:
-    """Self-attention [Q, Q] of detections and of rivals, the queries without a detection nearest to them.
+def queries_figure(explained: Explained, attention: Tensor, shown: Sequence[int], what: str) -> Figure:
+    """Self-attention [Q, Q] of the queries shown, those of the detections first; a row attends to columns.
 
-    A row attends to columns; `what` names layer and head.
+    `what` names layer and head.
     """
-    shown = [*explained.queries, *(query for query in dict.fromkeys(rivals) if query not in explained.queries)]
-    names = [f"{title} (query {query})" for title, query in zip(explained.titles, explained.queries)]
-    names += [f"silent query {query}" for query in shown[len(explained) :]]
-    part = attention[shown][:, shown].numpy()
-    side = 3.4 + 0.32 * len(shown)
+    names = [_shortened(name) for name in query_names(explained, shown)]
+    part = attention[list(shown)][:, list(shown)].numpy()
+    side = 5.0 + 0.34 * len(shown)
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     axes = figure.subplots()
     drawn = axes.imshow(part, cmap="viridis", vmin=0)
-    axes.set_xticks(range(len(shown)), names, rotation=60, ha="right", fontsize=7, parse_math=False)
-    axes.set_yticks(range(len(shown)), names, fontsize=7, parse_math=False)
+    axes.set_xticks(range(len(shown)), names, rotation=60, ha="right", fontsize=9, parse_math=False)
+    axes.set_yticks(range(len(shown)), names, fontsize=9, parse_math=False)
     for labels, line in ((axes.get_xticklabels(), axes.axvline), (axes.get_yticklabels(), axes.axhline)):
         for number, label in enumerate(labels[: len(explained)]):
             label.set_color(colour_of(number))
         line(len(explained) - 0.5, color="white", linewidth=1)
-    axes.set_xlabel("attends to", fontsize=8)
-    axes.set_ylabel("query", fontsize=8)
-    figure.colorbar(drawn, shrink=0.7).ax.tick_params(labelsize=7)
-    axes.set_title(f"Self-attention between queries, {what}", fontsize=9)
+    axes.set_xlabel("attends to", fontsize=9)
+    axes.set_ylabel("query", fontsize=9)
+    bar = figure.colorbar(drawn, shrink=0.7)
+    bar.set_label("share of the row's attention", fontsize=9)
+    bar.ax.tick_params(labelsize=8)
+    title_figure(figure, f"Self-attention between queries, {what}")
     return figure
 
 
@@ -109,104 +113,70 @@ def layers_figure(seen: Look, explained: Explained) -> Figure:
         _show(panel, seen, f"layer {layer + 1}: scores {float(scores.min()):.2f} to {float(scores.max()):.2f}")
         for number, (box, score) in enumerate(zip(seen.boxes_xyxy(layer)[queries], scores)):
             _box(panel, box, colour_of(number), f"{float(score):.2f}")
-    figure.suptitle("Decoder layers: how the queries find their objects", fontsize=10)
+    title_figure(figure, "Decoder layers: how the queries find their objects")
     return figure
 
 
-def matching_figure(seen: Look, matches: Sequence[ObjectMatch]) -> Figure:
-    """True objects (dashed where missed) and the boxes of the queries matched to them."""
-    figure, (panel,) = _panels(seen, 1, scale=2.5)
-    _show(panel, seen, "true objects with their number; dashed: missed; thin: the matched query")
+def matching_figure(
+    seen: Look,
+    label_map: LabelMap,
+    labels: Sequence[int],
+    matches: Sequence[ObjectMatch],
+    detections: Sequence[ExplainedDetection],
+) -> Figure:
+    """Left the true objects, with class indices `labels` (dashed where missed), right all detections.
+
+    The thin boxes on the left are those of the matched queries; false alarms are dashed and have letters.
+    """
+    figure, (left, right) = _panels(seen, 2, scale=1.6)
+    missed = sum(found.reason is not None for found in matches)
+    wrong = sum(found.alarm is not None for found in detections)
+    _show(left, seen, f"{len(matches)} true objects; dashed: {missed} missed; thin: the matched queries")
+    _show(right, seen, f"{len(detections)} detections; dashed: {wrong} false alarms")
     boxes = seen.boxes_xyxy()
-    for number, found in enumerate(matches):
-        true = seen.in_pixels(boxes.new_tensor(found.box_cxcywh))
-        missed = found.reason is not None
-        _box(panel, true, colour_of(number), str(number + 1), linestyle="--" if missed else "-", linewidth=2)
-        if found.taken_by is not None:
-            _box(panel, boxes[found.taken_by.query], colour_of(number), linewidth=0.8)
+    for number, (label, match) in enumerate(zip(labels, matches)):
+        true, colour = seen.in_pixels(boxes.new_tensor(match.box_cxcywh)), _colour_of_label(label_map, label)
+        if match.taken_by is not None:
+            _box(left, boxes[match.taken_by.query], colour, linewidth=0.8)
+        text = f"{number + 1}: {match.name}" if len(matches) <= MOST_NAMED else str(number + 1)
+        _box(left, true, colour, text, linestyle="-" if match.reason is None else "--", linewidth=2)
+    letters = count()
+    for found in detections:
+        sign = str(found.finds + 1) if found.finds is not None else letter_of(next(letters))
+        text = f"{sign}: {found.name} {found.score:.2f}" if len(detections) <= MOST_NAMED else sign
+        box, colour = seen.in_pixels(boxes.new_tensor(found.box_cxcywh)), _colour_of_label(label_map, found.label)
+        _box(right, box, colour, text, linestyle="-" if found.alarm is None else "--", linewidth=2)
     return figure
 
 
-def slots_figure(survey: Survey) -> Figure:
-    """The boxes each query predicts, as points in the unit square (figure 7): green small, red wide, blue tall."""
-    num_queries = min(MOST_SLOTS, survey.boxes_cxcywh.shape[1])
-    busiest = np.argsort(-survey.usage, kind="stable")[:num_queries]
-    columns = min(10, num_queries)
-    rows = -(-num_queries // columns)
-    figure = Figure(figsize=(1.25 * columns, 1.45 * rows + 0.5), layout="constrained")
-    panels = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
-    for panel in panels[num_queries:]:
-        panel.axis("off")
-    for panel, query in zip(panels, busiest):
-        x, y, width, height = survey.boxes_cxcywh[:, query].T
-        large = np.clip(np.sqrt(width * height) * 2.5, 0, 1)
-        wide = (width > height)[:, None]
-        shade = np.where(wide, np.array([0.85, 0.1, 0.1]), np.array([0.1, 0.2, 0.9]))
-        colours = (1 - large[:, None]) * np.array([0.1, 0.65, 0.2]) + large[:, None] * shade
-        panel.scatter(x, y, s=3, c=np.clip(colours, 0, 1), linewidths=0)
-        panel.set(xlim=(0, 1), ylim=(1, 0), xticks=[], yticks=[], aspect="equal")
-        panel.set_title(f"{query}: {survey.usage[query]:.0%}", fontsize=7)
-    figure.suptitle(
-        "Boxes per query over the data set; green small, red large and wide, blue large and tall; "
-        "% of pictures in which it detects something",
-        fontsize=9,
-    )
-    return figure
+def _colour_of_label(label_map: LabelMap, label: int) -> tuple[float, float, float]:
+    red, green, blue = class_colour(label_map.category_ids[label] or 0)
+    return red / 255, green / 255, blue / 255
 
 
-def starts_figure(survey: Survey) -> Figure:
-    """Where selected queries start (left) and how far their boxes' centres move (right)."""
-    assert survey.starts_cxcywh is not None
-    sure = survey.scores >= survey.threshold
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    starts = survey.starts_cxcywh
-    left.scatter(*starts[~sure][:, :2].T, s=1, c="0.75", linewidths=0, label="silent")
-    left.scatter(*starts[sure][:, :2].T, s=2, c="tab:red", linewidths=0, label="detects")
-    left.set(xlim=(0, 1), ylim=(1, 0), aspect="equal", title="where queries start")
-    left.legend(fontsize=7, markerscale=4, loc="upper right")
-    bins = np.linspace(0, max(1e-3, float(np.quantile(survey.moves, 0.98))), 40).tolist()
-    for chosen, name, colour in ((~sure, "silent", "0.6"), (sure, "detects", "tab:red")):
-        if chosen.any():
-            right.hist(survey.moves[chosen], bins=bins, density=True, color=colour, alpha=0.6, label=name)
-    right.set(title="how far their boxes move", xlabel="shares of the diagonal", yticks=[])
-    right.legend(fontsize=7)
-    return figure
+def title_figure(figure: Figure, text: str) -> None:
+    """A title above the figure, in as many lines as fit into its width."""
+    lines = textwrap.fill(text, int(LETTERS * figure.get_figwidth()))
+    figure.suptitle(lines, fontsize=10, parse_math=False)
 
 
-def overlap_figure(survey: Survey) -> Figure:
-    """How much the slots of every two queries overlap: dark off the diagonal where queries are specialists."""
-    overlap = survey.specialisation
-    figure = Figure(figsize=(5.2, 4.4), layout="constrained")
-    axes = figure.subplots()
-    figure.colorbar(axes.imshow(overlap, cmap="viridis", vmin=0, vmax=1), shrink=0.8)
-    others = overlap[~np.eye(len(overlap), dtype=bool)]
-    axes.set_title(f"overlap of slots, {others.mean():.2f} on average" if len(others) else "one slot", fontsize=9)
-    axes.set(xlabel="query", ylabel="query")
-    return figure
+def _panel_title(panel: Any, text: str, colour: Any = "black") -> None:
+    """A title above a picture, shortened where it is wider."""
+    width = panel.get_figure().get_figwidth() / panel.get_subplotspec().get_gridspec().ncols
+    panel.set_title(_shortened(text, int(LETTERS * width)), fontsize=9, color=colour, parse_math=False)
 
 
-def layers_ap_figure(survey: Survey) -> Figure:
-    """AP and AP50 after every decoder layer, without and with NMS (figure 4)."""
-    figure = Figure(figsize=(5.2, 3.6), layout="constrained")
-    axes = figure.subplots()
-    layers = range(1, len(survey.layers) + 1)
-    for name, colour in (("AP", "tab:blue"), ("AP50", "tab:orange")):
-        for place, (label, style) in enumerate((("", "-o"), (" with NMS", "--x"))):
-            values = [max(0.0, of_layer[place].summary[name]) for of_layer in survey.layers]
-            axes.plot(layers, values, style, color=colour, label=name + label, markersize=5)
-    axes.set(xlabel="decoder layer", xticks=list(layers), ylim=(0, 1), title="average precision by decoder layer")
-    axes.legend(fontsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure
+def _shortened(text: str, letters: int = 40) -> str:
+    """The text without its middle where it is longer: names begin it, scores and numbers of queries end it."""
+    return text if len(text) <= letters else f"{text[: letters - 24]}…{text[-23:]}"
 
 
-def _panels(seen: Look, number: int, columns: int = 5, scale: float = 1.0) -> tuple[Figure, list[Any]]:
+def _panels(seen: Look, number: int, columns: int = COLUMNS, scale: float = 1.0) -> tuple[Figure, list[Any]]:
     """A figure with that many pictures, in rows."""
     columns = min(columns, number)
     rows = -(-number // columns)
-    height = INCHES * scale * min(4.0, seen.image.height / seen.image.width) + 0.3
-    figure = Figure(figsize=(INCHES * scale * columns, height * rows + 0.3), layout="constrained")
+    height = INCHES * scale * min(4.0, seen.image.height / seen.image.width) + 0.35
+    figure = Figure(figsize=(INCHES * scale * columns, height * rows + 0.4), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for panel in axes:
         panel.axis("off")
@@ -215,7 +185,7 @@ def _panels(seen: Look, number: int, columns: int = 5, scale: float = 1.0) -> tu
 
 def _show(panel: Any, seen: Look, title: str) -> None:
     panel.imshow(np.asarray(seen.image), extent=_extent(seen.image.size))
-    panel.set_title(title, fontsize=8, parse_math=False)
+    _panel_title(panel, title)
     _frame(panel, seen)
 
 
@@ -228,15 +198,15 @@ def _frame(panel: Any, seen: Look) -> None:
 
 
 def _heat(panel: Any, seen: Look, attention: Tensor, title: str, colour: tuple[float, float, float]) -> None:
-    """A map over the dimmed picture; the number in the corner is its maximum over evenly spread attention."""
+    """A map over the dimmed picture; the number in the corner is its maximum over its mean."""
     _heat_background(panel, seen)
     strength = _strength(attention)
     where = {"extent": _extent(seen.extent), "interpolation": "bilinear"}
     panel.imshow(strength, cmap="inferno", vmin=0, vmax=1, alpha=0.3 + 0.6 * strength, **where)
-    panel.set_title(title, fontsize=8, color=colour, parse_math=False)
+    _panel_title(panel, title, colour)
     peak = float(attention.max() / attention.mean().clamp(min=1e-12))
-    corner = {"transform": panel.transAxes, "ha": "right", "va": "bottom", "fontsize": 6, "color": "white"}
-    panel.text(0.99, 0.01, f"max {peak:.1f} x even", backgroundcolor=(0, 0, 0, 0.6), **corner)
+    corner = {"transform": panel.transAxes, "ha": "right", "va": "bottom", "fontsize": 8, "color": "white"}
+    panel.text(0.99, 0.01, f"{peak:.1f} x mean", backgroundcolor=(0, 0, 0, 0.6), **corner)
     _frame(panel, seen)
 
 
@@ -256,7 +226,12 @@ def _box(panel: Any, box: Tensor, colour: Any, label: str = "", linestyle: str =
     style = {"fill": False, "color": colour, "linewidth": linewidth, "linestyle": linestyle}
     panel.add_patch(matplotlib.patches.Rectangle((x1, y1), x2 - x1, y2 - y1, **style))
     if label:
-        top, bottom = sorted(panel.get_ylim())
-        fits = y1 - top > 0.05 * (bottom - top)  # above the box; else in it
-        style = {"fontsize": 6, "color": "white", "backgroundcolor": (*colour, 0.8), "clip_on": True}
-        panel.text(max(x1, 0), y1 if fits else max(y1, top), label, va="bottom" if fits else "top", **style)
+        ink = "white" if np.dot(colour, (0.3, 0.6, 0.1)) < 0.6 else "black"
+        style = {"fontsize": 8, "color": ink, "backgroundcolor": (*colour, 0.8), "textcoords": "offset points"}
+        (left, right), (bottom, top) = panel.get_xlim(), panel.get_ylim()
+        inches = panel.get_figure().get_figheight() / panel.get_subplotspec().get_gridspec().nrows
+        is_above = (y1 - top) / (bottom - top) * inches > LABEL  # the box; else in it
+        at_right = x1 > left + 0.85 * (right - left)
+        corner = min(x2, right) if at_right else max(x1, left), max(y1, top)
+        aside = {"xytext": (-3 if at_right else 3, 3 if is_above else -3), "ha": "right" if at_right else "left"}
+        panel.annotate(label, corner, va="bottom" if is_above else "top", **aside, **style)

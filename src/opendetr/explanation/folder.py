@@ -10,10 +10,10 @@ import numpy as np
 
 from opendetr._matplotlib import Figure, png_of
 from opendetr.checkpoints.public import without_paths
-from opendetr.evaluation import page
 from opendetr.files import write_bytes, write_text
+from opendetr.pages import page
 
-_FILES, _FILE = re.compile(r"<ul id=files>(.*)</ul>"), re.compile(r"<li>([^<]*\.(?:png|npz))</li>")
+_FILES, _FILE = re.compile(r"<ul id=files>(.*)</ul>"), re.compile(r"<li>(?:<a[^>]*>)?([^<]*\.(?:png|npz))<")
 
 
 class Folder:
@@ -24,8 +24,10 @@ class Folder:
     Files that an earlier page in the folder lists and this page lacks are removed when this page is written.
     """
 
-    def __init__(self, path: Path, title: str) -> None:
+    def __init__(self, path: Path, title: str, page_folder: Path | None = None) -> None:
+        """`page_folder` is the folder of the page that shows the figures, by default the folder itself."""
         self.path, self.title, self.body = path, without_paths(title), ""
+        self.prefix = "" if page_folder is None else f"{path.relative_to(page_folder).as_posix()}/"
         self.files: list[str] = []
         path.mkdir(parents=True, exist_ok=True)
 
@@ -33,19 +35,26 @@ class Folder:
         """Begin a section."""
         self.body += f"<h2>{html.escape(without_paths(text))}</h2>"
 
+    def subheading(self, text: str) -> None:
+        """Begin a part of a section."""
+        self.body += f"<h3>{html.escape(text)}</h3>"
+
     def words(self, text: str) -> None:
         """A paragraph."""
-        self.body += f"<p>{html.escape(text)}</p>"
+        self.body += page.paragraph(text)
 
     def table(self, header: list[str], rows: list[list[str]]) -> None:
         """A table of texts."""
         self.body += page.table(header, rows)
 
-    def figure(self, name: str, figure: Figure, caption: str) -> None:
-        """A figure, as `name`.png and on the page."""
+    def figure(self, name: str, figure: Figure, caption: str, how_to_read: str, here: str) -> None:
+        """A figure, as `name`.png and on the page, with its explanation and a sentence about what it shows here."""
         png = png_of(figure)
         self._write(f"{name}.png", png)
-        self.body += page.figure(png, caption, wide=True)
+        said = {"How to read this": how_to_read, "Here": here}
+        notes = "".join(f"<p><b>{title}.</b> {html.escape(text)}</p>" for title, text in said.items())
+        self.body += f"<h3>{html.escape(caption.rstrip('.'))}</h3>"
+        self.body += page.figure(page.image(png, f"{self.prefix}{name}.png"), page.Markup(notes), kind="wide")
 
     def arrays(self, name: str, values: dict[str, Any]) -> None:
         """Raw arrays, as `name`.npz."""
@@ -58,7 +67,8 @@ class Folder:
         """Write the page."""
         written = self.path / "explain.html"
         before = _FILES.search(written.read_text(encoding="utf-8")) if written.is_file() else None
-        files = "".join(f"<li>{html.escape(name)}</li>" for name in self.files)
+        names = [html.escape(name) for name in self.files]
+        files = "".join(f'<li><a href="{name}">{name}</a></li>' for name in names)
         write_text(written, page.page(self.title, f"{self.body}<h3>Files</h3><ul id=files>{files}</ul>"))
         for name in _FILE.findall(before[1]) if before else ():
             if html.unescape(name) not in self.files:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from opendetr.boxes import cxcywh_to_xyxy
 from opendetr.errors import UserError
-from opendetr.explanation.maps import cell_at, gradient_relevance, on_picture, rollout
+from opendetr.explanation.maps import at_cells, cell_at, gradient_relevance, on_picture, rollout
 from opendetr.inference.detector import Detector
 from opendetr.labels import LabelMap
 from opendetr.model.capture import AttentionLayer, Captured, capture_attention
@@ -19,6 +19,7 @@ from opendetr.scoring import Scoring
 from opendetr.structures import DetrOutput
 
 AT_LEAST = 3  # number of answers that are explained where none reaches the threshold
+ROWS = 512  # of the attention of an encoder layer that are computed at once
 
 
 @dataclass(frozen=True)
@@ -82,17 +83,26 @@ class Look:
         return None if queries is None or queries.reference_boxes is None else queries.reference_boxes[0].detach()
 
     def encoder_maps(self, points: Sequence[tuple[float, float]]) -> Float[Tensor, "L heads P h w"]:
-        """The attention of the cells at some points (pixels of the picture) in every encoder layer.
+        """What the cells at some points (pixels of the picture) attend to: their rows in every encoder layer.
 
         Raises:
             UserError: the model has no encoder.
         """
+        return self._maps(_weights(self.captured.encoder, self._cells_at(points)))
+
+    def encoder_readers(self, points: Sequence[tuple[float, float]]) -> Float[Tensor, "L heads P h w"]:
+        """Which cells attend to those at some points (pixels of the picture): their columns in every encoder layer.
+
+        The authors' notebook plots these as figure 3 of the paper. Unlike a row, a column has no fixed sum.
+        """
+        return at_cells(_received(self.captured.encoder, self._cells_at(points)), self.memory).float().cpu()
+
+    def _cells_at(self, points: Sequence[tuple[float, float]]) -> list[int]:
         if not self.captured.encoder:
             raise UserError(
                 "this model has no encoder (model.num_encoder_layers = 0), so no attention of cells to show"
             )
-        cells = [cell_at(x / self.extent[0], y / self.extent[1], self.memory) for x, y in points]
-        return self._maps(_weights(self.captured.encoder, cells))
+        return [cell_at(x / self.extent[0], y / self.extent[1], self.memory) for x, y in points]
 
     def cross_maps(self, queries: Sequence[int]) -> Float[Tensor, "L heads K h w"]:
         """The cross-attention of some queries in every decoder layer."""
@@ -119,6 +129,18 @@ class Look:
 @torch.no_grad()
 def _weights(layers: Sequence[AttentionLayer], rows: Sequence[int] | None = None) -> Float[Tensor, "L heads N M"]:
     return torch.stack([layer.weights(rows)[0] for layer in layers])
+
+
+@torch.no_grad()
+def _received(layers: Sequence[AttentionLayer], columns: Sequence[int]) -> Float[Tensor, "L heads P S"]:
+    """Some columns of the weights; rows are computed in parts, since all of them may need gigabytes."""
+
+    def of(layer: AttentionLayer) -> Tensor:
+        rows = range(layer.query.shape[1])
+        parts = [layer.weights(rows[start : start + ROWS])[0][..., list(columns)] for start in rows[::ROWS]]
+        return torch.cat(parts, 1).transpose(1, 2)
+
+    return torch.stack([of(layer) for layer in layers])
 
 
 def look(detector: Detector, image: Image.Image, *, gradients: bool = False) -> Look:

@@ -32,6 +32,21 @@ def on_picture(attention: Float[Tensor, "*rows S"], memory: Tokens, picture: int
     return found
 
 
+def at_cells(values: Float[Tensor, "*rows S"], memory: Tokens) -> Float[Tensor, "*rows h w"]:
+    """Values of the cells of one picture without padding, as a map of the finest cells.
+
+    Where the transformer reads several feature maps, a fine cell gets the mean of its own value and of those of the
+    coarse cells that it lies in. `on_picture` is for shares of a sum, this for values of which each stands by itself.
+    """
+    layers, start = [], 0
+    for height, width in memory.shapes:
+        of_map = torch.zeros_like(values[..., :1]).expand_as(values).clone()
+        of_map[..., start : start + height * width] = 1
+        layers.append(on_picture(values * of_map, memory) / on_picture(of_map, memory))
+        start += height * width
+    return torch.stack(layers).mean(0)
+
+
 def _parents(cells: Tensor, fine: int, coarse: int) -> Tensor:
     """The cells of the next map, `coarse` cells along a side, that cells of a map with `fine` lie in.
 

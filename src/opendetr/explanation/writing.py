@@ -6,14 +6,11 @@ from pathlib import Path
 from opendetr.data.datasets import DatasetIndex, Record, load_index
 from opendetr.data.images import read_image
 from opendetr.errors import UserError
-from opendetr.explanation.explaining import (
-    Asked,
-    explain_image_matching,
-    explain_picture,
-    explain_slots,
-    require_inside,
-)
+from opendetr.explanation.explaining import Asked, explain_picture, require_inside
+from opendetr.explanation.false_alarms import letter_of
 from opendetr.explanation.folder import Folder
+from opendetr.explanation.mistakes import explain_image_matching
+from opendetr.explanation.queries_over_split import explain_slots
 from opendetr.inference.detector import Detector
 from opendetr.inference.sources import distinct_stems, expand_sources, report_left_out
 from opendetr.progress import console, show_progress
@@ -37,7 +34,7 @@ def explain_sources(detector: Detector, model: str, sources: Sequence[str], outp
         except UserError:  # reported at the end
             continue
         require_inside(asked.points, str(path), picture)
-    written = Folder(output, f"What {model} attends to")
+    written = Folder(output, f"What {_short(model)} attends to")
     for path, name in show_progress(zip(paths, distinct_stems(paths)), "explaining", len(paths)):
         try:
             picture = read_image(path)
@@ -62,14 +59,23 @@ def explain_data(
     """
     index = load_index(data, split).under(detector.checkpoint.label_map)
     record = None if image is None else _record_of(index, image)
-    written = Folder(output, f"What the queries of {model} do")
+    written = Folder(output, f"What the queries of {_short(model)} do")
     if record is None:
         explain_slots(written, detector, index, threshold)
     else:
-        for number, found in enumerate(explain_image_matching(written, detector, index, record, threshold), start=1):
+        matches, detections = explain_image_matching(written, detector, index, record, threshold)
+        for number, found in enumerate(matches, start=1):
             if found.reason is not None:
                 console.print(f"object {number} ({found.name}) was missed: {found.sentence}")
+        for number, alarm in enumerate(found for found in detections if found.alarm is not None):
+            console.print(f"false alarm {letter_of(number)} ({alarm.name} {alarm.score:.2f}): {alarm.sentence}")
     return _finished(written)
+
+
+def _short(model: str) -> str:
+    """The name of a model without the folders above it, which may tell a user's name."""
+    path = Path(model)
+    return f"{path.parent.name}/{path.name}" if path.name in ("last", "best") else path.name or model
 
 
 def _record_of(index: DatasetIndex, image_id: int) -> Record:

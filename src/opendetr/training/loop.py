@@ -32,6 +32,7 @@ from opendetr.training.plan import Forecast, Plan
 from opendetr.training.processes import any_process, mean_of_processes
 from opendetr.training.resume import RunState, random_state, restore_random_state
 from opendetr.training.run_folder import RunFolder
+from opendetr.training.run_report import RunReport
 from opendetr.training.sizing import Sizing
 from opendetr.training.speed import fits_in_memory
 from opendetr.training.step import MicroBatches, TrainingStep
@@ -80,11 +81,14 @@ class Trainer:
         self.folder = RunFolder(output, is_written=accelerator.is_main_process)
         self.validation = None if val_index is None else Validation(val_index, plan, accelerator, self.folder)
         self.forecast = Forecast(plan)
+        self.report: RunReport | None = None  # in the process that writes it
 
     def fit(self) -> None:
         """Train until the plan stops the run; makes at least one step, and always writes a usable model."""
         self.folder.write_config(self.config)
         with self.plan.listening():
+            if self.report is not None:
+                self.report.begin(self.pictures.first(self.state.epoch), self.checkpoint.preprocessing)
             self.plan.begin()
             self.pictures.show(self.state, small=self.progress() < self.config.train.small_first)
             if self.plan.goal is not None:
@@ -98,6 +102,8 @@ class Trainer:
                     self.measure()
             if self.validation is not None and self.validation.is_due_at_the_end(self.steps_done):
                 self.measure()
+            if self.report is not None:
+                self.report.write(self.checkpoint.preprocessing)
 
     def finished(self) -> bool:
         """Whether the epochs are done, val has stopped getting better, or the plan stops the run."""
@@ -277,10 +283,13 @@ class Trainer:
         """Evaluate the model that is saved on val, and tell the plan."""
         assert self.validation is not None
         begun = time.time()
-        ap50 = self.validation.measure(self.unwrapped(), self.where())
+        evaluation = self.validation.measure(self.unwrapped(), self.where())
+        if evaluation is not None and self.report is not None:
+            self.report.record_evaluation(*evaluation, self.where())
+            self.report.write(self.checkpoint.preprocessing)
         self.means.pause(time.time() - begun)
-        if ap50 is not None and self.plan.goal is not None:
-            self.plan.goal.record(ap50)
+        if evaluation is not None and self.plan.goal is not None:
+            self.plan.goal.record(evaluation.metrics.summary["AP50"])
         if self.is_out_of_patience():
             evaluations = f"{self.config.train.patience} evaluations gave no better AP on val"
             console.print(f"{evaluations}: the run ends (--patience).")

@@ -3,13 +3,14 @@
 import itertools
 import math
 from collections.abc import Iterator
+from copy import copy
 from functools import cached_property
 
 from accelerate import Accelerator
 
 from opendetr.config import RunConfig
 from opendetr.data.cache import build_cache
-from opendetr.data.loader import DetectionDataset, epoch_order, training_loader
+from opendetr.data.loader import DetectionDataset, Sample, epoch_order, training_loader
 from opendetr.data.transforms import Preprocessing, training_transform
 from opendetr.structures import Batch, Targets
 from opendetr.training.resume import RunState, random_state, restore_random_state
@@ -53,6 +54,12 @@ class TrainingPictures:
         """The pictures without augmentation, as in evaluation."""
         cache = build_cache(self.config.data)
         return DetectionDataset(self.dataset.index, self.preprocessing.transform(), cache=cache)
+
+    def first(self, epoch: int) -> Iterator[Sample]:
+        """The pictures of an epoch as training will see them at their full size, in its order, one by one."""
+        dataset = copy(self.dataset)
+        dataset.transform = training_transform(self.config.data, self.preprocessing)
+        return (dataset[key] for batch in self.epoch_batches(epoch) for key in batch)
 
     def show(self, state: RunState, *, small: bool) -> None:
         """Read pictures from this state of the run on, augmented, at two thirds of the size where `small`."""

@@ -34,11 +34,12 @@ from opendetr.training.loop import Trainer
 from opendetr.training.plan import Goal, Plan
 from opendetr.training.resume import resumed_model
 from opendetr.training.run_folder import require_free
+from opendetr.training.run_report import RunReport
 from opendetr.training.sizing import Sizing
 from opendetr.training.speed import Speed, expectations, fits_in_memory, look_at_speed, memory_warning
 
 
-def prepare(
+def prepare_training(
     config: RunConfig,
     output: Path,
     started: float,
@@ -76,6 +77,12 @@ def prepare(
         config, train_index, val_index, output, started, resume, trained=trained, fresh_minutes=fresh_minutes,
         goal=goal, threads=threads,
     )  # fmt: skip
+    if trainer.accelerator.is_main_process:
+        label_map = trainer.checkpoint.label_map
+        of_val = None if val_index is None else val_index.under(label_map)
+        trainer.report = RunReport(trainer.folder, train_index.under(label_map), of_val)
+        if resume is not None:
+            trainer.report.restore(resume)
     say_what_to_expect(trainer)
     return trainer
 
@@ -96,7 +103,7 @@ def assemble(
 ) -> Trainer:
     """Build or restore the model and prepare the run on data that were read.
 
-    Arguments as in `prepare`; sizes are chosen for `objects`, by default those of `train_index`.
+    Arguments as in `prepare_training`; sizes are chosen for `objects`, by default those of `train_index`.
     """
     device = resolve_device(config.train.device)
     if device.type == "cuda" and device.index is not None:

@@ -14,7 +14,7 @@ from opendetr.progress import console
 from opendetr.recipes.recipe import resolve_config
 from opendetr.threads import settle_threads
 from opendetr.training.run_folder import read_config
-from opendetr.training.setup import prepare
+from opendetr.training.setup import prepare_training
 
 
 def run_training(
@@ -45,7 +45,7 @@ def run_training(
     if run is None:
         run = _free_folder(Path("runs") / Path(config.data.root).resolve().name)
     settled = settle_threads(threads, measure=config.train.minutes > 0, device=resolve_device(config.train.device).type)
-    trainer = prepare(
+    trainer = prepare_training(
         config, run, started, resume, trained=trained, fresh_minutes=bool(given.get("train.minutes")), threads=settled
     )
     console.print(f"\n{trainer.config.to_toml()}")

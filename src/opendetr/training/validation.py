@@ -2,18 +2,27 @@
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from accelerate import Accelerator
 
 from opendetr.checkpoints.native import Checkpoint
 from opendetr.data.datasets import DatasetIndex
 from opendetr.engines.engine import TorchEngine
+from opendetr.evaluation.coco import CocoMetrics
 from opendetr.evaluation.runner import StoppedError, detect_split, metrics_of
 from opendetr.progress import console, show_progress
+from opendetr.structures import Detections
 from opendetr.training.plan import Plan
 from opendetr.training.processes import any_process, of_all_processes
 from opendetr.training.run_folder import RunFolder
+
+
+class Evaluation(NamedTuple):
+    """The result of an evaluation of the whole split."""
+
+    metrics: CocoMetrics
+    detections: list[tuple[int, Detections]]  # with their position in the split
 
 
 class Validation:
@@ -43,10 +52,10 @@ class Validation:
             console.print("No time is left to evaluate on val; opendetr val measures the model that is written.")
         return not too_late
 
-    def measure(self, checkpoint: Checkpoint, when: Mapping[str, Any]) -> float | None:
+    def measure(self, checkpoint: Checkpoint, when: Mapping[str, Any]) -> Evaluation | None:
         """Evaluate a model, every process its share of the pictures; the best so far becomes `best`.
 
-        `when` is the place in the run: `step`, and other figures for its line in the log. Returns AP50; None where
+        `when` is the place in the run: `step`, and other figures for its line in the log. Returns None where
         there was no time to finish.
         """
         begun, rank, world = time.time(), self.accelerator.process_index, self.accelerator.num_processes
@@ -65,10 +74,11 @@ class Validation:
         except StoppedError:
             console.print("The evaluation on val was cut short; opendetr val measures the model that is written.")
             return None
-        metrics = metrics_of(self.index, of_all_processes(self.accelerator, detections))
+        detections = of_all_processes(self.accelerator, detections)
+        metrics = metrics_of(self.index, detections)
         self.plan.record_evaluation(time.time() - begun)
         self.step, self.ap50 = when["step"], metrics.summary["AP50"]
         if self.accelerator.is_main_process:
             self.folder.record_evaluation(checkpoint, metrics, when)
             console.print(f"    on val: AP {metrics.summary['AP']:.3f}  AP50 {metrics.summary['AP50']:.3f}")
-        return self.ap50
+        return Evaluation(metrics, detections)

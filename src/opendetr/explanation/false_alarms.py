@@ -1,0 +1,115 @@
+"""What every detection of a picture is: an object found, or a false alarm of some kind. Pure functions of an output."""
+
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+from torch import Tensor
+
+from opendetr.boxes import box_iou, cxcywh_to_xyxy
+from opendetr.explanation.matching import NEAR, ObjectMatch
+from opendetr.labels import LabelMap
+from opendetr.scoring import Scoring
+from opendetr.structures import DetrOutput, Target
+
+TOUCHES = 0.1  # smallest IoU with an object of a detection that is not background
+
+
+class FalseAlarm(StrEnum):
+    """The kinds of false alarms (Bolya et al. 2020, TIDE, section 2.1)."""
+
+    DOUBLE = "a double"
+    WRONG_CLASS = "another class"
+    BADLY_PLACED = "badly placed"
+    WRONG_AND_BADLY_PLACED = "another class, badly placed"
+    BACKGROUND = "background"
+
+
+@dataclass(frozen=True)
+class ExplainedDetection:
+    """One detection of a picture."""
+
+    query: int
+    label: int  # class index
+    name: str
+    score: float
+    box_cxcywh: tuple[float, float, float, float]  # 0..1 of the picture
+    finds: int | None  # the number of the object, from 0
+    alarm: FalseAlarm | None  # None where it finds an object
+    sentence: str
+
+
+def explain_detections(
+    output: DetrOutput,
+    target: Target,
+    matches: Sequence[ObjectMatch],
+    scoring: Scoring,
+    label_map: LabelMap,
+    threshold: float,
+) -> list[ExplainedDetection]:
+    """The detections of one picture (B = 1) with at least the threshold's score, best first; what each of them is.
+
+    `matches` are those of `explain_matching` at the same threshold: a detection is right where an object is found by
+    its query with its class. Of the others, those of IoU 0.5 with an object have its class (a double) or another one;
+    from IoU 0.1 on they are badly placed; below is background.
+    """
+    answers = scoring.answers(output.logits[-1].detach().float().cpu())
+    boxes = output.boxes_cxcywh[-1, 0].detach().float().cpu()
+    ious = box_iou(cxcywh_to_xyxy(boxes)[:, None], cxcywh_to_xyxy(target.boxes_cxcywh.float())[None])  # [Q, T]
+    found = {
+        (match.found_by, label): number
+        for number, (match, label) in enumerate(zip(matches, target.labels.tolist()))
+        if match.found_by is not None
+    }
+    detections = []
+    best_first = answers.scores[0].argsort(descending=True, stable=True).tolist()
+    for place in best_first:
+        score, label = float(answers.scores[0, place]), int(answers.labels[0, place])
+        query = int(answers.queries[0, place])
+        if score < threshold or label_map.category_ids[label] is None:
+            continue
+        finds, alarm = found.get((query, label)), None
+        if finds is None:
+            alarm, sentence = _alarm(ious[query], target.labels == label, matches, query)
+        else:
+            sentence = f"finds '{matches[finds].name}' number {finds + 1}, IoU {float(ious[query, finds]):.2f}"
+        box = tuple(boxes[query].tolist())
+        name = label_map.names[label]
+        detections.append(ExplainedDetection(query, label, name, score, box, finds, alarm, sentence))
+    return detections
+
+
+def _alarm(ious: Tensor, has_its_class: Tensor, matches: Sequence[ObjectMatch], query: int) -> tuple[FalseAlarm, str]:
+    """The kind of a false alarm and a sentence; `ious` and `has_its_class` [T] are those of the objects."""
+    same, other = (torch.where(chosen, ious, -1.0) for chosen in (has_its_class, ~has_its_class))
+    (same_iou, same_object), (other_iou, other_object) = _best(same), _best(other)
+    if same_iou >= NEAR:
+        kind, number, iou = FalseAlarm.DOUBLE, same_object, same_iou
+    elif other_iou >= NEAR:
+        kind, number, iou = FalseAlarm.WRONG_CLASS, other_object, other_iou
+    elif same_iou >= TOUCHES:
+        kind, number, iou = FalseAlarm.BADLY_PLACED, same_object, same_iou
+    elif other_iou >= TOUCHES:
+        kind, number, iou = FalseAlarm.WRONG_AND_BADLY_PLACED, other_object, other_iou
+    else:
+        return FalseAlarm.BACKGROUND, f"background: no object overlaps it with IoU {TOUCHES:g} or more"
+    sentence = f"{kind}: it overlaps '{matches[number].name}' number {number + 1} with IoU {iou:.2f}"
+    if kind == FalseAlarm.DOUBLE:
+        finder = matches[number].found_by
+        sentence += f", which query {finder} finds" if finder is not None else f", but query {query} finds another"
+    elif kind != FalseAlarm.WRONG_CLASS:
+        sentence += f"; {NEAR:g} is needed"
+    return kind, sentence
+
+
+def _best(ious: Tensor) -> tuple[float, int]:
+    """The largest IoU and the number of its object; -1 where there is none."""
+    return (float(ious.max()), int(ious.argmax())) if len(ious) else (-1.0, -1)
+
+
+def letter_of(number: int) -> str:
+    """The letter of a false alarm: A to Z, then A2 to Z2."""
+    times, place = divmod(number, len(string.ascii_uppercase))
+    return string.ascii_uppercase[place] + (str(times + 1) if times else "")

@@ -1,0 +1,105 @@
+"""What `opendetr explain --matching` shows of a picture: truth beside detections, a reason for every mistake."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from opendetr.boxes import xyxy_to_cxcywh
+from opendetr.data.check import require_size
+from opendetr.data.datasets import DatasetIndex, Record
+from opendetr.data.images import read_image
+from opendetr.explanation import figures, readings
+from opendetr.explanation.false_alarms import ExplainedDetection, explain_detections, letter_of
+from opendetr.explanation.folder import Folder
+from opendetr.explanation.look import look
+from opendetr.explanation.matching import Candidate, ObjectMatch, explain_matching
+from opendetr.inference.detector import Detector
+from opendetr.loss.matcher import CostWeights
+from opendetr.structures import DetrOutput, Target
+
+
+def explain_image_matching(
+    folder: Folder, detector: Detector, index: DatasetIndex, record: Record, threshold: float
+) -> tuple[list[ObjectMatch], list[ExplainedDetection]]:
+    """Which query is matched to which true object of a picture, why objects were missed, and what false alarms are."""
+    image = read_image(record.path)
+    require_size(record, image.size, index)
+    seen = look(detector, image)
+    loss = detector.checkpoint.config.loss
+    costs = CostWeights(loss.class_cost, loss.l1_cost, loss.giou_cost)
+    names = detector.checkpoint.label_map.names
+    on_cpu = DetrOutput(seen.output.logits.cpu(), seen.output.boxes_cxcywh.cpu())
+    target = _target_of(record)
+    matches = explain_matching(on_cpu, target, seen.scoring, costs, names, threshold)
+    detections = explain_detections(on_cpu, target, matches, seen.scoring, detector.checkpoint.label_map, threshold)
+    name = f"{record.path.stem}-matching"
+    folder.heading(f"{record.path.name} (image {record.image_id})")
+    folder.figure(
+        name,
+        figures.matching_figure(seen, detector.checkpoint.label_map, target.labels.tolist(), matches, detections),
+        "Truth, and everything that the model found.",
+        readings.MATCHING, _in_numbers(matches, detections, threshold),
+    )  # fmt: skip
+    folder.subheading("True objects")
+    rows = []
+    for number, found in enumerate(matches, start=1):
+        own = found.taken_by
+        cells = ["none", "-", "-"] if own is None else [
+            str(own.query), f"'{own.answer}' {own.score:.2f}, IoU {own.iou:.2f}",
+            f"{own.class_cost:.2f} + {own.l1_cost:.2f} + {own.giou_cost:.2f} = {own.cost:.2f}",
+        ]  # fmt: skip
+        others = ", ".join(f"{other.query} ({other.cost:.2f})" for other in found.runners_up)
+        rows.append([f"{number} {found.name}", *cells, others, found.sentence])
+    header = ["object", "query", "its answer", "class + L1 + GIoU cost", "runners-up (cost)", "what became of it"]
+    folder.table(header, rows)
+    false_alarms = [found for found in detections if found.alarm is not None]
+    if false_alarms:
+        folder.subheading("False alarms")
+        rows = [
+            [letter_of(number), f"'{found.name}' {found.score:.2f}", str(found.query), found.sentence]
+            for number, found in enumerate(false_alarms)
+        ]
+        folder.table(["letter", "detection", "query", "what it is"], rows)
+    arrays = {
+        "names": [found.name for found in matches],
+        "boxes_cxcywh": [found.box_cxcywh for found in matches],
+        "queries": [-1 if found.taken_by is None else found.taken_by.query for found in matches],
+        "costs": [_costs(found.taken_by) for found in matches],
+        "runners_up": [[other.query for other in found.runners_up] for found in matches],
+        "runners_up_costs": [[_costs(other) for other in found.runners_up] for found in matches],
+        "reasons": ["" if found.reason is None else found.reason.name for found in matches],
+        "sentences": [found.sentence for found in matches],
+        "detections_boxes_cxcywh": np.array([found.box_cxcywh for found in detections]).reshape(-1, 4),
+        "detections_names": [found.name for found in detections],
+        "detections_scores": [found.score for found in detections],
+        "detections_queries": [found.query for found in detections],
+        "detections_objects": [-1 if found.finds is None else found.finds for found in detections],
+        "detections_alarms": ["" if found.alarm is None else found.alarm.name for found in detections],
+        "detections_sentences": [found.sentence for found in detections],
+    }
+    folder.arrays(name, arrays)
+    return matches, detections
+
+
+def _in_numbers(matches: Sequence[ObjectMatch], detections: Sequence[ExplainedDetection], threshold: float) -> str:
+    """Objects found and missed, detections right and wrong, as one sentence."""
+    missed = sum(found.reason is not None for found in matches)
+    alarms = Counter(found.alarm for found in detections if found.alarm is not None)
+    kinds = ", ".join(f"{count} {alarm}" for alarm, count in alarms.most_common())
+    wrong = f"{alarms.total()} false alarms ({kinds})" if alarms else "no false alarm"
+    return (
+        f"{len(matches)} true objects, {missed} missed at the threshold of {threshold:g}; {len(detections)} "
+        f"detections, {wrong}."
+    )
+
+
+def _costs(candidate: Candidate | None) -> list[float]:
+    """Class, L1 and GIoU."""
+    return [np.nan] * 3 if candidate is None else [candidate.class_cost, candidate.l1_cost, candidate.giou_cost]
+
+
+def _target_of(record: Record) -> Target:
+    size = torch.tensor([record.width, record.height, record.width, record.height], dtype=torch.float32)
+    return Target(torch.from_numpy(record.labels), xyxy_to_cxcywh(torch.from_numpy(record.boxes_xyxy).float() / size))

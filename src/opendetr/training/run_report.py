@@ -1,0 +1,195 @@
+"""`report.html` of a run: written before the first step, after every evaluation and at the end.
+
+The page is a by-product: whatever goes wrong with it is one sentence, and the training goes on.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+
+from opendetr.boxes import cxcywh_to_xyxy
+from opendetr.data.datasets import DatasetIndex
+from opendetr.data.loader import Sample
+from opendetr.data.transforms import Preprocessing
+from opendetr.errors import first_line
+from opendetr.evaluation.coco import SUMMARY_NAMES, CocoMetrics
+from opendetr.evaluation.report import metric_in_words
+from opendetr.evaluation.run_page import (
+    THRESHOLDS,
+    ShownPicture,
+    average_precision,
+    class_table,
+    distributions,
+    learning_curves,
+    truth_beside_found,
+)
+from opendetr.files import read_note, write_json, write_text
+from opendetr.pages.boxed_pictures import Thumbnail
+from opendetr.pages.page import figure, page, paragraph
+from opendetr.progress import console
+from opendetr.structures import Detections
+from opendetr.training.run_folder import RunFolder
+
+SHOWN, AUGMENTED = 12, 16  # held-out pictures; training pictures
+SECONDS = 3.0  # for reading each of the two: huge pictures make a shorter page, not a late one
+EVALUATION = "evaluation.json"  # the latest one, as far as the page shows it: a resumed run goes on with it
+
+T = TypeVar("T")
+
+
+class RunReport:
+    """Collects what the page shows of a run, and writes it; in the process that writes the run's folder only.
+
+    Args:
+        folder: of the run.
+        train_index: the training split, with the class indices of the model.
+        val_index: the split that chooses the best weights, with the same class indices; None where there is none.
+    """
+
+    def __init__(self, folder: RunFolder, train_index: DatasetIndex, val_index: DatasetIndex | None) -> None:
+        self.folder, self.train_index, self.val_index = folder, train_index, val_index
+        self.pictures: list[ShownPicture] = []
+        self.augmented = ""
+        self.metrics: CocoMetrics | None = None
+        self.found: dict[int, Detections] = {}
+
+    @property
+    def path(self) -> Path:
+        """Where the page is."""
+        return self.folder.path / "report.html"
+
+    def begin(self, samples: Iterable[Sample], preprocessing: Preprocessing) -> None:
+        """Read the pictures that the page shows, and write it for the first time.
+
+        `samples` are augmented pictures as training sees them, in its order.
+        """
+        with self._without_failing():
+            of_train = _in_time(samples, AUGMENTED, lambda sample: sample)
+            self.augmented = "".join(self._augmented(*of, preprocessing) for of in enumerate(of_train))
+            val = self.val_index
+            if val is not None:
+                positions = dict.fromkeys(np.linspace(0, len(val) - 1, SHOWN).round().astype(int).tolist())
+                self.pictures = _in_time(positions, SHOWN, lambda position: ShownPicture.of(val, position))
+        self.write(preprocessing)
+        if self.path.exists():
+            console.print(f"Curves and pictures are in {self.path}, written anew after every evaluation.")
+
+    def restore(self, run: Path) -> None:
+        """Show the latest evaluation of a run that is continued."""
+        with self._without_failing():
+            note = read_note(run / EVALUATION)
+            if note and self.val_index is not None:
+                values = note["metrics"]
+                self.metrics = CocoMetrics({name: values[name] for name in SUMMARY_NAMES}, values["per_class"])
+                known = {record.image_id: position for position, record in enumerate(self.val_index.records)}
+                for entry in note["found"]:
+                    if (position := known.get(entry["image_id"])) is not None:
+                        self.found[position] = self._detections(position, entry)
+
+    def record_evaluation(
+        self, metrics: CocoMetrics, detections: Sequence[tuple[int, Detections]], when: Mapping[str, Any]
+    ) -> None:
+        """Show an evaluation on val; detections come with their position in the split."""
+        with self._without_failing():
+            shown = {picture.position for picture in self.pictures}
+            weakest = THRESHOLDS[-1]
+            self.metrics = metrics
+            self.found = {where: found.above(weakest) for where, found in detections if where in shown}
+            entries = [
+                {
+                    "image_id": found.image_id, "boxes_xyxy": found.boxes_xyxy.tolist(),
+                    "scores": found.scores.tolist(), "labels": found.labels.tolist(),
+                }
+                for found in self.found.values()
+            ]  # fmt: skip
+            write_json(self.folder.path / EVALUATION, {**when, "metrics": metrics.to_json(), "found": entries})
+
+    def write(self, preprocessing: Preprocessing) -> None:
+        """Write the page with what is known now."""
+        with self._without_failing():
+            write_text(self.path, self._page(preprocessing))
+
+    def _page(self, preprocessing: Preprocessing) -> str:
+        label_map = self.train_index.label_map
+        splits = {"training": self.train_index} | ({} if self.val_index is None else {"val": self.val_index})
+        measured = ""
+        if self.metrics is not None:
+            measured = f"<div><h3>Average precision so far</h3>{average_precision(self.metrics)}</div>"
+        held_out = truth_beside_found(self.pictures, self.found, label_map) if self.pictures else ""
+        return page(
+            f"Run {self.folder.path.resolve().name}",
+            paragraph(self._summary())
+            + (learning_curves(self.folder.history, label_map.num_classes) if self.folder.history else "")
+            + f"<div class=side>{measured}<div><h3>Classes</h3>"
+            + f"{class_table(splits, label_map, self.metrics)}</div></div>"
+            + (f"<h2>Held-out pictures: truth beside found</h2>{held_out}" if held_out else "")
+            + "<h2>Training pictures as the model sees them</h2>"
+            + paragraph("The first ones, after cropping, resizing and other augmentation. Check that the boxes fit.")
+            + f"<div class='grid small'>{self.augmented}</div>"
+            + f"<h2>Objects of the training pictures</h2>{distributions(self.train_index, preprocessing)}"
+            + "<h2>Files</h2><p><a href=metrics.jsonl>metrics.jsonl</a>: every number of the curves; "
+            + "<a href=config.toml>config.toml</a>: the settings.</p>",
+        )
+
+    def _summary(self) -> str:
+        """Where the run is, and the AP so far."""
+        history, measured = self.folder.history, self.folder.measured
+        last = history[-1] if history else None
+        where = "Training has not begun." if last is None else (
+            f"Epoch {last['epoch']:.3g}, step {last['step']:,}, {last['seconds'] / 60:.1f} minutes."
+        )  # fmt: skip
+        if self.val_index is None:
+            return (
+                f"{where} There is no val split without pictures of training: nothing is measured, and the last "
+                f"weights are kept; opendetr val RUN --data DATA --split NAME measures them."
+            )
+        if not measured:
+            return f"{where} Val ({len(self.val_index):,} pictures) was not measured yet."
+        best = max(measured, key=lambda line: line["val_AP"])
+        latest = ", ".join(f"{name} {metric_in_words(measured[-1][f'val_{name}'])}" for name in ("AP", "AP50"))
+        return (
+            f"{where} On {len(self.val_index):,} pictures of val after {measured[-1]['step']:,} steps: {latest}. "
+            f"The best so far, AP {metric_in_words(best['val_AP'])} after {best['step']:,} steps, is in best."
+        )
+
+    def _augmented(self, number: int, sample: Sample, preprocessing: Preprocessing) -> str:
+        image, target, _ = sample
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (preprocessing.mean, preprocessing.std))
+        pixels = ((image * std + mean).clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+        height, width = pixels.shape[:2]
+        boxes = cxcywh_to_xyxy(target.boxes_cxcywh) * torch.tensor([width, height, width, height])
+        thumbnail = Thumbnail.of(Image.fromarray(pixels), f"training-{number}")
+        drawn = thumbnail.boxed(boxes.numpy(), target.labels.numpy(), self.train_index.label_map)
+        return figure(drawn, f"{width}x{height} pixels, {len(boxes)} objects")
+
+    def _detections(self, position: int, entry: Mapping[str, Any]) -> Detections:
+        assert self.val_index is not None
+        record = self.val_index.records[position]
+        boxes = torch.tensor(entry["boxes_xyxy"], dtype=torch.float32).reshape(-1, 4)
+        scores, labels = torch.tensor(entry["scores"], dtype=torch.float32), torch.tensor(entry["labels"]).long()
+        size = (record.height, record.width)
+        return Detections(boxes, scores, labels, self.val_index.label_map, size, record.image_id)
+
+    @contextmanager
+    def _without_failing(self) -> Iterator[None]:
+        """Nothing in this context can end the run."""
+        try:
+            yield
+        except Exception as error:
+            console.print(f"Warning: report.html is not up to date ({first_line(error)}).", style="yellow")
+
+
+def _in_time(items: Iterable[Any], at_most: int, read: Callable[[Any], T]) -> list[T]:
+    """The first items, read within `SECONDS`; at least one."""
+    deadline, found = time.time() + SECONDS, list[T]()
+    for item in items:
+        found.append(read(item))
+        if len(found) == at_most or time.time() > deadline:
+            break
+    return found
