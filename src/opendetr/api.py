@@ -22,7 +22,7 @@ from opendetr.engines.engine import GRAPH_ENGINES
 from opendetr.errors import UserError
 from opendetr.evaluation.coco import CocoMetrics, evaluate_files
 from opendetr.evaluation.runner import evaluate_data
-from opendetr.exporting.certificate import Certificate
+from opendetr.exporting.certificate import Certificate, print_certificate
 from opendetr.exporting.export import ExportOptions, export_model, export_with_data, format_of
 from opendetr.exporting.exported_file import describe_exported
 from opendetr.exporting.fastest_engine import prepare_engines
@@ -422,7 +422,7 @@ def export(
         certificate = export_model(checkpoint, path, options)
     else:
         certificate = export_with_data(checkpoint, path, options, Path(data), index)
-    console.print(f"{path} is written and certified: {certificate.summary()}")
+    print_certificate(certificate, path)
     return certificate
 
 

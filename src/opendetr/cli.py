@@ -10,15 +10,21 @@ import time
 STARTED = time.time()
 
 import sys
+from collections.abc import Callable
+from contextlib import nullcontext, redirect_stdout
+from dataclasses import asdict
+from functools import partial, wraps
+from inspect import Parameter, signature
+from json import dumps
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, NamedTuple, get_args
 
 import typer
 import typer.main
 
 import opendetr
 from opendetr.errors import UserError
-from opendetr.files import require_writable, write_json
+from opendetr.files import read_json
 from opendetr.openmp import set_waiting_policy
 from opendetr.options import (
     SAY_DC5,
@@ -35,17 +41,68 @@ from opendetr.options import (
 )
 
 UsageError: Any = typer.BadParameter.__base__  # click's, which newer versions of typer contain
-STOPPED = 130  # the exit code after Ctrl-C
+FOUND_PROBLEMS, STOPPED = 1, 130  # exit codes: of doctor; after Ctrl-C
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 doctor found a problem, or opendetr has a bug (with a traceback); 2 bad input, with one "
+    "sentence on standard error; 130 stopped by Ctrl-C."
+)
 
 
-app = typer.Typer(
+class Answer(NamedTuple):
+    """What a command found, as `--json` prints it, and its exit code."""
+
+    value: dict[str, Any]
+    exit_code: int = 0
+
+
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print warnings and errors only, on standard error.")]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object on standard output, all else on standard error.")
+]
+
+
+class App(typer.Typer):
+    """An application whose commands all have the options for scripts, `--quiet` and `--json`."""
+
+    def command(self, name: str | None = None, **options: Any) -> Callable[[Any], Any]:
+        """As typer's, for functions that return an `Answer`."""
+        register = super().command(name, **options)
+
+        def decorate(function: Callable[..., Answer]) -> Callable[..., Answer]:
+            @wraps(function)
+            def run(*, quiet: bool, json: bool, **given: Any) -> int:
+                return _answer(partial(function, **given), quiet=quiet, as_json=json)
+
+            own, shared = signature(function), {"quiet": Quiet, "json": AsJson}
+            added = [Parameter(key, Parameter.KEYWORD_ONLY, default=False, annotation=shared[key]) for key in shared]
+            run.__signature__ = own.replace(parameters=[*own.parameters.values(), *added])  # type: ignore[attr-defined]
+            run.__annotations__ = function.__annotations__ | shared
+            register(run)
+            return function
+
+        return decorate
+
+
+def _answer(command: Callable[[], Answer], *, quiet: bool, as_json: bool) -> int:
+    """Run a command; its exit code."""
+    from opendetr.progress import silence
+
+    with silence() if quiet else nullcontext(), redirect_stdout(sys.stderr) if as_json else nullcontext():
+        answer = command()
+    if as_json:
+        print(dumps(answer.value, indent=1, allow_nan=False))
+    return answer.exit_code
+
+
+app = App(
     name="opendetr",
     help="DETR (detection transformer): train on a folder of pictures and boxes, measure, detect.",
+    epilog=EXIT_CODES,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-data_app = typer.Typer(help="Make data sets.", no_args_is_help=True)
+data_app = App(help="Make data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
 MODEL_HELP = "A run folder, an official .pth or released name, a Hugging Face folder or id"
@@ -59,7 +116,6 @@ ThreadCount = Annotated[
 BatchSize = Annotated[int, typer.Option(help="Pictures at once.")]
 InputSize = Annotated[str | None, typer.Option(help="HEIGHTxWIDTH of the input.  (default: of a 480x640 picture)")]
 Recipe = Annotated[str | None, typer.Option(help="A shipped recipe or a TOML file.")]
-JsonFile = Annotated[Path | None, typer.Option(help="Write the result to this file too.")]
 
 
 def _repeatable(choices: Any, what: str, default: str) -> Any:
@@ -69,7 +125,7 @@ def _repeatable(choices: Any, what: str, default: str) -> Any:
 
 
 def main() -> None:
-    """Run a command; a wrong command line or other bad input is one sentence and exit code 2, Ctrl-C is 130."""
+    """Run a command, and exit with one of `EXIT_CODES`; bad input is one sentence."""
     set_waiting_policy()
     code = 2
     try:
@@ -133,9 +189,10 @@ def demo(
     output: Annotated[Path, typer.Option(help="Folder for the data, the run and report.html.")] = Path("runs/demo"),
     compare: Annotated[bool, typer.Option("--compare", help="Train with the paper's recipe too; report both.")] = False,
     threads: ThreadCount = None,
-) -> None:
+) -> Answer:
     """Train a DETR on digit scenes and write a report; 3 to 4 minutes on 2 cores, longer on a busy machine."""
-    opendetr.demo(output, compare=compare, threads=threads, started=STARTED)
+    report = opendetr.demo(output, compare=compare, threads=threads, started=STARTED)
+    return Answer({"report": str(report), **read_json(report.with_name("report.json"), "the result of a demo")})
 
 
 @app.command()
@@ -170,15 +227,18 @@ def train(
         typer.Option(help="Number of threads, or auto to measure the fastest.  (default: auto with --minutes)"),
     ] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value; wins over everything.")] = None,
-) -> None:
+) -> Answer:
     """Train on a folder of pictures and boxes. What is not given comes from the recipe."""
-    opendetr.train(
+    run = opendetr.train(
         data, init=init, new_head=num_classes_from == "data", freeze=freeze or (), recipe=recipe, preset=preset,
         train_split=train_split, val_split=val_split, output=output, resume=resume, epochs=epochs, minutes=minutes,
         patience=patience, seed=seed, batch_size=batch_size, image_size=image_size, backbone=backbone,
         backbone_weights=backbone_weights, workers=workers, cache=cache, precision=precision,
         device=device, threads=threads, overrides=set_ or (), started=STARTED,
     )  # fmt: skip
+    from opendetr.training.run_folder import summary_of
+
+    return Answer(summary_of(run))
 
 
 @app.command()
@@ -188,7 +248,6 @@ def val(
     split: Annotated[str, typer.Option(help="The split to measure on.")] = "val",
     detections: Annotated[Path | None, typer.Option(help="Instead of a model: a COCO results file.")] = None,
     annotations: Annotated[Path | None, typer.Option(help="With --detections: the COCO annotation file.")] = None,
-    json: JsonFile = None,
     batch_size: BatchSize = 4,
     engine: Annotated[
         EngineName | None,
@@ -197,12 +256,11 @@ def val(
     precision: Precision = "fp32",
     device: Device = "auto",
     threads: ThreadCount = None,
-) -> None:
+) -> Answer:
     """The 12 COCO numbers and AP per class, of a model on a split or of ready-made detections."""
     from opendetr.api import val_files
     from opendetr.evaluation.report import print_metrics
 
-    require_writable(json)
     if model is not None and data is not None and detections is None and annotations is None:
         metrics = opendetr.val(
             model, data, split, batch_size=batch_size, engine=engine, precision=precision, device=device,
@@ -213,8 +271,7 @@ def val(
     else:
         raise UserError("val needs either MODEL --data DIR, or --detections RESULTS.json --annotations TRUTH.json")
     print_metrics(metrics)
-    if json is not None:
-        write_json(json, metrics.to_json())
+    return Answer(metrics.to_json())
 
 
 @app.command()
@@ -247,13 +304,14 @@ def predict(
     precision: Precision = "fp32",
     device: Device = "auto",
     threads: ThreadCount = None,
-) -> None:
+) -> Answer:
     """Detect objects in pictures and videos; the same command continues after a stop."""
-    opendetr.predict(
+    detections = opendetr.predict(
         model, sources, output, threshold=threshold, batch_size=batch_size, tile=tile, overlap=overlap, every=every,
         shards=shards, classes=classes, drawn=drawn, save_txt=save_txt, save_csv=save_csv, save_coco=save_coco,
         save_crops=save_crops, engine=engine, workers=workers, precision=precision, device=device, threads=threads,
     )  # fmt: skip
+    return Answer({"detections": str(detections)})
 
 
 @app.command()
@@ -272,12 +330,13 @@ def track(
     precision: Precision = "fp32",
     device: Device = "auto",
     threads: ThreadCount = None,
-) -> None:
+) -> Answer:
     """Follow objects through a video: every object has one id in all frames."""
-    opendetr.track(
+    tracks = opendetr.track(
         model, video, output, threshold=threshold, every=every, classes=classes, drawn=drawn, engine=engine,
         precision=precision, device=device, threads=threads,
     )  # fmt: skip
+    return Answer({"tracks": str(tracks)})
 
 
 @app.command()
@@ -299,29 +358,27 @@ def explain(
     at_most: Annotated[int, typer.Option(help="Most detections explained per picture, best first.")] = 12,
     device: Device = "auto",
     threads: ThreadCount = None,
-) -> None:
+) -> Answer:
     """Show what a model attends to, what its queries do, and why an object was missed."""
-    opendetr.explain(
+    page = opendetr.explain(
         model, pictures or (), output, data=data, split=split, slots=slots, image=image, matching=matching,
         points=[_parse_point(text) for text in point or ()], layer=layer, head=head, threshold=threshold,
         at_most=at_most, device=device, threads=threads,
     )  # fmt: skip
+    return Answer({"page": str(page)})
 
 
 @app.command()
 def info(
     model: ModelOrExported,
     size: InputSize = None,
-    json: JsonFile = None,
-) -> None:
+) -> Answer:
     """What a model is: classes, parameters, GFLOPs, preprocessing, origin."""
     from opendetr.evaluation.report import print_info
 
-    require_writable(json)
     facts = opendetr.info(model, _parse_size(size))
     print_info(facts)
-    if json is not None:
-        write_json(json, facts)
+    return Answer(facts)
 
 
 @app.command()
@@ -342,9 +399,10 @@ def convert(
             "--dc5/--no-dc5", help="Whether a .pth has a dilated backbone (DC5), where the file does not say."
         ),
     ] = None,
-) -> None:
+) -> Answer:
     """Write a model in another library's format, or convert another library's model to ours."""
-    opendetr.convert(model, output, to, push=push, private=private, licence=licence, dc5=dc5)
+    folder = opendetr.convert(model, output, to, push=push, private=private, licence=licence, dc5=dc5)
+    return Answer({"folder": str(folder)})
 
 
 @app.command()
@@ -365,18 +423,21 @@ def export(
         float | None, typer.Option(help="Largest loss of AP.  (default: 0.005; fp32: 0.0005)")
     ] = None,
     threads: ThreadCount = None,
-) -> None:
+) -> Answer:
     """Write the model as a file for other programs, after comparing it with PyTorch on real pictures."""
-    opendetr.export(
+    certificate = opendetr.export(
         model, output, format, precision=precision, with_preprocessing=with_preprocessing,
         with_attention=with_attention, data=data, split=split, max_ap_loss=max_ap_loss, threads=threads,
     )  # fmt: skip
+    return Answer({"file": str(output), "certificate": certificate.to_json()})
 
 
 @app.command()
-def prepare(model: Model, precision: Precision = "fp32", device: Device = "auto", threads: ThreadCount = None) -> None:
+def prepare(
+    model: Model, precision: Precision = "fp32", device: Device = "auto", threads: ThreadCount = None
+) -> Answer:
     """Make faster engines for a model on this machine's CPU, once; predict and val with --engine auto then use them."""
-    opendetr.prepare(model, precision=precision, device=device, threads=threads)
+    return Answer({"engine": opendetr.prepare(model, precision=precision, device=device, threads=threads)})
 
 
 @app.command()
@@ -394,13 +455,14 @@ def benchmark(
     memory: Annotated[bool, typer.Option("--memory/--no-memory", help="Measure peak memory too.")] = True,
     device: Device = "auto",
     threads: ThreadCount = None,
-) -> None:
+) -> Answer:
     """Measure speed and memory of every engine, and whether their outputs agree."""
-    opendetr.benchmark(
+    found = opendetr.benchmark(
         model, against=against, size=_parse_size(size), batch=batch,
         engines=engine or (), precisions=precision or (), seconds=seconds, output=output, memory=memory, device=device,
         threads=threads,
     )  # fmt: skip
+    return Answer(found.to_json())
 
 
 @app.command()
@@ -418,12 +480,13 @@ def ablate(
     ] = None,
     device: Device = "auto",
     threads: ThreadCount = None,
-) -> None:
+) -> Answer:
     """Run one of the paper's studies as small trainings; the same command continues after a stop."""
-    opendetr.ablate(
+    table = opendetr.ablate(
         study, data, output, recipe=recipe, split=split, seeds=seeds, epochs=epochs, minutes=minutes,
         overrides=set_ or (), device=device, threads=threads,
     )  # fmt: skip
+    return Answer({"table": str(table), "csv": str(table.with_suffix(".csv"))})
 
 
 @app.command()
@@ -435,17 +498,14 @@ def doctor(
     seconds: Annotated[float, typer.Option(help="Time for overfitting eight pictures.")] = 45.0,
     device: Device = "auto",
     threads: ThreadCount = None,
-) -> None:
+) -> Answer:
     """Check a data set for training: its files, and whether a model can overfit eight pictures; about a minute."""
-    from opendetr.evaluation.report import print_findings
-
     found = opendetr.doctor(
         data, train_split=train_split, recipe=recipe, image_size=image_size, seconds=seconds, device=device,
         threads=threads,
     )  # fmt: skip
-    print_findings([(finding.is_problem, finding.sentence) for finding in found])
-    if any(finding.is_problem for finding in found):
-        raise typer.Exit(1)
+    findings = [asdict(finding) for finding in found]
+    return Answer({"findings": findings}, FOUND_PROBLEMS if any(one.is_problem for one in found) else 0)
 
 
 @data_app.command()
@@ -453,12 +513,14 @@ def digits(
     folder: Annotated[Path, typer.Argument(help="Folder to write the data set to.")],
     scenes: Annotated[int, typer.Option(help="Training scenes; val and test get a fifth each, at most 100.")] = 500,
     seed: Annotated[int, typer.Option(help="Random seed of the scenes.")] = 0,
-) -> None:
+) -> Answer:
     """Write the embedded data set, handwritten digits on photographs, as a COCO folder."""
     from opendetr.data.digits import write_digits
+    from opendetr.progress import console
 
     counts = write_digits(folder, scenes, seed)
-    print(f"{folder}: " + ", ".join(f"{count} {split}" for split, count in counts.items()) + " scenes")
+    console.print(f"{folder}: " + ", ".join(f"{count} {split}" for split, count in counts.items()) + " scenes")
+    return Answer({"folder": str(folder), "scenes": counts})
 
 
 def _parse_point(text: str) -> tuple[float, float]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from opendetr.cores import available_cores
 from opendetr.errors import UserError, first_line
+from opendetr.wording import counted
 
 
 def resolve_device(name: str) -> torch.device:
@@ -85,7 +86,7 @@ def describe_machine(device: torch.device | None = None) -> str:
     if device is not None and device.type != "cpu":
         gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else "Apple GPU"
         processor = f"{gpu}, {processor}"
-    return f"{processor}, {torch.get_num_threads()} threads, {system}"
+    return f"{processor}, {counted(torch.get_num_threads(), 'thread')}, {system}"
 
 
 def describe_processor() -> str:

@@ -1,35 +1,182 @@
-"""The console and the progress bar of long work, with throughput and time left."""
+"""What commands print: sentences, warnings, bars of long work; in a terminal, a notebook or a file."""
 
 import os
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from importlib.util import find_spec
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.progress_bar import ProgressBar
+from rich.table import Column
+from rich.text import Text
 
 T = TypeVar("T")
 
-# Only the first of several processes prints.
-console = Console(soft_wrap=True, highlight=False, markup=False, quiet=os.environ.get("RANK", "0") != "0")
+LEAST_BAR, MOST_BAR = 8, 30  # columns
+SPOKEN_EVERY = 60.0  # seconds between two lines on long work, where no bar is shown
+IS_FIRST = os.environ.get("RANK", "0") == "0"  # of several processes
 
 
-def progress_bar(*extra: TextColumn) -> Progress:
-    """A bar that is shown in terminals and in notebooks, there if ipywidgets is installed, with which rich draws it."""
+class Output(Console):
+    """A console: in a terminal sentences are wrapped between words, in a file each is one line.
+
+    Text that is to be copied, such as a command, is printed with `soft_wrap=True`: it gets no line breaks.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(highlight=False, markup=False, quiet=not IS_FIRST, **options)
+
+    def print(self, *objects: Any, soft_wrap: bool | None = None, **options: Any) -> None:
+        """Print as rich does; tables always fit the width."""
+        if soft_wrap is None:
+            soft_wrap = not self.is_terminal and all(isinstance(one, str) for one in objects)
+        super().print(*objects, soft_wrap=soft_wrap, **options)
+
+
+console = Output()
+_errors = Output(stderr=True)
+_live: Progress | None = None  # the bars on the screen
+
+
+def warn(sentence: str) -> None:
+    """Print a warning; where nothing else is printed (`--quiet`), on standard error."""
+    (_errors if console.quiet else console).print(f"Warning: {sentence}", style="yellow")
+
+
+def print_command(command: str) -> None:
+    """Print a command on a line of its own, without line breaks, so that it can be copied."""
+    console.print(f"  {command}", soft_wrap=True)
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Print warnings and errors only."""
+    before, console.quiet = console.quiet, True
+    try:
+        yield
+    finally:
+        console.quiet = before
+
+
+class _Figures(ProgressColumn):
+    """The texts in a task's field `figures`, the most important first: as many as there is room for."""
+
+    def __init__(self) -> None:
+        super().__init__(Column(no_wrap=True))  # so that the bar shrinks instead
+
+    def render(self, task: Task) -> Text:
+        """Two spaces before each."""
+        room = console.width - len(task.description) - len(f" {task.completed}/{task.total} ") - LEAST_BAR
+        shown = ""
+        for figure in filter(None, task.fields["figures"]):
+            if len(shown) + 2 + len(figure) > room:
+                break
+            shown += f"  {figure}"
+        return Text(shown.removeprefix(" "), no_wrap=True)
+
+
+def progress_bar() -> Progress:
+    """A bar that is shown in terminals and in notebooks, there if ipywidgets is installed, with which rich draws it.
+
+    Every task needs the field `figures`, a sequence of texts.
+    """
     shown = console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
+    bar = BarColumn(bar_width=None, table_column=Column(max_width=MOST_BAR))
     return Progress(
-        TextColumn("{task.description}"), BarColumn(bar_width=30), MofNCompleteColumn(), *extra,
-        TextColumn("{task.fields[rate]}"), TimeRemainingColumn(),
-        console=console, transient=True, disable=not shown,
+        TextColumn("{task.description}"), bar, MofNCompleteColumn(), _Figures(),
+        console=console, transient=True, disable=not shown or console.quiet,
     )  # fmt: skip
 
 
+@contextmanager
+def live_bar() -> Iterator[Progress]:
+    """A bar on the screen; within the bar of other work, which it joins, tasks must be removed at the end."""
+    global _live
+    if _live is not None:
+        yield _live
+        return
+    _live = progress_bar()
+    try:
+        if not _live.disable:  # a disabled bar would print an empty line at its end
+            _live.start()
+        yield _live
+    finally:
+        ended, _live = _live, None
+        if not ended.disable:
+            ended.stop()
+
+
 def show_progress(items: Iterable[T], description: str, total: int, unit: str = "pictures") -> Iterator[T]:
-    """Yield the items while a bar counts them, with items per second and the time left."""
-    with progress_bar() as bar:
-        task = bar.add_task(description, total=total, rate="")
-        for item in items:
-            yield item
-            bar.advance(task)
-            speed = bar.tasks[0].speed
-            bar.update(task, rate=f"{speed:.1f} {unit}/s" if speed else "")
+    """Yield the items while a bar counts them, with items per second and the time left; in a file a line per minute."""
+    with live_bar() as bar:
+        task = bar.add_task(description, total=total, figures=())
+        begun = spoken = time.monotonic()
+        try:
+            for done, item in enumerate(items, start=1):
+                yield item
+                now = time.monotonic()
+                figures = _pace(done, total, now - begun, unit)
+                bar.update(task, completed=done, figures=figures)
+                if bar.disable and now - spoken > SPOKEN_EVERY:
+                    spoken = now
+                    console.print(", ".join((f"{description}: {done} of {total} {unit}", *figures)))
+        finally:
+            bar.remove_task(task)
+
+
+def _pace(done: int, total: int, seconds: float, unit: str) -> tuple[str, str]:
+    """The time left and the items per second, in words."""
+    speed = done / max(seconds, 1e-9)
+    left = f"{timedelta(seconds=round((total - done) / speed))} left" if total >= done else ""
+    return left, f"{speed:.1f} {unit}/s" if seconds > 0.1 else ""
+
+
+@contextmanager
+def stages(what: str, number: int) -> Iterator[Callable[[str], None]]:
+    """Yield a function that begins the next of so many stages of long work and names it, in a bar or on a line."""
+    with live_bar() as bar:
+        task, begun = bar.add_task(what, total=number, figures=()), 0
+
+        def begin(stage: str) -> None:
+            nonlocal begun
+            bar.update(task, completed=begun, figures=(stage,))
+            begun += 1
+            if bar.disable:
+                console.print(f"{what}: {stage}")
+
+        try:
+            yield begin
+        finally:
+            bar.remove_task(task)
+
+
+class _Elapsed(ProgressColumn):
+    """A bar that fills while time passes; the task's total are seconds."""
+
+    def render(self, task: Task) -> ProgressBar:
+        """The share of the seconds that have passed."""
+        total = task.total or 1.0
+        return ProgressBar(total=total, completed=min(task.elapsed or 0.0, total), width=MOST_BAR)
+
+
+@contextmanager
+def waiting(description: str, seconds: float) -> Iterator[None]:
+    """Show one bar that fills in so many seconds, instead of what the work prints; in a file one line."""
+    shown = console.is_terminal and not console.quiet
+    if not shown:
+        console.print(f"{description}: about {seconds:.0f} seconds")
+    columns = TextColumn("{task.description}"), _Elapsed(), TextColumn("about {task.total:.0f} seconds")
+    bar = Progress(*columns, console=Output(), transient=True, disable=not shown)
+    with silence():
+        bar.add_task(description, total=seconds)
+        if shown:
+            bar.start()
+        try:
+            yield
+        finally:
+            if shown:
+                bar.stop()

@@ -3,10 +3,11 @@
 import ast
 import hashlib
 import importlib
+import json
 import subprocess
 import sys
 from functools import partial
-from inspect import unwrap
+from inspect import signature, unwrap
 from pathlib import Path
 from typing import get_args
 
@@ -14,7 +15,7 @@ import pytest
 import typer.main
 
 import opendetr
-from opendetr.cli import app, main
+from opendetr.cli import Answer, app, data_app, main
 from opendetr.config import LossConfig
 from opendetr.errors import UserError
 from opendetr.model.build import build_model
@@ -31,6 +32,7 @@ from opendetr.options import (
     TrainingPrecision,
 )
 from opendetr.recipes.presets import PRESETS
+from opendetr.training.doctor import Finding
 
 PUBLIC_NAMES = {
     "Batch", "DETR", "Detections", "Detector", "DetrOutput", "LabelMap", "Matches", "RunConfig", "Target", "Targets",
@@ -51,7 +53,7 @@ COMMANDS = {
     },
     "convert": {"--to", "--push", "--private", "--licence", "--dc5"},
     "val": {
-        "--data", "--split", "--detections", "--annotations", "--json", "--batch-size", "--engine", "--precision",
+        "--data", "--split", "--detections", "--annotations", "--batch-size", "--engine", "--precision",
         "--device", "--threads",
     },
     "predict": {
@@ -75,13 +77,14 @@ COMMANDS = {
         "--max-ap-loss", "--threads",
     },
     "prepare": {"--precision", "--device", "--threads"},
-    "info": {"--size", "--json"},
+    "info": {"--size"},
     "benchmark": {
         "--against", "--size", "--batch", "--engine", "--precision", "--seconds", "--output", "--memory", "--device",
         "--threads",
     },
     "data digits": {"--scenes", "--seed"},
 }  # fmt: skip
+FOR_SCRIPTS = {"--quiet", "--json"}  # of all commands
 
 
 def test_public_names():
@@ -137,7 +140,7 @@ def test_command_line_surface():
             found |= {f"{name} {inner}": options_of(c) for inner, c in command.commands.items()}
         else:
             found[name] = options_of(command)
-    assert found == COMMANDS
+    assert found == {name: options | FOR_SCRIPTS for name, options in COMMANDS.items()}
 
 
 CHOICES = {
@@ -294,3 +297,28 @@ def test_exit_codes(monkeypatch, capsys):
     monkeypatch.setattr(opendetr, "info", lambda *_: {}, raising=False)
     monkeypatch.setattr("opendetr.evaluation.report.print_info", lambda facts: None)
     assert exits("info m", monkeypatch) == 0
+    for is_problem in (False, True):
+        found = [Finding(is_problem, "a sentence")]
+        monkeypatch.setattr(opendetr, "doctor", lambda *_, found=found, **__: found, raising=False)
+        assert exits("doctor --data d --json", monkeypatch) == is_problem
+        assert json.loads(capsys.readouterr().out) == {
+            "findings": [{"is_problem": is_problem, "sentence": "a sentence"}]
+        }
+    monkeypatch.setenv("COLUMNS", "300")
+    assert exits("--help", monkeypatch) == 0
+    assert "Exit codes: 0 done; 1 doctor found a problem" in capsys.readouterr().out
+
+
+def test_scripts_get_one_object_or_nothing(tmp_path, monkeypatch, capfd):
+    assert exits(f"data digits {tmp_path} --scenes 4 --json", monkeypatch) == 0
+    printed = capfd.readouterr()
+    assert json.loads(printed.out) == {"folder": str(tmp_path), "scenes": {"train": 4, "val": 4, "test": 4}}
+    assert printed.err == f"{tmp_path}: 4 train, 4 val, 4 test scenes\n"
+    assert exits(f"data digits {tmp_path} --scenes 4 --quiet", monkeypatch) == 0
+    assert capfd.readouterr() == ("", "")
+
+
+def test_every_command_has_an_answer_for_scripts():
+    commands = [*app.registered_commands, *data_app.registered_commands]
+    assert len(commands) == len(COMMANDS)
+    assert {signature(command.callback).return_annotation for command in commands} == {Answer}

@@ -21,8 +21,10 @@ from opendetr.config import LossConfig
 from opendetr.model.complexity import count_gflops
 from opendetr.recipes.recipe import load_recipe
 from opendetr.training import doctor
+from opendetr.training.flips import FlipTrial
 from opendetr.training.run_folder import load_training_state, read_metrics
 from opendetr.training.speed import Speed
+from opendetr.training.step import TrainingStep
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +182,34 @@ def test_a_machine_slower_than_it_seemed_gets_smaller_pictures_and_the_model_kno
     assert load_recipe(str(run / "config.toml")).data.image_size == 64
     api.train(resume=run, minutes=0.01)
     assert load_folder(run).preprocessing.image_size == 64
+
+
+def test_flips_that_were_tried_are_not_tried_again_by_a_resumed_run(digits, tmp_path, monkeypatch, capsys):
+    """Not even where the run is killed in the next step."""
+    asked, step = [], TrainingStep.__call__
+
+    def all_alike(*_, **options):
+        asked.append(options["seconds"])
+        return FlipTrial(1.0, 1.0, 1.0, 3.0)
+
+    def die(self, micro_batches):
+        if asked:
+            raise RuntimeError("killed")
+        return step(self, micro_batches)
+
+    monkeypatch.setattr("opendetr.training.loop.try_flips", all_alike)
+    monkeypatch.setattr(TrainingStep, "__call__", die)
+    options = TINY_FAST | {"val_split": "none"}
+    with pytest.raises(RuntimeError, match="killed"):
+        api.train(digits, **options, epochs=2, output=tmp_path / "run")
+    assert "chosen: pictures are also shown mirrored" in capsys.readouterr().out
+    monkeypatch.setattr(TrainingStep, "__call__", step)
+    run = api.train(resume=tmp_path / "run")
+    assert asked == [float("inf")]  # epochs have no budget
+    data = load_recipe(str(run / "config.toml")).data
+    assert (data.horizontal_flip, data.vertical_flip) == (0.5, 0.0)
+    steps = [line["step"] for line in read_metrics(run) if line["kind"] == "epoch"]
+    assert steps == [6, 12]
 
 
 def image_records(sizes):

@@ -19,7 +19,7 @@ from opendetr.checkpoints.native import load_folder
 from opendetr.errors import UserError
 from opendetr.evaluation.coco import CocoMetrics
 from opendetr.evaluation.report import MEANING
-from opendetr.training.run_folder import read_metrics
+from opendetr.training.run_folder import read_metrics, summary_of
 
 
 def lines(run: Path, *kinds: str) -> list[dict]:
@@ -200,8 +200,39 @@ def test_patience_needs_a_val_split(digits, tmp_path):
 def test_a_run_says_what_to_expect_before_its_first_step(digits, tmp_path, capsys):
     api.train(digits, **TINY, epochs=1, output=tmp_path / "run")
     said = capsys.readouterr().out.replace("\n", " ")
-    assert re.search(r"trains on about \S+ pictures a second: 1 epochs of 24 will take about", said)
+    assert re.search(r"trains on about \S+ pictures a second: 1 epoch of 24 pictures will take about", said)
     assert said.index("This machine trains") < said.index("epoch 1 ")
+
+
+def test_a_run_ends_with_what_matters_and_says_that_it_has_learned_nothing(digits, tmp_path, capsys):
+    run = tmp_path / "run"
+    api.train(digits, **TINY, epochs=1, output=run, overrides=["data.colour=0.1"])
+    said = capsys.readouterr().out
+    assert f"The config of the run is {run / 'config.toml'}; it differs from the recipe paper in: " in said
+    assert "data.colour = 0.1" in said
+    assert "[model]" not in said
+    *_, measured, where, val, predict, nothing = said.splitlines()
+    found = summary_of(run)
+    assert measured == f"AP {found['val']['AP']:.3f}, AP50 {found['val']['AP50']:.3f} on val, at epoch 1 of 1."
+    assert where.startswith(f"The run is in {run}: best, last, ")
+    assert val == f"  opendetr val {run} --data {digits} --split test"
+    assert predict == f"  opendetr predict {run} PICTURES --output found"
+    assert "the model has learned almost nothing yet" in nothing
+    assert nothing.endswith(f"opendetr train --resume {run} --epochs 2.")
+    assert found["weights"] == str(run / "best")
+
+
+def test_a_run_without_val_says_so_by_its_boxes(digits, tmp_path, capsys):
+    run = api.train(digits, **TINY, minutes=1e-4, val_split="none", output=tmp_path / "run")
+    said = capsys.readouterr().out
+    assert "Without a val split, as asked: only the last weights are kept." in said
+    assert re.search(
+        r"almost nothing yet \(its boxes overlap .*opendetr train --resume \S+ --minutes \d+\.$", said.strip()
+    )
+    assert summary_of(run) | {"seconds": 0} == {
+        "run": str(run), "weights": str(run / "last"), "epoch": 0.3333, "step": 1, "seconds": 0, "val": None,
+        "val_epoch": None,
+    }  # fmt: skip
 
 
 def test_steps_are_logged_between_epochs(coco_folder, tmp_path, monkeypatch):

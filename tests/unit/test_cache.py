@@ -146,7 +146,7 @@ def test_that_not_all_pictures_fit_is_said_once_before_they_are_read(index, monk
     needed = 5 * 3 * 24 * 32  # kept smaller than they are, by each loader process
     monkeypatch.setattr(cache, "free_bytes", lambda: 4 * needed)
     built = build_cache(config, index.records, workers)
-    assert capsys.readouterr().out.count("--cache ram: all pictures need 0.0 GB") == said
+    assert capsys.readouterr().out.count("not all pictures can be kept in memory: they need 0.0 GB") == said
     dataset = DetectionDataset(index, PREPROCESSING.transform(), cache=built)
     for key in range(5):
         dataset[key]

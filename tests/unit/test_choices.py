@@ -56,7 +56,7 @@ def test_nothing_to_measure():
 def test_queries_for_the_fullest_picture(most, queries):
     config, said = fit_to_data(load_recipe("fast"), index_of([(0, 96)] * most, [(0, 96)]))
     assert config.model.num_queries == queries >= most
-    assert any(f"{queries} queries" in sentence and f"{most} objects" in sentence for sentence in said)
+    assert any(f"{queries} queries" in sentence and f"{most} object" in sentence for sentence in said)
 
 
 @pytest.mark.parametrize(("side", "strides"), [(24, (8,)), (200, ())])
@@ -76,8 +76,8 @@ def test_what_is_given_is_kept():
     fixed = ["model.num_queries=7", "model.proposal_strides=[8]", "data.zoom_in=0.8"]
     config, said = fit_to_data(resolve_config("fast", overrides=fixed), index_of([(0, 400)] * 50))
     assert (config.model.num_queries, config.model.proposal_strides) == (7, (8,))
-    assert config.data.zoom_in == 0.8
-    assert len(said) == 1  # only how far to zoom out was open
+    assert (config.data.zoom_in, config.data.zoom_out) == (0.8, 1.5)
+    assert said == []  # only how far to zoom out was open, which is said where it is decided whether to zoom
     paper = load_recipe("paper")
     assert fit_to_data(paper, index_of([(0, 400)])) == (paper, [])
 
@@ -152,8 +152,14 @@ def test_where_memory_is_short_smaller_steps_are_summed():
 
 
 def test_a_picture_seen_a_few_times_needs_no_zoom():
-    assert fitted(None)[0].data.zoom_probability == 0.6  # 50 epochs
-    assert fitted(20, pixel_seconds=2e-4)[0].data.zoom_probability == 0
+    zoomed, said = fitted(None)  # 50 epochs
+    assert zoomed.data.zoom_probability == 0.6
+    assert said[-1].startswith("zooming: ")
+    still, said = fitted(20, pixel_seconds=2e-4)
+    assert still.data.zoom_probability == 0
+    assert [sentence for sentence in said if "zoom" in sentence] == [
+        "no zooming: every picture is seen fewer than 8 times"
+    ]
     fixed = resolve_config("fast", image_size=320, overrides=["data.zoom_probability=0.3"])
     config, said = fit_to_time(fixed, measure_objects(index_of([(0, 9)])), 1, 1e-5, 1.0)
     assert (config.data.image_size, config.data.zoom_probability, said) == (320, 0.3, [])

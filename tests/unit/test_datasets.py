@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from opendetr.data.check import check_pictures, describe, warnings
+from opendetr.data.check import check_pictures, describe, describe_classes, warnings
 from opendetr.data.datasets import count_objects, has_split, known_images, load_index, shared_pictures
 from opendetr.errors import UserError
 from opendetr.labels import LabelMap
@@ -142,7 +142,7 @@ def test_a_box_that_cannot_be_learned_is_left_out_with_a_sentence(with_boxes, bb
     (sentence,) = index.dropped_boxes
     assert str(index.records[0].path) in sentence
     assert f"annotation 2 with bbox {bbox} is {reason}" in sentence
-    assert f"1 boxes are left out of training: {sentence}" in warnings(index, num_queries=9)[0]
+    assert f"1 box is left out of training: {sentence}" in warnings(index, num_queries=9)[0]
 
 
 def test_a_picture_without_objects_is_a_normal_picture(with_boxes):
@@ -279,10 +279,13 @@ def test_a_folder_without_a_data_set_or_with_two_that_disagree_has_no_image_ids(
 
 
 def test_a_split_in_one_line(coco_folder):
-    line = describe(load_index(coco_folder((1, 2, 0, 3)), "train"))
-    assert line == (
-        "4 pictures (1 without objects), 6 objects (0 to 3 per picture), 3 classes: 1 'circle', 2 'square', 3 'star'"
-    )
+    index = load_index(coco_folder((1, 2, 0, 3)), "train")
+    assert describe(index) == "4 pictures (1 without objects), 6 objects (0 to 3 per picture)"
+    assert describe_classes(index.label_map) == "3 classes (with id): circle (1), square (2), star (3)"
+    assert describe_classes(index.label_map, limit=1) == "3 classes (with id): circle (1) and 2 more"
+    one = load_index(coco_folder((1,), names=("raccoon",)), "train")
+    assert describe(one) == "1 picture (none without objects), 1 object (1 per picture)"
+    assert describe_classes(one.label_map) == "1 class (with id): raccoon (1)"
 
 
 def test_warnings_name_the_fullest_picture_and_its_count(coco_folder):

@@ -99,7 +99,7 @@ def test_boxes_twice(data):
 
 def test_pictures_of_val_in_train(data):
     shutil.copy(data / "images" / "train_0.png", data / "images" / "val_0.png")
-    assert "val_0.png" in only(sentences(data), "val are in train")
+    assert "val_0.png" in only(sentences(data), "val is in train")
 
 
 def test_no_boxes_at_all(data):

@@ -55,12 +55,23 @@ def test_what_costs_the_model_more_is_never_shown():
 
 def test_a_model_that_knows_too_little_decides_last():
     for ignorant in (FlipTrial(1.0, 0.3, 1.0, 1.0), FlipTrial(0.5, 0.8, 1.0, 1.0)):
-        config, reasons = settle_flips(load_recipe("fast"), ignorant, is_last=False)
-    assert open_flips(config.data) == ["horizontal_flip", "vertical_flip"]
-    assert reasons == []
+        config, (reason,) = settle_flips(load_recipe("fast"), ignorant, is_last=False)
+        assert open_flips(config.data) == ["horizontal_flip", "vertical_flip"]
+        assert "stays open: the model has not learned enough yet" in reason
     config, reasons = settle_flips(config, ignorant, is_last=True)
     assert (config.data.horizontal_flip, config.data.vertical_flip) == (0.0, 0.0)
     assert "50%" in reasons[0]
+
+
+def test_too_few_pictures_decide_nothing():
+    few = FlipTrial(1.0, 0.9, 1.0, 1.0, pictures=11, wanted=48)
+    config, (reason,) = settle_flips(load_recipe("fast"), few, is_last=False)
+    assert open_flips(config.data) == ["horizontal_flip", "vertical_flip"]
+    assert "only 11 pictures could be tried in 5% of the time" in reason
+    assert settle_flips(config, few._replace(pictures=0), is_last=False) == (config, [])  # there was nothing to tell
+    assert settle_flips(config, few, is_last=True)[0].data.horizontal_flip == 0
+    all_there_are = few._replace(wanted=11)
+    assert settle_flips(config, all_there_are, is_last=False)[0].data.horizontal_flip == 0.5
 
 
 def test_what_is_given_is_not_tried():
@@ -177,6 +188,21 @@ def test_every_class_is_among_the_pictures_shown(coco_folder):
     assert len(telling_pictures([of(n % 13) for n in range(500)])) == 65  # five of each
     assert len(telling_pictures([of(n) for n in range(500)])) == 96
     assert len(telling_pictures([of(0)] * 5)) == 5
+
+
+def test_a_trial_ends_where_the_model_knows_little_or_the_time_is_over(coco_folder, monkeypatch):
+    dataset = DetectionDataset(load_index(coco_folder((1,) * 20), "train"), PREPROCESSING.transform())
+    model = build_model(FOCAL, LossConfig(), 3).eval()
+    ignorant = try_flips(model, dataset, *ASKED)
+    assert (ignorant.pictures, ignorant.wanted) == (12, 20)
+
+    def upright(boxes, labels, way):
+        return boxes, labels
+
+    monkeypatch.setattr(model, "forward", knowing_all(dataset, upright))
+    assert try_flips(model, dataset, *ASKED).pictures == 20
+    assert try_flips(model, dataset, *ASKED, seconds=0.0).pictures == 0
+    assert try_flips(model, dataset, *ASKED, seconds=1e-9).pictures <= 1
 
 
 def test_without_any_object_there_is_nothing_to_ask(coco_folder):

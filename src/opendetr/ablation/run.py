@@ -22,7 +22,7 @@ from opendetr.evaluation.runner import evaluate_split
 from opendetr.explanation.slots import survey
 from opendetr.files import current_folder, read_json, require_folder, write_json, write_text
 from opendetr.inference.detector import Detector
-from opendetr.progress import console
+from opendetr.progress import console, warn
 from opendetr.recipes.recipe import resolve_config
 from opendetr.training.run_folder import read_config, read_metrics
 from opendetr.training.setup import prepare_training
@@ -87,7 +87,7 @@ def run_study(study: Study, settings: Settings, output: Path, seeds: int, device
                 write_text(folder / "error.txt", "".join(traceback.format_exception(error)))
                 reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {first_line(error)}"
                 failed[row.name, seed] = reason
-                console.print(f"Row '{row.name}', seed {seed}, failed: {reason}", style="yellow")
+                warn(f"row '{row.name}', seed {seed}, failed: {reason}")
                 continue
             (folder / "error.txt").unlink(missing_ok=True)
             write_json(result, found | {"row": row.name, "seed": seed})

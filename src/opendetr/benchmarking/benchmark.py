@@ -14,6 +14,7 @@ from opendetr.engines.engine import describe_engine
 from opendetr.files import write_json, write_text
 from opendetr.progress import console
 
+FEW_CALLS = 5  # of which a median says little
 IDLE = 0.05  # share of processor time taken by other programs, up to which a machine counts as idle
 
 
@@ -145,6 +146,8 @@ def _facts(benchmark: Benchmark) -> Iterator[str]:
     for row in benchmark.rows:
         if row.reason is not None:
             yield f"{row.name} was not measured: {row.reason}."
+    if few := [row.name for row in benchmark.rows if row.model is not None and row.model.calls < FEW_CALLS]:
+        yield f"Fewer than {FEW_CALLS} calls of {', '.join(few)} fit into the time: raise --seconds for better medians."
     yield from (f"{remark}." for remark in benchmark.remarks)
     yield (
         f"Batch {benchmark.batch}, input {benchmark.input[0]}x{benchmark.input[1]}, made of pictures of "

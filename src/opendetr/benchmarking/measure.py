@@ -27,13 +27,14 @@ from opendetr.devices import describe_machine, resolve_device
 from opendetr.engines.engine import GRAPH_ENGINES, is_installed
 from opendetr.errors import UserError
 from opendetr.exporting.comparison import BOUNDS, largest_differences
-from opendetr.exporting.fastest_engine import engine_file
+from opendetr.exporting.fastest_engine import engine_file, is_prepared
 from opendetr.model.complexity import count_gflops
 from opendetr.model.selection import SelectedQueries
 from opendetr.options import OneEngine
-from opendetr.progress import show_progress
+from opendetr.progress import console, show_progress
 from opendetr.structures import DetrOutput
 from opendetr.version import __version__
+from opendetr.wording import counted
 
 GAIN = 1.2  # bf16 is measured if its matrix products are faster by this factor
 PACKAGES = ("torch", "torchvision", "timm", "openvino", "onnxruntime")
@@ -82,6 +83,7 @@ def run_benchmark(
             peer = load_peer(against, written, target)
         before = measure_peaks(target)
         wanted, remarks = _wanted(checkpoint, engines, precisions, target, before)
+        console.print(_what_it_takes(checkpoint, wanted, against, seconds, memory=memory))
         measured, failed = _prepare(checkpoint, task, wanted, device)
         if peer is not None:
             measured.append(_compared(peer, task, measured[0].side.answer(task.images), paired=False))
@@ -136,6 +138,20 @@ def _wanted(
         if engine in GRAPH_ENGINES and engine_file(checkpoint, engine, "int8").is_file():
             wanted.append((engine, "int8"))
     return list(dict.fromkeys(wanted)), remarks
+
+
+def _what_it_takes(
+    checkpoint: Checkpoint, wanted: list[tuple[str, str]], against: str | None, seconds: float, *, memory: bool
+) -> str:
+    """How long the benchmark will take, and for what, in words."""
+    rows = len(wanted) + (against is not None)
+    said = f"{counted(rows, 'row')} of {seconds:g} s each: about {1.5 * rows * seconds:.0f} s with warming up"
+    if memory:
+        said += f", then {rows} processes of their own for peak memory (--no-memory leaves them out)"
+    new = [f"{engine} {precision}" for engine, precision in wanted if not is_prepared(checkpoint, engine, precision)]
+    if new:
+        said += f". Before that {' and '.join(new)} must be prepared, once, which may take minutes"
+    return f"{said}."
 
 
 def _prepare(

@@ -10,10 +10,11 @@ import torch
 from torch.nn import functional as F
 
 from opendetr.cores import others_seconds
-from opendetr.progress import console, show_progress
+from opendetr.progress import show_progress, waiting
+from opendetr.wording import counted
 
-WARM_UP = 3  # calls of each kind; an engine may compile for a shape that is new or repeated
-LEAST_ROUNDS, MOST_ROUNDS = 3, 200
+WARM_UP, WARM_UP_SHARE = 3, 0.3  # calls of each kind, at most in this share of the time: an engine may compile
+MOST_ROUNDS = 200
 TURN = 0.05  # seconds: fast calls are repeated in their turn
 PRODUCTS = (512, 2048)  # rows and columns of the matrices whose product is the peak
 LARGE_PRODUCT = 8192  # for GPUs, which compute a smaller one in the time that a launch takes
@@ -49,23 +50,27 @@ def take_turns(clocks: list[Clock], seconds: float) -> float:
     The slowdown is unequal: PyTorch's threads wait for each other in every layer, and where another program takes a
     core from one of them they can be fifty times as slow, other engines three times.
 
-    Each clock gets about `seconds`: a round that is begun is finished, and there are at least three.
+    Each clock gets at most about `seconds`, and one round where that takes longer.
 
     Returns:
         The share of the processors' time that other programs took meanwhile, 0..1.
     """
     for clock in show_progress(clocks, "warming up", len(clocks), "rows"):
-        for _ in range(WARM_UP):
+        begun = time.perf_counter()
+        for number in range(WARM_UP):
+            if number and time.perf_counter() - begun > WARM_UP_SHARE * seconds:
+                break
             for call in clock.calls.values():
                 call()
-    console.print(f"measuring {len(clocks)} rows in turn, about {seconds * len(clocks):.0f} s")
     begun, worked = time.perf_counter(), others_seconds()
-    for number in range(MOST_ROUNDS):
-        if number >= LEAST_ROUNDS and time.perf_counter() - begun >= seconds * len(clocks):
-            break
-        first = number % len(clocks)  # rotate which one is first
-        for clock in clocks[first:] + clocks[:first]:
-            clock.tick()
+    with waiting(f"measuring {counted(len(clocks), 'row')} in turn", seconds * len(clocks)):
+        for number in range(MOST_ROUNDS):
+            passed = time.perf_counter() - begun
+            if number and passed * (number + 1) / number > seconds * len(clocks):  # another round would take too long
+                break
+            first = number % len(clocks)  # rotate which one is first
+            for clock in clocks[first:] + clocks[:first]:
+                clock.tick()
     available = (time.perf_counter() - begun) * (os.cpu_count() or 1)
     return min(max(0.0, (others_seconds() - worked) / available), 1.0)
 

@@ -18,7 +18,7 @@ from opendetr.data.datasets import Record
 from opendetr.data.transforms import largest_look
 from opendetr.files import cache_folder, write_bytes
 from opendetr.memory import free_bytes, processes_here
-from opendetr.progress import console
+from opendetr.progress import warn
 from opendetr.version import __version__
 
 # Largest cache in memory, over all loader processes, and at most a quarter of the free memory: training and other
@@ -78,10 +78,10 @@ class DiskCache:
             write_bytes(self._file(record), content.getvalue())
         except OSError as error:
             self.is_full = True
-            console.print(
-                f"Warning: {self.folder} cannot store more pictures ({error.strerror or error}); the others are "
-                f"decoded whenever they are needed", style="yellow",
-            )  # fmt: skip
+            warn(
+                f"{self.folder} cannot store more pictures ({error.strerror or error}); the others are "
+                f"decoded whenever they are needed"
+            )
 
     def _file(self, record: Record) -> Path:
         """The file; its name depends on all that its content depends on, and on the size that the record states."""
@@ -110,9 +110,9 @@ def build_cache(config: DataConfig, records: Iterable[Record] = (), workers: int
     sizes = (kept_size(record.width, record.height, side) for record in records)
     needed = max(1, workers) * sum(3 * width * height for width, height in sizes)
     if needed > cache.room:
-        console.print(
-            f"--cache ram: all pictures need {needed / 1e9:.1f} GB, and {cache.room / 1e9:.1f} GB of this machine's "
-            f"memory may be used; the other pictures are decoded in every epoch (--cache disk keeps all)"
+        warn(
+            f"not all pictures can be kept in memory: they need {needed / 1e9:.1f} GB, and {cache.room / 1e9:.1f} GB "
+            f"may be used; the others are decoded in every epoch, and --cache disk keeps all"
         )
     return cache
 

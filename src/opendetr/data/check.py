@@ -5,6 +5,8 @@ import time
 from opendetr.data.datasets import DatasetIndex, Record, count_objects
 from opendetr.data.images import check_image
 from opendetr.errors import UserError
+from opendetr.labels import LabelMap
+from opendetr.wording import counted
 
 
 def check_pictures(index: DatasetIndex, seconds: float) -> int:
@@ -31,14 +33,21 @@ def require_size(record: Record, size: tuple[int, int], index: DatasetIndex) -> 
 
 
 def describe(index: DatasetIndex) -> str:
-    """Pictures, objects and classes of a split in one line."""
+    """Pictures and objects of a split in words."""
     counts = [len(record.labels) for record in index.records]
-    empty = counts.count(0)
+    empty, least, most = counts.count(0), min(counts), max(counts)
+    spread = f"{least} per picture" if least == most else f"{least} to {most} per picture"
     return (
-        f"{len(index):,} pictures ({empty or 'none'} without objects), {count_objects(index.records):,} objects "
-        f"({min(counts)} to {max(counts)} per picture), {index.label_map.num_classes} classes: "
-        f"{index.label_map.describe()}"
+        f"{counted(len(index), 'picture')} ({empty or 'none'} without objects), "
+        f"{counted(count_objects(index.records), 'object')} ({spread})"
     )
+
+
+def describe_classes(label_map: LabelMap, limit: int = 12) -> str:
+    """The classes in words, at most `limit` of them, with their raw ids."""
+    named = [f"{name} ({number})" for number, name in zip(label_map.category_ids, label_map.names)]
+    more = f" and {len(named) - limit} more" if len(named) > limit else ""
+    return f"{counted(len(named), 'class', 'classes')} (with id): {', '.join(named[:limit])}{more}"
 
 
 def warnings(index: DatasetIndex, num_queries: int) -> list[str]:
@@ -46,13 +55,15 @@ def warnings(index: DatasetIndex, num_queries: int) -> list[str]:
     found = []
     if index.dropped_boxes:
         shown = "; ".join(index.dropped_boxes[:3])
-        found.append(f"{len(index.dropped_boxes)} boxes are left out of training: {shown}.")
+        count = len(index.dropped_boxes)
+        found.append(f"{counted(count, 'box is', 'boxes are')} left out of training: {shown}.")
     fullest = max(index.records, key=lambda record: len(record.labels))
     if 0 < num_queries < len(fullest.labels):
         crowded = sum(len(record.labels) > num_queries for record in index.records)
         found.append(
             f"{fullest.path} has {len(fullest.labels)} objects and the model only {num_queries} queries "
-            f"({crowded} such pictures): some objects can never be found; raise it with --set model.num_queries=..."
+            f"({counted(crowded, 'such picture')}): some objects can never be found; raise it with "
+            f"--set model.num_queries=..."
         )
     if count_objects(index.records) == 0:
         found.append(f"{index.source} has no objects: the model would learn to find nothing.")

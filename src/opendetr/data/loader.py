@@ -22,7 +22,7 @@ from opendetr.data.check import require_size
 from opendetr.data.datasets import DatasetIndex, Record
 from opendetr.data.images import read_image
 from opendetr.data.transforms import to_target
-from opendetr.progress import console
+from opendetr.progress import warn
 from opendetr.structures import Batch, Target, Targets
 
 SHARED_MEMORY = Path("/dev/shm")  # of Linux
@@ -211,7 +211,7 @@ def workers_with_room(dataset: DetectionDataset, batch: list[int], workers: int)
 
 @cache
 def _say_once(sentence: str) -> None:
-    console.print(sentence)  # a run makes several loaders
+    warn(sentence)  # a run makes several loaders
 
 
 def _ignore_ctrl_c(worker: int) -> None:

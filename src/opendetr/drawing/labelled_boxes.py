@@ -13,7 +13,7 @@ from torch import Tensor
 from opendetr.drawing.fonts import font_file, load_font
 from opendetr.drawing.placement import place_labels
 from opendetr.labels import LabelMap
-from opendetr.progress import console
+from opendetr.progress import warn
 
 Colour = tuple[int, int, int]
 
@@ -124,10 +124,9 @@ def _written_name(name: str, category_id: int | None) -> tuple[str, str | None]:
     file = font_file(name + "0123456789.… ")
     if file is not None or name.isascii():
         return name, file
-    console.print(
-        f"Warning: no font of this machine can write {name}: drawn pictures say 'id {category_id}' instead. "
-        "Install a font that has these characters, such as one of Google's Noto fonts.",
-        style="yellow",
+    warn(
+        f"no font of this machine can write {name}: drawn pictures say 'id {category_id}' instead. "
+        "Install a font that has these characters, such as one of Google's Noto fonts."
     )
     return f"id {category_id}", font_file("id 0123456789.…")
 

@@ -13,7 +13,7 @@ from opendetr.errors import UserError
 from opendetr.model.detr import DETR
 from opendetr.model.precision import fit_precision, gain_of_products
 from opendetr.options import GraphEngineName, OneEngine
-from opendetr.progress import console
+from opendetr.progress import warn
 from opendetr.structures import DetrOutput
 
 GRAPH_ENGINES = get_args(GraphEngineName)  # they run exported graphs on the CPU; each has the name of its package
@@ -54,10 +54,7 @@ class TorchEngine:
             raise UserError(f"--engine torch runs fp32 and bf16, not {precision}; openvino and onnxruntime do")
         model = place(model.eval(), device)
         if precision == "bf16" and device.type == "cpu" and (gain := gain_of_products(device)) < 1:
-            console.print(
-                f"bf16 is slower than fp32 here (matrix products run at {gain:.2f} times its speed): leave it out",
-                style="yellow",
-            )
+            warn(f"bf16 is slower than fp32 here (matrix products run at {gain:.2f} times its speed): leave it out")
         fit_precision(model, device, precision)
         return cls(model, device, precision)
 

@@ -14,7 +14,8 @@ from faster_coco_eval import COCO, COCOeval_faster
 from opendetr.errors import UserError
 from opendetr.files import read_json
 from opendetr.labels import whole_number
-from opendetr.progress import console
+from opendetr.progress import warn
+from opendetr.wording import counted
 
 SUMMARY_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
@@ -91,9 +92,7 @@ def evaluate_files(detections: Path, annotations: Path) -> CocoMetrics:
             )
     listed = {whole_number(category["id"]) for category in truth["categories"]}
     if unlisted := sum(entry["category_id"] not in listed for entry in results):
-        console.print(
-            f"Warning: {unlisted} of {len(results)} results are of categories that {annotations} does not list."
-        )
+        warn(f"{unlisted} of {counted(len(results), 'result')} are of categories that {annotations} does not list.")
     return evaluate_detections(truth, results)
 
 

@@ -1,12 +1,16 @@
 """Results as tables in the terminal."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from rich.table import Table
 
+from opendetr.data.datasets import DatasetIndex
 from opendetr.evaluation.coco import CocoMetrics
-from opendetr.progress import console
+from opendetr.progress import console, print_command
+from opendetr.wording import counted
 
 MEANING = {
     "AP": "mean over IoU 0.50 to 0.95", "AP50": "at IoU 0.50", "AP75": "at IoU 0.75",
@@ -18,7 +22,9 @@ MEANING = {
 
 def print_metrics(metrics: CocoMetrics) -> None:
     """The 12 COCO numbers, then AP per class."""
-    summary = Table("", "", "", title="COCO box metrics: all scores, at most 100 detections per picture and class")
+    summary = Table(
+        show_header=False, title="COCO box metrics: all scores, at most 100 detections per picture and class"
+    )
     for row in _summary(metrics):
         summary.add_row(*row)
     per_class = Table("class", "id", "AP", "AP50")
@@ -27,10 +33,43 @@ def print_metrics(metrics: CocoMetrics) -> None:
     console.print(summary, per_class)
 
 
-def print_findings(found: Sequence[tuple[bool, str]]) -> None:
-    """The doctor's findings: problems, then notes."""
-    for is_problem, sentence in found:
-        console.print(f"{'PROBLEM' if is_problem else 'note':>8}  {sentence}.", style="red" if is_problem else None)
+def print_classes(index: DatasetIndex) -> None:
+    """What a split has: its classes with their objects and sizes, the most frequent first, and its pictures."""
+    table = Table("class", "id", "objects", "pictures", "smallest", "median", "largest", title="Sides in pixels")
+    for column in table.columns[2:]:
+        column.justify = "right"
+    labels = np.concatenate([record.labels for record in index.records])
+    boxes = np.concatenate([record.boxes_xyxy for record in index.records])
+    sides = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(1))
+    for label in sorted(range(index.label_map.num_classes), key=lambda label: -(labels == label).sum()):
+        of_class, number = sides[labels == label], index.label_map.category_ids[label]
+        spread = np.quantile(of_class, (0, 0.5, 1)) if len(of_class) else ()
+        showing = sum(label in record.labels for record in index.records)
+        counts = f"{len(of_class):,}", f"{showing:,}"
+        table.add_row(index.label_map.names[label], str(number), *counts, *(f"{side:.0f}" for side in spread))
+    console.print(table)
+    shapes = Counter((record.width, record.height) for record in index.records)
+    (width, height), often = shapes.most_common(1)[0]
+    others = f" ({often:,}) and {counted(len(shapes) - 1, 'other size')}" if len(shapes) > 1 else ""
+    counts_ = [len(record.labels) for record in index.records]
+    console.print(
+        f"{counted(len(index), 'picture')} of {width}x{height}{others}; {min(counts_)} to {max(counts_)} objects in a "
+        f"picture, the median is {np.median(counts_):g}."
+    )
+
+
+def print_findings(found: Sequence[tuple[bool, str]], data: str) -> None:
+    """The doctor's findings: notes, then problems, then the verdict on the data set in the folder `data`."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for is_problem, sentence in sorted(found, key=lambda finding: finding[0]):
+        table.add_row("PROBLEM" if is_problem else "note", f"{sentence}.", style="red" if is_problem else None)
+    console.print(table)
+    if problems := sum(is_problem for is_problem, _ in found):
+        must = counted(problems, "problem must be solved", "problems must be solved")
+        console.print(f"Verdict: {must} before training.", style="bold red")
+        return
+    console.print("Verdict: no problem was found. Next:", style="bold")
+    print_command(f"opendetr train --data {data} --minutes 30")
 
 
 def print_info(facts: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from opendetr.data.loader import DetectionDataset
 from opendetr.engines.detecting import Prepared, detect
 from opendetr.engines.engine import Engine
 from opendetr.evaluation.coco import CocoMetrics, evaluate_detections
-from opendetr.progress import console, show_progress
+from opendetr.progress import show_progress, warn
 from opendetr.structures import Detections
 
 
@@ -85,5 +85,5 @@ def metrics_of(index: DatasetIndex, detections: list[tuple[int, Detections]]) ->
     entries = [entry for _, found in in_order for entry in found.to_coco()]
     finite = [entry for entry in entries if all(map(math.isfinite, [entry["score"], *entry["bbox"]]))]
     if len(finite) < len(entries):
-        console.print(f"Warning: {len(entries) - len(finite)} detections are not finite numbers and count as missing.")
+        warn(f"{len(entries) - len(finite)} detections are not finite numbers and count as missing.")
     return evaluate_detections(index.coco, finite)

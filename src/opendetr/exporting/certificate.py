@@ -3,11 +3,13 @@
 import math
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from PIL import Image, ImageOps
+from rich.table import Table
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
@@ -34,8 +36,9 @@ from opendetr.exporting.comparison import (
 )
 from opendetr.model.capture import capture_attention
 from opendetr.model.selection import SelectedQueries
-from opendetr.progress import show_progress
+from opendetr.progress import console, print_command, show_progress
 from opendetr.structures import DetrOutput
+from opendetr.wording import counted
 
 BATCHES = (1, 2, 8)
 FRAMES = ((480, 480), (480, 640), (640, 360))  # height and width before preprocessing: three aspect ratios
@@ -87,29 +90,46 @@ class Certificate:
         return sum(getattr(row, name) for row in self.comparisons)
 
     def summary(self) -> str:
-        """One sentence."""
+        """One short sentence."""
+        answers = f"{self._sum('agreeing')} of {self._sum('answers')} answers"
+        return f"{self.engine} {self.precision} agrees with {self.against} on {self.pictures} ({answers})"
+
+    def rows(self) -> dict[str, str]:
+        """What was compared, and how far it differs at most, in words."""
         logits, boxes, apart = (
             max(getattr(row, name) for row in self.comparisons) for name in ("logits", "boxes", "answer_boxes")
         )
-        summary = (
-            f"{self.engine} {self.precision} against {self.against} on {self.pictures}, batches of "
-            f"{', '.join(map(str, BATCHES))} at three aspect ratios and one with padding, "
-            f"{self._sum('pictures')} comparisons: logits within {logits:.1g}, boxes within {boxes:.1g}, "
-            f"{self._sum('agreeing')} of {self._sum('answers')} answers of both (scores from {THRESHOLD}, at least the "
-            f"best {LEAST_ANSWERS} of each picture) agree, their boxes within {apart:.1g}"
-        )
+        sizes = ", ".join(map(str, BATCHES))
+        rows = {
+            "engine": f"{self.engine} {self.precision}",
+            "compared with": f"{self.against}, on {self.pictures}",
+            "comparisons": f"{self._sum('pictures')}: batches of {sizes}, three aspect ratios, one with padding",
+            "answers": f"{self._sum('agreeing')} of {self._sum('answers')} agree, boxes within {apart:.1g} (scores "
+            f"from {THRESHOLD}, at least the best {LEAST_ANSWERS} of a picture)",
+            "all queries": f"logits within {logits:.1g}, boxes within {boxes:.1g} of the picture's sides",
+        }
         if self.attention is not None:
-            summary += f"; attention within {self.attention:.1g}"
+            rows["attention"] = f"within {self.attention:.1g}"
         if undecided := self._sum("undecided"):
-            summary += f"; {undecided} are left out, since rounding selects their queries"
+            rows["left out"] = f"{counted(undecided, 'comparison')}, where rounding selects the queries"
         if self.ap is not None:
             ap, before, count = (self.ap[name] for name in ("engine", "torch", "pictures"))
-            summary += f"; AP {ap:.4f} instead of {before:.4f} on {count:.0f} pictures"
-        return summary
+            rows["AP"] = f"{ap:.4f} instead of {before:.4f}, on {counted(int(count), 'picture')}"
+        return rows
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         return asdict(self) | {"holds": not self.problems()}
+
+
+def print_certificate(certificate: Certificate, path: Path) -> None:
+    """That a file is written, what it was compared with, and how to use it."""
+    table = Table(show_header=False)
+    for row in certificate.rows().items():
+        table.add_row(*row)
+    console.print(f"{path} is written ({path.stat().st_size / 1e6:.1f} MB) and agrees with the model:", table)
+    console.print("Next:")
+    print_command(f"opendetr predict {path} PICTURES --output found")
 
 
 def certify(
@@ -130,7 +150,7 @@ def certify(
     bounds = BOUNDS[engine.precision]
     bounds = bounds if max_ap_loss is None else replace(bounds, ap=max_ap_loss)
     comparisons, mixed, attention = [], [], None
-    for frame in show_progress(FRAMES, f"comparing {engine.name} with torch", len(FRAMES)):
+    for frame in show_progress(FRAMES, f"comparing {engine.name} with torch", len(FRAMES), "shapes"):
         looks = [_prepare(smaller, image, frame) for image in images]
         alone = [reference(look[None]) for look in looks] * (BATCHES[-1] // PICTURES)
         looks *= BATCHES[-1] // PICTURES
@@ -210,7 +230,7 @@ def _pictures(index: DatasetIndex | None) -> tuple[list[Image.Image], str]:
             "two photographs"
         )
     found = [read_image(record.path) for record in index.records[:PICTURES]]
-    return (found * PICTURES)[:PICTURES], f"{len(found)} pictures of {index.source.name}"
+    return (found * PICTURES)[:PICTURES], f"{counted(len(found), 'picture')} of {index.source.name}"
 
 
 def _prepare(preprocessing: Preprocessing, image: Image.Image, frame: tuple[int, int]) -> Tensor:

@@ -1,6 +1,7 @@
 """From a model to a certified file: traced, written, compared with PyTorch, and kept only if it agrees."""
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +20,7 @@ from opendetr.exporting.exported_file import metadata_of
 from opendetr.exporting.graph import ExportError, export_program, to_onnx
 from opendetr.exporting.quantization import quantize
 from opendetr.options import ExportFormat, PrecisionName, require_choice
-from opendetr.progress import console
+from opendetr.progress import stages
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,6 @@ class Tracing:
     @cached_property
     def program(self) -> Any:
         """The model as `torch.export` sees it."""
-        console.print("tracing the model")
         return export_program(
             self.checkpoint, with_preprocessing=self.with_preprocessing, with_attention=self.with_attention
         )
@@ -89,9 +89,7 @@ class Tracing:
     @cached_property
     def onnx(self) -> Any:
         """The same as ONNX."""
-        program = self.program
-        console.print("translating it to ONNX")
-        return to_onnx(program)
+        return to_onnx(self.program)
 
 
 def format_of(output: Path, format: ExportFormat | None) -> ExportFormat:
@@ -101,8 +99,13 @@ def format_of(output: Path, format: ExportFormat | None) -> ExportFormat:
         UserError: the suffix is of no format, or of another.
     """
     kind = FILE_KINDS.get(output.suffix)
-    if kind is None or format in FORMATS.keys() - {kind.format}:
-        raise UserError(f"--output {output}: expected a name that ends in {', '.join(FILE_KINDS)}, as --format says")
+    if kind is None:
+        raise UserError(f"--output {output}: expected a name that ends in {', '.join(FILE_KINDS)}")
+    if format in FORMATS.keys() - {kind.format}:
+        raise UserError(
+            f"--output {output} ends in {output.suffix}, the name of {kind.format} files, and --format says {format}: "
+            f"give the two of one kind, or leave --format out"
+        )
     return format or kind.format
 
 
@@ -168,18 +171,11 @@ def _write_draft(
     calibration: DatasetIndex | None,
 ) -> Certificate:
     checkpoint = tracing.checkpoint
-    graph = tracing.program if options.format == "pt2" else tracing.onnx
-    metadata = metadata_of(checkpoint, options.precision, _describe_inputs(options))
-    if options.format == "openvino":
-        import onnx
-        import openvino
-
-        onnx.save(graph, draft.with_suffix(".onnx"))
-        graph = openvino.convert_model(draft.with_suffix(".onnx"))
-    if options.precision == "int8":
-        assert calibration is not None
-        graph = quantize(graph, checkpoint, calibration)
-    write_file(graph, draft, metadata)
+    number = {"pt2": 2, "onnx": 3, "openvino": 4}[options.format] + (options.precision == "int8")
+    with stages("exporting", number) as begin:
+        graph, metadata = _graph_of(tracing, draft, options, calibration, begin)
+        begin("writing the file")
+        write_file(graph, draft, metadata)
     engine = run_file(draft, options.precision)
     if options.with_preprocessing:
         engine = FromPixels(engine, checkpoint.preprocessing)
@@ -188,6 +184,34 @@ def _write_draft(
     del engine  # Windows cannot write a file that is mapped into memory
     write_file(graph, draft, metadata)
     return certificate
+
+
+def _graph_of(
+    tracing: Tracing,
+    draft: Path,
+    options: ExportOptions,
+    calibration: DatasetIndex | None,
+    begin: Callable[[str], None],
+) -> tuple[Any, dict[str, Any]]:
+    """The model as a graph of the format, and what the file says about itself; `begin` is told the stages."""
+    begin("tracing the model")
+    graph = tracing.program
+    metadata = metadata_of(tracing.checkpoint, options.precision, _describe_inputs(options))
+    if options.format != "pt2":
+        begin("translating it to ONNX")
+        graph = tracing.onnx
+    if options.format == "openvino":
+        import onnx
+        import openvino
+
+        begin("translating it to OpenVINO")
+        onnx.save(graph, draft.with_suffix(".onnx"))
+        graph = openvino.convert_model(draft.with_suffix(".onnx"))
+    if options.precision == "int8":
+        assert calibration is not None
+        begin("quantizing it to int8")
+        graph = quantize(graph, tracing.checkpoint, calibration)
+    return graph, metadata
 
 
 def _describe_inputs(options: ExportOptions) -> dict[str, str]:

@@ -37,7 +37,7 @@ from opendetr.exporting.exported_file import fingerprint
 from opendetr.exporting.graph import ExportError
 from opendetr.files import cache_folder, read_note, write_json
 from opendetr.options import EngineName, PrecisionName, require_choice
-from opendetr.progress import console
+from opendetr.progress import console, warn
 from opendetr.version import __version__
 
 ROUNDS = 5
@@ -99,7 +99,7 @@ def prepare_engines(checkpoint: Checkpoint, precision: str) -> Engine:
         try:
             found[name] = _prepared(checkpoint, name, precision, tracing)
         except (UserError, OSError) as error:  # such as a folder that cannot be written
-            console.print(f"engine {name} is not used: {error}", style="yellow")
+            warn(f"engine {name} is not used: {error}")
     if not found:
         raise UserError(f"no engine can run this model in {precision} here; use --precision fp32")
     times = seconds_per_picture(found, checkpoint)
@@ -116,7 +116,7 @@ def _fastest(checkpoint: Checkpoint, times: dict[str, float], precision: str) ->
         try:
             return _said(_prepared(checkpoint, name, precision), times)
         except (UserError, OSError) as error:
-            console.print(f"engine {name} is not used: {error}", style="yellow")
+            warn(f"engine {name} is not used: {error}")
     return _said(TorchEngine.prepared(checkpoint.model, torch.device("cpu"), precision), times)
 
 
@@ -170,6 +170,15 @@ def engine_file(checkpoint: Checkpoint, engine: str, precision: str) -> Path:
     return _path(checkpoint, engine, precision, kind_for_engine(engine).suffix, describe_processor())
 
 
+def is_prepared(checkpoint: Checkpoint, engine: str, precision: str) -> bool:
+    """Whether this engine needs no preparation: it is PyTorch, or its files are there, or the reason why not."""
+    if engine not in GRAPH_ENGINES or not is_installed(engine):
+        return True
+    path = engine_file(checkpoint, engine, precision)
+    kept = read_note(path.with_suffix(".json"))
+    return kept.get("state") == _state(checkpoint, engine) and (path.is_file() or bool(kept.get("reason")))
+
+
 def _path(checkpoint: Checkpoint, what: str, precision: str, suffix: str, machine: str) -> Path:
     number = hashlib.blake2b(machine.encode(), digest_size=4).hexdigest()
     return engines_folder(checkpoint) / f"{what}-{precision}-{number}{suffix}"
@@ -194,7 +203,7 @@ def _prepared(checkpoint: Checkpoint, engine: str, precision: str, tracing: Trac
             raise UserError(f"{kept['reason']} (remove {note} to try again)")
         if not (is_valid and path.is_file()):
             index = _own_data(checkpoint) if precision == "int8" else None
-            console.print(f"preparing {engine} {precision} for this model, once; it is kept in {path.parent}")
+            console.print(f"preparing {engine} {precision} for this model, once, in {path.parent}")
             try:
                 certificate = export_model(checkpoint, path, options, index, tracing=tracing)
             except ExportError as error:

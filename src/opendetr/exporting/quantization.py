@@ -11,6 +11,7 @@ from opendetr.data.datasets import DatasetIndex
 from opendetr.data.loader import DetectionDataset
 from opendetr.errors import UserError
 from opendetr.progress import console
+from opendetr.wording import counted
 
 MOST_PICTURES = 128  # the ranges do not change with more
 
@@ -30,7 +31,7 @@ def quantize(graph: Any, checkpoint: Checkpoint, index: DatasetIndex) -> Any:
     nncf.set_log_level(logging.ERROR)
     dataset = DetectionDataset(index, checkpoint.preprocessing.transform())
     positions = np.linspace(0, len(index) - 1, min(MOST_PICTURES, len(index))).round().astype(int).tolist()
-    console.print(f"int8: calibrating on {len(positions)} pictures of {index.source}")
+    console.print(f"int8: calibrating on {counted(len(positions), 'picture')} of {index.source}")
 
     def inputs(position: int) -> dict[str, np.ndarray]:
         image = dataset[position][0]

@@ -19,11 +19,12 @@ from opendetr.devices import resolve_device
 from opendetr.errors import UserError
 from opendetr.files import require_folder
 from opendetr.inference.detector import Detector
-from opendetr.inference.prediction import Tiling, detect_pictures
+from opendetr.inference.prediction import Tiling, detect_pictures, found_in_words
 from opendetr.inference.results import write_entries
 from opendetr.inference.sources import report_left_out
 from opendetr.options import EngineName, PrecisionName
 from opendetr.progress import console, show_progress
+from opendetr.wording import counted
 
 if TYPE_CHECKING:
     from opendetr.inference.parquet import Piece
@@ -93,11 +94,11 @@ def predict_distributed(job: Job, sources: list[str], workers: int | None = None
     }  # fmt: skip
     done = parts.done(settings)
     if done:
-        console.print(f"{len(done)} pictures are done; continuing from {parts.folder}")
+        console.print(f"{counted(len(done), 'picture is', 'pictures are')} done; continuing from {parts.folder}")
     job = replace(job, engine=detector.engine.name)
     del detector
     count, found, broken = _run(job, pictures, done, workers)
-    console.print(f"{found} detections in {count} pictures; {len(done) + count} are in {parts.folder}")
+    console.print(found_in_words(found, count, len(done) + count, job.threshold, parts.folder))
     if parts.local is not None:
         write_entries(parts.local / "detections.json", parts.entries())
     report_left_out(broken)
@@ -117,7 +118,7 @@ def _run(job: Job, pictures: "list[Piece]", done: set[int], workers: int | None)
         share = there / workers if workers > there else there // workers  # of a worker: whole threads if they last
         size = min(PART, max(1, ceil(len(named) / (4 * workers))))  # small, so that all workers have work until the end
         pieces = [*(named[at : at + size] for at in range(0, len(named), size)), *stored]
-        console.print(f"{workers} workers by Ray, each with {share:g} {kind}; the engine is {job.engine}")
+        console.print(f"{counted(workers, 'worker')} by Ray, each with {share:g} {kind}; the engine is {job.engine}")
         threads = torch.get_num_threads()
         if kind == "CPU":
             threads = max(1, min(threads, int(share)))
@@ -132,9 +133,8 @@ def _run(job: Job, pictures: "list[Piece]", done: set[int], workers: int | None)
         count, found, broken = 0, 0, []
         total = len(named) + sum(len(set(piece.positions) - done) for piece in stored)
         outcomes = chain.from_iterable(pickle.loads(answer["outcomes"]) for answer in answers)
-        for sentence, detections in show_progress(
-            outcomes, "detecting", total
-        ):  # why it could not be read, or the number
+        # Why a picture could not be read, or the number of its detections.
+        for sentence, detections in show_progress(outcomes, "detecting", total):
             if sentence:
                 broken.append(sentence)
             else:

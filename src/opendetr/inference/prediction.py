@@ -30,6 +30,7 @@ from opendetr.inference.tiling import Tile, merge_tiles, tile_boxes
 from opendetr.inference.video import Video, VideoDrawing
 from opendetr.progress import console, show_progress
 from opendetr.structures import Detections
+from opendetr.wording import counted
 
 
 @dataclass(frozen=True)
@@ -205,7 +206,7 @@ def predict_pictures(
             results.add(position, detections.to_coco(), detections.image_size)
             count += len(detections)
         done = results.finish(len(broken))
-    console.print(f"{count} detections in {len(todo) - len(broken)} pictures; {done} are in {results.path}")
+    console.print(found_in_words(count, len(todo) - len(broken), done, threshold, results.path))
     if shard.count == 1:
         list_all(results.path, results.sizes)
     merged = merge() if shard.count > 1 else None
@@ -245,6 +246,14 @@ def detect_frames(
     total = -(-(video.num_frames or 0) // video.every)
     for one in show_progress(found, "detecting", total, "frames"):
         yield seconds.pop(one.picture.position), one
+
+
+def found_in_words(count: int, pictures: int, in_all: int, threshold: float, path: Path | str) -> str:
+    """What was found in the pictures of this call, and where it is with those of earlier ones."""
+    said = f"{counted(count, 'detection')} in {counted(pictures, 'picture')}"
+    if not count and pictures:
+        said += f" (no score reaches {threshold:g}; --threshold lowers that)"
+    return f"{said}: {path}" if pictures == in_all else f"{said}; with those before, {in_all} pictures: {path}"
 
 
 def predict_video(
@@ -291,8 +300,8 @@ def predict_video(
             Listed(number, data_set_name(f"{stem}-{number:06}", None), size) for number, size in results.sizes.items()
         ]
         _say_written(files.finish(StoredEntries(results.path), listed, video=True))
-    console.print(f"{done} frames of {video.name} are in {results.path}")
+    console.print(f"{counted(done, 'frame')} of {video.name}: {results.path}")
     if drawing is not None and done:
-        console.print(f"drawn video: {target}" + (", without the sound of the original" if video.has_sound else ""))
+        console.print(f"the drawn video: {target}" + (", without the sound of the original" if video.has_sound else ""))
     report_left_out([] if video.problem is None else [video.problem])
     return results.path

@@ -13,6 +13,7 @@ from opendetr.errors import UserError
 from opendetr.files import read_note, write_json, write_lines
 from opendetr.inference.sources import SourcePicture
 from opendetr.progress import console
+from opendetr.wording import counted
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ class Results:
         self.offsets = earlier if continues else {}  # position -> where its line begins
         self.sizes = self.sizes if continues else {}
         if self.offsets:
-            console.print(f"{len(self.offsets)} pictures are done; continuing from {self.journal}")
+            done = counted(len(self.offsets), "picture is", "pictures are")
+            console.print(f"{done} done; continuing from {self.journal}")
         self._file: Any = None
 
     def __enter__(self) -> "Results":

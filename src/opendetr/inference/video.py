@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from opendetr.errors import UserError, first_line
-from opendetr.progress import console
+from opendetr.progress import warn
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".ts"})
 STREAMS = ("rtsp://", "rtsps://", "rtmp://", "rtmps://", "http://", "https://")
@@ -215,10 +215,9 @@ class VideoDrawing:
                 H264, rate=self._rate, options={"preset": "veryfast", "crf": "20"}
             )
         except ValueError:
-            console.print(
-                f"Warning: this PyAV has no {H264}: {self.path} is MPEG-4, which browsers do not play; "
-                "pip install --force-reinstall av brings it.",
-                style="yellow",
+            warn(
+                f"this PyAV has no {H264}: {self.path} is MPEG-4, which browsers do not play; "
+                "pip install --force-reinstall av brings it."
             )
             # Steady quality instead of the codec's own bit rate, which blurs large pictures.
             self._stream = self._container.add_stream(

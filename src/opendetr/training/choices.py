@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from opendetr.config import LONGEST_ASPECT, RunConfig
+from opendetr.config import LONGEST_ASPECT, DataConfig, RunConfig
 from opendetr.data.datasets import DatasetIndex
+from opendetr.wording import counted
 
 FINE_ENOUGH = 0.2  # of a picture's shorter side: objects from this size on need no feature map finer than stride 16
 SMALLEST_PIXELS, COMFORTABLE_PIXELS = 12, 64  # sides of the smallest kind of object: the least to find it; ample
@@ -58,19 +59,22 @@ def measure_objects(index: DatasetIndex) -> ObjectSizes:
 
 
 def fit_to_data(config: RunConfig, index: DatasetIndex) -> tuple[RunConfig, list[str]]:
-    """The config with queries, strides and zoom chosen where they are open, and a sentence for each choice."""
+    """The config with queries, strides and zoom chosen where they are open, and a sentence for each choice.
+
+    How far is zoomed has none: `fit_to_time` decides whether pictures are zoomed at all.
+    """
     choices = list(_choices(config, index, measure_objects(index)))
     chosen = {name: value for name, value, _ in choices}
-    return config.with_values(chosen, "the data"), [sentence for _, _, sentence in choices]
+    return config.with_values(chosen, "the data"), [sentence for _, _, sentence in choices if sentence]
 
 
 def _choices(config: RunConfig, index: DatasetIndex, objects: ObjectSizes) -> Iterator[tuple[str, object, str]]:
-    """Dotted name, value and reason of each open value."""
+    """Dotted name, value and reason of each open value; the reason may be empty."""
     if config.model.num_queries == 0:
         most = max(len(record.labels) for record in index.records)
         in_tens = math.ceil(QUERIES_PER_OBJECT * most / 10) * 10
         queries = max(FEWEST_QUERIES, most, min(MOST_QUERIES, in_tens))
-        yield "model.num_queries", queries, f"{queries} queries: the fullest picture has {most} objects"
+        yield "model.num_queries", queries, f"{queries} queries: the fullest picture has {counted(most, 'object')}"
     if config.model.proposal_strides == (0,):
         coarsest = min((*config.model.encoder_strides, config.model.output_stride))
         finer = () if objects.smallest_kind >= FINE_ENOUGH else (coarsest // 2,)
@@ -80,13 +84,9 @@ def _choices(config: RunConfig, index: DatasetIndex, objects: ObjectSizes) -> It
         typical = f"typically {objects.smallest_kind:.0%} of a picture's shorter side"
         yield "model.proposal_strides", finer, f"queries are {said}: the smallest kind of object is {typical}"
     if config.data.zoom_in == 0:
-        zoom_in = round(min(0.9, max(0.5, objects.large / 0.8)), 2)
-        said = f"nine of ten objects are below {objects.large:.0%} of the shorter side"
-        yield "data.zoom_in", zoom_in, f"zooming in to {zoom_in:.0%} of a picture: {said}"
+        yield "data.zoom_in", round(min(0.9, max(0.5, objects.large / 0.8)), 2), ""
     if config.data.zoom_out == 0:
-        zoom_out = round(min(1.5, max(1.0, 6 * objects.smallest_kind)), 2)
-        said = "the smallest kind stays visible" if zoom_out > 1 else "the smallest kind would be lost"
-        yield "data.zoom_out", zoom_out, f"zooming out to {zoom_out:.0%}: {said}"
+        yield "data.zoom_out", round(min(1.5, max(1.0, 6 * objects.smallest_kind)), 2), ""
 
 
 def fit_to_time(
@@ -109,9 +109,19 @@ def fit_to_time(
         passes = config.train.epochs if pixels is None else pixels / area / pictures
         zoom = 0.6 if passes >= MANY_PASSES else 0.0
         data = replace(data, zoom_probability=zoom)
-        often = "often enough to vary" if zoom else f"fewer than {MANY_PASSES} times"
-        said.append(f"{'zooming' if zoom else 'no zooming'}: every picture is seen {often}")
+        said.append(
+            _zoom_in_words(data, objects)
+            if zoom
+            else f"no zooming: every picture is seen fewer than {MANY_PASSES} times"
+        )
     return replace(config, data=data), said
+
+
+def _zoom_in_words(data: DataConfig, objects: ObjectSizes) -> str:
+    shown = f"{data.zoom_in:.0%} to {data.zoom_out:.0%} of a picture's sides are shown"
+    large = f"nine of ten objects are below {objects.large:.0%} of the shorter side"
+    small = "" if data.zoom_out > 1 else ", and the smallest kind would be lost in smaller pictures"
+    return f"zooming: {shown}, for {large}{small}"
 
 
 def pixels_in(config: RunConfig, seconds: float, seconds_per_pixel: float) -> float:
@@ -151,9 +161,10 @@ def fit_batch(
         batch //= 2
     if batch < wanted:
         accumulate = config.train.accumulate * wanted // batch
-        reason = f"{batch} pictures at once, to fit into memory, and {accumulate} times that for an update"
+        reason = f"{counted(batch, 'picture')} at once, to fit into memory, and {accumulate} times that for an update"
         return config.with_values({"train.batch_size": batch, "train.accumulate": accumulate}, "the memory"), reason
-    reason = f"{batch} pictures per step: at this size many small steps learn more in the same time than few large ones"
+    at_this = "at this size many small steps learn more in the same time than few large ones"
+    reason = f"{counted(batch, 'picture')} per step: {at_this}"
     together = batch * config.train.accumulate * processes
     if together > batch:
         reason += f". An update sees {together}; the learning rate stays that of {batch}: try --set train.lr=... too"

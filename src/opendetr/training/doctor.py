@@ -20,10 +20,13 @@ from opendetr.data.images import check_image
 from opendetr.engines.engine import TorchEngine
 from opendetr.errors import UserError
 from opendetr.evaluation.coco import CocoMetrics
+from opendetr.evaluation.report import print_classes, print_findings
 from opendetr.evaluation.runner import evaluate_split
 from opendetr.labels import whole_number
+from opendetr.progress import waiting
 from opendetr.training.choices import SMALLEST_PIXELS, choose_size, fit_to_data, measure_objects
 from opendetr.training.setup import assemble
+from opendetr.wording import counted
 
 PICTURES = 8
 OVERFITTED = 0.9  # AP50 on the training pictures from which on a model has overfitted them
@@ -40,7 +43,11 @@ class Finding:
 
 
 def diagnose(config: RunConfig, root: Path, index: DatasetIndex, seconds: float) -> list[Finding]:
-    """Check the files of a split as `examine` does, then overfit eight of its pictures; problems come first."""
+    """Check the files of a split as `examine` does, then overfit eight of its pictures; problems come first.
+
+    Prints the classes before, and the findings with a verdict after that.
+    """
+    print_classes(index)
     found = list(examine(root, config.data.train_split, index))
     found += [Finding(False, warning.removesuffix(".")) for warning in warnings(index, config.model.num_queries)]
     if not any(finding.is_problem for finding in found):
@@ -50,6 +57,7 @@ def diagnose(config: RunConfig, root: Path, index: DatasetIndex, seconds: float)
             found.append(Finding(True, f"eight pictures could not be overfitted: {error}"))
         else:
             found += verdict(result, index)
+    print_findings([(finding.is_problem, finding.sentence) for finding in found], str(root))
     return sorted(found, key=lambda finding: not finding.is_problem)
 
 
@@ -77,7 +85,8 @@ def examine(root: Path, split: str, index: DatasetIndex) -> Iterator[Finding]:
         if shared := shared_pictures(val_index, index):
             yield Finding(
                 False,
-                f"{len(shared)} pictures of val are in {split} too, first {shared[0]}: val cannot measure what was "
+                f"{counted(len(shared), 'picture of val is', 'pictures of val are')} in {split} too, first "
+                f"{shared[0]}: val cannot measure what was "
                 f"learned; remove them from one of the two, or train with --val-split none and measure on test",
             )
 
@@ -105,8 +114,9 @@ def overfit(config: RunConfig, index: DatasetIndex, seconds: float) -> Overfitti
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         config, run = config.with_values(still, "the doctor"), Path(folder) / "run"
-        trainer = assemble(config, few, None, run, time.time(), objects=objects)
-        trainer.fit()
+        with waiting(f"overfitting {counted(len(few), 'picture')}", seconds):
+            trainer = assemble(config, few, None, run, time.time(), objects=objects)
+            trainer.fit()
         learned = trainer.unwrapped()
     engine = TorchEngine(learned.model.eval(), trainer.accelerator.device, trainer.config.train.precision)
     metrics = evaluate_split(engine, learned.description, few)
@@ -126,10 +136,12 @@ def verdict(result: Overfitting, index: DatasetIndex) -> Iterator[Finding]:
     ap50 = metrics.summary["AP50"]
     pictures = min(PICTURES, sum(len(record.labels) > 0 for record in index.records))
     if ap50 >= OVERFITTED:
-        yield Finding(False, f"{pictures} pictures were overfitted (AP50 {ap50:.2f}): the data can be learned")
+        were = counted(pictures, "picture was", "pictures were")
+        yield Finding(False, f"{were} overfitted (AP50 {ap50:.2f}): the data can be learned")
         return
     worst = min(metrics.per_class, key=lambda name: _defined(metrics.per_class[name]["AP50"]))
-    found = f"{pictures} pictures were overfitted to an AP50 of {ap50:.2f} only, worst in '{worst}'"
+    were = counted(pictures, "picture was", "pictures were")
+    found = f"{were} overfitted to an AP50 of {ap50:.2f} only, worst in '{worst}'"
     if result.passes < ENOUGH_PASSES:
         yield Finding(False, f"{found}: {result.passes:.0f} passes over them are too few to judge; raise --seconds")
         return
@@ -174,7 +186,9 @@ def _classes(index: DatasetIndex) -> Iterator[Finding]:
         edge = {min(c["id"] for c in index.coco["categories"]), max(c["id"] for c in index.coco["categories"])}
         shifted = edge & {c["id"] for c in unused}
         hint = "; if the first or last is missing, ids may be shifted by one" if shifted else ""
-        yield Finding(False, f"{len(unused)} categories are listed and never used, such as {names}{hint}")
+        yield Finding(
+            False, f"{counted(len(unused), 'category is', 'categories are')} listed and never used: {names}{hint}"
+        )
     counts = np.bincount(np.concatenate([r.labels for r in index.records]), minlength=len(index.label_map.names))
     rare = [f"'{name}' ({count})" for name, count in zip(index.label_map.names, counts) if 0 < count < 10]
     if rare:
@@ -193,10 +207,10 @@ def _pictures(index: DatasetIndex) -> Iterator[Finding]:
             yield Finding(False, f"checked {checked:,} of {len(index):,} pictures: there was no time to read them all")
             break
     if broken:
-        yield Finding(True, f"{len(broken)} pictures are unusable: {broken[0]}")
+        yield Finding(True, f"{counted(len(broken), 'picture is', 'pictures are')} unusable: {broken[0]}")
     empty = sum(len(record.labels) == 0 for record in index.records)
     if empty > len(index) / 2:
-        yield Finding(False, f"{empty} of {len(index)} pictures have no objects: are annotations missing?")
+        yield Finding(False, f"{empty} of {counted(len(index), 'picture')} have no objects: are annotations missing?")
 
 
 def _duplicates(index: DatasetIndex) -> Iterator[Finding]:
@@ -211,13 +225,16 @@ def _duplicates(index: DatasetIndex) -> Iterator[Finding]:
         if first != record.path:
             twice.append(f"{record.path.name} is {first.name}")
     if twice:
-        yield Finding(False, f"{len(twice)} pictures are there twice ({twice[0]}): keep one of each")
+        yield Finding(
+            False, f"{counted(len(twice), 'picture is', 'pictures are')} there twice ({twice[0]}): keep one of each"
+        )
     doubled = [(r, n) for r in index.records if (n := _doubled_boxes(r))]
     if doubled:
         total = sum(n for _, n in doubled)
         yield Finding(
             False,
-            f"{total} objects look labelled twice (same class, IoU above 0.8), first in {doubled[0][0].path.name}: "
+            f"{counted(total, 'object looks', 'objects look')} labelled twice (same class, IoU above 0.8), first in "
+            f"{doubled[0][0].path.name}: "
             f"keep one box of each",
         )
 

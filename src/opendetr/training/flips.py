@@ -1,5 +1,7 @@
 """Whether pictures may be flipped, by the loss of the half-trained model on flipped pictures."""
 
+import math
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -14,9 +16,14 @@ from opendetr.devices import autocast
 from opendetr.loss.criterion import Criterion, Normalisers, set_loss, statistics
 from opendetr.loss.matcher import match
 from opendetr.model.detr import DETR
+from opendetr.progress import console, show_progress
 from opendetr.structures import DetrOutput, Matches, Targets
+from opendetr.wording import counted
 
 PICTURES, MOST_PICTURES = 48, 96  # shown; more than 48 only to show every class
+FIRST_LOOK = 12  # pictures after which a trial ends if the model clearly knows too little; with fewer none decides
+CLEARLY = 0.8  # share of what must be known, below which that is clear
+SHARE = 0.05  # most of a budget of minutes for all trials together
 ENOUGH_OBJECTS = 5  # of a class, for its median to count
 TRIALS = (0.2, 0.3, 0.4, 0.5)  # shares of the run, when a model knows the objects and has not memorised the pictures
 KNOWS_CLASSES = 0.85  # accuracy below which a trial decides nothing: without classes, flipped pictures cost the same
@@ -34,6 +41,17 @@ class FlipTrial(NamedTuple):
     upside_down: float
     mirrored_class: float = 0.0  # likewise, the median object of the class with the largest ratio
     upside_down_class: float = 0.0
+    pictures: float = PICTURES  # that were shown
+    wanted: float = PICTURES  # that would have been shown, had there been time
+
+    def knows(self, share: float = 1.0) -> bool:
+        """Whether the model knows the objects well enough to be asked, or has this share of that."""
+        return self.accuracy >= share * KNOWS_CLASSES and self.iou >= share * KNOWS_BOXES
+
+    @property
+    def known(self) -> str:
+        """What the model knows, in words."""
+        return f"{self.accuracy:.0%} of the classes, boxes to {self.iou:.2f} IoU"
 
 
 def open_flips(config: DataConfig) -> list[str]:
@@ -48,23 +66,36 @@ def due_trial(config: DataConfig, since: float, progress: float) -> float | None
 
 
 def settle_flips(config: RunConfig, trial: FlipTrial, *, is_last: bool) -> tuple[RunConfig, list[str]]:
-    """The config with the open flips decided, and a sentence each; they stay open while the model knows little."""
+    """The config with the open flips decided, and a sentence each; they stay open while the model knows little.
+
+    So they do where too few pictures were shown; after the last trial what is open is never shown.
+    """
     decided, reasons = {}, []
-    knows = trial.accuracy >= KNOWS_CLASSES and trial.iou >= KNOWS_BOXES
+    knows, enough = trial.knows(), trial.pictures >= min(FIRST_LOOK, trial.wanted)
     words = {
         "horizontal_flip": ("mirrored", trial.mirrored, trial.mirrored_class),
         "vertical_flip": ("upside down", trial.upside_down, trial.upside_down_class),
     }
-    for name in open_flips(config.data) if knows or is_last else ():
+    if not (is_last or (knows and enough)):
+        later = "flips will be tried again later in the run"
+        said = f"whether pictures are flipped stays open: {_why_open(trial)}, so {later}"
+        return config, [said] if trial.pictures else []
+    for name in open_flips(config.data):
         flipped, cost, of_class = words[name]
-        agrees = knows and cost < AS_WELL and of_class < CLASS_AS_WELL
+        agrees = knows and enough and cost < AS_WELL and of_class < CLASS_AS_WELL
         decided[f"data.{name}"] = 0.5 if agrees else 0.0
         why = f"where their loss is {cost:.2f} times the upright one, and {of_class:.2f} times in a class"
-        if not knows:
-            known = f"{trial.accuracy:.0%} of the classes, boxes to {trial.iou:.2f} IoU"
-            why = f"since the model has not learned enough yet ({known})"
+        if not (knows and enough):
+            why = f"since {_why_open(trial)}"
         reasons.append(f"pictures are {'also' if agrees else 'never'} shown {flipped}, {why}")
     return config.with_values(decided, "the flips tried"), reasons
+
+
+def _why_open(trial: FlipTrial) -> str:
+    """Why a trial decides nothing."""
+    if trial.pictures < min(FIRST_LOOK, trial.wanted):
+        return f"only {counted(round(trial.pictures), 'picture')} could be tried in {SHARE:.0%} of the time"
+    return f"the model has not learned enough yet ({trial.known})"
 
 
 def mirrored(images: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
@@ -99,17 +130,27 @@ def try_flips(
     device: torch.device,
     precision: str,
     should_stop: Callable[[], bool] = lambda: False,
+    seconds: float = math.inf,
 ) -> FlipTrial | None:
     """The losses of a model in eval mode on pictures of evaluation, upright and flipped.
 
-    None where `should_stop`, called before every picture, ends the trial.
+    It ends early where the first pictures show that the model knows too little, and after `seconds`, with what was seen
+    until then. None where `should_stop`, called before every picture, ends it.
     """
     flips: list[Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = [lambda *same: same, mirrored, upside_down]
     losses, right, fit, objects = torch.zeros(3), 0.0, 0.0, 0
     labels, costs_of_objects = list[Tensor](), list[Tensor]()
-    for position in telling_pictures(dataset.index.records):
+    chosen, begun, shown = telling_pictures(dataset.index.records), time.monotonic(), 0
+    if seconds <= 0:  # the earlier trials took all the time
+        return FlipTrial(0.0, 0.0, 1.0, 1.0, pictures=0, wanted=len(chosen))
+    console.print(f"trying on {counted(len(chosen), 'picture')} whether they may be flipped")
+    for position in show_progress(chosen, "trying flips", len(chosen)):
         if should_stop():
             return None
+        knows_little = objects and not FlipTrial(right / objects, fit / objects, 1.0, 1.0).knows(CLEARLY)
+        if (shown == FIRST_LOOK and knows_little) or time.monotonic() - begun > seconds:
+            break
+        shown += 1
         batch, targets = collate([dataset[position]])
         batch, targets = batch.to(device), targets.to(device)
         labels.append(targets.labels[0])
@@ -129,11 +170,12 @@ def try_flips(
                 fit += float(figures["matched_iou"]) * len(matches.targets)
                 objects += len(matches.targets)
     if not objects:
-        return FlipTrial(0.0, 0.0, 1.0, 1.0)
+        return FlipTrial(0.0, 0.0, 1.0, 1.0, pictures=shown, wanted=len(chosen))
     upright, *others = losses.tolist()
     by_flip = [torch.cat(costs_of_objects[which::3]) for which in range(3)]
     worst = [worst_class(torch.cat(labels), flipped / by_flip[0]) for flipped in by_flip[1:]]
-    return FlipTrial(right / objects, fit / objects, others[0] / upright, others[1] / upright, *worst)
+    seen = FlipTrial(right / objects, fit / objects, others[0] / upright, others[1] / upright, worst[0], worst[1])
+    return seen._replace(pictures=shown, wanted=len(chosen))
 
 
 def object_costs(output: DetrOutput, targets: Targets, matches: Matches, criterion: Criterion) -> Tensor:

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from rich.progress import TextColumn
 
 from opendetr.checkpoints.adapt import train_mode
 from opendetr.checkpoints.native import Checkpoint
@@ -21,11 +20,11 @@ from opendetr.config import RunConfig
 from opendetr.data.datasets import DatasetIndex
 from opendetr.data.loader import DetectionDataset
 from opendetr.loss.criterion import build_criterion
-from opendetr.progress import console, progress_bar
+from opendetr.progress import console, live_bar
 from opendetr.threads import Threads
 from opendetr.training.ema import AveragedModel
-from opendetr.training.flips import TRIALS, FlipTrial, due_trial, settle_flips, try_flips
-from opendetr.training.means import EpochMeans, in_words, line_in_words
+from opendetr.training.flips import SHARE, TRIALS, FlipTrial, due_trial, settle_flips, try_flips
+from opendetr.training.means import EpochMeans, line_in_words
 from opendetr.training.optim import build_optimizer, set_learning_rates
 from opendetr.training.pictures import TrainingPictures
 from opendetr.training.plan import Forecast, Plan
@@ -135,8 +134,8 @@ class Trainer:
         if state.step == 0 or self.means.steps == 0:
             self.means = EpochMeans()
         total = self.pictures.steps_per_epoch
-        with progress_bar(TextColumn("{task.fields[parts]}")) as bar:
-            task = bar.add_task(f"epoch {state.epoch + 1}", total=total, completed=state.step, rate="", parts="")
+        with live_bar() as bar:
+            task = bar.add_task(f"epoch {state.epoch + 1}", total=total, completed=state.step, figures=())
             while state.step < total:
                 progress = self.progress()
                 self.adapt(progress)
@@ -148,9 +147,10 @@ class Trainer:
                 state.step += 1
                 self.record_step(micro_batches, figures, time.time() - begun)
                 if not bar.disable:
-                    bar.update(task, completed=state.step, rate=self.time_left(), parts=in_words(figures))
+                    bar.update(task, completed=state.step, figures=self.figures(figures))
                 elif self.means.is_time_to_speak():
-                    console.print(f"epoch {state.epoch + 1}  step {state.step}/{total}  {self.time_left()}")
+                    shown = "  ".join(self.figures(figures))
+                    console.print(f"epoch {state.epoch + 1}  step {state.step}/{total}  {shown}")
                 if self.must_stop() or self.must_measure():
                     break
         if state.step == total or self.must_stop():
@@ -189,23 +189,31 @@ class Trainer:
     def try_flips(self, progress: float) -> None:
         """Decide whether pictures are flipped from now on, where the recipe leaves it open and a trial is due.
 
-        An interrupted trial is repeated after resuming. Of several processes none may stop alone, since the others
-        would wait for it.
+        What was found is saved at once, so that no resumed run tries it again; an interrupted trial is repeated. Of
+        several processes none may stop alone, since the others would wait for it.
         """
         due = due_trial(self.config.data, self.state.progress, progress)
         if due is not None:
+            begun, budget = time.time(), self.plan.total_seconds or float("inf")
             found = try_flips(
                 self.unwrapped().model.eval(), self.pictures.upright, self.step.criterion, self.accelerator.device,
                 self.config.train.precision, lambda: self.accelerator.num_processes == 1 and self.plan.must_stop(),
+                seconds=SHARE * budget - self.state.flip_seconds,
             )  # fmt: skip
+            self.state.flip_seconds += time.time() - begun
+            for means in (self.means, self.latest):
+                means.pause(time.time() - begun)
             train_mode(self.model)
             if found is None:
                 return
             mean = self.accelerator.reduce(torch.tensor(found, device=self.accelerator.device), "mean")
             config, reasons = settle_flips(self.config, FlipTrial(*mean.tolist()), is_last=due == TRIALS[-1])
             for reason in reasons:
-                console.print(f"chosen: {reason}")
-            self.change(config)
+                console.print(reason if config == self.config else f"chosen: {reason}")
+            self.state.progress = progress
+            if reasons:
+                self.change(config)
+                self.save()
         self.state.progress = progress
 
     def resize(self, config: RunConfig, reason: str) -> None:
@@ -237,12 +245,17 @@ class Trainer:
         """Steps of the whole run."""
         return self.state.epoch * self.pictures.steps_per_epoch + self.state.step
 
-    def time_left(self) -> str:
-        """Throughput, the time until the run is over, and the last AP50 on val."""
-        seconds = self.plan.remaining_of_run(self.steps_done)
+    def figures(self, parts: dict[str, float]) -> list[str]:
+        """For the bar, the most important first: the time until the run is over, loss, AP50 on val, throughput, IoU."""
+        seconds = max(0, round(self.plan.remaining_of_run(self.steps_done)))
         ap50 = None if self.validation is None else self.validation.ap50
-        known = "" if ap50 is None else f", AP50 {ap50:.2f} on val"
-        return f"{self.means.pictures_per_second:.1f} pictures/s, {timedelta(seconds=round(seconds))} left{known}"
+        return [
+            f"{timedelta(seconds=seconds)} left",
+            f"loss {parts['loss']:.2f}",
+            *([] if ap50 is None else [f"AP50 {ap50:.2f}"]),
+            f"{self.means.pictures_per_second:.3g} pictures/s",
+            f"matched IoU {parts['matched_iou']:.2f}",
+        ]
 
     def where(self) -> dict[str, Any]:
         """Where the run is, for a line of its log."""
@@ -260,7 +273,8 @@ class Trainer:
         line = {"kind": "epoch", **self.where(), "lr": self.lr, "skipped_steps": skipped, **self.means.line()}
         if state.step == self.pictures.steps_per_epoch:
             state.epoch, state.step = state.epoch + 1, 0
-        console.print(line_in_words(self.folder.log(line)))
+        several = self.checkpoint.label_map.num_classes > 1
+        console.print(line_in_words(self.folder.log(line), with_accuracy=several))
 
     def save(self) -> None:
         """Write `last`, before anything that can fail."""

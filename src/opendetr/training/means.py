@@ -75,17 +75,12 @@ class EpochMeans:
         return True
 
 
-def in_words(parts: dict[str, float]) -> str:
-    """The figures of a step, for the progress bar."""
-    shown = {"loss": "loss", "loss_class": "class", "loss_l1": "L1", "loss_giou": "GIoU", "matched_iou": "IoU"}
-    return "  ".join(f"{word} {parts[name]:.2f}" for name, word in shown.items())
-
-
-def line_in_words(line: dict[str, Any]) -> str:
-    """A line of metrics.jsonl."""
+def line_in_words(line: dict[str, Any], *, with_accuracy: bool) -> str:
+    """A line of metrics.jsonl; with one class the accuracy of matched queries is always 100 %, and says nothing."""
+    accuracy = f", accuracy {_number(line['matched_accuracy'])} %" if with_accuracy else ""
     return (
         f"epoch {line['epoch']:g}  step {line['step']}  {line['seconds'] / 60:.1f} min  loss {_number(line['loss'])}  "
-        f"matched IoU {_number(line['matched_iou'])}  matched accuracy {_number(line['matched_accuracy'])} %"
+        f"matched: IoU {_number(line['matched_iou'])}{accuracy}"
     )
 
 

@@ -14,6 +14,7 @@ from opendetr.data.datasets import DatasetIndex
 from opendetr.errors import UserError
 from opendetr.progress import console
 from opendetr.training.run_folder import load_training_state
+from opendetr.wording import counted
 
 
 @dataclass
@@ -23,6 +24,7 @@ class RunState:
     epoch: int = 0  # finished epochs
     step: int = 0  # finished steps of the unfinished epoch
     progress: float = 0.0  # 0..1, up to where the flip trials that were due are done
+    flip_seconds: float = 0.0  # that they took
 
 
 def random_state() -> dict[str, Any]:
@@ -61,5 +63,6 @@ def resumed_model(config: RunConfig, run: Path, index: DatasetIndex) -> tuple[Ch
             f"{index.label_map.describe()}; continue with the data it began with"
         )
     done = state["state"]
-    console.print(f"continuing {run} after {done['epoch']} whole epochs and {done['step']} steps")
+    done_so_far = f"{counted(done['epoch'], 'whole epoch')} and {counted(done['step'], 'step')}"
+    console.print(f"continuing {run} after {done_so_far}")
     return checkpoint, state

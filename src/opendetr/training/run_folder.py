@@ -98,6 +98,20 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     return [{"kind": "epoch", **line} for line in read_json_lines(run / "metrics.jsonl", "the log of a run")]
 
 
+def summary_of(run: Path) -> dict[str, Any]:
+    """What a run has come to: its folder, the weights that other commands use, and what was measured of them on val."""
+    history = read_metrics(run)
+    measured = [line for line in history if "val_AP" in line]
+    best = max(measured, key=lambda line: (line["val_AP"], line["step"]), default={})  # the last of equals is kept
+    return {
+        "run": str(run),
+        "weights": str(run / ("best" if (run / "best").is_dir() else "last")),
+        **{name: history[-1][name] for name in ("epoch", "step", "seconds")},
+        "val": {name.removeprefix("val_"): value for name, value in best.items() if name.startswith("val_")} or None,
+        "val_epoch": best.get("epoch"),
+    }
+
+
 def read_config(run: Path) -> RunConfig:
     """The config of a run, with all values that were chosen at its start; UserError if it cannot be continued."""
     return load_recipe(str(resumable_folder(run) / "config.toml"))

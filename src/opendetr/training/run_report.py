@@ -32,7 +32,7 @@ from opendetr.evaluation.run_page import (
 from opendetr.files import read_note, write_json, write_text
 from opendetr.pages.boxed_pictures import Thumbnail
 from opendetr.pages.page import figure, page, paragraph
-from opendetr.progress import console
+from opendetr.progress import console, warn
 from opendetr.structures import Detections
 from opendetr.training.run_folder import RunFolder
 
@@ -182,7 +182,7 @@ class RunReport:
         try:
             yield
         except Exception as error:
-            console.print(f"Warning: report.html is not up to date ({first_line(error)}).", style="yellow")
+            warn(f"report.html is not up to date ({first_line(error)}).")
 
 
 def _in_time(items: Iterable[Any], at_most: int, read: Callable[[Any], T]) -> list[T]:

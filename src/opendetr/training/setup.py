@@ -18,7 +18,7 @@ from opendetr.checkpoints.native import Checkpoint, copy_checkpoint
 from opendetr.checkpoints.origin import Origin
 from opendetr.config import RunConfig
 from opendetr.data.cache import build_cache
-from opendetr.data.check import check_pictures, describe, warnings
+from opendetr.data.check import check_pictures, describe, describe_classes, warnings
 from opendetr.data.datasets import DatasetIndex, has_split, load_index, shared_pictures
 from opendetr.data.loader import DetectionDataset
 from opendetr.data.transforms import Preprocessing, training_transform
@@ -27,7 +27,7 @@ from opendetr.errors import UserError
 from opendetr.model.backbone import normalisation
 from opendetr.model.detr import DETR
 from opendetr.model.precision import fit_precision
-from opendetr.progress import console
+from opendetr.progress import console, warn
 from opendetr.threads import Threads
 from opendetr.training.choices import ObjectSizes, fit_batch, fit_to_data, fit_to_time, measure_objects
 from opendetr.training.loop import Trainer
@@ -37,6 +37,7 @@ from opendetr.training.run_folder import require_free
 from opendetr.training.run_report import RunReport
 from opendetr.training.sizing import Sizing
 from opendetr.training.speed import Speed, expectations, fits_in_memory, look_at_speed, memory_warning
+from opendetr.wording import counted
 
 
 def prepare_training(
@@ -161,7 +162,10 @@ def say_what_to_expect(trainer: Trainer) -> None:
     if warning := memory_warning(trainer.config, objects, speed, trainer.checkpoint.model):
         sentences.append(warning)
     for sentence in sentences:
-        console.print(sentence, style="yellow" if sentence.startswith("Warning") else None)
+        if sentence.startswith("Warning: "):
+            warn(sentence.removeprefix("Warning: "))
+        else:
+            console.print(sentence)
 
 
 def leave_processes() -> None:
@@ -178,12 +182,14 @@ def read_splits(config: RunConfig, check_seconds: float) -> tuple[DatasetIndex, 
     """The training split, and the split that chooses `best`, None where there can be none; prints what it finds."""
     root, data = Path(config.data.root), config.data
     train_index = load_index(root, data.train_split)
-    console.print(f"{data.train_split}: {describe(train_index)}")
+    console.print(f"{data.train_split}: {describe(train_index)}; {describe_classes(train_index.label_map)}")
     for warning in warnings(train_index, config.model.num_queries):
-        console.print(f"Warning: {warning}", style="yellow")
+        warn(warning)
     check_pictures(train_index, check_seconds)
     if not has_split(root, data.val_split):
-        console.print(f"There is no split '{data.val_split}' to choose the best weights by: only the last are kept.")
+        why = f"{root} has no split '{data.val_split}' to choose the best weights by"
+        why = "Without a val split, as asked" if data.val_split == "none" else why
+        console.print(f"{why}: only the last weights are kept.")
         return train_index, None
     val_index = load_index(root, data.val_split)
     train_index.label_map.require_same_categories(val_index.label_map, str(val_index.source))
@@ -191,8 +197,9 @@ def read_splits(config: RunConfig, check_seconds: float) -> tuple[DatasetIndex, 
     check_pictures(val_index, check_seconds)
     if shared := shared_pictures(val_index, train_index):
         console.print(
-            f"{len(shared)} pictures of '{data.val_split}' are in '{data.train_split}' too, first {shared[0]}: they "
-            f"cannot choose the best weights, so only the last are kept."
+            f"{counted(len(shared), 'picture')} of '{data.val_split}' {'is' if len(shared) == 1 else 'are'} in "
+            f"'{data.train_split}' too, first {shared[0]}: '{data.val_split}' cannot choose the best weights, so only "
+            f"the last are kept."
         )
         return train_index, None
     return train_index, val_index
@@ -251,10 +258,8 @@ def fixed_parts(config: RunConfig) -> tuple[str, ...]:
     parts = tuple(dict.fromkeys((*train.freeze, *backbone)))
     for part in parts if not train.init else ():
         if part != "backbone" or model.backbone_weights == "none":
-            raise UserError(
-                f"--freeze {part} (or train.backbone_lr = 0) would fix random weights: start from a trained model by "
-                f"--init, or leave it out"
-            )
+            asked = f"--freeze {part}" if part in train.freeze else "train.backbone_lr = 0"
+            raise UserError(f"{asked} would fix random weights: start from a trained model by --init, or leave it out")
     return parts
 
 

@@ -16,6 +16,7 @@ from opendetr.model.denoising import make_denoising
 from opendetr.model.detr import DETR
 from opendetr.structures import DetrOutput, Targets
 from opendetr.training.choices import FEWEST_PASSES, FOR_STEPS, SMALLEST_PIXELS, ObjectSizes, pixels_in
+from opendetr.wording import counted
 
 LOOKED_AT = (224, 288)  # height and width of the measured pictures
 BESIDE = 1.1  # factor for matching, losses, the optimiser and reading, which the measured step lacks
@@ -94,8 +95,9 @@ def expectations(
         epochs = config.train.epochs - epochs_done
         if epochs > 0:
             yield (
-                f"This machine trains on about {1 / each:.3g} pictures a second: {epochs} epochs of {pictures:,} "
-                f"will take about {minutes_in_words(epochs * pictures * each / 60)}, evaluations apart."
+                f"This machine trains on about {1 / each:.3g} pictures a second: "
+                f"{counted(epochs, 'epoch')} of {counted(pictures, 'picture')} will take about "
+                f"{minutes_in_words(epochs * pictures * each / 60)}, evaluations apart."
             )
         return
     if seconds <= 0:
@@ -104,7 +106,7 @@ def expectations(
     passes = learned / pictures
     yield (
         f"This machine trains on about {learned / (FOR_STEPS * max(seconds, 1.0)):.3g} pictures a second: "
-        f"{passes:.1f} passes over {pictures:,} in the {minutes_in_words(seconds / 60)} that are left."
+        f"{passes:.1f} passes over {counted(pictures, 'picture')} in the {minutes_in_words(seconds / 60)} left."
     )
     visible = config.data.image_size  # a size at which the smallest kind of object can be found
     if objects.smallest_kind * visible < SMALLEST_PIXELS and SMALLEST_PIXELS / objects.smallest_kind <= objects.pixels:
@@ -126,8 +128,9 @@ def memory_warning(config: RunConfig, objects: ObjectSizes, speed: Speed, model:
     if needed <= free:
         return None
     return (
-        f"Warning: a step of {batch} pictures needs about {needed / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are "
-        f"free, so the run may be ended by the system; take a smaller --batch-size or --image-size."
+        f"Warning: a step of {counted(batch, 'picture')} needs about {needed / 1e9:.1f} GB of memory and "
+        f"{free / 1e9:.1f} GB are free, so the run may be ended by the system; take a smaller --batch-size or "
+        f"--image-size."
     )
 
 

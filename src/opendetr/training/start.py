@@ -11,8 +11,9 @@ from opendetr.config import RunConfig
 from opendetr.devices import resolve_device
 from opendetr.errors import UserError
 from opendetr.progress import console
-from opendetr.recipes.recipe import resolve_config
+from opendetr.recipes.recipe import load_recipe, resolve_config
 from opendetr.threads import settle_threads
+from opendetr.training.ending import sum_up
 from opendetr.training.run_folder import read_config
 from opendetr.training.setup import prepare_training
 
@@ -48,11 +49,25 @@ def run_training(
     trainer = prepare_training(
         config, run, started, resume, trained=trained, fresh_minutes=bool(given.get("train.minutes")), threads=settled
     )
-    console.print(f"\n{trainer.config.to_toml()}")
+    say_config(trainer.config, run, recipe or ("fast" if preset is None else "paper") if resume is None else None)
     trainer.fit()
-    split = config.data.val_split if trainer.val_index is not None else "SPLIT"
-    console.print(f"The run is in {run}; next: opendetr val {run} --data {config.data.root} --split {split}")
+    sum_up(trainer)
     return run
+
+
+def say_config(config: RunConfig, run: Path, recipe: str | None) -> None:
+    """Print where the config is, and which of its values are not the recipe's; None where the recipe is not known."""
+    said = f"The config of the run is {run / 'config.toml'}"
+    if recipe is not None:
+        usual = load_recipe(recipe)
+        differ = [
+            f"{section}.{key} = {value}"
+            for section, values in config.to_dict().items()
+            for key, value in values.items()
+            if (section, key) != ("data", "root") and value != usual.to_dict()[section][key]
+        ]
+        said += f"; it differs from the recipe {recipe} in: {', '.join(differ)}" if differ else f", the recipe {recipe}"
+    console.print(f"{said}.")
 
 
 def _new_config(

@@ -11,7 +11,7 @@ from opendetr.config import RunConfig
 from opendetr.devices import autocast
 from opendetr.loss.criterion import Criterion, Normalisers
 from opendetr.model.denoising import make_denoising
-from opendetr.progress import console
+from opendetr.progress import warn
 from opendetr.structures import Batch, Denoising, DetrOutput, Targets
 from opendetr.training.means import combine
 
@@ -64,5 +64,5 @@ class TrainingStep:
         else:
             self.skipped += 1
             pictures = [int(image_id) for batch in batches for image_id in batch.image_ids]
-            console.print(f"Skipped a step whose gradient was not finite; its pictures have the ids {pictures}")
+            warn(f"skipped a step whose gradient was not finite; its pictures have the ids {pictures}")
         self.optimizer.zero_grad()

@@ -11,7 +11,7 @@ from opendetr.data.datasets import DatasetIndex
 from opendetr.engines.engine import TorchEngine
 from opendetr.evaluation.coco import CocoMetrics
 from opendetr.evaluation.runner import StoppedError, detect_split, metrics_of
-from opendetr.progress import console, show_progress
+from opendetr.progress import console, show_progress, warn
 from opendetr.structures import Detections
 from opendetr.training.plan import Plan
 from opendetr.training.processes import any_process, of_all_processes
@@ -49,7 +49,7 @@ class Validation:
             return False
         too_late = any_process(self.accelerator, self.plan.remaining() < self.plan.evaluation_seconds)
         if too_late:
-            console.print("No time is left to evaluate on val; opendetr val measures the model that is written.")
+            warn("no time is left to evaluate on val; opendetr val measures the model that is written.")
         return not too_late
 
     def measure(self, checkpoint: Checkpoint, when: Mapping[str, Any]) -> Evaluation | None:
@@ -72,7 +72,7 @@ class Validation:
         try:
             detections = list(show_progress(found, "evaluating", len(share)))
         except StoppedError:
-            console.print("The evaluation on val was cut short; opendetr val measures the model that is written.")
+            warn("the evaluation on val was cut short; opendetr val measures the model that is written.")
             return None
         detections = of_all_processes(self.accelerator, detections)
         metrics = metrics_of(self.index, detections)

@@ -1,0 +1,57 @@
+"""What a training says at its end: how good the model is, where it is, and what to do next."""
+
+import math
+from pathlib import Path
+
+from opendetr.data.datasets import has_split
+from opendetr.progress import console, print_command, warn
+from opendetr.training.choices import FEWEST_PASSES
+from opendetr.training.loop import Trainer
+from opendetr.training.run_folder import summary_of
+
+LEARNED = 0.05  # AP50 on val from which on a model has learned something
+KNOWS_BOXES = 0.5  # IoU of matched boxes, likewise, where there is no val
+
+
+def sum_up(trainer: Trainer) -> None:
+    """Print what the run has come to; the last line says so where it has learned nothing, and what would help."""
+    if not trainer.accelerator.is_main_process:
+        return
+    run, root = trainer.folder.path, Path(trainer.config.data.root)
+    found, names = summary_of(run), ("best", "last", "report.html", "config.toml", "metrics.jsonl")
+    if (val := found["val"]) is not None:
+        said = f"AP {val['AP']:.3f}, AP50 {val['AP50']:.3f} on {trainer.config.data.val_split}"
+        console.print(f"\n{said}, at epoch {found['val_epoch']:.3g} of {found['epoch']:.3g}.", style="bold")
+    else:
+        console.print("\nThe model was not measured: no split could choose the best weights.")
+    there = [name for name in names if (run / name).exists()]
+    console.print(f"The run is in {run}: {', '.join(there)}. Next:")
+    split = next((name for name in ("test", "val") if has_split(root, name)), "SPLIT")
+    print_command(f"opendetr val {run} --data {root} --split {split}")
+    print_command(f"opendetr predict {run} PICTURES --output found")
+    if (problem := learned_nothing(trainer)) is not None:
+        warn(problem)
+
+
+def learned_nothing(trainer: Trainer) -> str | None:
+    """A sentence on a run whose model finds nothing, with what would help; None where it has learned something."""
+    run, config, history = trainer.folder.path, trainer.config, trainer.folder.history
+    val = summary_of(run)["val"]
+    last = next((line for line in reversed(history) if line.get("matched_iou") is not None), None)
+    if val is not None:
+        has_learned, shown = val["AP50"] >= LEARNED or val["AP"] < 0, f"AP50 {val['AP50']:.3f}"  # below 0: undefined
+    else:
+        iou = 0.0 if last is None else last["matched_iou"]
+        has_learned, shown = iou >= KNOWS_BOXES, f"its boxes overlap the true ones by {iou:.2f} (IoU) in training"
+    if has_learned:
+        return None
+    passes = trainer.state.epoch + trainer.state.step / trainer.pictures.steps_per_epoch
+    said = f"the model has learned almost nothing yet ({shown}): the run made {passes:.1f} passes over its pictures"
+    if passes < FEWEST_PASSES and trainer.plan.total_seconds is not None:
+        more = math.ceil((FEWEST_PASSES / max(passes, 1e-3) - 1) * trainer.plan.elapsed() / 60)
+        return f"{said}. Continue it: opendetr train --resume {run} --minutes {max(1, more)}."
+    if passes < 10 * FEWEST_PASSES:
+        by_time = f"--minutes {math.ceil(config.train.minutes)}"
+        length = by_time if config.train.minutes else f"--epochs {2 * config.train.epochs}"
+        return f"{said}. Continue it: opendetr train --resume {run} {length}."
+    return f"{said}. Ask whether the data can be learned: opendetr doctor --data {config.data.root}."
