@@ -17,8 +17,8 @@ ROOMS = [
     "version", "errors", "options", "files", "openmp", "control_groups", "cores", "memory", "progress", "wording",
     "threads", "devices", "config", "recipes", "labels", "drawing", "_supervision", "_matplotlib", "detections",
     "structures", "pages", "boxes", "scoring", "data", "model", "loss", "checkpoints", "engines", "evaluation",
-    "training", "exporting", "inference", "benchmarking", "explanation", "studies", "ablation", "demonstration", "api", "cli",
-    "__main__",
+    "training", "exporting", "inference", "benchmarking", "explanation", "studies", "ablation", "demonstration", "api",
+    "cli", "__main__",
 ]  # fmt: skip
 # The package's face names where things live, and the command line imports what a command needs when it runs.
 FACES = {"opendetr", "opendetr.cli", "opendetr.__main__"}
