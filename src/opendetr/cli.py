@@ -1,4 +1,4 @@
-"""The command line: one command is one function of api.py. torch is imported when a command runs, not for its help.
+"""The command line: one command is one function of api/. torch is imported when a command runs, not for its help.
 
 The file is long because every option of every command stands here.
 """

@@ -39,3 +39,13 @@ def require_score(option: str, score: float) -> None:
     if not 0 <= score <= 1:  # written so that NaN is refused too
         hint = f"; for {score:g} % give {score / 100:g}" if 1 < score <= 100 else ""
         raise UserError(f"{option} must be between 0 and 1, got {score}{hint}")
+
+
+def require_batch_size(batch_size: int | None) -> None:
+    """Check a number of pictures at once; None is the default of whoever asked.
+
+    Raises:
+        UserError: it is below 1.
+    """
+    if batch_size is not None and batch_size < 1:
+        raise UserError(f"--batch-size must be at least 1, got {batch_size}")

@@ -15,6 +15,7 @@ import pytest
 import typer.main
 
 import opendetr
+import opendetr.api
 from opendetr.cli import Answer, app, data_app, main
 from opendetr.config import LossConfig
 from opendetr.errors import UserError
@@ -96,11 +97,12 @@ def test_every_public_name_exists(name):
     assert getattr(opendetr, name) is not None
 
 
-def test_editors_see_the_same_names():
-    tree = ast.parse(Path(opendetr.__file__).read_text())
+@pytest.mark.parametrize(("face", "homes"), [(opendetr, opendetr._HOME), (opendetr.api, opendetr.api._FILES)])
+def test_editors_see_the_same_names(face, homes):
+    tree = ast.parse(Path(face.__file__).read_text())
     mirror = next(node for node in tree.body if isinstance(node, ast.If))
     seen = {alias.name: statement.module for statement in mirror.body for alias in statement.names}
-    assert seen == {name: f"opendetr.{home}" for name, home in opendetr._HOME.items()}
+    assert seen == {name: f"{face.__name__}.{home}" for name, home in homes.items()}
 
 
 def test_an_unknown_name_is_an_attribute_error():
@@ -220,7 +222,8 @@ def test_a_wrong_command_line_is_one_sentence(line, said, capsys, monkeypatch):
 def test_python_has_the_same_choices_and_checks_them_first(call, sentence, tmp_path, monkeypatch):
     """Before the model is read, and before threads are measured."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("opendetr.api.settle_threads", lambda *_, **__: pytest.fail("threads were measured"))
+    measured = f"{unwrap(call.func).__module__}.settle_threads"
+    monkeypatch.setattr(measured, lambda *_, **__: pytest.fail("threads were measured"))
     with pytest.raises(UserError) as error:
         unwrap(call.func)(*call.args, **call.keywords)  # without the tests' checks of types
     assert str(error.value) == sentence

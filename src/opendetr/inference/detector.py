@@ -18,7 +18,7 @@ from opendetr.checkpoints.native import Checkpoint
 from opendetr.data.images import Picture
 from opendetr.devices import resolve_device
 from opendetr.engines.detecting import Prepared, detect
-from opendetr.engines.engine import Engine, TorchEngine
+from opendetr.engines.engine import GRAPH_ENGINES, Engine, TorchEngine
 from opendetr.errors import UserError
 from opendetr.exporting.exported_file import fingerprint, load_exported
 from opendetr.exporting.fastest_engine import choose_engine
@@ -191,3 +191,8 @@ def _require_no_contradiction(path: Path, is_of: str, device: str, precision: st
         )
     if device not in ("auto", "cpu"):
         raise UserError(f"{path} runs on the CPU: leave out --device {device}, or give the model it was made from")
+
+
+def computes_on(model: str | Path, engine: str, device: str) -> str:
+    """The kind of device that an engine computes on; only PyTorch uses another than the CPU."""
+    return "cpu" if engine in GRAPH_ENGINES or is_exported(model) else resolve_device(device).type

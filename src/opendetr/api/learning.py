@@ -1,0 +1,231 @@
+"""The commands that train: `train`, `ablate`, `doctor`, `demo`."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from opendetr.data.datasets import load_index
+from opendetr.devices import resolve_device
+from opendetr.errors import UserError
+from opendetr.options import Cache, TrainingPrecision, require_batch_size
+from opendetr.progress import console
+from opendetr.recipes.recipe import load_recipe, resolve_config
+from opendetr.threads import settle_threads
+from opendetr.training.doctor import Finding, diagnose
+from opendetr.training.start import run_training
+
+
+def train(
+    data: str | Path | None = None,
+    *,
+    recipe: str | None = None,
+    preset: str | None = None,
+    train_split: str | None = None,
+    val_split: str | None = None,
+    output: str | Path | None = None,
+    resume: str | Path | None = None,
+    init: str | Path | None = None,
+    new_head: bool = False,
+    freeze: Sequence[str] = (),
+    epochs: int | None = None,
+    minutes: float | None = None,
+    patience: int | None = None,
+    seed: int | None = None,
+    batch_size: int | None = None,
+    image_size: int | None = None,
+    backbone: str | None = None,
+    backbone_weights: str | None = None,
+    workers: int | None = None,
+    cache: Cache | None = None,
+    precision: TrainingPrecision | None = None,
+    device: str | None = None,
+    threads: int | str | None = None,
+    overrides: Sequence[str] = (),
+    started: float | None = None,
+) -> Path:
+    """Train a DETR on a folder of pictures and boxes.
+
+    None keeps the recipe's value. Ctrl-C ends the run cleanly, with everything written.
+
+    Args:
+        data: the data set's folder; may be left out when resuming.
+        recipe: a shipped recipe or a TOML file.
+        preset: a model section by name; replaces the recipe's.
+        train_split: the split to learn from.
+        val_split: the split that chooses the best weights.
+        output: the run folder; by default `runs/NAME-OF-DATA`, numbered where it exists.
+        resume: a run folder to continue from its last written state.
+        init: a model to start from: a run folder, an official `.pth`, a released name, a Hugging Face folder or id.
+        new_head: with `init`, new class heads for the classes of the data.
+        freeze: parts that are not trained: `backbone`, `input_proj`, `encoder`, `decoder`, `heads`.
+        epochs: number of passes over the training split.
+        minutes: a wall-clock budget instead of epochs; of this call when resuming.
+        patience: number of evaluations on val without a better AP after which the run ends, and keeps `best`; those of
+            the first half of its schedule do not count while learning rates are still to fall.
+        seed: random seed of weights, order and augmentation.
+        batch_size: pictures per process and step.
+        image_size: the shorter side at evaluation; scales all sizes of the recipe.
+        backbone: a timm network.
+        backbone_weights: `auto`, `none` or a file.
+        workers: loader processes.
+        cache: `ram` or `disk`: pictures are decoded once, for this run or for later ones too; or `none`.
+        precision: `auto`, `fp32` or `bf16`.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        threads: number of threads, or `auto`: the fastest, measured at the start and when steps become slower. By
+            default `auto` with minutes, and PyTorch's own number with epochs.
+        overrides: `section.key=value` strings; they win over everything.
+        started: when the budget of `minutes` began, as of `time.time()`; now by default.
+
+    Returns:
+        The run folder, with `last`, the page `report.html` and, where a val split could choose it, `best`.
+
+    Raises:
+        UserError: bad input of any kind; nothing has been written then.
+    """
+    if minutes is not None and not minutes > 0:
+        raise UserError(f"--minutes must be above 0, got {minutes}")
+    require_batch_size(batch_size)
+    if epochs is not None and minutes is not None:
+        raise UserError("--epochs and --minutes exclude each other: give the one that ends the run")
+    if new_head and resume is None and init is None and not (recipe and load_recipe(recipe).train.init):
+        raise UserError("--num-classes-from data gives a trained model new class heads: name the model by --init MODEL")
+    if resume is not None and any(option is not None for option in (recipe, preset, image_size, init)):
+        raise UserError(
+            "--resume continues a run with its own config: leave out --recipe, --preset, --init and --image-size"
+        )
+    options = {
+        "data.root": None if data is None else str(Path(data).resolve()), "data.train_split": train_split,
+        "data.val_split": val_split, "data.cache": cache, "model.backbone": backbone,
+        "model.backbone_weights": backbone_weights, "train.epochs": epochs,
+        "train.minutes": 0.0 if epochs is not None else minutes, "train.patience": patience, "train.seed": seed,
+        "train.batch_size": batch_size, "train.workers": workers, "train.precision": precision, "train.device": device,
+        "train.init": None if init is None else str(init), "train.new_head": new_head or None,
+        "train.freeze": tuple(freeze) or None,
+    }  # fmt: skip
+    given = {name: value for name, value in options.items() if value is not None}
+    return run_training(
+        given, recipe, preset, image_size, overrides, None if output is None else Path(output),
+        None if resume is None else Path(resume), started or time.time(), threads,
+    )  # fmt: skip
+
+
+def ablate(
+    study: str | None = None,
+    data: str | Path | None = None,
+    output: str | Path | None = None,
+    *,
+    recipe: str = "fast",
+    split: str = "val",
+    seeds: int = 2,
+    epochs: int | None = None,
+    minutes: float | None = None,
+    overrides: Sequence[str] = (),
+    device: str = "auto",
+    threads: int | str | None = None,
+) -> Path:
+    """Run one of the paper's studies, or one's own, as small trainings, and compare the rows in a table.
+
+    The same call continues an interrupted study: a finished row is never run twice.
+
+    Args:
+        study: a shipped study; None makes a study of `overrides`.
+        data: the data set's folder; None writes digit scenes.
+        output: the study's folder; by default `runs/ablate-STUDY`.
+        recipe: the recipe that the rows change.
+        split: the split to measure on.
+        seeds: runs per row.
+        epochs: of each run; by default 3 on digit scenes and 20 on other data.
+        minutes: of each run, instead of epochs.
+        overrides: `section.key=value` for all rows; without a study, `section.key=VALUE,VALUE` are its rows.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        threads: number of threads, or `auto`: the fastest, measured at the start. By default `auto` with minutes, and
+            PyTorch's own number with epochs.
+
+    Returns:
+        The table as Markdown; CSV and a plot lie beside it.
+
+    Raises:
+        UserError: no such study, data or key, or a folder with another study.
+    """
+    from opendetr.ablation.run import run_study
+    from opendetr.ablation.study import Settings, choose_study
+
+    if epochs is not None and minutes is not None:
+        raise UserError("--epochs and --minutes exclude each other: give the one that ends each run")
+    if seeds < 1 or (epochs is not None and epochs < 1) or (minutes is not None and not minutes > 0):
+        raise UserError("--seeds, --epochs and --minutes must be above 0")
+    chosen, fixed = choose_study(study, overrides)
+    folder = Path("runs") / f"ablate-{chosen.name}" if output is None else Path(output)
+    if data is None and split not in ("val", "test"):
+        raise UserError(f"--split {split}: digit scenes are measured on val or test")
+    if data is not None and chosen.measure == "instances":
+        raise UserError("the study 'instances' counts digits on a canvas of its own making: leave out --data")
+    if minutes is None:
+        epochs = epochs or (3 if data is None else 20)
+    root = folder / "digits" if data is None else Path(data)
+    settings = Settings(str(root.resolve()), recipe, split, epochs, minutes, fixed, digits=data is None)
+    settle_threads(threads, measure=minutes is not None, device=resolve_device(device).type)
+    table = run_study(chosen, settings, folder, seeds, device)
+    console.print(
+        f"\n{table.read_text(encoding='utf-8')}\nThe table is {table}; study.csv and study.png lie beside it."
+    )
+    return table
+
+
+def doctor(
+    data: str | Path,
+    *,
+    train_split: str = "train",
+    recipe: str | None = None,
+    image_size: int | None = None,
+    seconds: float = 45.0,
+    device: str | None = None,
+    threads: int | str | None = None,
+) -> list[Finding]:
+    """Check a data set for training and say what to change: its files, and whether eight pictures can be overfitted.
+
+    Args:
+        data: the data set's folder.
+        train_split: the training split to check.
+        recipe: a shipped recipe or a TOML file, as in `train`.
+        image_size: the shorter side; by default chosen by the recipe.
+        seconds: for overfitting eight pictures.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        threads: number of threads, or `auto`, the default: the fastest, measured.
+
+    Returns:
+        The findings, the most important first.
+
+    Raises:
+        UserError: the data cannot be read at all.
+    """
+    settle_threads(threads, measure=True, device=resolve_device(device or "auto").type)
+    options = {"data.root": str(Path(data).resolve()), "data.train_split": train_split, "train.device": device}
+    given = {name: value for name, value in options.items() if value is not None}
+    config = resolve_config(recipe, None, given, image_size)
+    index = load_index(Path(data), train_split)
+    return diagnose(config, Path(data), index, seconds)
+
+
+def demo(
+    output: str | Path = "runs/demo",
+    *,
+    compare: bool = False,
+    threads: int | str | None = None,
+    started: float | None = None,
+) -> Path:
+    """Run the demo: write digit scenes, train until AP50 is high enough, measure on 100 others, write a report.
+
+    Args:
+        output: folder for the data, the runs and the report.
+        compare: spend the same minutes again on the paper's recipe; the report shows both.
+        threads: number of threads, or `auto`, the default: the fastest, measured.
+        started: when the demo began, as of `time.time()`; now by default.
+
+    Returns:
+        The report, one HTML file that needs no network.
+    """
+    from opendetr.demonstration import run_demo
+
+    settled = settle_threads(threads, measure=True, device=resolve_device("auto").type)
+    return run_demo(Path(output), started or time.time(), compare=compare, threads=settled)

@@ -1,0 +1,109 @@
+"""The commands that measure: `val`, `benchmark`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from opendetr.benchmarking.benchmark import Benchmark, print_benchmark, write_benchmark
+from opendetr.benchmarking.measure import run_benchmark
+from opendetr.checkpoints.loading import is_exported, load_checkpoint
+from opendetr.checkpoints.origin import Origin
+from opendetr.data.datasets import load_index
+from opendetr.devices import resolve_device
+from opendetr.errors import UserError
+from opendetr.evaluation.coco import CocoMetrics, evaluate_files
+from opendetr.evaluation.runner import evaluate_data
+from opendetr.files import require_folder
+from opendetr.inference.detector import Detector, computes_on
+from opendetr.options import EngineName, OneEngine, PeerName, PrecisionName, require_batch_size, require_choice
+from opendetr.progress import console
+from opendetr.threads import settle_threads
+
+
+def val(
+    model: str | Path,
+    data: str | Path,
+    split: str = "val",
+    *,
+    batch_size: int = 4,
+    engine: EngineName | None = None,
+    precision: PrecisionName = "fp32",
+    device: str = "auto",
+    threads: int | str | None = None,
+) -> CocoMetrics:
+    """COCO metrics of a model, or of an exported file, on any split of a data set whose categories it knows.
+
+    By default PyTorch runs a model, and the engine that it was exported for a file; `threads` is a number, or `auto`,
+    the default: the fastest.
+
+    Raises:
+        UserError: no such model, data set or split; or a category that the model lacks.
+    """
+    require_batch_size(batch_size)
+    engine = ("auto" if is_exported(model) else "torch") if engine is None else engine
+    require_choice("engine", engine, EngineName)
+    require_choice("precision", precision, PrecisionName)
+    settle_threads(threads, measure=True, device=computes_on(model, engine, device))
+    index = load_index(Path(data), split)
+    detector = Detector.load(model, device, engine, precision, len(index))
+    origin = Origin() if is_exported(model) else detector.checkpoint.origin
+    return evaluate_data(detector.engine, detector.description, origin, index, batch_size=batch_size)
+
+
+def val_files(detections: str | Path, annotations: str | Path) -> CocoMetrics:
+    """COCO metrics of a COCO results file against a COCO annotation file."""
+    return evaluate_files(Path(detections), Path(annotations))
+
+
+def benchmark(
+    model: str | Path,
+    *,
+    against: PeerName | None = None,
+    size: tuple[int, int] | None = None,
+    batch: int = 1,
+    engines: Sequence[str] = (),
+    precisions: Sequence[str] = (),
+    seconds: float = 20.0,
+    output: str | Path | None = None,
+    memory: bool = True,
+    device: str = "auto",
+    threads: int | str | None = None,
+) -> Benchmark:
+    """Measure speed, agreement and memory of a model in every engine, in turn on this machine.
+
+    Args:
+        model: any model that can be loaded.
+        against: also measure the official code or `transformers` with the same weights; ratios refer to it.
+        size: height and width of the model's input; by default what its preprocessing makes of 480x640.
+        batch: pictures at once.
+        engines: `torch`, `openvino`, `onnxruntime`; all that are installed by default.
+        precisions: `fp32`, `bf16`, `int8`; by default fp32, bf16 where it is faster here, int8 where it was prepared.
+        seconds: of measuring per row.
+        output: a folder for `benchmark.json` and `benchmark.md`.
+        memory: whether to measure peak memory, in processes of their own.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        threads: number of threads, or `auto`, the default: the fastest, measured.
+
+    Raises:
+        UserError: an impossible request; the peer is not installed, or cannot run this model.
+    """
+    if batch < 1:
+        raise UserError(f"--batch {batch}: expected 1 or more")
+    if not seconds > 0:
+        raise UserError(f"--seconds {seconds:g}: expected more than 0")
+    for engine in engines:
+        require_choice("engine", engine, OneEngine)
+    for precision in precisions:
+        require_choice("precision", precision, PrecisionName)
+    if against is not None:
+        require_choice("against", against, PeerName)
+    if output is not None:
+        require_folder(Path(output))
+    settle_threads(threads, measure=True, device=resolve_device(device).type)
+    found = run_benchmark(
+        load_checkpoint(model), size=size, batch=batch, against=against, engines=engines,
+        precisions=precisions, seconds=seconds, device=device, memory=memory,
+    )  # fmt: skip
+    print_benchmark(found)
+    if output is not None:
+        console.print(f"The tables are in {write_benchmark(found, Path(output))}")
+    return found
