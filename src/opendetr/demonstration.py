@@ -31,7 +31,7 @@ from opendetr.files import write_json, write_text
 from opendetr.inference.detector import Detector
 from opendetr.pages.boxed_pictures import Thumbnail
 from opendetr.pages.page import page, paragraph
-from opendetr.progress import console
+from opendetr.progress import console, print_command
 from opendetr.recipes.recipe import resolve_config
 from opendetr.structures import Detections
 from opendetr.threads import Threads
@@ -87,7 +87,9 @@ def run_demo(output: Path, started: float, *, compare: bool = False, threads: Th
     write_json(output / "report.json", facts | {"threads": torch.get_num_threads(), "machine": describe_machine()})
     for run in runs:
         console.print(f"{run.title}: {run.summary}")
-    console.print("\nNext, with pictures of your own:\n" + "\n".join(NEXT))
+    console.print("\nNext, with pictures of your own:")
+    for command in NEXT:
+        print_command(command)
     console.print(f"\nThe report is {(output / 'report.html').resolve()}")
     return output / "report.html"
 

@@ -58,7 +58,7 @@ CASES = {
         "nothing to detect in",
     ),
     "output that is a file": (lambda make, run: train(folder := make(), "--output", _file(folder)), "is a file"),
-    "numbers into a folder": (lambda make, run: ["val", run, "--data", (f := make()), "--json", f], "be written"),
+    "a file after --json": (lambda make, run: ["val", run, "--data", make(), "--json", "m.json"], "extra argument"),
     "no minutes": (lambda make, run: ["train", "--data", make(), "--minutes", "0"], "above 0"),
     "no batch": (lambda make, run: ["val", run, "--data", make(), "--batch-size", "0"], "at least 1"),
     "random and fixed": (lambda make, run: train(make(), "--set", "train.backbone_lr=0"), "random weights"),

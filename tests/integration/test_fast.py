@@ -146,8 +146,6 @@ def test_flips_are_settled(fast_run):
 
 
 def test_pictures_grow_after_half_of_the_run(digits, tmp_path, monkeypatch):
-    from opendetr.training.step import TrainingStep
-
     seen, step = [], TrainingStep.__call__
 
     def record(self, micro_batches):

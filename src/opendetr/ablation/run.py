@@ -60,7 +60,7 @@ def run_study(study: Study, settings: Settings, output: Path, seeds: int, device
     description = json.loads(json.dumps(description))  # as it is read from study.json
     _require_same_study(description, output)
     if settings.digits and not (Path(settings.data) / "annotations" / "test.json").is_file():
-        console.print(f"Making {SCENES} digit scenes in {settings.data}")
+        console.print(f"making {SCENES} digit scenes in {settings.data}")
         write_digits(Path(settings.data), SCENES)
     train_split = configs[study.baseline].data.train_split
     learned, measured = (load_index(Path(settings.data), split) for split in (train_split, settings.split))

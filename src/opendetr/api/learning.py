@@ -4,6 +4,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.markdown import Markdown
+
 from opendetr.data.datasets import load_index
 from opendetr.devices import resolve_device
 from opendetr.errors import UserError
@@ -166,9 +168,9 @@ def ablate(
     settings = Settings(str(root.resolve()), recipe, split, epochs, minutes, fixed, digits=data is None)
     settle_threads(threads, measure=minutes is not None, device=resolve_device(device).type)
     table = run_study(chosen, settings, folder, seeds, device)
-    console.print(
-        f"\n{table.read_text(encoding='utf-8')}\nThe table is {table}; study.csv and study.png lie beside it."
-    )
+    text = table.read_text(encoding="utf-8")
+    console.print(Markdown(text) if console.is_terminal else f"\n{text}")
+    console.print(f"The table is {table}; study.csv and study.png lie beside it.")
     return table
 
 

@@ -149,7 +149,7 @@ def step_bytes(config: RunConfig, objects: ObjectSizes, speed: Speed, model: DET
 def minutes_in_words(minutes: float) -> str:
     """A time in words, with the precision of a forecast."""
     if minutes < 1.5:
-        return f"{max(1, 60 * minutes):.0f} seconds"
+        return counted(max(1, round(60 * minutes)), "second")
     if minutes < 100:
         return f"{minutes:.3g} minutes" if minutes < 10 else f"{minutes:.0f} minutes"
     return f"{minutes / 60:.3g} hours" if minutes < 4800 else f"{minutes / 1440:.3g} days"

@@ -1,5 +1,6 @@
 """A training from its arguments to its end: builds the config, chooses the run folder, trains the model."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from opendetr.config import RunConfig
 from opendetr.devices import resolve_device
 from opendetr.errors import UserError
 from opendetr.progress import console
-from opendetr.recipes.recipe import load_recipe, resolve_config
+from opendetr.recipes.recipe import resolve_config
 from opendetr.threads import settle_threads
 from opendetr.training.ending import sum_up
 from opendetr.training.run_folder import read_config
@@ -49,24 +50,31 @@ def run_training(
     trainer = prepare_training(
         config, run, started, resume, trained=trained, fresh_minutes=bool(given.get("train.minutes")), threads=settled
     )
-    say_config(trainer.config, run, recipe or ("fast" if preset is None else "paper") if resume is None else None)
+    _say_config(trainer.config, run, None if resume is not None else (recipe, preset, trained))
     trainer.fit()
     sum_up(trainer)
     return run
 
 
-def say_config(config: RunConfig, run: Path, recipe: str | None) -> None:
-    """Print where the config is, and which of its values are not the recipe's; None where the recipe is not known."""
+def _say_config(
+    config: RunConfig, run: Path, begun_with: tuple[str | None, str | None, Checkpoint | None] | None
+) -> None:
+    """Print where the config is, and which of its values are not those of recipe, preset and initial model.
+
+    None of a run that is continued, whose recipe is not known.
+    """
     said = f"The config of the run is {run / 'config.toml'}"
-    if recipe is not None:
-        usual = load_recipe(recipe)
+    if begun_with is not None:
+        recipe, preset, trained = begun_with
+        usual = resolve_config(recipe, preset, trained=None if trained is None else trained.config.model).to_dict()
         differ = [
-            f"{section}.{key} = {value}"
+            f"{section}.{key} = {json.dumps(value)}"
             for section, values in config.to_dict().items()
             for key, value in values.items()
-            if (section, key) != ("data", "root") and value != usual.to_dict()[section][key]
+            if (section, key) != ("data", "root") and value != usual[section][key]
         ]
-        said += f"; it differs from the recipe {recipe} in: {', '.join(differ)}" if differ else f", the recipe {recipe}"
+        name = " with ".join(filter(None, (recipe or ("fast" if preset is None else "paper"), preset)))
+        said += f"; it differs from the recipe {name} in: {', '.join(differ)}"
     console.print(f"{said}.")
 
 
