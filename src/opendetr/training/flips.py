@@ -154,11 +154,12 @@ def try_flips(
         batch, targets = collate([dataset[position]])
         batch, targets = batch.to(device), targets.to(device)
         labels.append(targets.labels[0])
-        for which, flip in enumerate(flips):
-            images, boxes = flip(batch.images, targets.boxes_cxcywh)
-            flipped = Targets(targets.labels, boxes, targets.counts)
-            with autocast(device, precision):
-                last = model(images, None).last_layer()
+        images, boxes = zip(*(flip(batch.images, targets.boxes_cxcywh) for flip in flips))
+        with autocast(device, precision):
+            output = model(torch.cat(images), None).last_layer()
+        for which in range(len(flips)):
+            flipped = Targets(targets.labels, boxes[which], targets.counts)
+            last = DetrOutput(output.logits[:, which, None], output.boxes_cxcywh[:, which, None])
             matches = match(last, flipped, criterion.scoring, criterion.costs)
             normalisers = criterion.normalisers(flipped, None)
             loss = set_loss(last, flipped, matches, criterion.scoring, normalisers)
