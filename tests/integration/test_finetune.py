@@ -218,7 +218,7 @@ def test_a_frozen_backbone_keeps_its_statistics(digits, tmp_path):
 
 def test_what_cannot_be_frozen(digits, coco_folder, official_file, tmp_path):
     output = tmp_path / "run"
-    with pytest.raises(UserError, match=r"--freeze encoder .* would fix random weights"):
+    with pytest.raises(UserError, match="--freeze encoder would fix random weights"):
         api.train(digits, recipe="paper", preset="detr-tiny", freeze=("encoder",), output=output, **QUICK)
     everything = ("backbone", "input_proj", "encoder", "decoder", "heads")
     with pytest.raises(UserError, match="leaves nothing to learn"):

@@ -94,7 +94,7 @@ def test_epochs_are_foretold_in_minutes():
     (said,) = expected(None, **{"train.epochs": 30})
     each = 1.2e-6 * 320**2 * 4 / 3  # seconds a picture
     assert f"about {1 / each:.3g} pictures a second" in said
-    assert f"30 epochs of 1,000 will take about {30 * 1000 * each / 60:.0f} minutes" in said
+    assert f"30 epochs of 1,000 pictures will take about {30 * 1000 * each / 60:.0f} minutes" in said
     (small,) = expected(None, **{"train.epochs": 30, "train.small_first": 0.5})
     assert f"about {30 * 1000 * each * (1 - 5 / 18) / 60:.0f} minutes" in small
 
@@ -126,7 +126,7 @@ def test_where_no_time_or_no_epoch_is_left_nothing_is_foretold():
 
 def test_lengths_of_time_in_words():
     words = [minutes_in_words(minutes) for minutes in (0.001, 0.5, 3.456, 42.4, 600, 20_000)]
-    assert words == ["1 seconds", "30 seconds", "3.46 minutes", "42 minutes", "10 hours", "13.9 days"]
+    assert words == ["1 second", "30 seconds", "3.46 minutes", "42 minutes", "10 hours", "13.9 days"]
 
 
 def test_a_step_beyond_the_memory_is_said_before_it_is_made():

@@ -21,7 +21,9 @@ def sum_up(trainer: Trainer) -> None:
     found, names = summary_of(run), ("best", "last", "report.html", "config.toml", "metrics.jsonl")
     if (val := found["val"]) is not None:
         said = f"AP {val['AP']:.3f}, AP50 {val['AP50']:.3f} on {trainer.config.data.val_split}"
-        console.print(f"\n{said}, at epoch {found['val_epoch']:.3g} of {found['epoch']:.3g}.", style="bold")
+        console.print(
+            f"\n{said}, at epoch {round(found['val_epoch'], 1):g} of {round(found['epoch'], 1):g}.", style="bold"
+        )
     else:
         console.print("\nThe model was not measured: no split could choose the best weights.")
     there = [name for name in names if (run / name).exists()]

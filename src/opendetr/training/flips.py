@@ -93,6 +93,8 @@ def settle_flips(config: RunConfig, trial: FlipTrial, *, is_last: bool) -> tuple
 
 def _why_open(trial: FlipTrial) -> str:
     """Why a trial decides nothing."""
+    if trial.pictures == 0 and trial.wanted:
+        return f"trials may take {SHARE:.0%} of the time, which was over"
     if trial.pictures < min(FIRST_LOOK, trial.wanted):
         return f"only {counted(round(trial.pictures), 'picture')} could be tried in {SHARE:.0%} of the time"
     return f"the model has not learned enough yet ({trial.known})"
