@@ -227,7 +227,7 @@ def test_a_run_ends_with_what_matters_and_says_that_it_has_learned_nothing(digit
 def test_a_run_without_val_says_so_by_its_boxes(digits, tmp_path, capsys):
     run = api.train(digits, **TINY, minutes=1e-4, val_split="none", output=tmp_path / "run")
     said = capsys.readouterr().out
-    assert "Without a val split, as asked: only the last weights are kept." in said
+    assert "No val split is used: only the last weights are kept." in said
     assert re.search(r"almost nothing yet \(its boxes overlap .* --resume \S+ --minutes \d+\.$", said.strip())
     assert summary_of(run) | {"seconds": 0} == {
         "run": str(run), "weights": str(run / "last"), "epoch": 0.3333, "step": 1, "seconds": 0, "val": None,

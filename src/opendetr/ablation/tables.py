@@ -54,7 +54,7 @@ def markdown(
     if base and not learned:
         yield (
             f"**The baseline '{study.baseline}' has not learned (AP50 {np.mean([r['AP50'] for r in base]):.3f}, below "
-            f"{LEARNED}): nothing can be concluded from these rows. Give the runs more epochs.**\n"
+            f"{LEARNED}): nothing can be concluded from these rows. Give the runs more epochs or minutes.**\n"
         )
     if failed and not base:
         yield f"**The baseline '{study.baseline}' could not be trained: there is nothing to compare with.**\n"

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from opendetr.data.datasets import DatasetIndex
@@ -36,7 +37,7 @@ def print_metrics(metrics: CocoMetrics) -> None:
 def print_classes(index: DatasetIndex) -> None:
     """What a split has: its classes with their objects and sizes, the most frequent first, and its pictures."""
     title = "Objects by class; sides in pixels (square root of the area)"
-    table = Table("class", "id", "objects", "pictures", "least", "median", "most", title=title)
+    table = Table("class", "id", "objects", "pictures", "least", "median", "most", title=title, box=SIMPLE_HEAD)
     for column in table.columns[2:]:
         column.justify = "right"
     labels = np.concatenate([record.labels for record in index.records])

@@ -21,9 +21,8 @@ def sum_up(trainer: Trainer) -> None:
     found, names = summary_of(run), ("best", "last", "report.html", "config.toml", "metrics.jsonl")
     if (val := found["val"]) is not None:
         said = f"AP {val['AP']:.3f}, AP50 {val['AP50']:.3f} on {trainer.config.data.val_split}"
-        console.print(
-            f"\n{said}, at epoch {round(found['val_epoch'], 1):g} of {round(found['epoch'], 1):g}.", style="bold"
-        )
+        at, end = (round(found[name], 1) for name in ("val_epoch", "epoch"))
+        console.print(f"\n{said}, at epoch {at:g} of {end:g}.", style="bold")
     else:
         console.print("\nThe model was not measured: no split could choose the best weights.")
     there = [name for name in names if (run / name).exists()]

@@ -79,8 +79,8 @@ def line_in_words(line: dict[str, Any], *, with_accuracy: bool) -> str:
     """A line of metrics.jsonl; with one class the accuracy of matched queries is always 100 %, and says nothing."""
     accuracy = f", accuracy {_number(line['matched_accuracy'])} %" if with_accuracy else ""
     return (
-        f"epoch {round(line['epoch'], 2):g}  step {line['step']}  {line['seconds'] / 60:.1f} min  loss {_number(line['loss'])}  "
-        f"matched: IoU {_number(line['matched_iou'])}{accuracy}"
+        f"epoch {round(line['epoch'], 2):g}  step {line['step']}  {line['seconds'] / 60:.1f} min  "
+        f"loss {_number(line['loss'])}  matched: IoU {_number(line['matched_iou'])}{accuracy}"
     )
 
 

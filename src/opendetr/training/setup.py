@@ -188,7 +188,7 @@ def read_splits(config: RunConfig, check_seconds: float) -> tuple[DatasetIndex, 
     check_pictures(train_index, check_seconds)
     if not has_split(root, data.val_split):
         why = f"{root} has no split '{data.val_split}' to choose the best weights by"
-        why = "Without a val split, as asked" if data.val_split == "none" else why
+        why = "No val split is used" if data.val_split == "none" else why
         console.print(f"{why}: only the last weights are kept.")
         return train_index, None
     val_index = load_index(root, data.val_split)
