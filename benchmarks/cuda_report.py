@@ -39,7 +39,7 @@ from opendetr.engines.engine import TorchEngine
 from opendetr.evaluation.runner import evaluate_split
 from opendetr.progress import console
 from opendetr.recipes.recipe import load_recipe, resolve_config
-from opendetr.training.setup import prepare  # not by `opendetr.train`, whose room needs packages that draw
+from opendetr.training.setup import prepare_training  # not by `opendetr.train`, whose room needs packages that draw
 
 LIMIT, TIMING = 240.0, 90.0  # seconds: of everything, and of the timings
 LAST = 8.0  # seconds before the limit, after which nothing is begun
@@ -209,7 +209,9 @@ def learn(report: Report, scale: Scale, device: torch.device, folder: Path) -> N
                 report.left_out.append(f"learning {name}: only {left():.0f} s were left")
                 continue
         begun = time.time()
-        trainer = prepare(resolve_config("fast", options={"data.root": str(data), **values}), folder / name, begun)
+        trainer = prepare_training(
+            resolve_config("fast", options={"data.root": str(data), **values}), folder / name, begun
+        )
         trainer.fit()
         taken, checkpoint = time.time() - begun, load_folder(folder / name)
         engine = TorchEngine.prepared(checkpoint.model, device, "fp32")
