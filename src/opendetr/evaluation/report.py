@@ -37,7 +37,19 @@ def print_metrics(metrics: CocoMetrics) -> None:
 def print_classes(index: DatasetIndex) -> None:
     """What a split has: its classes with their objects and sizes, the most frequent first, and its pictures."""
     title = "Objects by class; sides in pixels (square root of the area)"
-    table = Table("class", "id", "objects", "pictures", "least", "median", "most", title=title, box=SIMPLE_HEAD)
+    table = Table(
+        "class",
+        "id",
+        "objects",
+        "pictures",
+        "least",
+        "median",
+        "most",
+        title=title,
+        box=SIMPLE_HEAD,
+        collapse_padding=True,
+        pad_edge=False,
+    )
     for column in table.columns[2:]:
         column.justify = "right"
     labels = np.concatenate([record.labels for record in index.records])
