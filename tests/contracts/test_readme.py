@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from opendetr.cli import app
+import opendetr.cli  # noqa: F401  (registers the commands)
+from opendetr.cli.application import app
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 

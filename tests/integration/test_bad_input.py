@@ -71,7 +71,7 @@ CASES = {
     "exported file that is not there": (lambda make, run: ["explain", "gone.onnx", "a.png"], "gone.onnx does not"),
     "dilation told to another command": (lambda make, run: ["train", "--dc5"], "convert X.pth DIR --to opendetr --dc5"),
     "size": (lambda make, run: ["info", run, "--size", "large"], "HEIGHTxWIDTH"),
-    "val of nothing": (lambda make, run: ["val"], "MODEL --data"),
+    "val of nothing": (lambda make, run: ["val"], "needs either MODEL"),
     "results that are none": (lambda make, run: ["val", *_results(make, {"a": 1})], "not a list of COCO results"),
     "result of another picture": (
         lambda make, run: ["val", *_results(make, [{"image_id": 99, "category_id": 1, "bbox": [0] * 4, "score": 1}])],

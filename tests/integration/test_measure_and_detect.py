@@ -2,6 +2,8 @@
 
 import json
 import pickle
+import re
+import shutil
 
 import numpy as np
 import pytest
@@ -106,10 +108,9 @@ def test_the_bare_model_answers_for_every_layer(tiny_run):
     assert output.boxes_cxcywh.shape == (2, 2, 10, 4)
 
 
-def test_val_prints_the_12_numbers_and_the_classes(tiny_run, digits, monkeypatch, capsys):
-    monkeypatch.setattr(
-        "sys.argv", ["opendetr", "val", str(tiny_run), "--data", str(digits), "--split", "test", "--json"]
-    )
+def test_val_writes_the_12_numbers_and_the_classes(tiny_run, digits, monkeypatch, capsys):
+    command = ["opendetr", "val", str(tiny_run), "--data", str(digits), "--split", "test", "--json"]
+    monkeypatch.setattr("sys.argv", command)
     with pytest.raises(SystemExit) as exit_:
         main()
     assert exit_.value.code == 0
@@ -119,7 +120,52 @@ def test_val_prints_the_12_numbers_and_the_classes(tiny_run, digits, monkeypatch
         "AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl", "per_class",
     ]  # fmt: skip
     assert set(numbers["per_class"]["3"]) == {"id", "AP", "AP50"}
-    assert "at IoU 0.50" in printed.err  # the table for people
+    pictures = len(json.loads((digits / "annotations/test.json").read_text())["images"])
+    said = f"Measuring the best weights of {tiny_run} on {pictures} pictures: the split test of {digits}."
+    assert said in printed.err
+    assert "AP50" in printed.err
+
+
+def run_on(tiny_run, folder, **data):
+    """A copy of a run that belongs to other data."""
+    shutil.copytree(tiny_run, folder)
+    for config_file in (folder / "best/config.toml", folder / "last/config.toml"):
+        text = config_file.read_text()
+        for name, value in data.items():
+            text, number = re.subn(f"^{name} = .*?( +#|$)", rf'{name} = "{value}"\1', text, flags=re.MULTILINE)
+            assert number == 1
+        config_file.write_text(text)
+    return folder
+
+
+def test_val_knows_the_data_of_a_run(tiny_run, digits, tmp_path, capsys):
+    given = api.val(tiny_run, digits, "val")
+    capsys.readouterr()
+    assert api.val(tiny_run) == given
+    said = capsys.readouterr().out
+    assert f"Measuring the best weights of {tiny_run} on " in said
+    assert f"pictures: the split val of {digits}." in said
+    run = run_on(tiny_run, tmp_path / "chosen by test", val_split="test")
+    assert api.val(run / "last").summary == api.val(run / "last", split="test").summary
+    said = capsys.readouterr().out
+    assert f"the last weights of {run} on " in said
+    assert "the split test of" in said
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "sentence"),
+    [
+        ("RUN", {"root": "/gone"}, r"best.config\.toml names the data set /gone, which is not there: .* by --data DIR"),
+        ("RUN", {"root": ""}, "does not name the data set of the model: give one by --data DIR"),
+        ("RUN", {"val_split": "none"}, "was trained without a val split: give --split test, train or val"),
+        ("detr-r50", {}, "detr-r50 is no run folder here, so it names no data set: give one by --data DIR"),
+        ("cells.onnx", {}, "cells.onnx is no run folder here"),
+    ],
+)
+def test_val_says_what_it_misses(tiny_run, tmp_path, model, data, sentence):
+    name = run_on(tiny_run, tmp_path / "run", **data) if model == "RUN" else model
+    with pytest.raises(UserError, match=sentence):
+        api.val(name)
 
 
 def test_predict_writes_pictures_and_results_of_the_data_set(tiny_run, digits, tmp_path):

@@ -370,9 +370,9 @@ def test_the_waiting_policy_is_a_default(monkeypatch):
 
 def test_the_command_line_sets_it_before_torch_is_loaded():
     code = (
-        "import os, sys; from opendetr import cli\n"
-        "cli.app = lambda **_: print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)\n"
-        "cli.main()"
+        "import os, sys; from opendetr.cli import entry\n"
+        "entry.app = lambda **_: print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)\n"
+        "entry.main()"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.split() == [openmp.WAITING["GOMP_SPINCOUNT"], "False"]

@@ -11,18 +11,20 @@ from opendetr.data.datasets import load_index
 from opendetr.devices import resolve_device
 from opendetr.errors import UserError
 from opendetr.evaluation.coco import CocoMetrics, evaluate_files
+from opendetr.evaluation.own_data import own_data, weights_in_words
 from opendetr.evaluation.runner import evaluate_data
 from opendetr.files import require_folder
 from opendetr.inference.detector import Detector, computes_on
 from opendetr.options import EngineName, OneEngine, PeerName, PrecisionName, require_batch_size, require_choice
 from opendetr.progress import console
 from opendetr.threads import settle_threads
+from opendetr.wording import counted
 
 
 def val(
     model: str | Path,
-    data: str | Path,
-    split: str = "val",
+    data: str | Path | None = None,
+    split: str | None = None,
     *,
     batch_size: int = 4,
     engine: EngineName | None = None,
@@ -32,20 +34,34 @@ def val(
 ) -> CocoMetrics:
     """COCO metrics of a model, or of an exported file, on any split of a data set whose categories it knows.
 
-    By default PyTorch runs a model, and the engine that it was exported for a file; `threads` is a number, or `auto`,
-    the default: the fastest.
+    Which weights are measured on how many pictures is printed first.
+
+    Args:
+        model: any model that can be loaded, or an exported file; of a run its `best`, else its `last`.
+        data: the data set's folder; by default the one that the run was trained on.
+        split: by default `val`; without `data` the one by which the run chose its best weights.
+        batch_size: pictures at once, as far as they have one shape; the result does not depend on it.
+        engine: what runs the model, as in `Detector.load`; by default PyTorch, and for a file the engine that it was
+            exported for.
+        precision: `fp32`, `bf16` or `int8`.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        threads: number of threads, or `auto`, the default: the fastest, measured.
 
     Raises:
-        UserError: no such model, data set or split; or a category that the model lacks.
+        UserError: no such model, data set or split; no `data`, and the model does not say which are its own, or they
+            are no longer there; or a category that the model lacks.
     """
     require_batch_size(batch_size)
     engine = ("auto" if is_exported(model) else "torch") if engine is None else engine
     require_choice("engine", engine, EngineName)
     require_choice("precision", precision, PrecisionName)
+    root, split = own_data(model, split) if data is None else (Path(data), split or "val")
     settle_threads(threads, measure=True, device=computes_on(model, engine, device))
-    index = load_index(Path(data), split)
+    index = load_index(root, split)
     detector = Detector.load(model, device, engine, precision, len(index))
     origin = Origin() if is_exported(model) else detector.checkpoint.origin
+    weights = model if is_exported(model) else weights_in_words(detector.checkpoint)
+    console.print(f"Measuring {weights} on {counted(len(index), 'picture')}: the split {split} of {root}.")
     return evaluate_data(detector.engine, detector.description, origin, index, batch_size=batch_size)
 
 

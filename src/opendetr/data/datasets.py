@@ -68,6 +68,11 @@ def has_split(root: Path, split: str) -> bool:
     return bool(_named(Path(root), split))
 
 
+def split_names(root: Path) -> list[str]:
+    """The splits of the data set in `root`."""
+    return sorted({name for name, _, _, _ in _splits(root)})
+
+
 def find_split(root: Path, split: str) -> tuple[Path, Path]:
     """The annotation file and the picture folder of a split."""
     if not root.is_dir():
@@ -83,7 +88,7 @@ def find_split(root: Path, split: str) -> tuple[Path, Path]:
         if not fitting[0][1].is_dir():
             raise UserError(f"{fitting[0][0]} has no pictures: the folder {fitting[0][1]} does not exist")
         return fitting[0]
-    known = sorted({name for name, _, _, _ in _splits(root)})
+    known = split_names(root)
     if not known:
         raise UserError(
             f"{root} has no data set that this version reads; expected annotations/{split}.json + images/, "
