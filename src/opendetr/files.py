@@ -2,11 +2,12 @@
 
 import errno
 import json
+import math
 import os
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,15 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8 to `path` atomically."""
     write_bytes(path, text.encode("utf-8"))
+
+
+def without_infinity(value: Any) -> Any:
+    """The value with None, JSON's null, for every number that is not finite: JSON has no others."""
+    if isinstance(value, Mapping):
+        return {key: without_infinity(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_infinity(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -4,6 +4,8 @@ import ast
 import hashlib
 import importlib
 import json
+import math
+import os
 import re
 import subprocess
 import sys
@@ -17,7 +19,7 @@ import typer.main
 
 import opendetr
 import opendetr.api
-from opendetr.cli import main
+from opendetr.cli import application, main
 from opendetr.cli.application import Answer, app, data_app
 from opendetr.config import LossConfig
 from opendetr.errors import UserError
@@ -328,3 +330,18 @@ def test_every_command_has_an_answer_for_scripts():
     commands = [*app.registered_commands, *data_app.registered_commands]
     assert len(commands) == len(COMMANDS)
     assert {signature(command.callback).return_annotation for command in commands} == {Answer}
+
+
+def test_json_is_all_that_is_on_standard_output(capfd):
+    """Whatever writes there, in other languages and processes too; a number that JSON has not is null."""
+
+    def command() -> Answer:
+        print("from Python")
+        os.write(1, b"from a library in C++\n")
+        subprocess.run([sys.executable, "-c", "print('from a child')"], check=True)
+        return Answer({"AP": [math.nan, 0.5], "steps": 3}, 1)
+
+    assert application._answer(command, quiet=False, as_json=True) == 1
+    printed = capfd.readouterr()
+    assert json.loads(printed.out) == {"AP": [None, 0.5], "steps": 3}
+    assert {"from Python", "from a library in C++", "from a child"} <= set(printed.err.splitlines())

@@ -1,9 +1,10 @@
 """The application: what all commands have in common, in their help and for scripts."""
 
+import os
 import re
 import sys
-from collections.abc import Callable
-from contextlib import nullcontext, redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from functools import partial, wraps
 from inspect import Parameter, cleandoc, signature
 from json import dumps
@@ -114,13 +115,28 @@ def _place(parameter: Parameter) -> int:
 
 def _answer(command: Callable[[], Answer], *, quiet: bool, as_json: bool) -> int:
     """Run a command; its exit code."""
-    from opendetr.progress import silence
+    from opendetr.files import without_infinity
+    from opendetr.progress import IS_FIRST, silence
 
-    with silence() if quiet else nullcontext(), redirect_stdout(sys.stderr) if as_json else nullcontext():
+    with silence() if quiet else nullcontext(), _nothing_on_standard_output() if as_json else nullcontext():
         answer = command()
-    if as_json:
-        print(dumps(answer.value, indent=1, allow_nan=False))
+    if as_json and IS_FIRST:
+        print(dumps(without_infinity(answer.value), indent=1, allow_nan=False))
     return answer.exit_code
+
+
+@contextmanager
+def _nothing_on_standard_output() -> Iterator[None]:
+    """What this process, libraries in other languages and child processes write there goes to standard error."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 app = App(

@@ -193,9 +193,10 @@ def train(
         backbone_weights=backbone_weights, workers=workers, cache=cache, precision=precision,
         device=device, threads=threads, overrides=set_ or (), started=STARTED,
     )  # fmt: skip
+    from opendetr.progress import IS_FIRST
     from opendetr.training.run_folder import summary_of
 
-    return Answer(summary_of(run))
+    return Answer(summary_of(run) if IS_FIRST else {})  # others may be ahead of the one that writes
 
 
 @app.command(rich_help_panel=TRAIN, more_help=STUDIES)

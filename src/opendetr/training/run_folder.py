@@ -1,7 +1,6 @@
 """The folder of a run: `config.toml`, `metrics.jsonl`, `last` and `best`, written and read here."""
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +13,15 @@ from opendetr.checkpoints.origin import Origin
 from opendetr.config import RunConfig
 from opendetr.errors import UserError, first_line
 from opendetr.evaluation.coco import CocoMetrics
-from opendetr.files import append_line, current_folder, read_json_lines, require_folder, write_json, write_text
+from opendetr.files import (
+    append_line,
+    current_folder,
+    read_json_lines,
+    require_folder,
+    without_infinity,
+    write_json,
+    write_text,
+)
 from opendetr.recipes.recipe import load_recipe
 
 
@@ -34,7 +41,7 @@ class RunFolder:
 
     def log(self, line: Mapping[str, Any]) -> dict[str, Any]:
         """Add a line, and return it as written: with null for numbers that are not finite, which JSON cannot write."""
-        written = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
+        written: dict[str, Any] = without_infinity(line)
         if not self.is_written:
             return written
         self.history.append(written)
