@@ -161,7 +161,7 @@ def test_selected_queries_have_starts_instead_of_slots(fast_run, digits, tmp_pat
 
 
 def test_matching_says_why_objects_were_missed(run, digits, tmp_path, capsys):
-    image = api.load_index(digits, "val").records[0]
+    image = load_index(digits, "val").records[0]
     page = api.explain(run, output=tmp_path / "out", data=digits, split="val", image=image.image_id, matching=True)
     text = self_contained(page)
     assert f"{len(image.labels)} true objects" in text
@@ -176,7 +176,7 @@ def test_matching_says_why_objects_were_missed(run, digits, tmp_path, capsys):
 
 
 def test_matching_says_what_every_false_alarm_is(run, digits, tmp_path, capsys):
-    image = api.load_index(digits, "val").records[0]
+    image = load_index(digits, "val").records[0]
     page = api.explain(
         run, output=tmp_path / "out", data=digits, split="val", image=image.image_id, matching=True, threshold=0.0
     )  # fmt: skip

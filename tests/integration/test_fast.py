@@ -168,7 +168,7 @@ def test_a_machine_slower_than_it_seemed_gets_smaller_pictures_and_the_model_kno
     monkeypatch.setattr("opendetr.training.setup.look_at_speed", lambda *_: Speed(1e-8, 100.0))
     monkeypatch.setattr("opendetr.training.sizing.choose_size", lambda *_: (64, "it is slow"))
     monkeypatch.setattr(
-        Sizing, "is_due", lambda self, progress: self.pixels > 0 and not self.done.append(1) and len(self.done) == 2
+        Sizing, "is_due", lambda self, progress: self.pixels > 0 and not self.done.append(1) and len(self.done) == 1
     )
     free = TINY_FAST | {"image_size": None, "val_split": "none"}
     run = api.train(digits, **free, minutes=0.05, output=tmp_path / "run")
@@ -283,7 +283,7 @@ def test_doctor_says_problems_first(coco_folder, edit_json, tmp_path):
     (data / "images/train_0.png").write_bytes(b"no picture")
     problem, *notes = api.doctor(data, recipe=str(_tiny_recipe(tmp_path)), device="cpu")
     assert problem.is_problem
-    assert "1 pictures are unusable" in problem.sentence
+    assert "1 picture is unusable" in problem.sentence
     assert any("never used" in note.sentence for note in notes)
     assert not any(note.is_problem for note in notes)
 
