@@ -67,8 +67,13 @@ def test_work_that_was_stopped_goes_on(tiny_run, pictures, tmp_path, monkeypatch
 
 
 def test_other_settings_do_not_destroy_what_was_begun(tiny_run, pictures, tmp_path, monkeypatch):
+    drawn, done = prediction.draw, []
+
     def stop(image, found):
-        raise KeyboardInterrupt
+        if done:
+            raise KeyboardInterrupt
+        done.append(found.file_name)
+        return drawn(image, found)
 
     with monkeypatch.context() as patch:
         patch.setattr(prediction, "draw", stop)
@@ -287,8 +292,12 @@ def test_label_files_agree_with_the_results_and_are_the_same_after_a_stop_and_of
         api.predict(tiny_run, [str(pictures)], tmp_path / "parts", shards=f"{number}/2", **options)
     parts = tree(tmp_path / "parts")
     assert {name: parts[name] for name in written} == written
-    with pytest.raises(UserError, match="holds crops of earlier work"):
-        api.predict(tiny_run, [str(pictures)], tmp_path / "whole", **options)
+    for shards in (None, "1/2"):
+        for saving in ("txt", "crops"):
+            others = {"threshold": 0.01, "drawn": False, "shards": shards, f"save_{saving}": True}
+            with pytest.raises(UserError, match=rf"holds {'labels' if saving == 'txt' else saving} of earlier work"):
+                api.predict(tiny_run, [str(pictures)], tmp_path / "whole", **others)
+    assert tree(tmp_path / "whole") == written  # nothing was begun that locks the folder
 
 
 def test_only_the_chosen_classes_are_reported(tiny_run, pictures, tmp_path):
@@ -300,6 +309,11 @@ def test_only_the_chosen_classes_are_reported(tiny_run, pictures, tmp_path):
     assert others  # after two epochs it knows few digits
     chosen = entries(api.predict(tiny_run, [str(pictures)], tmp_path / "same", classes=sorted(names), **options))
     assert rounded(chosen) == rounded(whole)
+    one = whole[0]["name"]  # a text is one class, not one per letter
+    only = entries(api.predict(tiny_run, [str(pictures)], tmp_path / "one", classes=one, **options))
+    assert rounded(only) == rounded([entry for entry in whole if entry["name"] == one])
+    with pytest.raises(UserError, match="no class '0 1'"):
+        api.predict(tiny_run, [str(pictures)], tmp_path / "none", classes="0 1", **options)
     assert entries(api.predict(tiny_run, [str(pictures)], tmp_path / "other", classes=others, **options)) == []
     with pytest.raises(UserError, match=r"the model has no class 'zebra'; its classes are "):
         api.predict(tiny_run, [str(pictures)], tmp_path / "none", classes=["zebra"], **options)
@@ -347,3 +361,12 @@ def test_tracks_of_a_video_are_listed_and_drawn(tiny_run, tmp_path, capsys):
 def test_only_videos_are_tracked(tiny_run, pictures, tmp_path):
     with pytest.raises(UserError, match=r"0\.png is no video; expected a video file, webcam"):
         api.track(tiny_run, str(pictures / "0.png"), tmp_path / "out")
+
+
+def test_work_stopped_before_its_first_picture_does_not_lock_the_folder(tmp_path):
+    with Results(tmp_path, Shard(), {"threshold": 0.5}):
+        pass
+    with Results(tmp_path, Shard(), {"threshold": 0.6}) as results:
+        results.add(0, [], (4, 4))
+    with pytest.raises(UserError, match="unfinished work with other settings"):
+        Results(tmp_path, Shard(), {"threshold": 0.5})

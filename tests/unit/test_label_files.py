@@ -74,13 +74,17 @@ def test_the_data_set_is_read_back(tmp_path):
 
 def test_crops_lie_in_a_folder_per_class(tmp_path):
     crops = files(tmp_path, "crops")
-    crops.require_no_crops()
+    crops.require_new()
     crops.write("b", IMAGE, FOUND)
     found = {path.relative_to(tmp_path / "crops").as_posix(): Image.open(path).size for path in tmp_path.rglob("*.jpg")}
     assert found == {"dog - puppy/b-01.jpg": (10, 10), "cat/b-02.jpg": (10, 10)}
     with pytest.raises(UserError, match=r"crops holds crops of earlier work: remove it, or choose another --output"):
-        crops.require_no_crops()
-    files(tmp_path, "txt").require_no_crops()
+        crops.require_new()
+    labels = files(tmp_path, "txt")
+    labels.require_new()
+    labels.write("b", IMAGE, FOUND)
+    with pytest.raises(UserError, match="labels holds labels of earlier work"):
+        labels.require_new()
 
 
 def test_nothing_is_written_that_was_not_asked_for(tmp_path):

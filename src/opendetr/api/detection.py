@@ -32,7 +32,7 @@ def predict(
     overlap: float = 0.2,
     every: int = 1,
     shards: str | None = None,
-    classes: Sequence[str | int] | None = None,
+    classes: str | int | Sequence[str | int] | None = None,
     drawn: bool = True,
     save_txt: bool = False,
     save_csv: bool = False,
@@ -90,7 +90,7 @@ def predict(
     folder, shard = Path(output), Shard.parse(shards)
     tiling, saving = None if tile is None else Tiling(tile, overlap), Saving(save_txt, save_csv, save_coco, save_crops)
     videos = [source for source in sources if is_video(source)]
-    named = tuple(classes) if classes else None
+    named = _named(classes)
     if engine == "ray":
         if saving.names:
             raise UserError(f"--engine ray writes Parquet tables: leave out {', '.join(saving.names)}")
@@ -121,6 +121,13 @@ def predict(
     )
 
 
+def _named(classes: str | int | Sequence[str | int] | None) -> tuple[str | int, ...] | None:
+    """The classes as a tuple; one may be given by itself."""
+    if classes is None:
+        return None
+    return (classes,) if isinstance(classes, str | int) else tuple(classes)
+
+
 def track(
     model: str | Path,
     video: str,
@@ -128,7 +135,7 @@ def track(
     *,
     threshold: float = 0.5,
     every: int = 1,
-    classes: Sequence[str | int] | None = None,
+    classes: str | int | Sequence[str | int] | None = None,
     drawn: bool = True,
     engine: EngineName = "auto",
     precision: PrecisionName = "fp32",
@@ -168,7 +175,8 @@ def track(
     require_folder(folder)
     settle_threads(threads, measure=True, device=computes_on(model, engine, device))
     detector = Detector.load(model, device, engine, precision)
-    indices = detector.description.label_map.indices_of(classes) if classes else None
+    named = _named(classes)
+    indices = None if named is None else detector.description.label_map.indices_of(named)
     return track_video(detector, video, folder, every, threshold, drawn=drawn, classes=indices)
 
 

@@ -61,14 +61,16 @@ class LabelFiles:
         # YOLO counts classes from 0 without gaps.
         self.numbers = {entry["id"]: number for number, entry in enumerate(self.categories)}
 
-    def require_no_crops(self) -> None:
-        """Check that no crops of other work are there, among which the new ones would be lost.
+    def require_new(self) -> None:
+        """Check that no labels and no crops of other work are there, among which the new ones would be lost.
 
         Raises:
             UserError: there are.
         """
-        if self.saving.crops and any(self._crops.glob("*/*")):
-            raise UserError(f"{self._crops} holds crops of earlier work: remove it, or choose another --output")
+        checked = ((self.saving.txt, self._labels, "*.txt"), (self.saving.crops, self._crops, "*/*"))
+        for wanted, folder, files in checked:
+            if wanted and any(folder.glob(files)):
+                raise UserError(f"{folder} holds {folder.name} of earlier work: remove it, or choose another --output")
 
     def write(self, stem: str, image: Image.Image, found: Detections, original: Path | None = None) -> None:
         """The files of one picture.
@@ -85,7 +87,7 @@ class LabelFiles:
         visible = clipped[(clipped.boxes_xyxy[:, 2:] > clipped.boxes_xyxy[:, :2]).all(1)]
         if self.saving.txt:
             lines = yolo_lines(visible, self.numbers)
-            write_text(self.folder / "labels" / f"{stem}.txt", "".join(f"{line}\n" for line in lines))
+            write_text(self._labels / f"{stem}.txt", "".join(f"{line}\n" for line in lines))
         if self.saving.crops:
             for number, (name, crop) in enumerate(zip(visible.names, visible.crops(image)), start=1):
                 write_bytes(self._crops / folder_name(name) / f"{stem}-{number:02}.jpg", _jpeg(crop))
@@ -108,7 +110,7 @@ class LabelFiles:
         done = []
         if self.saving.txt:
             write_lines(self.folder / "classes.txt", (" ".join(entry["name"].split()) for entry in self.categories))
-            done.append(self.folder / "labels")
+            done.append(self._labels)
         if self.saving.csv:
             sizes = {one.image_id: one.size for one in listed}
             done.append(self.folder / "detections.csv")
@@ -124,6 +126,10 @@ class LabelFiles:
     def pictures(self) -> Path:
         """Of the data set."""
         return self.folder / "coco" / "images"
+
+    @property
+    def _labels(self) -> Path:
+        return self.folder / "labels"
 
     @property
     def _crops(self) -> Path:

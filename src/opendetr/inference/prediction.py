@@ -17,7 +17,15 @@ from opendetr.errors import UserError
 from opendetr.inference.detector import Detector
 from opendetr.inference.label_files import LabelFiles, Listed, Saving, data_set_name
 from opendetr.inference.reading import AHEAD, read_ahead
-from opendetr.inference.results import Results, Shard, StoredEntries, is_finished, merge_shards, sizes_of_shards
+from opendetr.inference.results import (
+    Results,
+    Shard,
+    StoredEntries,
+    is_begun,
+    is_finished,
+    merge_shards,
+    sizes_of_shards,
+)
 from opendetr.inference.sources import (
     SourcePicture,
     distinct_names,
@@ -186,10 +194,10 @@ def predict_pictures(
     if shard.count > 1 and is_finished(folder, shard, settings):
         console.print(f"part {shard.number} of {shard.count} is finished: {folder / shard.name}")
         return merge() or folder / shard.name
+    if not is_begun(folder, shard.count, settings):
+        files.require_new()
     with Results(folder, shard, settings) as results:
         todo = [picture for picture in shard.of(pictures) if picture.position not in results.offsets]
-        if shard.count == 1 and not results.offsets:
-            files.require_no_crops()
 
         def finish(found: Found) -> tuple[int, Detections]:
             position = found.picture.position
@@ -281,10 +289,10 @@ def predict_video(
         folder.mkdir(parents=True, exist_ok=True)
         stem = file_stem(video.name) or "stream"
         target = folder / f"{stem}.mp4"
+        files = LabelFiles(folder, saving, detector.description.label_map)
+        files.require_new()
         drawing = closing.enter_context(VideoDrawing(target, video.frames_per_second / every)) if drawn else None
         results = closing.enter_context(Results(folder, Shard(), {"video": source}, continues=False))
-        files = LabelFiles(folder, saving, detector.description.label_map)
-        files.require_no_crops()
         try:
             found = detect_frames(detector, video, threshold, classes, batch_size, tiling)
             for at, (picture, image, detections) in found:

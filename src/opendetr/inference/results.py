@@ -64,7 +64,7 @@ class Results:
             UserError: the folder holds unfinished work with other settings.
         """
         self.path, self.shard = folder / (name or shard.name), shard
-        self.journal = folder / f".{self.path.name}.journal"
+        self.journal = _journal_path(self.path)
         self.settings = json.loads(json.dumps(settings))
         self.sizes: dict[int, tuple[int, int]] = {}  # position -> height, width of the picture
         earlier = self._read(continues)
@@ -83,6 +83,7 @@ class Results:
         else:
             self._file = self.journal.open("wb")
             self._file.write(json.dumps(self.settings).encode() + b"\n")
+            self._file.flush()  # other parts of the work look for it
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -126,7 +127,7 @@ class Results:
             first = file.readline()
             if not first.endswith(b"\n"):  # nothing was done yet
                 return found
-            self._require_same(json.loads(first), continues)
+            earlier = json.loads(first)
             self._end = file.tell()
             while (line := file.readline()).endswith(b"\n"):  # the last line may have been cut off
                 try:
@@ -135,6 +136,8 @@ class Results:
                 except ValueError:
                     break
                 self._end = file.tell()
+        if found:
+            self._require_same(earlier, continues)
         return found
 
     def _require_same(self, earlier: dict[str, Any], continues: bool) -> None:
@@ -153,6 +156,16 @@ def is_finished(folder: Path, shard: Shard, settings: dict[str, Any]) -> bool:
     path = folder / shard.name
     about = read_note(_about_path(path))
     return path.is_file() and about.get("settings") == _digest(settings) and about.get("left_out") == 0
+
+
+def is_begun(folder: Path, count: int, settings: dict[str, Any]) -> bool:
+    """Whether a part of exactly this work, in `count` parts, has begun or is finished."""
+    digest = _digest(json.loads(json.dumps(settings)))
+
+    def begun(part: Path) -> bool:
+        return read_note(_about_path(part)).get("settings") == digest or _header(_journal_path(part)) == digest
+
+    return any(begun(folder / Shard(number, count).name) for number in range(1, count + 1))
 
 
 def merge_shards(folder: Path, count: int, settings: dict[str, Any], pictures: Sequence[SourcePicture]) -> Path | None:
@@ -198,6 +211,19 @@ def write_entries(path: Path, entries: Iterable[dict[str, Any]]) -> None:
         yield "]"
 
     write_lines(path, lines())
+
+
+def _journal_path(results: Path) -> Path:
+    return results.with_name(f".{results.name}.journal")
+
+
+def _header(journal: Path) -> str | None:
+    """The hash of the settings that a journal begins with; None where there is none."""
+    try:
+        with journal.open("rb") as file:
+            return _digest(json.loads(file.readline()))
+    except (OSError, ValueError):
+        return None
 
 
 def _about_path(part: Path) -> Path:
