@@ -20,6 +20,19 @@ def xyxy_to_cxcywh(boxes: Shaped[Tensor, "... 4"]) -> Shaped[Tensor, "... 4"]:
     return torch.cat([(top_left + bottom_right) / 2, bottom_right - top_left], dim=-1)
 
 
+def clip_boxes(
+    boxes_xyxy: Shaped[Tensor, "... 4"], size: tuple[int, int]
+) -> tuple[Shaped[Tensor, "... 4"], Shaped[Tensor, "..."]]:
+    """The boxes cut off at the edges of a picture of `size` (height, width), in pixels, and which have an area there.
+
+    The others lie outside, are empty or not finite: pictures, crops and files leave them out.
+    """
+    height, width = size
+    most = boxes_xyxy.new_tensor([width, height, width, height])
+    clipped = boxes_xyxy.clamp(min=torch.zeros_like(most), max=most)
+    return clipped, boxes_xyxy.isfinite().all(-1) & (clipped[..., 2:] > clipped[..., :2]).all(-1)
+
+
 def box_iou(boxes1: Float[Tensor, "... 4"], boxes2: Float[Tensor, "... 4"]) -> Float[Tensor, "..."]:
     """Intersection over union of xyxy boxes in one common unit; 0 where both are empty, finite for any input."""
     intersection, union, _ = _intersection_union_hull(boxes1, boxes2)

@@ -13,7 +13,6 @@ import torch
 from opendetr.checkpoints.native import load_folder
 from opendetr.data.datasets import DatasetIndex, load_index
 from opendetr.data.digits import SIDE, write_digits
-from opendetr.data.images import read_image
 from opendetr.devices import describe_machine
 from opendetr.evaluation.coco import CocoMetrics
 from opendetr.evaluation.report import print_metrics
@@ -28,6 +27,7 @@ from opendetr.evaluation.runner import detect_split, metrics_of
 from opendetr.explanation.explaining import Asked, explain_picture
 from opendetr.explanation.folder import Folder
 from opendetr.files import write_json, write_text
+from opendetr.images import read_image
 from opendetr.inference.detector import Detector
 from opendetr.pages.boxed_pictures import Thumbnail
 from opendetr.pages.page import page, paragraph

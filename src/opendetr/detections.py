@@ -1,8 +1,9 @@
 """Detections: what a model finds in one picture, and how it is counted, chosen, drawn, cut out and written."""
 
 import io
+import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
@@ -12,8 +13,11 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
+from opendetr.boxes import clip_boxes
 from opendetr.drawing.labelled_boxes import draw_boxes
-from opendetr.errors import UserError
+from opendetr.errors import UserError, first_line
+from opendetr.files import write_bytes
+from opendetr.images import Picture, read_image
 from opendetr.labels import LabelMap
 from opendetr.options import require_score
 
@@ -32,7 +36,7 @@ class Detection(NamedTuple):
     category_id: int | None  # as the training data wrote it
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Detections:
     """The detections of one picture, as the scoring orders them; tensors live on the CPU.
 
@@ -51,7 +55,7 @@ class Detections:
     image_size: tuple[int, int]  # height, width of the original picture
     image_id: int = 0
     file_name: str = ""
-    picture: Callable[[], Image.Image] | None = field(default=None, compare=False)  # reads the upright RGB picture
+    picture: Callable[[], Image.Image] | None = None  # reads the upright RGB picture
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -68,9 +72,14 @@ class Detections:
     def __getitem__(self, rows: Rows) -> "Detections": ...
     def __getitem__(self, rows: int | np.integer | Rows) -> "Detection | Detections":
         if isinstance(rows, int | np.integer) or getattr(rows, "ndim", 1) == 0:
-            return list(self)[int(rows)]  # type: ignore[arg-type]
-        chosen = rows if isinstance(rows, slice) else torch.as_tensor(rows)
-        if isinstance(chosen, Tensor) and not len(chosen):  # an empty list is a float tensor
+            if isinstance(rows, bool) or getattr(rows, "dtype", None) in (torch.bool, np.bool_):
+                raise TypeError("one truth value chooses no row; expected a number, or a mask with a value per row")
+            row = range(len(self))[operator.index(rows)]  # type: ignore[arg-type]
+            return next(iter(self[row : row + 1]))
+        if isinstance(rows, slice):
+            rows = range(len(self))[rows]  # tensors know no steps backwards
+        chosen = torch.as_tensor(np.array(rows) if isinstance(rows, np.ndarray) else rows)
+        if not len(chosen):  # an empty list is a float tensor
             chosen = chosen.long()
         return replace(self, boxes_xyxy=self.boxes_xyxy[chosen], scores=self.scores[chosen], labels=self.labels[chosen])
 
@@ -121,47 +130,55 @@ class Detections:
 
     def clipped(self) -> "Detections":
         """The same with boxes cut off at the edges of the picture; one outside of it is empty, and stays in its row."""
-        height, width = self.image_size
-        most = torch.tensor([width, height, width, height], dtype=self.boxes_xyxy.dtype)
-        return replace(self, boxes_xyxy=self.boxes_xyxy.clamp(min=torch.zeros_like(most), max=most))
+        return replace(self, boxes_xyxy=clip_boxes(self.boxes_xyxy, self.image_size)[0])
 
-    def plot(self, image: Image.Image | None = None) -> Image.Image:
+    def visible(self) -> "Detections":
+        """The detections whose box has an area in the picture, clipped: those that drawings, crops and files show."""
+        boxes, inside = clip_boxes(self.boxes_xyxy, self.image_size)
+        return replace(self, boxes_xyxy=boxes)[inside]
+
+    def plot(self, image: Picture | None = None) -> Image.Image:
         """The picture with boxes, names and scores drawn on a copy, RGB; a small picture comes back enlarged.
 
         Args:
-            image: the upright picture; by default the one that was detected in. It is read again: only its path is
-                kept, or what was given to `predict` from memory.
+            image: the picture, as `predict` takes it, but no address; by default the one that was detected in. It is
+                read again: only its path is kept, or what was given to `predict` from memory.
 
         Raises:
             UserError: there is no picture, it can no longer be read, or it has another size.
         """
         return draw_boxes(self._image(image), self.boxes_xyxy, self.labels, self.label_map, self.scores)
 
-    def save(self, path: str | Path, image: Image.Image | None = None) -> Path:
+    def save(self, path: str | Path, image: Picture | None = None) -> Path:
         """Write the drawn picture (see `plot`) to a file, whose suffix names the format; returns its path.
 
         Raises:
-            UserError: as in `plot`, or the suffix names no format.
+            UserError: as in `plot`; the suffix names no format that can be written; or the file cannot be written.
         """
         path = Path(path)
-        if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
+        kind = Image.registered_extensions().get(path.suffix.lower())
+        if kind not in Image.SAVE:
             raise UserError(f"{path} names no kind of picture by its suffix; expected e.g. {path.stem}.jpg")
-        drawn = self.plot(image)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        drawn.save(path, quality=95)
+        drawn, buffer = self.plot(image), io.BytesIO()
+        try:
+            drawn.save(buffer, format=kind, quality=95)
+        except (OSError, ValueError) as error:  # some formats need another program
+            said = f"{path} cannot be written as {kind} ({first_line(error)})"
+            raise UserError(f"{said}; give e.g. {path.stem}.jpg") from None
+        try:
+            write_bytes(path, buffer.getvalue())
+        except OSError as error:
+            raise UserError(f"{path} cannot be written ({first_line(error)}); give another path") from None
         return path
 
-    def crops(self, image: Image.Image | None = None) -> list[Image.Image]:
-        """The part of the picture in each box, rounded outwards to whole pixels and at least one pixel large.
+    def crops(self, image: Picture | None = None) -> list[Image.Image]:
+        """The part of the picture in each box of `visible()`, rounded outwards to whole pixels.
 
         Raises:
             UserError: as in `plot`.
         """
-        whole, (height, width) = self._image(image), self.image_size
-        boxes = self.clipped().boxes_xyxy
-        left, top = boxes[:, 0].floor().clamp(max=width - 1), boxes[:, 1].floor().clamp(max=height - 1)
-        right, bottom = boxes[:, 2].ceil().maximum(left + 1), boxes[:, 3].ceil().maximum(top + 1)
-        corners = torch.stack([left, top, right, bottom], dim=1).int().tolist()
+        whole, boxes = self._image(image), self.visible().boxes_xyxy
+        corners = torch.cat([boxes[:, :2].floor(), boxes[:, 2:].ceil()], dim=1).int().tolist()
         return [whole.crop((x1, y1, x2, y2)) for x1, y1, x2, y2 in corners]
 
     def to_dict(self) -> dict[str, Any]:
@@ -222,14 +239,14 @@ class Detections:
         drawn.save(buffer, format="PNG")
         return buffer.getvalue()
 
-    def _image(self, image: Image.Image | None) -> Image.Image:
+    def _image(self, image: Picture | None) -> Image.Image:
         if image is None and self.picture is None:
             raise UserError("these detections do not know their picture; give it, e.g. plot(image)")
-        found = image if image is not None else self.picture()  # type: ignore[misc]
+        found = read_image(image) if image is not None else self.picture()  # type: ignore[misc]
         if (found.height, found.width) != self.image_size:
             height, width = self.image_size
             raise UserError(
                 f"{self.file_name or 'the picture'} has {found.width}x{found.height} pixels, the one that was detected "
                 f"in had {width}x{height}; give that one"
             )
-        return found.convert("RGB")
+        return found

@@ -17,6 +17,7 @@ from opendetr.inference.label_files import LabelFiles
 from opendetr.inference.results import Results, Shard
 from opendetr.inference.sources import SourcePicture, name_pictures
 from opendetr.inference.video import Video, VideoDrawing
+from opendetr.structures import Detections
 
 
 @pytest.fixture
@@ -39,15 +40,15 @@ def rounded(found: list[dict]) -> list[tuple]:
 
 def test_work_that_was_stopped_goes_on(tiny_run, pictures, tmp_path, monkeypatch, capsys):
     whole = api.predict(tiny_run, [str(pictures)], tmp_path / "whole", threshold=0, batch_size=2)
-    drawn, saved = prediction.draw, []
+    drawn, saved = Detections.plot, []
 
-    def draw(image, detections):
+    def draw(detections, image):
         if len(saved) == 5:
             raise KeyboardInterrupt
         saved.append(detections.file_name)
-        return drawn(image, detections)
+        return drawn(detections, image)
 
-    monkeypatch.setattr(prediction, "draw", draw)
+    monkeypatch.setattr(Detections, "plot", draw)
     with pytest.raises(KeyboardInterrupt):
         api.predict(tiny_run, [str(pictures)], tmp_path / "out", threshold=0, batch_size=2)
     assert not (tmp_path / "out/detections.json").exists()
@@ -56,7 +57,7 @@ def test_work_that_was_stopped_goes_on(tiny_run, pictures, tmp_path, monkeypatch
     assert 0 < done <= 5
     journal.write_bytes(journal.read_bytes() + b'[7, [{"image_id"')  # killed while it wrote
     again = []
-    monkeypatch.setattr(prediction, "draw", lambda image, found: again.append(found.file_name) or drawn(image, found))
+    monkeypatch.setattr(Detections, "plot", lambda found, image: again.append(found.file_name) or drawn(found, image))
     capsys.readouterr()
     result = api.predict(tiny_run, [str(pictures)], tmp_path / "out", threshold=0, batch_size=2)
     assert f"{done} pictures are done" in capsys.readouterr().out
@@ -67,16 +68,16 @@ def test_work_that_was_stopped_goes_on(tiny_run, pictures, tmp_path, monkeypatch
 
 
 def test_other_settings_do_not_destroy_what_was_begun(tiny_run, pictures, tmp_path, monkeypatch):
-    drawn, done = prediction.draw, []
+    drawn, done = Detections.plot, []
 
-    def stop(image, found):
+    def stop(found, image):
         if done:
             raise KeyboardInterrupt
         done.append(found.file_name)
-        return drawn(image, found)
+        return drawn(found, image)
 
     with monkeypatch.context() as patch:
-        patch.setattr(prediction, "draw", stop)
+        patch.setattr(Detections, "plot", stop)
         with pytest.raises(KeyboardInterrupt):
             api.predict(tiny_run, [str(pictures)], tmp_path / "out", threshold=0)
     journal = tmp_path / "out/.detections.json.journal"

@@ -116,6 +116,10 @@ def test_items_are_rows_in_plain_numbers(detections):
     assert detections[-1] == items[-1]
     with pytest.raises(IndexError):
         detections[3]
+    for no_row in (True, np.True_, torch.tensor(True), torch.tensor(1.7), np.array(1.0)):
+        with pytest.raises(TypeError):
+            detections[no_row]
+    assert detections != replace(detections)  # no comparison of tensors, which would be ambiguous
 
 
 @pytest.mark.parametrize(
@@ -123,7 +127,7 @@ def test_items_are_rows_in_plain_numbers(detections):
     [
         (slice(1, None), [1, 2]), ([2, 0], [2, 0]), ([], []), ([0], [0]), (torch.tensor([1]), [1]),
         (torch.tensor([True, False, True]), [0, 2]), ([False, True, False], [1]), (np.array([False, False, True]), [2]),
-        (slice(None, None, 2), [0, 2]),
+        (slice(None, None, 2), [0, 2]), (slice(None, None, -1), [2, 1, 0]), (np.array([2, 0])[::-1], [0, 2]),
     ],
 )  # fmt: skip
 def test_other_indices_choose_rows_and_keep_all_about_the_picture(detections, rows, kept):
@@ -167,8 +171,10 @@ def test_crops_are_the_pixels_in_the_boxes(detections):
     assert [crop.size for crop in crops] == [(10, 19), (4, 2), (6, 6)]
     assert crops[2].tobytes() == image.crop((3, 3, 9, 9)).tobytes()
     odd = torch.tensor([[2.6, 3.2, 4.1, 3.4], [50.0, 50.0, 60.0, 60.0], [29.9, 5.0, 29.9, 5.0]])
-    # rounded outwards, and a pixel at least: thin, outside of the picture, empty at its edge
-    assert [crop.size for crop in replace(found, boxes_xyxy=odd).crops()] == [(3, 1), (1, 1), (1, 1)]
+    # thin, rounded outwards; outside of the picture and empty, left out as in drawings and files
+    assert [crop.size for crop in replace(found, boxes_xyxy=odd).crops()] == [(3, 1)]
+    nan = torch.tensor([[float("nan"), 3.0, 9.0, 9.0], [3.0, 3.0, float("inf"), 9.0], [3.0, 3.0, 9.0, 9.0]])
+    assert [crop.size for crop in replace(found, boxes_xyxy=nan).crops()] == [(6, 6)]
     assert found[[]].crops() == []
 
 
@@ -184,6 +190,12 @@ def test_drawing_changes_a_copy_and_is_written_by_suffix(detections, tmp_path):
     assert Image.open(tmp_path / "new/a.png").tobytes() == drawn.tobytes()
     with pytest.raises(UserError, match=r"a\.txt names no kind of picture by its suffix; expected e\.g\. a\.jpg"):
         found.save(tmp_path / "a.txt")
+    with pytest.raises(UserError, match=r"a\.h5 cannot be written as HDF5 .*; give e\.g\. a\.jpg"):
+        found.save(tmp_path / "a.h5")
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(UserError, match=r"cannot be written"):
+        found.save(tmp_path / "file/a.png")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "new"]
 
 
 def test_detections_without_their_picture_say_so(detections, tmp_path):
@@ -194,6 +206,18 @@ def test_detections_without_their_picture_say_so(detections, tmp_path):
     assert len(detections.crops(image)) == 3
     with pytest.raises(UserError, match=r"^a\.jpg has 20x30 pixels, the one that was detected in had 30x20"):
         detections.plot(image.rotate(90, expand=True))
+
+
+def test_a_given_picture_is_read_as_predict_reads_it(detections, tmp_path):
+    glass = Image.new("RGBA", (30, 20), (0, 0, 0, 0))  # transparent is white, not black
+    grey = Image.fromarray(np.full((20, 30), 128 * 257, dtype=np.uint16))  # scaled, not clipped
+    turned = Image.new("RGB", (20, 30), "red")
+    turned.getexif()[0x0112] = 6
+    turned.save(tmp_path / "turned.jpg", exif=turned.getexif())
+    assert detections.crops(glass)[0].getpixel((0, 0)) == (255, 255, 255)
+    assert detections.crops(grey)[0].getpixel((0, 0)) == (128, 128, 128)
+    assert detections.crops(tmp_path / "turned.jpg")[0].size == (10, 19)
+    assert detections.crops(np.zeros((20, 30, 3), dtype=np.uint8))[0].getpixel((0, 0)) == (0, 0, 0)
 
 
 def test_plain_values_go_through_json(detections):

@@ -10,7 +10,6 @@ from PIL import Image
 from opendetr.drawing import fonts, labelled_boxes
 from opendetr.drawing.labelled_boxes import class_colour, draw_boxes, enlargement, luminance, text_colour
 from opendetr.drawing.placement import place_labels
-from opendetr.inference.prediction import draw
 from opendetr.labels import LabelMap
 from opendetr.structures import Detections
 
@@ -82,6 +81,7 @@ def test_where_names_have_no_room_the_scores_still_have():
 def test_more_labels_than_have_room_stay_at_their_boxes_in_the_picture():
     sizes = [[(40, 17)]] * 30
     places = place_labels(np.tile([0.0, 0, 40, 20], (30, 1)), sizes, (50, 40))
+    assert places[0] == (0, 0, 0)  # the first stays at its box, which is at the upper edge
     assert all(0 <= left <= 10 and 0 <= top <= 23 for _, left, top in places)
 
 
@@ -116,9 +116,14 @@ def test_boxes_are_drawn_to_the_edge_of_the_picture_and_broken_ones_are_left_out
     assert np.array_equal(drawn(grey(500, 400), boxes_of(), [], []), grey(500, 400))
 
 
-def test_a_box_without_size_is_seen():
-    image = drawn(grey(500, 400), boxes_of([200, 200, 200, 200]), [0])
+def test_a_box_thinner_than_a_pixel_is_seen():
+    image = drawn(grey(500, 400), boxes_of([200, 200, 200.2, 200.2]), [0])
     assert pixels_of(image, 1)[200, 200]
+
+
+def test_a_box_outside_the_picture_leaves_no_trace():
+    outside = boxes_of([-90, 20, -10, 80], [600, 20, 700, 80], [20, -50, 90, 0], [5, 5, 5, 90])
+    assert np.array_equal(drawn(grey(500, 400), outside, [0, 1, 0, 1], [0.9, 0.8, 0.7, 0.6]), grey(500, 400))
 
 
 @pytest.mark.parametrize(
@@ -222,7 +227,7 @@ def test_drawing_changes_neither_the_picture_nor_the_detections():
         boxes_of([-5, 2, 60, 300], [4, 4, 30, 30]), torch.tensor([0.3, 0.8]), torch.tensor([2, 0]), LABELS, (90, 120)
     )
     before = replace(found, boxes_xyxy=found.boxes_xyxy.clone(), scores=found.scores.clone()).to_coco()
-    image = draw(picture, found)
+    image = found.plot(picture)
     assert found.to_coco() == before
     assert np.array_equal(picture, grey(120, 90))
     assert image.mode == "RGB"

@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from opendetr.data.images import check_image, read_image
 from opendetr.errors import UserError
+from opendetr.images import check_image, read_image
 
 UPRIGHT = np.kron(np.array([[20, 90, 160], [230, 60, 120]], dtype=np.uint8), np.ones((16, 16), dtype=np.uint8))
 AS_STORED = {  # EXIF orientation -> what a camera that was held that way writes

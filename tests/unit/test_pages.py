@@ -46,11 +46,11 @@ def test_higher_values_are_drawn_higher():
 
 @pytest.mark.parametrize("length", [1, MOST_POINTS, MOST_POINTS + 1, 12345])
 def test_a_long_curve_keeps_its_last_point_and_its_mean(length):
-    points = [(float(x), 3.0) for x in range(length)]
+    points = [(float(x), float(x)) for x in range(length)]
     kept = thinned(points)
     assert len(kept) <= MOST_POINTS
     assert kept[-1] == points[-1]
-    assert {y for _, y in kept} == {3.0}
+    assert [y for _, y in kept] == pytest.approx([x for x, _ in kept])
     assert [x for x, _ in kept] == sorted({x for x, _ in kept})
 
 
@@ -99,6 +99,32 @@ def test_boxes_and_names_stay_in_the_picture():
         assert 0 <= float(y) <= float(y) + float(height) <= 200
     assert "&lt;cat&gt; &amp; dog 0.90" in drawn
     assert drawn.count("<text") == 2
+
+
+def rectangles_of_names(drawn):
+    return [
+        tuple(map(int, found)) for found in re.findall(r'<rect x="(\d+)" y="(\d+)" width="(\d+)" height="(\d+)"', drawn)
+    ]
+
+
+def test_no_name_covers_another_and_the_best_is_on_top_whatever_the_order():
+    for labels, scores in (([0, 1], [0.35, 0.77]), ([1, 0], [0.77, 0.35])):
+        drawn = boxed([[20, 40, 120, 90]] * 2, labels, scores=scores)
+        (ax, ay, aw, ah), (bx, by, bw, bh) = rectangles_of_names(drawn)
+        assert ax + aw <= bx or bx + bw <= ax or ay + ah <= by or by + bh <= ay
+        assert drawn.rindex("0.35</title>") < drawn.rindex("0.77</title>")  # what comes last is on top
+        assert drawn.rindex("0.35</text>") < drawn.rindex("0.77</text>")
+
+
+def test_long_names_are_shortened_and_boxes_outside_left_out():
+    label_map = LabelMap((1,), ("n" * 60,))
+    thumbnail = Thumbnail.of(Image.new("RGB", (200, 100)), "one")
+    boxes = np.array([[20.0, 40, 120, 90], [300, 300, 400, 400], [0, 0, float("nan"), 5]])
+    drawn = thumbnail.boxed(boxes, np.zeros(3, dtype=int), label_map, [0.9, 0.8, 0.7])
+    ((x, _, width, _),) = rectangles_of_names(drawn)
+    assert x + width <= 400
+    assert re.search(r">n{10,}… 0\.90</text>", drawn)
+    assert drawn.count("<title>") == 1
 
 
 def test_many_boxes_have_their_names_under_the_mouse_only():

@@ -3,8 +3,8 @@
 import time
 
 from opendetr.data.datasets import DatasetIndex, Record, count_objects
-from opendetr.data.images import check_image
 from opendetr.errors import UserError
+from opendetr.images import check_image
 from opendetr.labels import LabelMap
 from opendetr.wording import counted
 

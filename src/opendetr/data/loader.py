@@ -20,8 +20,8 @@ from torchvision.transforms import v2
 from opendetr.data.cache import PictureCache, kept_size
 from opendetr.data.check import require_size
 from opendetr.data.datasets import DatasetIndex, Record
-from opendetr.data.images import read_image
 from opendetr.data.transforms import to_target
+from opendetr.images import read_image
 from opendetr.progress import warn
 from opendetr.structures import Batch, Target, Targets
 

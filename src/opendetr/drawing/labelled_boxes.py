@@ -10,8 +10,9 @@ from jaxtyping import Float, Int
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from opendetr.boxes import clip_boxes
 from opendetr.drawing.fonts import font_file, load_font
-from opendetr.drawing.placement import place_labels
+from opendetr.drawing.placement import best_first, label_wordings, place_labels
 from opendetr.labels import LabelMap
 from opendetr.progress import warn
 
@@ -21,7 +22,6 @@ Colour = tuple[int, int, int]
 SIDE, LARGEST_SIDE = 400, 4096  # pixels: a smaller picture is enlarged, but no side beyond the larger
 TEXT, SMALLEST_TEXT = 1 / 55, 14  # size of the font: a share of the side; pixels
 LINE, THINNEST_LINE = 1 / 350, 2  # width of a box's lines: a share of the side; pixels
-WIDEST, WIDEST_IN_TEXT = 0.6, 12  # width of a label: a share of the picture's; in narrow ones, sizes of the font
 GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 SHADES = ((1.0, 0.7), (0.85, 1.0), (0.45, 1.0), (0.6, 0.6))  # saturation and brightness
 FIRST_HUE, HUE_STEP = 0.37, 0.28  # of those tried, the steps with the most distinct first 20 colours; id 1 is blue
@@ -47,22 +47,21 @@ def draw_boxes(
 
     Args:
         image: stays as it is.
-        boxes_xyxy: in pixels of the picture; drawn as far as they lie in it, left out where not finite.
+        boxes_xyxy: in pixels of the picture; drawn as far as they lie in it, left out where nothing does.
         labels: class indices.
         label_map: its names are written, its raw category ids choose the colours.
         scores: 0..1, written behind the names; None for true objects.
     """
-    factor = enlargement(image.size)
-    canvas = image.resize((image.width * factor, image.height * factor), Image.Resampling.LANCZOS)
-    boxes = boxes_xyxy.double().numpy() * factor
-    order = np.arange(len(boxes)) if scores is None else np.argsort(-scores.numpy(), kind="stable")
-    order = order[np.isfinite(boxes[order]).all(1)]
-    boxes, classes = np.clip(boxes[order], 0, np.tile(canvas.size, 2)), labels.numpy()[order].tolist()
-    values = ["" if scores is None else f"{scores[number]:.2f}" for number in order.tolist()]
+    canvas, factor = enlarged(image)
+    clipped, visible = clip_boxes(boxes_xyxy.double() * factor, (canvas.height, canvas.width))
+    ranked = best_first(len(labels), None if scores is None else scores.numpy())
+    order = [number for number in ranked if visible[number]]
+    boxes, classes = clipped.numpy()[order], labels.numpy()[order].tolist()
+    values = ["" if scores is None else f"{scores[number]:.2f}" for number in order]
     written = [_label(label_map, label, value, canvas.size) for label, value in zip(classes, values)]
     pen = ImageDraw.Draw(canvas)
     for box, label in reversed(list(zip(boxes, written))):  # the best last, on top
-        _draw_box(pen, box, label.ground, max(THINNEST_LINE, round(LINE * _side(canvas.size))))
+        _draw_box(pen, box, label.ground, line_width(canvas.size))
     sizes = [[_size(text, label.font, canvas.size) for text in label.wordings] for label in written]
     places = place_labels(boxes, sizes, canvas.size)
     for place, label in reversed(list(zip(places, written))):
@@ -73,6 +72,17 @@ def draw_boxes(
 def enlargement(size: tuple[int, int]) -> int:
     """How many times larger a picture of `size` (width, height, or the reverse) is drawn; 1 for all but small ones."""
     return max(1, min(math.ceil(SIDE / _side(size)), LARGEST_SIDE // max(size)))
+
+
+def enlarged(image: Image.Image) -> tuple[Image.Image, int]:
+    """A copy to draw on, and how many times larger it is."""
+    factor = enlargement(image.size)
+    return image.resize((image.width * factor, image.height * factor), Image.Resampling.LANCZOS), factor
+
+
+def line_width(size: tuple[int, int]) -> int:
+    """The width of lines on a canvas of `size`, in pixels."""
+    return max(THINNEST_LINE, round(LINE * _side(size)))
 
 
 def _side(size: tuple[int, int]) -> float:
@@ -92,6 +102,11 @@ def class_colour(category_id: int) -> Colour:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
+def colour_of_class(label_map: LabelMap, label: int) -> Colour:
+    """The colour of the class with index `label`."""
+    return class_colour(label_map.category_ids[label] or 0)
+
+
 def text_colour(ground: Colour) -> Colour:
     """Black or white, whichever has more contrast with the ground: at least 4.5 (WCAG 2.2, success criterion 1.4.3)."""
     return (0, 0, 0) if luminance(ground) > 0.179 else (255, 255, 255)
@@ -108,13 +123,8 @@ def _label(label_map: LabelMap, label: int, value: str, canvas: tuple[int, int])
     name, file = _written_name(label_map.names[label], label_map.category_ids[label])
     size = max(SMALLEST_TEXT, round(TEXT * _side(canvas)))
     font = load_font(file, size)
-    widest = max(WIDEST * canvas[0], min(WIDEST_IN_TEXT * size, canvas[0])) - 2 * _margin(font)
-    text, kept = f"{name} {value}".strip(), len(name)
-    while kept and font.getlength(text) > widest:
-        kept -= 1
-        text = f"{name[:kept].rstrip()}… {value}".strip()
-    ground = class_colour(label_map.category_ids[label] or 0)
-    return _Label([text, value] if value else [text], font, ground)
+    wordings = label_wordings(name, value, size, canvas[0], font.getlength, 2 * _margin(font))
+    return _Label(wordings, font, colour_of_class(label_map, label))
 
 
 @lru_cache(maxsize=1024)

@@ -1,11 +1,38 @@
 """Where labels go, so that all are inside the picture and none covers another while there is room."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float
 
+WIDEST, WIDEST_IN_TEXT = 0.6, 12  # width of a label: a share of the picture's; in narrow ones, sizes of the font
 _STEPS = 9  # places along a side of a box
+
+
+def label_wordings(
+    name: str, value: str, size: float, canvas_width: float, length: Callable[[str], float], margins: float
+) -> list[str]:
+    """The wordings of a label for `place_labels`: name and value, the name shortened where too wide; the value alone.
+
+    Args:
+        name: of the class.
+        value: written behind it; '' for none.
+        size: of the font, in the canvas's unit.
+        canvas_width: of the whole picture.
+        length: the width of a text.
+        margins: left and right of it together.
+    """
+    widest = max(WIDEST * canvas_width, min(WIDEST_IN_TEXT * size, canvas_width)) - margins
+    text, kept = f"{name} {value}".strip(), len(name)
+    while kept and length(text) > widest:
+        kept -= 1
+        text = f"{name[:kept].rstrip()}… {value}".strip()
+    return [text, value] if value else [text]
+
+
+def best_first(count: int, scores: Sequence[float] | np.ndarray | None) -> list[int]:
+    """The numbers of objects in the order in which their labels choose their places; without scores as they are."""
+    return list(range(count)) if scores is None else np.argsort(-np.asarray(scores), kind="stable").tolist()
 
 
 def place_labels(

@@ -1,6 +1,5 @@
 """Objects with an id and the line they came along, drawn on a frame of a video."""
 
-import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -8,7 +7,7 @@ from jaxtyping import Float
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from opendetr.drawing.labelled_boxes import LINE, THINNEST_LINE, class_colour, draw_boxes, enlargement, text_colour
+from opendetr.drawing.labelled_boxes import class_colour, draw_boxes, enlarged, line_width, text_colour
 from opendetr.labels import LabelMap
 
 Point = tuple[float, float]
@@ -26,9 +25,8 @@ def draw_tracks(
 
     A small picture comes back enlarged, as in `draw_boxes`. Boxes and points are in pixels of the picture.
     """
-    factor = enlargement(image.size)
-    canvas = image.resize((image.width * factor, image.height * factor), Image.Resampling.LANCZOS)
-    pen, width = ImageDraw.Draw(canvas), max(THINNEST_LINE, round(LINE * math.sqrt(canvas.width * canvas.height)))
+    canvas, factor = enlarged(image)
+    pen, width = ImageDraw.Draw(canvas), line_width(canvas.size)
     for track_id, points in traces.items():
         line = [(x * factor, y * factor) for x, y in points]
         if len(line) > 1:

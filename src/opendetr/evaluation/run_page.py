@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from opendetr.data.datasets import DatasetIndex, Record
-from opendetr.data.images import read_image
 from opendetr.data.transforms import Preprocessing
 from opendetr.evaluation.coco import CocoMetrics
 from opendetr.evaluation.report import MEANING, metric_in_words
+from opendetr.images import read_image
 from opendetr.labels import LabelMap
 from opendetr.pages.boxed_pictures import MOST_NAMES, Thumbnail, legend
 from opendetr.pages.charts import histogram, line_chart

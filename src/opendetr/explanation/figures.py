@@ -9,15 +9,20 @@ import numpy as np
 from torch import Tensor
 
 from opendetr._matplotlib import Figure, matplotlib
-from opendetr.drawing.labelled_boxes import class_colour
+from opendetr.boxes import clip_boxes
+from opendetr.drawing.fonts import font_file, load_font
+from opendetr.drawing.labelled_boxes import colour_of_class
+from opendetr.drawing.placement import best_first, label_wordings, place_labels
 from opendetr.explanation.false_alarms import ExplainedDetection, letter_of
 from opendetr.explanation.look import Explained, Look
 from opendetr.explanation.matching import ObjectMatch
 from opendetr.explanation.readings import query_names
 from opendetr.labels import LabelMap
+from opendetr.wording import counted
 
 INCHES, COLUMNS = 3.4, 3  # the width of one picture; pictures in a row: more could not be read in a window
-LABEL = 0.25  # inches, the height of a label
+LABEL, MARGIN = 8, 2  # points: the font of a label, and what is around its text
+POINTS = 72  # in an inch
 LETTERS = 14  # of a title, in an inch of its figure
 COLOURS = [matplotlib.colormaps[name](number)[:3] for name, of in (("tab10", 10), ("Dark2", 8)) for number in range(of)]
 MOST_NAMED = 12  # boxes of a picture with the names of their classes
@@ -108,11 +113,14 @@ def layers_figure(seen: Look, explained: Explained) -> Figure:
         _show(axes[0], seen, "where the queries start")
         for number, box in enumerate(seen.in_pixels(starts)[queries]):
             _box(axes[0], box, colour_of(number))
+    colours = [colour_of(number) for number in range(len(queries))]
     for layer, panel in enumerate(axes[-num_layers:]):
         scores = seen.scores(layer)[queries, labels]
         _show(panel, seen, f"layer {layer + 1}: scores {float(scores.min()):.2f} to {float(scores.max()):.2f}")
-        for number, (box, score) in enumerate(zip(seen.boxes_xyxy(layer)[queries], scores)):
-            _box(panel, box, colour_of(number), f"{float(score):.2f}")
+        boxes, values = seen.boxes_xyxy(layer)[queries], scores.tolist()
+        for number in reversed(best_first(len(values), values)):
+            _box(panel, boxes[number], colours[number])
+        _labels(panel, seen, boxes, [("", f"{value:.2f}") for value in values], colours, values)
     title_figure(figure, "Decoder layers: how the queries find their objects")
     return figure
 
@@ -131,26 +139,40 @@ def matching_figure(
     figure, (left, right) = _panels(seen, 2, scale=1.6)
     missed = sum(found.reason is not None for found in matches)
     wrong = sum(found.alarm is not None for found in detections)
-    _show(left, seen, f"{len(matches)} true objects; dashed: {missed} missed; thin: the matched queries")
-    _show(right, seen, f"{len(detections)} detections; dashed: {wrong} false alarms")
+    objects, false_alarms = counted(len(matches), "true object"), counted(wrong, "false alarm")
+    _show(left, seen, f"{objects}; dashed: {missed} missed; thin: the matched queries")
+    _show(right, seen, f"{counted(len(detections), 'detection')}; dashed: {false_alarms}")
     boxes = seen.boxes_xyxy()
-    for number, (label, match) in enumerate(zip(labels, matches)):
-        true, colour = seen.in_pixels(boxes.new_tensor(match.box_cxcywh)), _colour_of_label(label_map, label)
+    colours = [_colour_of_label(label_map, label) for label in labels]
+    true = seen.in_pixels(boxes.new_tensor([match.box_cxcywh for match in matches]).reshape(-1, 4))
+    for match, box, colour in zip(matches, true, colours):
         if match.taken_by is not None:
             _box(left, boxes[match.taken_by.query], colour, linewidth=0.8)
-        text = f"{number + 1}: {match.name}" if len(matches) <= MOST_NAMED else str(number + 1)
-        _box(left, true, colour, text, linestyle="-" if match.reason is None else "--", linewidth=2)
-    letters = count()
-    for found in detections:
-        sign = str(found.finds + 1) if found.finds is not None else letter_of(next(letters))
-        text = f"{sign}: {found.name} {found.score:.2f}" if len(detections) <= MOST_NAMED else sign
-        box, colour = seen.in_pixels(boxes.new_tensor(found.box_cxcywh)), _colour_of_label(label_map, found.label)
-        _box(right, box, colour, text, linestyle="-" if found.alarm is None else "--", linewidth=2)
+        _box(left, box, colour, linestyle="-" if match.reason is None else "--", linewidth=2)
+    names = [match.name if len(matches) <= MOST_NAMED else "" for match in matches]
+    _labels(left, seen, true, [(f"{number}: {name}".rstrip(": "), "") for number, name in enumerate(names, 1)], colours)
+    _show_found(right, seen, label_map, detections)
     return figure
 
 
+def _show_found(panel: Any, seen: Look, label_map: LabelMap, detections: Sequence[ExplainedDetection]) -> None:
+    """All detections, best first; the best are on top."""
+    boxes = seen.boxes_xyxy()
+    found = seen.in_pixels(boxes.new_tensor([one.box_cxcywh for one in detections]).reshape(-1, 4))
+    colours = [_colour_of_label(label_map, one.label) for one in detections]
+    letters = count()
+    signs = [str(one.finds + 1) if one.finds is not None else letter_of(next(letters)) for one in detections]
+    for one, box, colour in reversed(list(zip(detections, found, colours))):
+        _box(panel, box, colour, linestyle="-" if one.alarm is None else "--", linewidth=2)
+    texts = [
+        (f"{sign}: {one.name}", f"{one.score:.2f}") if len(detections) <= MOST_NAMED else (sign, "")
+        for sign, one in zip(signs, detections)
+    ]
+    _labels(panel, seen, found, texts, colours)
+
+
 def _colour_of_label(label_map: LabelMap, label: int) -> tuple[float, float, float]:
-    red, green, blue = class_colour(label_map.category_ids[label] or 0)
+    red, green, blue = colour_of_class(label_map, label)
     return red / 255, green / 255, blue / 255
 
 
@@ -221,17 +243,41 @@ def _strength(attention: Tensor) -> np.ndarray:
     return relative
 
 
-def _box(panel: Any, box: Tensor, colour: Any, label: str = "", linestyle: str = "-", linewidth: float = 1.5) -> None:
+def _box(panel: Any, box: Tensor, colour: Any, linestyle: str = "-", linewidth: float = 1.5) -> None:
     x1, y1, x2, y2 = box.tolist()
     style = {"fill": False, "color": colour, "linewidth": linewidth, "linestyle": linestyle}
     panel.add_patch(matplotlib.patches.Rectangle((x1, y1), x2 - x1, y2 - y1, **style))
-    if label:
+
+
+def _labels(
+    panel: Any,
+    seen: Look,
+    boxes_xyxy: Tensor,
+    texts: Sequence[tuple[str, str]],
+    colours: Sequence[tuple[float, float, float]],
+    scores: Sequence[float] | None = None,
+) -> None:
+    """Names with values at boxes, on their colours; none covers another while there is room; the best on top."""
+    grid = panel.get_subplotspec().get_gridspec()
+    inches = panel.get_figure().get_figwidth() / grid.ncols, panel.get_figure().get_figheight() / grid.nrows
+    scale = POINTS * min(inches[0] / seen.image.width, inches[1] / seen.image.height)  # points in a pixel, at most
+    canvas = int(seen.image.width * scale), int(seen.image.height * scale)
+    clipped, visible = clip_boxes(boxes_xyxy.double(), (seen.image.height, seen.image.width))
+    order = [number for number in best_first(len(texts), scores) if visible[number]]
+    wordings = []
+    sizes = []
+    for name, value in (texts[number] for number in order):
+        font = load_font(font_file(name + value), LABEL)  # matplotlib's own
+        of = label_wordings(name, value, LABEL, canvas[0], font.getlength, 2 * MARGIN)
+        wordings.append(of)
+        height = sum(font.getmetrics()) + 2 * MARGIN
+        sizes.append(
+            [(min(int(font.getlength(text)) + 2 * MARGIN + 1, canvas[0]), min(height, canvas[1])) for text in of]
+        )
+    places = place_labels(clipped.cpu().numpy()[order] * scale, sizes, canvas)
+    for (wording, left, top), of, number in reversed(list(zip(places, wordings, order))):
+        colour = colours[number]
+        ground = {"facecolor": colour, "edgecolor": "none", "pad": MARGIN, "alpha": 0.85}
         ink = "white" if np.dot(colour, (0.3, 0.6, 0.1)) < 0.6 else "black"
-        style = {"fontsize": 8, "color": ink, "backgroundcolor": (*colour, 0.8), "textcoords": "offset points"}
-        (left, right), (bottom, top) = panel.get_xlim(), panel.get_ylim()
-        inches = panel.get_figure().get_figheight() / panel.get_subplotspec().get_gridspec().nrows
-        is_above = (y1 - top) / (bottom - top) * inches > LABEL  # the box; else in it
-        at_right = x1 > left + 0.85 * (right - left)
-        corner = min(x2, right) if at_right else max(x1, left), max(y1, top)
-        aside = {"xytext": (-3 if at_right else 3, 3 if is_above else -3), "ha": "right" if at_right else "left"}
-        panel.annotate(label, corner, va="bottom" if is_above else "top", **aside, **style)
+        where = (left + MARGIN) / scale, (top + MARGIN) / scale
+        panel.text(*where, of[wording], fontsize=LABEL, color=ink, va="top", bbox=ground, parse_math=False)

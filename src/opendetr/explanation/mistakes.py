@@ -9,12 +9,12 @@ import torch
 from opendetr.boxes import xyxy_to_cxcywh
 from opendetr.data.check import require_size
 from opendetr.data.datasets import DatasetIndex, Record
-from opendetr.data.images import read_image
 from opendetr.explanation import figures, readings
 from opendetr.explanation.false_alarms import ExplainedDetection, explain_detections, letter_of
 from opendetr.explanation.folder import Folder
 from opendetr.explanation.look import look
 from opendetr.explanation.matching import Candidate, ObjectMatch, explain_matching
+from opendetr.images import read_image
 from opendetr.inference.detector import Detector
 from opendetr.loss.matcher import CostWeights
 from opendetr.structures import DetrOutput, Target

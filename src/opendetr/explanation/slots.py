@@ -11,11 +11,11 @@ from torchvision.ops import batched_nms
 
 from opendetr.data.check import require_size
 from opendetr.data.datasets import DatasetIndex
-from opendetr.data.images import read_image
 from opendetr.evaluation.coco import CocoMetrics
 from opendetr.evaluation.runner import metrics_of
 from opendetr.explanation.look import Look, look
 from opendetr.explanation.maps import concentration, widening
+from opendetr.images import read_image
 from opendetr.inference.detector import Detector
 from opendetr.model.postprocess import postprocess
 from opendetr.progress import show_progress

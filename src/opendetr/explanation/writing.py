@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from opendetr.data.datasets import DatasetIndex, Record, load_index
-from opendetr.data.images import read_image
 from opendetr.errors import UserError
 from opendetr.explanation.explaining import Asked, explain_picture, require_inside
 from opendetr.explanation.false_alarms import letter_of
 from opendetr.explanation.folder import Folder
 from opendetr.explanation.mistakes import explain_image_matching
 from opendetr.explanation.queries_over_split import explain_slots
+from opendetr.images import read_image
 from opendetr.inference.detector import Detector
 from opendetr.inference.sources import distinct_stems, expand_sources, report_left_out
 from opendetr.progress import console, show_progress

@@ -17,7 +17,6 @@ from torchvision.transforms import v2
 from opendetr.checkpoints.native import Checkpoint
 from opendetr.data.datasets import DatasetIndex
 from opendetr.data.digits import photographs
-from opendetr.data.images import read_image
 from opendetr.data.loader import pad_to_largest
 from opendetr.data.transforms import Preprocessing
 from opendetr.devices import describe_machine
@@ -34,6 +33,7 @@ from opendetr.exporting.comparison import (
     compare,
     pair_queries,
 )
+from opendetr.images import read_image
 from opendetr.model.capture import capture_attention
 from opendetr.model.selection import SelectedQueries
 from opendetr.progress import console, print_command, show_progress

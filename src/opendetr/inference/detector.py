@@ -15,13 +15,13 @@ from torchvision.transforms import v2
 from opendetr.checkpoints.description import Description
 from opendetr.checkpoints.loading import NO_WEIGHTS, is_exported, load_checkpoint
 from opendetr.checkpoints.native import Checkpoint
-from opendetr.data.images import Picture
 from opendetr.devices import resolve_device
 from opendetr.engines.detecting import Prepared, detect
 from opendetr.engines.engine import GRAPH_ENGINES, Engine, TorchEngine
 from opendetr.errors import UserError
 from opendetr.exporting.exported_file import fingerprint, load_exported
 from opendetr.exporting.fastest_engine import choose_engine
+from opendetr.images import Picture
 from opendetr.inference.addresses import is_address
 from opendetr.inference.reading import read_ahead
 from opendetr.inference.sources import expand_source, picture_reader

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image
 
+from opendetr.boxes import clip_boxes
 from opendetr.detections import Detections
 from opendetr.errors import UserError
 from opendetr.files import write_bytes, write_lines, write_text
@@ -83,8 +84,7 @@ class LabelFiles:
         """
         if not self.saving.names:
             return
-        clipped = found.clipped()
-        visible = clipped[(clipped.boxes_xyxy[:, 2:] > clipped.boxes_xyxy[:, :2]).all(1)]
+        visible = found.visible()
         if self.saving.txt:
             lines = yolo_lines(visible, self.numbers)
             write_text(self._labels / f"{stem}.txt", "".join(f"{line}\n" for line in lines))
@@ -197,8 +197,9 @@ def _annotations(entries: Entries, sizes: Mapping[int, tuple[int, int]]) -> Iter
 def clipped_box(bbox: Sequence[float], size: tuple[int, int]) -> tuple[float, float, float, float] | None:
     """x1, y1, x2, y2 of a COCO box (x, y, width, height) within a picture of `size` (height, width); None if empty."""
     x, y, w, h = bbox
-    x1, y1, x2, y2 = max(0.0, x), max(0.0, y), min(float(size[1]), x + w), min(float(size[0]), y + h)
-    return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
+    box, is_visible = clip_boxes(torch.tensor([x, y, x + w, y + h], dtype=torch.float64), size)
+    x1, y1, x2, y2 = box.tolist()
+    return (x1, y1, x2, y2) if is_visible else None
 
 
 def data_set_name(stem: str, original: Path | None) -> str:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from opendetr.data.images import PICTURE_SUFFIXES
 from opendetr.errors import UserError, first_line
+from opendetr.images import PICTURE_SUFFIXES
 from opendetr.inference.sources import SourcePicture, expand_sources, name_pictures, reading
 from opendetr.structures import Detections
 

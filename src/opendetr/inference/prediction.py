@@ -10,10 +10,9 @@ from typing import NamedTuple
 import torch
 from PIL import Image
 
-from opendetr.data.images import pixels_unlimited
-from opendetr.drawing.labelled_boxes import draw_boxes
 from opendetr.engines.detecting import Prepared
 from opendetr.errors import UserError
+from opendetr.images import pixels_unlimited
 from opendetr.inference.detector import Detector
 from opendetr.inference.label_files import LabelFiles, Listed, Saving, data_set_name
 from opendetr.inference.reading import AHEAD, read_ahead
@@ -140,11 +139,6 @@ def detect_pictures(
             yield Found(picture, opened.image, named)
 
 
-def draw(image: Image.Image, found: Detections) -> Image.Image:
-    """A copy of the RGB picture with the detections drawn on it; small pictures come back enlarged."""
-    return draw_boxes(image, found.boxes_xyxy, found.labels, found.label_map, found.scores)
-
-
 def _cut(detector: Detector, image: Image.Image, tile: Tile) -> Prepared:
     return detector.prepared(0, image.crop((tile.left, tile.top, tile.left + tile.width, tile.top + tile.height)))
 
@@ -202,7 +196,7 @@ def predict_pictures(
         def finish(found: Found) -> tuple[int, Detections]:
             position = found.picture.position
             if drawn:
-                draw(found.image, found.detections).save(folder / names[position], quality=95)
+                found.detections.plot(found.image).save(folder / names[position], quality=95)
             files.write(stems[position], found.image, found.detections, paths[position])
             return position, found.detections
 
@@ -300,7 +294,7 @@ def predict_video(
                 files.write(f"{stem}-{picture.position:06}", image, detections)
                 results.add(picture.position, entries, detections.image_size)
                 if drawing is not None:
-                    drawing.write(draw(image, detections), at)
+                    drawing.write(detections.plot(image), at)
         except KeyboardInterrupt:
             console.print("stopped; the results so far are written")
         done = results.finish()

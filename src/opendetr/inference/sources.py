@@ -11,8 +11,8 @@ from typing import Literal, NamedTuple
 from PIL import Image
 
 from opendetr.data.datasets import known_images
-from opendetr.data.images import PICTURE_SUFFIXES, OpenFile, Picture, decode_image, read_image, read_open_file
 from opendetr.errors import UserError, first_line
+from opendetr.images import PICTURE_SUFFIXES, OpenFile, Picture, decode_image, read_image, read_open_file
 from opendetr.inference.addresses import address_name, fetch_picture, is_address
 
 

@@ -1,15 +1,19 @@
 """Pictures with boxes for pages: a small JPEG, with boxes and names as SVG over it, sharp at any size."""
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
 from PIL import Image
 
-from opendetr.drawing.labelled_boxes import Colour, class_colour, text_colour
+from opendetr.boxes import clip_boxes
+from opendetr.drawing.labelled_boxes import Colour, colour_of_class, text_colour
+from opendetr.drawing.placement import best_first, label_wordings, place_labels
 from opendetr.labels import LabelMap
 from opendetr.pages.page import data_address
 
@@ -55,37 +59,49 @@ class Thumbnail:
     ) -> str:
         """The picture with a box and a name per object, in the colour of its class.
 
+        Objects with better scores (without scores: earlier ones) are on top, and their names choose their places first.
+
         Args:
-            boxes_xyxy: in pixels of the picture; drawn as far as they lie in it.
+            boxes_xyxy: in pixels of the picture; drawn as far as they lie in it, left out where nothing does.
             labels: class indices.
             label_map: its names are written, its category ids choose the colours.
             scores: 0..1, written behind the names; None for true objects.
             with_names: write them where they do not cover the picture; they are shown under the mouse in any case.
             is_repeated: the page has the picture already, and it is shown again.
         """
-        scale, drawn = self._width / self.width, ""
-        for number, (box, label) in enumerate(zip(boxes_xyxy.tolist(), labels.tolist())):
-            name = label_map.names[label] + ("" if scores is None else f" {scores[number]:.2f}")
-            x1, y1, x2, y2 = (min(max(0.0, value * scale), most) for value, most in zip(box, (*self._sides,) * 2))
-            red_green_blue = class_colour(label_map.category_ids[label] or 0)
-            colour = _for_html(red_green_blue)
-            place = f'x="{x1:.1f}" y="{y1:.1f}" width="{max(1, x2 - x1):.1f}" height="{max(1, y2 - y1):.1f}"'
-            look = f'fill="transparent" stroke="{colour}" stroke-width="2.5"'
-            drawn += f"<rect {place} {look}><title>{escape(name)}</title></rect>"
-            if with_names and len(labels) <= MOST_NAMES:
-                drawn += self._name(name, x1, y1, red_green_blue)
+        clipped, visible = clip_boxes(torch.from_numpy(np.asarray(boxes_xyxy, np.float64)), (self.height, self.width))
+        boxes = clipped.numpy() * (self._width / self.width)
+        order = [number for number in best_first(len(labels), scores) if visible[number]]
+        values = ["" if scores is None else f"{scores[number]:.2f}" for number in order]
+        classes = [int(labels[number]) for number in order]
+        objects = list(zip(boxes[order], classes, values))
+        drawn = "".join(_rectangle(box, label_map, label, value) for box, label, value in reversed(objects))
+        if with_names and len(labels) <= MOST_NAMES:
+            drawn += self._names(boxes[order], classes, values, label_map)
         shown = f'<use href="#{self.key}"/>' if is_repeated else self.alone()
         size = f'viewBox="0 0 {self._width:.1f} {self._height:.1f}"'
         return f'<svg {size} font-family="system-ui,sans-serif" font-size="{FONT}">{shown}{drawn}</svg>'
 
-    def _name(self, name: str, x: float, y: float, ground: Colour) -> str:
-        """The name on a ground of its class's colour, over the upper left corner of a box, or in it, in the picture."""
-        width, height = LETTER * FONT * len(name) + 2 * MARGIN, FONT + 2 * MARGIN
-        x, y = max(0.0, min(x, self._width - width)), max(0.0, y - height)
-        behind = f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height}" fill="{_for_html(ground)}"/>'
-        written = _for_html(text_colour(ground))
-        fitted = f'textLength="{width - 2 * MARGIN:.1f}" lengthAdjust="spacingAndGlyphs" fill="{written}"'
-        return f'{behind}<text x="{x + MARGIN:.1f}" y="{y + FONT:.1f}" {fitted}>{escape(name)}</text>'
+    def _names(
+        self, boxes: Float[np.ndarray, "N 4"], classes: Sequence[int], values: Sequence[str], label_map: LabelMap
+    ) -> str:
+        """The names of classes with values, each on a ground of its colour at its box; the first on top."""
+        canvas = math.floor(self._width), math.floor(self._height)
+        wordings = [
+            label_wordings(label_map.names[label], value, FONT, canvas[0], _length, 2 * MARGIN)
+            for label, value in zip(classes, values)
+        ]
+        height = min(FONT + 2 * MARGIN, canvas[1])
+        sizes = [[(min(math.ceil(_length(text)) + 2 * MARGIN, canvas[0]), height) for text in of] for of in wordings]
+        written = []
+        for (wording, x, y), texts, of, label in zip(place_labels(boxes, sizes, canvas), wordings, sizes, classes):
+            ground, width = colour_of_class(label_map, label), of[wording][0]
+            behind = f'<rect x="{x}" y="{y}" width="{width}" height="{height}" fill="{_for_html(ground)}"/>'
+            fitted = f'textLength="{max(1, width - 2 * MARGIN)}" lengthAdjust="spacingAndGlyphs"'
+            ink = _for_html(text_colour(ground))
+            text = f'<text x="{x + MARGIN}" y="{y + FONT}" {fitted} fill="{ink}">{escape(texts[wording])}</text>'
+            written.append(behind + text)
+        return f'<g pointer-events="none">{"".join(reversed(written))}</g>'  # the mouse reaches the boxes below
 
     @property
     def _sides(self) -> tuple[float, float]:
@@ -101,11 +117,23 @@ class Thumbnail:
         return self._sides[1]
 
 
+def _length(text: str) -> float:
+    return LETTER * FONT * len(text)
+
+
+def _rectangle(box: Float[np.ndarray, "4"], label_map: LabelMap, label: int, value: str) -> str:
+    """A box with its name and value under the mouse."""
+    x1, y1, x2, y2 = box.tolist()
+    place = f'x="{x1:.1f}" y="{y1:.1f}" width="{x2 - x1:.1f}" height="{y2 - y1:.1f}"'
+    look = f'fill="transparent" stroke="{_for_html(colour_of_class(label_map, label))}" stroke-width="2.5"'
+    return f"<rect {place} {look}><title>{escape(f'{label_map.names[label]} {value}'.strip())}</title></rect>"
+
+
 def legend(labels: Sequence[int], label_map: LabelMap) -> str:
     """The names of some classes on their colours, as HTML."""
     names = []
     for label in labels:
-        ground = class_colour(label_map.category_ids[label] or 0)
+        ground = colour_of_class(label_map, label)
         style = f"background:{_for_html(ground)};color:{_for_html(text_colour(ground))}"
         names.append(f'<span class=name style="{style}">{escape(label_map.names[label])}</span>')
     return f"<p>{' '.join(names)}</p>"

@@ -16,12 +16,12 @@ from opendetr.boxes import box_iou
 from opendetr.config import RunConfig
 from opendetr.data.check import require_size, warnings
 from opendetr.data.datasets import DatasetIndex, Record, has_split, load_index, shared_pictures
-from opendetr.data.images import check_image
 from opendetr.engines.engine import TorchEngine
 from opendetr.errors import UserError
 from opendetr.evaluation.coco import CocoMetrics
 from opendetr.evaluation.report import print_classes, print_findings
 from opendetr.evaluation.runner import evaluate_split
+from opendetr.images import check_image
 from opendetr.labels import whole_number
 from opendetr.progress import waiting
 from opendetr.training.choices import SMALLEST_PIXELS, choose_size, fit_to_data, measure_objects
