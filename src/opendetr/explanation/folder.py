@@ -5,6 +5,7 @@ import io
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
@@ -54,7 +55,7 @@ class Folder:
         said = {"How to read this": how_to_read, "Here": here}
         notes = "".join(f"<p><b>{title}.</b> {html.escape(text)}</p>" for title, text in said.items())
         self.body += f"<h3>{html.escape(caption.rstrip('.'))}</h3>"
-        self.body += page.figure(page.image(png, f"{self.prefix}{name}.png"), page.Markup(notes), kind="wide")
+        self.body += page.figure(page.image(png, quote(f"{self.prefix}{name}.png")), page.Markup(notes), kind="wide")
 
     def arrays(self, name: str, values: dict[str, Any]) -> None:
         """Raw arrays, as `name`.npz."""
@@ -67,8 +68,7 @@ class Folder:
         """Write the page."""
         written = self.path / "explain.html"
         before = _FILES.search(written.read_text(encoding="utf-8")) if written.is_file() else None
-        names = [html.escape(name) for name in self.files]
-        files = "".join(f'<li><a href="{name}">{name}</a></li>' for name in names)
+        files = "".join(f'<li><a href="{quote(name)}">{html.escape(name)}</a></li>' for name in self.files)
         write_text(written, page.page(self.title, f"{self.body}<h3>Files</h3><ul id=files>{files}</ul>"))
         for name in _FILE.findall(before[1]) if before else ():
             if html.unescape(name) not in self.files:

@@ -18,6 +18,7 @@ from opendetr.images import read_image
 from opendetr.inference.detector import Detector
 from opendetr.loss.matcher import CostWeights
 from opendetr.structures import DetrOutput, Target
+from opendetr.wording import counted
 
 
 def explain_image_matching(
@@ -88,10 +89,10 @@ def _in_numbers(matches: Sequence[ObjectMatch], detections: Sequence[ExplainedDe
     missed = sum(found.reason is not None for found in matches)
     alarms = Counter(found.alarm for found in detections if found.alarm is not None)
     kinds = ", ".join(f"{count} {alarm}" for alarm, count in alarms.most_common())
-    wrong = f"{alarms.total()} false alarms ({kinds})" if alarms else "no false alarm"
+    wrong = f"{counted(alarms.total(), 'false alarm')} ({kinds})" if alarms else "no false alarm"
     return (
-        f"{len(matches)} true objects, {missed} missed at the threshold of {threshold:g}; {len(detections)} "
-        f"detections, {wrong}."
+        f"{counted(len(matches), 'true object')}, {missed} missed at the threshold of {threshold:g}; "
+        f"{counted(len(detections), 'detection')}, {wrong}."
     )
 
 

@@ -8,12 +8,13 @@ from opendetr.explanation import readings, survey_figures
 from opendetr.explanation.folder import Folder
 from opendetr.explanation.slots import Survey, survey
 from opendetr.inference.detector import Detector
+from opendetr.wording import counted
 
 
 def explain_slots(folder: Folder, detector: Detector, index: DatasetIndex, threshold: float) -> None:
     """What every query does over a split: slots, usage, layers, and attention around the boxes."""
     found = survey(detector, index, threshold)
-    folder.heading(f"{len(index)} pictures of {index.source.name}")
+    folder.heading(f"{counted(len(index), 'picture')} of {index.source.name}")
     if found.starts_cxcywh is None:
         shown = f"The {min(survey_figures.MOST_SLOTS, len(found.usage))} busiest of {len(found.usage)} queries"
         caption = f"{shown}, their boxes over the data set (the paper's figure 7)."

@@ -22,7 +22,6 @@ from opendetr.data.transforms import Preprocessing
 from opendetr.devices import describe_machine
 from opendetr.engines.engine import Engine, TorchEngine, describe_engine
 from opendetr.engines.graph_engine import GraphEngine
-from opendetr.evaluation.runner import evaluate_split
 from opendetr.exporting.comparison import (
     BOUNDS,
     LEAST_ANSWERS,
@@ -60,6 +59,7 @@ class Certificate:
     comparisons: list[Comparison] = field(default_factory=list)
     ap: dict[str, float] | None = None  # of both, and on how many pictures
     attention: float | None = None  # the largest difference, where it was exported
+    shorter_side: int | None = None  # pixels, of all compared pictures but one, where the model's own is larger
 
     def problems(self) -> list[str]:
         """Reasons why it does not hold, as sentences; empty if it holds."""
@@ -92,7 +92,11 @@ class Certificate:
     def summary(self) -> str:
         """One short sentence."""
         answers = f"{self._sum('agreeing')} of {self._sum('answers')} answers"
-        return f"{self.engine} {self.precision} agrees with {self.against} on {self.pictures} ({answers})"
+        smaller = "" if self.shorter_side is None else f"; {self._sizes()}"
+        return f"{self.engine} {self.precision} agrees with {self.against} on {self.pictures} ({answers}{smaller})"
+
+    def _sizes(self) -> str:
+        return f"one comparison in the model's own size, the others with a shorter side of {self.shorter_side} pixels"
 
     def rows(self) -> dict[str, str]:
         """What was compared, and how far it differs at most, in words."""
@@ -108,6 +112,8 @@ class Certificate:
             f"from {THRESHOLD}, at least the best {LEAST_ANSWERS} of a picture)",
             "all queries": f"logits within {logits:.1g}, boxes within {boxes:.1g} of the picture's sides",
         }
+        if self.shorter_side is not None:
+            rows["sizes"] = self._sizes()
         if self.attention is not None:
             rows["attention"] = f"within {self.attention:.1g}"
         if undecided := self._sum("undecided"):
@@ -174,12 +180,16 @@ def certify(
         comparisons.append(compare(checkpoint, [reference(look)], found, size, bounds, batch=1))
     ap = None
     if index is not None:
+        # Here, since `predict` reads certificates too and needs nothing of the evaluation, which takes long to import.
+        from opendetr.evaluation.runner import evaluate_split
+
         measured: dict[str, Engine] = {"torch": reference, "engine": engine}
         ap = {name: evaluate_split(run, checkpoint.description, index).summary["AP"] for name, run in measured.items()}
         ap["pictures"] = float(len(index))
     return Certificate(
         describe_engine(engine.name), engine.precision, f"{describe_engine('torch')} fp32", describe_machine(),
         date.today().isoformat(), called, bounds, comparisons, ap, attention,
+        None if smaller == own else SHORTER_SIDE,
     )  # fmt: skip
 
 

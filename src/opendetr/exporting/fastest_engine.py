@@ -40,7 +40,7 @@ from opendetr.options import EngineName, PrecisionName, require_choice
 from opendetr.progress import console, warn
 from opendetr.version import __version__
 
-ROUNDS = 5
+WARM_UP, TIMED = 4, 3  # runs of each engine: the first compile, the last are the measure
 # Preparing engines takes about a minute and the time of so many pictures in PyTorch; then they save this share of a
 # picture's time.
 PREPARING_SECONDS, PREPARING_PICTURES, SAVED = 60.0, 60, 0.3
@@ -141,9 +141,10 @@ def _states(checkpoint: Checkpoint) -> dict[str, dict[str, str]]:
 
 
 def _kept_times(checkpoint: Checkpoint, precision: str) -> dict[str, float]:
-    """Seconds for a picture, as measured when engines were prepared; empty where they no longer hold.
+    """Seconds for a picture, as measured when engines were prepared, of those whose files are still there.
 
-    With another number of threads engines take other times, but rarely another order: those are the second choice.
+    Empty where they no longer hold, or no file is there: nothing is prepared again unless it pays. With another number of
+    threads engines take other times, but rarely another order: those are the second choice.
     """
     note = _times_note(checkpoint, precision)
     if not note.parent.is_dir():
@@ -153,7 +154,8 @@ def _kept_times(checkpoint: Checkpoint, precision: str) -> dict[str, float]:
         kept = read_note(path)
         if kept.get("state") == state:
             times: dict[str, float] = kept["seconds"]
-            return times
+            there = {name: taken for name, taken in times.items() if is_prepared(checkpoint, name, precision)}
+            return there if there.keys() & set(GRAPH_ENGINES) or times.keys() == {"torch"} else {}
     return {}
 
 
@@ -176,7 +178,12 @@ def is_prepared(checkpoint: Checkpoint, engine: str, precision: str) -> bool:
         return True
     path = engine_file(checkpoint, engine, precision)
     kept = read_note(path.with_suffix(".json"))
-    return kept.get("state") == _state(checkpoint, engine) and (path.is_file() or bool(kept.get("reason")))
+    return kept.get("state") == _state(checkpoint, engine) and (_is_there(path) or bool(kept.get("reason")))
+
+
+def _is_there(path: Path) -> bool:
+    """Whether the file of a graph is complete: OpenVINO's has the weights in another beside it."""
+    return path.is_file() and (path.suffix != ".xml" or path.with_suffix(".bin").is_file())
 
 
 def _path(checkpoint: Checkpoint, what: str, precision: str, suffix: str, machine: str) -> Path:
@@ -201,7 +208,7 @@ def _prepared(checkpoint: Checkpoint, engine: str, precision: str, tracing: Trac
         is_valid = kept.get("state") == state
         if is_valid and kept.get("reason"):
             raise UserError(f"{kept['reason']} (remove {note} to try again)")
-        if not (is_valid and path.is_file()):
+        if not (is_valid and _is_there(path)):
             index = _own_data(checkpoint) if precision == "int8" else None
             console.print(f"preparing {engine} {precision} for this model, once, in {path.parent}")
             try:
@@ -245,9 +252,9 @@ def seconds_per_picture(engines: dict[str, Engine], checkpoint: Checkpoint) -> d
     """Median seconds for one picture of 480x640 after preprocessing, of all engines in turn."""
     image = torch.zeros(1, 3, *checkpoint.preprocessing.shape(480, 640))
     taken: dict[str, list[float]] = {name: [] for name in engines}
-    for _ in range(ROUNDS + 2):  # the first compiles, and the last three are the measure
+    for _ in range(WARM_UP + TIMED):
         for name, engine in engines.items():
             begun = time.perf_counter()
             engine(image)
             taken[name].append(time.perf_counter() - begun)
-    return {name: median(seconds[-3:]) for name, seconds in taken.items()}
+    return {name: median(seconds[-TIMED:]) for name, seconds in taken.items()}

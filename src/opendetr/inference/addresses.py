@@ -40,8 +40,15 @@ def fetch_picture(address: str) -> bytes:
 
 
 def address_name(address: str) -> str:
-    """An address as results and messages name it: without password, query and fragment, which may be secret."""
-    parts = urlsplit(address)
+    """An address as results and messages name it: without password, query and fragment, which may be secret.
+
+    Raises:
+        UserError: it is not written as an address.
+    """
+    try:
+        parts = urlsplit(address)
+    except ValueError as error:
+        raise UserError(f"what was given is no address ({error}); expected e.g. https://example.org/cat.jpg") from None
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 

@@ -26,7 +26,7 @@ from opendetr.inference.addresses import is_address
 from opendetr.inference.reading import read_ahead
 from opendetr.inference.sources import expand_source, picture_reader
 from opendetr.model.detr import DETR
-from opendetr.options import EngineName, PrecisionName, require_score
+from opendetr.options import EngineName, PrecisionName, require_batch_size, require_score
 from opendetr.structures import Detections
 
 
@@ -134,22 +134,25 @@ class Detector:
             `crops`; pixels are not kept, except those that were given from memory.
 
         Raises:
-            UserError: a picture is missing or cannot be read, or the threshold is not in 0..1.
+            UserError: a picture is missing or cannot be read, the threshold is not in 0..1, or the batch size is below 1.
         """
         require_score("threshold", threshold)
+        require_batch_size(batch_size)
         given: Any = expand_source(source) if isinstance(source, str | Path) and not is_address(source) else source
         if isinstance(given, np.ndarray | Tensor) and given.ndim == 4:
             given = list(given)
         pictures = given if isinstance(given, list | tuple) else [given]
-        readers = [picture_reader(picture, channel_order) for picture in pictures]
+        readers: dict[int, tuple[Callable[[], Image.Image], str]] = {}
 
-        def prepared(numbered: tuple[int, tuple[Callable[[], Image.Image], str]]) -> Prepared:
-            number, (read, _) = numbered
+        def prepared(numbered: tuple[int, Picture]) -> Prepared:
+            number, picture = numbered
+            read, _ = readers[number] = picture_reader(picture, channel_order)
             return self.prepared(number, read())
 
-        found = dict(self.detect(read_ahead(prepared, enumerate(readers)), threshold, batch_size))
+        found = dict(self.detect(read_ahead(prepared, enumerate(pictures)), threshold, batch_size))
         detections = [
-            replace(found[position], file_name=name, picture=read) for position, (read, name) in enumerate(readers)
+            replace(found[position], file_name=readers[position][1], picture=readers[position][0])
+            for position in range(len(pictures))
         ]
         return detections if isinstance(given, list | tuple) else detections[0]
 
@@ -161,9 +164,10 @@ class Detector:
         The number is also the `image_id` of the detections, whose `plot` and `crops` need the picture.
 
         Raises:
-            UserError: the threshold is not in 0..1.
+            UserError: the threshold is not in 0..1, or the batch size is below 1.
         """
         require_score("threshold", threshold)
+        require_batch_size(batch_size)
         return self.detect((self.prepared(number, image) for number, image in images), threshold, batch_size)
 
     def detect(

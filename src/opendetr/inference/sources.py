@@ -8,12 +8,16 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import numpy as np
 from PIL import Image
+from torch import Tensor
 
 from opendetr.data.datasets import known_images
 from opendetr.errors import UserError, first_line
 from opendetr.images import PICTURE_SUFFIXES, OpenFile, Picture, decode_image, read_image, read_open_file
 from opendetr.inference.addresses import address_name, fetch_picture, is_address
+
+MOST_SAID = 80  # letters of a source that is no path, in a message
 
 
 class SourcePicture(NamedTuple):
@@ -64,7 +68,8 @@ def picture_reader(
 ) -> tuple[Callable[[], Image.Image], str]:
     """A function that reads the upright RGB picture, now and later, and the picture's name ('' in memory).
 
-    It holds a path, or what was given from memory; of addresses and open files, which are read here, their content.
+    It holds a path, or what was given from memory, of arrays and tensors a copy: a camera writes over its own. Addresses
+    and open files are read here, and it holds their content.
 
     Raises:
         UserError: an address or an open file cannot be read.
@@ -75,6 +80,10 @@ def picture_reader(
     if isinstance(picture, OpenFile):
         content, name = read_open_file(picture)
         return partial(decode_image, content, name), name
+    if isinstance(picture, np.ndarray):
+        picture = picture.copy()
+    if isinstance(picture, Tensor):
+        picture = picture.detach().clone()
     return partial(read_image, picture, channel_order), str(picture) if isinstance(picture, str | Path) else ""
 
 
@@ -87,7 +96,12 @@ def expand_source(source: str | Path) -> Picture | list[Picture]:
     path = Path(source)
     if not str(source):
         raise UserError("an empty source names no picture; expected a file, a folder or a glob")
-    if path.is_dir():
+    try:
+        is_folder = path.is_dir()
+    except OSError as error:  # such as a name that is too long
+        said = f"{str(source)[:MOST_SAID]}{'...' if len(str(source)) > MOST_SAID else ''} names no file"
+        raise UserError(f"{said} ({error.strerror}); expected a picture, a folder or a glob") from None
+    if is_folder:
         pictures = sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file())
         if not pictures:
             raise UserError(f"{source} holds no pictures; known kinds are {', '.join(sorted(PICTURE_SUFFIXES))}")

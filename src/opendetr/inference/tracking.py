@@ -22,6 +22,7 @@ from opendetr.inference.results import Results, Shard, StoredEntries
 from opendetr.inference.sources import file_stem, report_left_out
 from opendetr.inference.video import Video, VideoDrawing
 from opendetr.progress import console
+from opendetr.wording import counted
 
 # The lowest score that continues a track, as a share of the one that begins it. The paper takes .1 and .6 of a detector
 # whose doubles were removed; DETR's unsure doubles (of other queries) would keep tracks alive whose object is gone.
@@ -133,7 +134,9 @@ def track_video(
             console.print("stopped; the results so far are written")
         done = results.finish()
         write_table(folder / "tracks.csv", StoredEntries(results.path), results.sizes, COLUMNS)
-    console.print(f"{tracker.count} objects in {done} frames of {video.name}: {results.path} and tracks.csv beside it")
+    console.print(
+        f"{counted(tracker.count, 'object')} in {counted(done, 'frame')} of {video.name}: {results.path} and tracks.csv beside it"
+    )
     if drawing is not None and done:
         console.print(f"drawn video: {target}" + (", without the sound of the original" if video.has_sound else ""))
     report_left_out([] if video.problem is None else [video.problem])

@@ -35,6 +35,7 @@ from opendetr.pages.page import figure, page, paragraph
 from opendetr.progress import console, warn
 from opendetr.structures import Detections
 from opendetr.training.run_folder import RunFolder
+from opendetr.wording import counted
 
 SHOWN, AUGMENTED = 12, 16  # held-out pictures; training pictures
 SECONDS = 3.0  # for reading each of the two: huge pictures make a shorter page, not a late one
@@ -142,7 +143,7 @@ class RunReport:
         history, measured = self.folder.history, self.folder.measured
         last = history[-1] if history else None
         where = "Training has not begun." if last is None else (
-            f"Epoch {last['epoch']:.3g}, step {last['step']:,}, {last['seconds'] / 60:.1f} minutes."
+            f"Epoch {last['epoch']:,.2f}, step {last['step']:,}, {last['seconds'] / 60:.1f} minutes."
         )  # fmt: skip
         if self.val_index is None:
             return (
@@ -166,7 +167,7 @@ class RunReport:
         boxes = cxcywh_to_xyxy(target.boxes_cxcywh) * torch.tensor([width, height, width, height])
         thumbnail = Thumbnail.of(Image.fromarray(pixels), f"training-{number}")
         drawn = thumbnail.boxed(boxes.numpy(), target.labels.numpy(), self.train_index.label_map)
-        return figure(drawn, f"{width}x{height} pixels, {len(boxes)} objects")
+        return figure(drawn, f"{width}x{height} pixels, {counted(len(boxes), 'object')}")
 
     def _detections(self, position: int, entry: Mapping[str, Any]) -> Detections:
         assert self.val_index is not None
