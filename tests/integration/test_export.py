@@ -592,6 +592,20 @@ def test_the_first_answer_never_waits_for_an_engine(paper, monkeypatch, capsys):
     monkeypatch.setattr(fastest_engine, "describe_machine", lambda: "the same machine with other threads")
     assert Detector.load(paper.source).engine.name == "onnxruntime"
     assert "preparing" not in capsys.readouterr().out
+    fastest_engine.engine_file(paper, "onnxruntime", "fp32").unlink()  # the times are still there
+    assert Detector.load(paper.source).engine.name == "torch"
+    assert "preparing" not in capsys.readouterr().out
+
+
+def test_an_openvino_graph_without_its_weights_is_not_prepared(paper):
+    graph = fastest_engine.engine_file(paper, "openvino", "fp32")
+    graph.parent.mkdir()
+    state = fastest_engine._state(paper, "openvino")
+    graph.with_suffix(".json").write_text(json.dumps({"state": state, "certificate": {}}))
+    graph.write_text("<net/>")
+    assert not fastest_engine.is_prepared(paper, "openvino", "fp32")
+    graph.with_suffix(".bin").write_bytes(b"")
+    assert fastest_engine.is_prepared(paper, "openvino", "fp32")
 
 
 def test_a_model_is_copied_without_what_engines_keep_beside_it(paper, tmp_path):

@@ -11,7 +11,7 @@ from PIL import Image
 from opendetr.errors import UserError
 from opendetr.inference import addresses
 from opendetr.inference.addresses import address_name, fetch_picture, is_address
-from opendetr.inference.sources import picture_reader
+from opendetr.inference.sources import expand_source, expand_sources, picture_reader
 
 ADDRESS = "https://pictures.example/cat.png?token=secret#top"
 
@@ -44,6 +44,24 @@ def test_what_is_an_address():
     assert is_address("s3://bucket/a.png")
     assert not is_address("folder/a.png")
     assert not is_address(b"https://")
+
+
+def test_a_picture_at_an_address_is_downloaded_once_into_the_output(answer, tmp_path):
+    opener = answer(b"content")
+    found = expand_sources([ADDRESS, "https://pictures.example/other/cat.png"], tmp_path)
+    assert [path.name for path in found] == ["cat.png", "cat.png"]
+    assert [path.read_bytes() for path in found] == [b"content", b"content"]
+    assert expand_sources([ADDRESS], tmp_path) == found[:1]
+    assert len(opener.asked) == 2
+    with pytest.raises(UserError, match=r"^s3://bucket/a.png: only https addresses are downloaded"):
+        expand_sources(["s3://bucket/a.png"], tmp_path)
+
+
+def test_what_is_written_like_no_address_or_file_is_one_sentence():
+    with pytest.raises(UserError, match="is no address"):
+        fetch_picture("https://[x/y.jpg")
+    with pytest.raises(UserError, match=r"^a{80}\.\.\. names no file"):
+        expand_source("a" * 5000)
 
 
 def test_names_hold_no_secrets():

@@ -17,7 +17,7 @@ UNUSED, NOTHING = (0.01, 0.01, 0.9), (0.01, 0.01, 0.01)
 FOCAL = FocalScoring()
 
 
-def explain(answers, *objects, threshold=0.5, scoring=FOCAL):
+def explain(answers, *objects, threshold=0.5, scoring=FOCAL, crowds=None):
     scores = torch.tensor([scores for scores, _ in answers])
     rest = 1 - scores.sum(-1, keepdim=True)  # of a softmax: no object
     logits = scores.logit() if scoring is FOCAL else torch.cat([scores, rest], -1).log()
@@ -25,13 +25,20 @@ def explain(answers, *objects, threshold=0.5, scoring=FOCAL):
     boxes = torch.tensor([box for _, box in objects]).reshape(-1, 4)
     target = Target(torch.tensor([label for label, _ in objects]).long(), boxes)
     matches = explain_matching(output, target, scoring, CostWeights(2.0), LABELS.names, threshold)
-    return explain_detections(output, target, matches, scoring, LABELS, threshold)
+    return explain_detections(output, target, matches, scoring, LABELS, threshold, crowds)
 
 
 def test_a_detection_that_finds_its_object_is_none():
     (found,) = explain([(CAT, NEARBY), (NOTHING, FAR)], (0, HERE))
     assert (found.query, found.name, found.finds, found.alarm) == (0, "cat", 0, None)
     assert found.sentence == "finds 'cat' number 1, IoU 0.74"
+
+
+def test_a_false_alarm_in_a_crowd_of_its_class_is_none():
+    answers = [(CAT, HERE), (WEAKER_CAT, FAR), (DOG, FAR)]
+    for region, left in (([0.85, 0.8, 0.2, 0.4], [0, 2]), ([0.9, 0.8, 0.1, 0.1], [0, 1, 2])):  # 1 and 0 of FAR in it
+        crowds = Target(torch.tensor([0]), torch.tensor([region]))
+        assert sorted(found.query for found in explain(answers, (0, HERE), crowds=crowds)) == left
 
 
 @pytest.mark.parametrize(

@@ -92,11 +92,16 @@ def test_a_run_without_val_says_so(splits, tmp_path):
 def test_nothing_that_fails_reaches_the_training(coco_folder, tmp_path, monkeypatch, capsys):
     root = coco_folder(splits=("train", "val"))
     train, val = load_index(root, "train"), load_index(root, "val")
+    train.records[1].path.write_bytes(b"no picture")
     val.records[0].path.write_bytes(b"no picture")
     report = RunReport(RunFolder(tmp_path), train, val)
-    report.begin(samples_of(train), PREPROCESSING)
-    assert "report.html is not up to date" in capsys.readouterr().out
-    assert (tmp_path / "report.html").exists()  # with what could be read
+    dataset = DetectionDataset(train, PREPROCESSING.transform())
+    report.begin(map(dataset.__getitem__, range(len(train))), PREPROCESSING)
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count("report.html lacks 1 picture (") == 2
+    assert [picture.position for picture in report.pictures] == list(range(1, len(val)))  # the others are there
+    assert report.augmented.count("<figure") == len(train) - 1
+    assert (tmp_path / "report.html").exists()
     (tmp_path / "evaluation.json").write_text('{"metrics": 3}')
     report.restore(tmp_path)
     monkeypatch.setattr(run_report, "write_text", lambda *_: (_ for _ in ()).throw(OSError("the disk is full")))

@@ -1,8 +1,10 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
-from opendetr.inference.sources import distinct_names, distinct_stems, file_stem
+from opendetr.inference.sources import distinct_names, distinct_stems, file_stem, picture_reader
 
 
 @pytest.mark.parametrize(
@@ -16,6 +18,13 @@ from opendetr.inference.sources import distinct_names, distinct_stems, file_stem
 )
 def test_no_picture_is_drawn_over_another(pictures, names):
     assert distinct_names([Path(picture) for picture in pictures]) == names
+
+
+@pytest.mark.parametrize("pixels", [np.zeros((3, 4, 3), np.uint8), torch.zeros(3, 3, 4, dtype=torch.uint8)])
+def test_what_a_camera_writes_over_its_own_array_does_not_change_the_picture(pixels):
+    read, _ = picture_reader(pixels)
+    pixels += 200
+    assert read().getpixel((0, 0)) == (0, 0, 0)
 
 
 def test_no_explanation_is_written_over_another():

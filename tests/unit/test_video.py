@@ -57,7 +57,9 @@ def assert_shows(image, k):
     [
         ("clip.mp4", True), ("a/b/CLIP.MOV", True), ("x.avi", True), ("x.mkv", True), ("x.webm", True), ("x.m4v", True),
         ("x.mpg", True), ("x.mpeg", True), ("x.ts", True), ("webcam", True), ("webcam:1", True),
-        ("rtsp://me:secret@10.0.0.7:554/live", True), ("http://camera/stream", True), ("HTTPS://host/a.jpg?b=1", True),
+        ("rtsp://me:secret@10.0.0.7:554/live", True), ("http://camera/stream", True), ("https://host/live", True),
+        ("http://camera/a.jpg", True),
+        ("HTTPS://host/a.jpg?b=1", False), ("https://host/a.PNG#top", False),
         ("0", False), ("1", False), ("", False), ("webcam:", False), ("webcam:x", False), ("webcam2", False),
         ("a.jpg", False), ("folder", False), ("mp4", False), ("clips/*.mp4", False), ("ftp://host/a.jpg", False),
     ],

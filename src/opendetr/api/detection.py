@@ -11,10 +11,10 @@ from opendetr.inference.detector import Detector, computes_on
 from opendetr.inference.distributed import Job, predict_distributed
 from opendetr.inference.label_files import Saving
 from opendetr.inference.prediction import Tiling, predict_pictures, predict_video
-from opendetr.inference.results import Shard
+from opendetr.inference.results import Shard, pictures_left
 from opendetr.inference.sources import expand_sources
 from opendetr.inference.tracking import require_trackers, track_video
-from opendetr.inference.video import is_video
+from opendetr.inference.video import count_frames, is_video
 from opendetr.options import EngineName, PrecisionName, PredictEngine, require_batch_size, require_choice, require_score
 from opendetr.threads import settle_threads
 
@@ -51,7 +51,8 @@ def predict(
 
     Args:
         model: any model that can be loaded, or an exported file.
-        sources: pictures, folders, globs, video files, `webcam`, `webcam:1`, `rtsp://...`.
+        sources: pictures, folders, globs, video files, `webcam`, `webcam:1`, `rtsp://...`; `https://...` of a picture,
+            which is downloaded into `downloaded/` of the output.
         output: the folder for drawn pictures and videos and for `detections.json`.
         threshold: the lowest score that is reported.
         batch_size: pictures at once, as far as they have one shape; the result does not depend on it.
@@ -103,13 +104,15 @@ def predict(
         raise UserError("--workers belongs to --engine ray; other engines use all threads of one process")
     if videos and (len(sources) > 1 or shard.count > 1):
         raise UserError(f"{videos[0]} is a video: give it alone, without --shards")
+    require_folder(folder)
     paths = [] if videos else expand_sources(list(sources), folder)
     if not videos and not paths:
         raise UserError(f"nothing to detect in: every source lies in --output {folder}; choose another folder")
-    require_folder(folder)
-    many = bool(videos) or len(paths) >= WORTH_MEASURING
+    in_shard = len(range(shard.number - 1, len(paths), shard.count))
+    todo = count_frames(videos[0], every) if videos else pictures_left(folder, shard, in_shard)
+    many = bool(videos) or todo >= WORTH_MEASURING
     settle_threads(threads, measure=many, device=computes_on(model, engine, device))
-    detector = Detector.load(model, device, engine, precision, len(paths) // shard.count)
+    detector = Detector.load(model, device, engine, precision, todo)
     indices = None if named is None else detector.description.label_map.indices_of(named)
     if videos:
         return predict_video(
@@ -174,7 +177,7 @@ def track(
     folder = Path(output)
     require_folder(folder)
     settle_threads(threads, measure=True, device=computes_on(model, engine, device))
-    detector = Detector.load(model, device, engine, precision)
+    detector = Detector.load(model, device, engine, precision, count_frames(video, every))
     named = _named(classes)
     indices = None if named is None else detector.description.label_map.indices_of(named)
     return track_video(detector, video, folder, every, threshold, drawn=drawn, classes=indices)

@@ -164,11 +164,15 @@ def _summary(explained: Explained, threshold: float) -> str:
 
 
 def _points_on(seen: Look, explained: Explained) -> list[tuple[float, float]]:
-    """The centres of the first detections, within the picture."""
-    boxes = seen.boxes_xyxy()[explained.queries[:MOST_POINTS]]
+    """The centres of the first detections, within the picture, each in a cell of its own."""
+    boxes = seen.boxes_xyxy()[explained.queries]
     width, height = seen.image.size
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    return [(min(max(x, 0.0), width - 1.0), min(max(y, 0.0), height - 1.0)) for x, y in centres.tolist()]
+    centres = ((boxes[:, :2] + boxes[:, 2:]) / 2).tolist()
+    points = [(min(max(x, 0.0), width - 1.0), min(max(y, 0.0), height - 1.0)) for x, y in centres]
+    of_cell: dict[int, tuple[float, float]] = {}
+    for cell, point in zip(seen.cells_at(points), points):
+        of_cell.setdefault(cell, point)
+    return list(of_cell.values())[:MOST_POINTS]
 
 
 def _rivals(seen: Look, explained: Explained, threshold: float) -> list[int]:

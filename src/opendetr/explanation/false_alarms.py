@@ -48,12 +48,14 @@ def explain_detections(
     scoring: Scoring,
     label_map: LabelMap,
     threshold: float,
+    crowds: Target | None = None,
 ) -> list[ExplainedDetection]:
     """The detections of one picture (B = 1) with at least the threshold's score, best first; what each of them is.
 
     `matches` are those of `explain_matching` at the same threshold: a detection is right where an object is found by
     its query with its class. Of the others, those of IoU 0.5 with an object have its class (a double) or another one;
-    from IoU 0.1 on they are badly placed; below is background.
+    from IoU 0.1 on they are badly placed; below is background. Of those, what lies at least half in a region of
+    `crowds` with its class is left out, as COCO's AP does.
     """
     answers = scoring.answers(output.logits[-1].detach().float().cpu())
     boxes = output.boxes_cxcywh[-1, 0].detach().float().cpu()
@@ -71,6 +73,8 @@ def explain_detections(
         if score < threshold or label_map.category_ids[label] is None:
             continue
         finds, alarm = found.get((query, label)), None
+        if finds is None and crowds is not None and _is_in_crowd(boxes[query], label, crowds):
+            continue
         if finds is None:
             alarm, sentence = _alarm(ious[query], target.labels == label, matches, query)
         else:
@@ -79,6 +83,13 @@ def explain_detections(
         name = label_map.names[label]
         detections.append(ExplainedDetection(query, label, name, score, box, finds, alarm, sentence))
     return detections
+
+
+def _is_in_crowd(box_cxcywh: Tensor, label: int, crowds: Target) -> bool:
+    """Whether half of a box lies in one of the regions of its class."""
+    box, regions = cxcywh_to_xyxy(box_cxcywh), cxcywh_to_xyxy(crowds.boxes_cxcywh[crowds.labels == label].float())
+    shared = (torch.minimum(box[2:], regions[:, 2:]) - torch.maximum(box[:2], regions[:, :2])).clamp(min=0).prod(-1)
+    return bool((shared >= NEAR * box_cxcywh[2:].prod()).any())
 
 
 def _alarm(ious: Tensor, has_its_class: Tensor, matches: Sequence[ObjectMatch], query: int) -> tuple[FalseAlarm, str]:

@@ -88,16 +88,21 @@ class Look:
         Raises:
             UserError: the model has no encoder.
         """
-        return self._maps(_weights(self.captured.encoder, self._cells_at(points)))
+        return self._maps(_weights(self.captured.encoder, self.cells_at(points)))
 
     def encoder_readers(self, points: Sequence[tuple[float, float]]) -> Float[Tensor, "L heads P h w"]:
         """Which cells attend to those at some points (pixels of the picture): their columns in every encoder layer.
 
         The authors' notebook plots these as figure 3 of the paper. Unlike a row, a column has no fixed sum.
         """
-        return at_cells(_received(self.captured.encoder, self._cells_at(points)), self.memory).float().cpu()
+        return at_cells(_received(self.captured.encoder, self.cells_at(points)), self.memory).float().cpu()
 
-    def _cells_at(self, points: Sequence[tuple[float, float]]) -> list[int]:
+    def cells_at(self, points: Sequence[tuple[float, float]]) -> list[int]:
+        """The numbers of the cells at some points (pixels of the picture).
+
+        Raises:
+            UserError: the model has no encoder.
+        """
         if not self.captured.encoder:
             raise UserError(
                 "this model has no encoder (model.num_encoder_layers = 0), so no attention of cells to show"

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from opendetr.boxes import xyxy_to_cxcywh
 from opendetr.data.check import require_size
@@ -16,6 +17,7 @@ from opendetr.explanation.look import look
 from opendetr.explanation.matching import Candidate, ObjectMatch, explain_matching
 from opendetr.images import read_image
 from opendetr.inference.detector import Detector
+from opendetr.labels import whole_number
 from opendetr.loss.matcher import CostWeights
 from opendetr.structures import DetrOutput, Target
 from opendetr.wording import counted
@@ -34,7 +36,8 @@ def explain_image_matching(
     on_cpu = DetrOutput(seen.output.logits.cpu(), seen.output.boxes_cxcywh.cpu())
     target = _target_of(record)
     matches = explain_matching(on_cpu, target, seen.scoring, costs, names, threshold)
-    detections = explain_detections(on_cpu, target, matches, seen.scoring, detector.checkpoint.label_map, threshold)
+    label_map, crowds = detector.checkpoint.label_map, _crowds_of(record, index)
+    detections = explain_detections(on_cpu, target, matches, seen.scoring, label_map, threshold, crowds)
     name = f"{record.path.stem}-matching"
     folder.heading(f"{record.path.name} (image {record.image_id})")
     folder.figure(
@@ -102,5 +105,20 @@ def _costs(candidate: Candidate | None) -> list[float]:
 
 
 def _target_of(record: Record) -> Target:
-    size = torch.tensor([record.width, record.height, record.width, record.height], dtype=torch.float32)
-    return Target(torch.from_numpy(record.labels), xyxy_to_cxcywh(torch.from_numpy(record.boxes_xyxy).float() / size))
+    boxes = torch.from_numpy(record.boxes_xyxy).float() / _size_of(record)
+    return Target(torch.from_numpy(record.labels), xyxy_to_cxcywh(boxes))
+
+
+def _crowds_of(record: Record, index: DatasetIndex) -> Target:
+    """The regions of a picture that hold many objects without a box each, which are no part of the record."""
+    crowds = [
+        (index.label_map.index_of[whole_number(annotation["category_id"])], annotation["bbox"])
+        for annotation in index.coco["annotations"]
+        if annotation["image_id"] == record.image_id and annotation.get("iscrowd", 0)
+    ]
+    boxes = torch.tensor([[x, y, x + w, y + h] for _, (x, y, w, h) in crowds]).reshape(-1, 4)
+    return Target(torch.tensor([label for label, _ in crowds]).long(), xyxy_to_cxcywh(boxes / _size_of(record)))
+
+
+def _size_of(record: Record) -> Tensor:
+    return torch.tensor([record.width, record.height, record.width, record.height], dtype=torch.float32)

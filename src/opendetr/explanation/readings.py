@@ -48,7 +48,8 @@ LAYERS = (
 MATCHING = (
     "Left the truth, right every detection with at least the threshold's score; a colour per class. Left, a number "
     "names an object, a dashed box was missed, and the thin line is the box of the query that training would match to "
-    "the object. Right, a number says which object a detection finds; dashed boxes with a letter are false alarms."
+    "the object. Right, a number says which object a detection finds; dashed boxes with a letter are false alarms. "
+    "What lies in a region that the data set marks as a crowd (iscrowd) counts as neither and is left out."
 )
 SLOTS = (
     "A panel per query, the busiest first; a point is the centre of its box in one picture of the split. The title has "

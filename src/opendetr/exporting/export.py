@@ -79,6 +79,10 @@ class Tracing:
         self.checkpoint = checkpoint
         self.with_preprocessing, self.with_attention = with_preprocessing, with_attention
 
+    def has(self, stage: str) -> bool:
+        """Whether `program` or `onnx` was made before."""
+        return stage in vars(self)
+
     @cached_property
     def program(self) -> Any:
         """The model as `torch.export` sees it."""
@@ -172,6 +176,7 @@ def _write_draft(
 ) -> Certificate:
     checkpoint = tracing.checkpoint
     number = {"pt2": 2, "onnx": 3, "openvino": 4}[options.format] + (options.precision == "int8")
+    number -= tracing.has("program") + (options.format != "pt2" and tracing.has("onnx"))
     with stages("exporting", number) as begin:
         graph, metadata = _graph_of(tracing, draft, options, calibration, begin)
         begin("writing the file")
@@ -194,11 +199,13 @@ def _graph_of(
     begin: Callable[[str], None],
 ) -> tuple[Any, dict[str, Any]]:
     """The model as a graph of the format, and what the file says about itself; `begin` is told the stages."""
-    begin("tracing the model")
+    if not tracing.has("program"):
+        begin("tracing the model")
     graph = tracing.program
     metadata = metadata_of(tracing.checkpoint, options.precision, _describe_inputs(options))
     if options.format != "pt2":
-        begin("translating it to ONNX")
+        if not tracing.has("onnx"):
+            begin("translating it to ONNX")
         graph = tracing.onnx
     if options.format == "openvino":
         import onnx

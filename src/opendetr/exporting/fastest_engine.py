@@ -143,8 +143,8 @@ def _states(checkpoint: Checkpoint) -> dict[str, dict[str, str]]:
 def _kept_times(checkpoint: Checkpoint, precision: str) -> dict[str, float]:
     """Seconds for a picture, as measured when engines were prepared, of those whose files are still there.
 
-    Empty where they no longer hold, or no file is there: nothing is prepared again unless it pays. With another number of
-    threads engines take other times, but rarely another order: those are the second choice.
+    Empty where they no longer hold, or no file is there: nothing is prepared again unless it pays. With another number
+    of threads engines take other times, but rarely another order: those are the second choice.
     """
     note = _times_note(checkpoint, precision)
     if not note.parent.is_dir():

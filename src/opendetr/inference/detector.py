@@ -134,7 +134,7 @@ class Detector:
             `crops`; pixels are not kept, except those that were given from memory.
 
         Raises:
-            UserError: a picture is missing or cannot be read, the threshold is not in 0..1, or the batch size is below 1.
+            UserError: a picture is missing or cannot be read, a threshold not in 0..1, or a batch size below 1.
         """
         require_score("threshold", threshold)
         require_batch_size(batch_size)

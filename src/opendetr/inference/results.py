@@ -158,6 +158,21 @@ def is_finished(folder: Path, shard: Shard, settings: dict[str, Any]) -> bool:
     return path.is_file() and about.get("settings") == _digest(settings) and about.get("left_out") == 0
 
 
+def pictures_left(folder: Path, shard: Shard, pictures: int) -> int:
+    """How many of a shard's `pictures` are to do, if what is in the folder is of the same work.
+
+    An estimate without the model, whose settings `is_finished` compares.
+    """
+    part = folder / shard.name
+    if shard.count > 1 and part.is_file() and read_note(_about_path(part)).get("left_out") == 0:
+        return 0
+    try:
+        with _journal_path(part).open("rb") as file:
+            return max(0, pictures - sum(1 for _ in file) + 1)  # the first line has the settings
+    except OSError:
+        return pictures
+
+
 def is_begun(folder: Path, count: int, settings: dict[str, Any]) -> bool:
     """Whether a part of exactly this work, in `count` parts, has begun or is finished."""
     digest = _digest(json.loads(json.dumps(settings)))

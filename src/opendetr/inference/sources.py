@@ -1,12 +1,14 @@
 """Pictures to detect in: those of a source (a picture, a folder, a glob), and their names in results."""
 
 import glob
+import hashlib
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 from PIL import Image
@@ -14,6 +16,7 @@ from torch import Tensor
 
 from opendetr.data.datasets import known_images
 from opendetr.errors import UserError, first_line
+from opendetr.files import write_bytes
 from opendetr.images import PICTURE_SUFFIXES, OpenFile, Picture, decode_image, read_image, read_open_file
 from opendetr.inference.addresses import address_name, fetch_picture, is_address
 
@@ -68,8 +71,8 @@ def picture_reader(
 ) -> tuple[Callable[[], Image.Image], str]:
     """A function that reads the upright RGB picture, now and later, and the picture's name ('' in memory).
 
-    It holds a path, or what was given from memory, of arrays and tensors a copy: a camera writes over its own. Addresses
-    and open files are read here, and it holds their content.
+    It holds a path, or what was given from memory: of arrays and tensors a copy, since a camera writes over its own.
+    Addresses and open files are read here, and it holds their content.
 
     Raises:
         UserError: an address or an open file cannot be read.
@@ -117,12 +120,32 @@ def expand_source(source: str | Path) -> Picture | list[Picture]:
 
 
 def expand_sources(sources: list[str], output: Path) -> list[Path]:
-    """All pictures of several sources, each once, in their order; the content of `output` is not a source."""
+    """All pictures of several sources, each once, in their order; the content of `output` is not a source.
+
+    Pictures at https addresses are downloaded into `output/downloaded`, unless an earlier call did.
+
+    Raises:
+        UserError: nothing is there, or no pictures; or an address does not answer.
+    """
     pictures: dict[Path, None] = {}
     for source in sources:
+        if is_address(source):
+            pictures[_download(source, output / "downloaded")] = None
+            continue
         found = expand_source(source)
-        pictures.update((Path(str(picture)), None) for picture in (found if isinstance(found, list) else [found]))
-    return [path for path in pictures if output.resolve() not in path.resolve().parents]
+        paths = [Path(str(picture)) for picture in (found if isinstance(found, list) else [found])]
+        pictures.update((path, None) for path in paths if output.resolve() not in path.resolve().parents)
+    return list(pictures)
+
+
+def _download(address: str, folder: Path) -> Path:
+    """The file with the picture at an address, under its own name, in a folder per address."""
+    digest = hashlib.blake2b(address.encode(), digest_size=4).hexdigest()
+    name = unquote(PurePosixPath(urlsplit(address_name(address)).path).name)
+    path = folder / digest / f"{file_stem(name) or 'picture'}{Path(name).suffix}"
+    if not path.is_file():
+        write_bytes(path, fetch_picture(address))
+    return path
 
 
 def name_pictures(paths: list[Path]) -> list[SourcePicture]:

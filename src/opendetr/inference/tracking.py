@@ -135,7 +135,8 @@ def track_video(
         done = results.finish()
         write_table(folder / "tracks.csv", StoredEntries(results.path), results.sizes, COLUMNS)
     console.print(
-        f"{counted(tracker.count, 'object')} in {counted(done, 'frame')} of {video.name}: {results.path} and tracks.csv beside it"
+        f"{counted(tracker.count, 'object')} in {counted(done, 'frame')} of {video.name}: {results.path} and "
+        "tracks.csv beside it"
     )
     if drawing is not None and done:
         console.print(f"drawn video: {target}" + (", without the sound of the original" if video.has_sound else ""))

@@ -15,6 +15,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from opendetr.errors import UserError, first_line
+from opendetr.images import PICTURE_SUFFIXES
+from opendetr.inference.addresses import is_address
 from opendetr.progress import warn
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".ts"})
@@ -27,12 +29,27 @@ TICKS = 60000  # per second of a written video: whole numbers for 24, 25, 30, 50
 def is_video(source: str) -> bool:
     """Whether a source has the name of a video file, a webcam (`webcam`, `webcam:1`) or a stream (`rtsp://...`).
 
-    Nothing is opened. A folder or a glob is no video, and a file or folder that is called `webcam` is no webcam.
+    Nothing is opened. A folder, a glob or an https address with the name of a picture is no video (an http one is that
+    of a camera), and a file or folder that is called `webcam` is no webcam.
     """
+    if source.lower().startswith("https://") and Path(re.split("[?#]", source)[0]).suffix.lower() in PICTURE_SUFFIXES:
+        return False
     if source.lower().startswith(STREAMS) or _webcam_number(source) is not None:
         return True
     path = Path(source)
     return path.suffix.lower() in VIDEO_SUFFIXES and not path.is_dir() and (path.exists() or not glob.has_magic(source))
+
+
+def count_frames(source: str, every: int = 1) -> int:
+    """How many frames of a video file are used, as far as it says; 0 for unknown, and for webcams and streams.
+
+    Raises:
+        UserError: the file is missing or no video.
+    """
+    if is_address(source) or _webcam_number(source) is not None:
+        return 0
+    with Video.open(source, every) as video:
+        return (video.num_frames or 0) // every
 
 
 class Video:

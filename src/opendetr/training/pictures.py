@@ -59,7 +59,8 @@ class TrainingPictures:
         """The pictures of an epoch as training will see them at their full size, in its order, one by one."""
         dataset = copy(self.dataset)
         dataset.transform = training_transform(self.config.data, self.preprocessing)
-        return (dataset[key] for batch in self.epoch_batches(epoch) for key in batch)
+        keys = itertools.chain.from_iterable(self.epoch_batches(epoch))
+        return map(dataset.__getitem__, keys)  # which goes on after a picture that cannot be read
 
     def show(self, state: RunState, *, small: bool) -> None:
         """Read pictures from this state of the run on, augmented, at two thirds of the size where `small`."""

@@ -73,6 +73,7 @@ class RunReport:
         with self._without_failing():
             of_train = _in_time(samples, AUGMENTED, lambda sample: sample)
             self.augmented = "".join(self._augmented(*of, preprocessing) for of in enumerate(of_train))
+        with self._without_failing():
             val = self.val_index
             if val is not None:
                 positions = dict.fromkeys(np.linspace(0, len(val) - 1, SHOWN).round().astype(int).tolist())
@@ -187,10 +188,18 @@ class RunReport:
 
 
 def _in_time(items: Iterable[Any], at_most: int, read: Callable[[Any], T]) -> list[T]:
-    """The first items, read within `SECONDS`; at least one."""
-    deadline, found = time.time() + SECONDS, list[T]()
-    for item in items:
-        found.append(read(item))
-        if len(found) == at_most or time.time() > deadline:
+    """The first items, read within `SECONDS`; at least one. Those that cannot be read are left out, which is said."""
+    deadline, found, failed = time.time() + SECONDS, list[T](), list[str]()
+    remaining = iter(items)
+    while len(found) < at_most:
+        try:
+            found.append(read(next(remaining)))
+        except StopIteration:
             break
+        except Exception as error:
+            failed.append(first_line(error))
+        if time.time() > deadline:
+            break
+    if failed:
+        warn(f"report.html lacks {counted(len(failed), 'picture')} ({failed[0]}).")
     return found
