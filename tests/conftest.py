@@ -5,6 +5,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -28,6 +29,23 @@ LAYOUTS = {  # annotation file and picture folder of a split
 def same_numbers():
     """What a test draws does not hang on the tests before it."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def traced_unchecked():
+    """Checking symbolic shapes takes a quarter of the time of tracing a model; real ones are checked everywhere."""
+    trace, before = torch.export.export, jaxtyping.config.jaxtyping_disable
+
+    def export(*args, **options):
+        jaxtyping.config.update("jaxtyping_disable", True)
+        try:
+            return trace(*args, **options)
+        finally:
+            jaxtyping.config.update("jaxtyping_disable", before)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.export, "export", export)
+        yield
 
 
 @pytest.fixture(autouse=True)

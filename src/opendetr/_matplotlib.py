@@ -13,9 +13,11 @@ except ImportError:
 
 __all__ = ["Figure", "matplotlib", "png_of"]
 
+DPI = 150
+
 
 def png_of(figure: Figure) -> bytes:
     """The figure as the content of a PNG file, with all of its text and without empty space around it."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150, bbox_inches="tight", pad_inches=0.08)
+    figure.savefig(buffer, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.08)
     return buffer.getvalue()

@@ -16,6 +16,14 @@ def few_pictures_tried():
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def small_figures():
+    """Drawing figures at their size takes half of the time of an explanation."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("opendetr._matplotlib.DPI", 30)
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_run(digits, tmp_path_factory) -> Path:
     """Two epochs of the tiny preset on digit scenes: a run to look at, never to change."""
