@@ -23,6 +23,7 @@ from opendetr.wording import counted
 INCHES, COLUMNS = 3.4, 3  # the width of one picture; pictures in a row: more could not be read in a window
 LABEL, MARGIN = 8, 2  # points: the font of a label, and what is around its text
 POINTS = 72  # in an inch
+PICTURE = 0.94  # the least share of its panel's side that a picture has beside titles and gaps
 LETTERS = 14  # of a title, in an inch of its figure
 COLOURS = [matplotlib.colormaps[name](number)[:3] for name, of in (("tab10", 10), ("Dark2", 8)) for number in range(of)]
 MOST_NAMED = 12  # boxes of a picture with the names of their classes
@@ -260,7 +261,7 @@ def _labels(
     """Names with values at boxes, on their colours; none covers another while there is room; the best on top."""
     grid = panel.get_subplotspec().get_gridspec()
     inches = panel.get_figure().get_figwidth() / grid.ncols, panel.get_figure().get_figheight() / grid.nrows
-    scale = POINTS * min(inches[0] / seen.image.width, inches[1] / seen.image.height)  # points in a pixel, at most
+    scale = PICTURE * POINTS * min(inches[0] / seen.image.width, inches[1] / seen.image.height)  # points in a pixel
     canvas = int(seen.image.width * scale), int(seen.image.height * scale)
     clipped, visible = clip_boxes(boxes_xyxy.double(), (seen.image.height, seen.image.width))
     order = [number for number in best_first(len(texts), scores) if visible[number]]
