@@ -157,8 +157,9 @@ def test_torch_is_not_imported_for_names_and_help(statement):
     assert result.stdout.strip() == "set()"
 
 
-def test_a_detector_starts_without_scipy():
-    """Half a second and 35 MB that only matching, tiles and certificates need."""
-    code = "import sys; from opendetr import Detector; print({'scipy.optimize'} & set(sys.modules))"
+def test_a_detector_starts_without_scipy_and_the_evaluation():
+    """Half a second and 35 MB that only matching, tiles and certificates need; OpenCV comes with COCO's metrics."""
+    heavy = "{'scipy.optimize', 'cv2', 'opendetr.evaluation.runner'} & set(sys.modules)"
+    code = f"import sys; from opendetr import Detector; print({heavy})"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"

@@ -397,6 +397,12 @@ def test_boxes_of_answers_are_bounded_in_bf16_and_what_was_compared_is_said():
     assert certificate.problems() == ["boxes of answers differ by 0.06 in batch 1 at 64x64, 0.05 is allowed"]
     assert "10 of 10 answers" in certificate.summary()
     assert certificate.rows()["left out"].startswith("1 comparison,")
+    assert "sizes" not in certificate.rows()
+    smaller = replace(certificate, shorter_side=384)
+    said = "one comparison in the model's own size, the others with a shorter side of 384 pixels"
+    assert smaller.rows()["sizes"] == said
+    assert said in smaller.summary()
+    assert smaller.to_json()["shorter_side"] == 384
 
 
 @pytest.mark.parametrize("output", ["scores", "labels", "boxes_xyxy", "attention"])
@@ -597,7 +603,8 @@ def test_the_first_answer_never_waits_for_an_engine(paper, monkeypatch, capsys):
     assert "preparing" not in capsys.readouterr().out
 
 
-def test_an_openvino_graph_without_its_weights_is_not_prepared(paper):
+def test_an_openvino_graph_without_its_weights_is_not_prepared(paper, monkeypatch):
+    monkeypatch.setattr(fastest_engine, "is_installed", lambda engine: True)
     graph = fastest_engine.engine_file(paper, "openvino", "fp32")
     graph.parent.mkdir()
     state = fastest_engine._state(paper, "openvino")

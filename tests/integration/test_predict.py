@@ -14,9 +14,9 @@ from opendetr.errors import UserError
 from opendetr.inference import prediction
 from opendetr.inference.detector import Detector
 from opendetr.inference.label_files import LabelFiles
-from opendetr.inference.results import Results, Shard
+from opendetr.inference.results import Results, Shard, pictures_left
 from opendetr.inference.sources import SourcePicture, name_pictures
-from opendetr.inference.video import Video, VideoDrawing
+from opendetr.inference.video import Video, VideoDrawing, count_frames
 from opendetr.structures import Detections
 
 
@@ -362,6 +362,29 @@ def test_tracks_of_a_video_are_listed_and_drawn(tiny_run, tmp_path, capsys):
 def test_only_videos_are_tracked(tiny_run, pictures, tmp_path):
     with pytest.raises(UserError, match=r"0\.png is no video; expected a video file, webcam"):
         api.track(tiny_run, str(pictures / "0.png"), tmp_path / "out")
+
+
+def test_only_pictures_that_are_left_count_for_the_choice_of_an_engine(tmp_path):
+    assert pictures_left(tmp_path, Shard(), 9) == 9
+    with Results(tmp_path, Shard(), {}) as results:
+        assert pictures_left(tmp_path, Shard(), 9) == 9
+        for position in range(4):
+            results.add(position, [], (4, 4))
+        assert pictures_left(tmp_path, Shard(), 9) == 5
+    with Results(tmp_path, Shard(2, 3), {}) as results:
+        results.finish()
+    assert pictures_left(tmp_path, Shard(2, 3), 3) == 0
+    with VideoDrawing(tmp_path / "street.mp4", 10) as drawing:
+        for number in range(6):
+            drawing.write(Image.new("RGB", (64, 48)), number / 10)
+    assert [count_frames(str(tmp_path / "street.mp4"), every) for every in (1, 2)] == [6, 3]
+    assert count_frames("rtsp://nobody/live") == count_frames("webcam") == 0
+
+
+def test_a_batch_of_no_pictures_is_refused(tiny_run):
+    for call in (Detector.load(tiny_run).predict, Detector.load(tiny_run).stream):
+        with pytest.raises(UserError, match="batch-size must be at least 1, got 0"):
+            list(call([], batch_size=0))
 
 
 def test_work_stopped_before_its_first_picture_does_not_lock_the_folder(tmp_path):
