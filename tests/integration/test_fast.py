@@ -210,6 +210,17 @@ def test_flips_that_were_tried_are_not_tried_again_by_a_resumed_run(digits, tmp_
     assert steps == [6, 12]
 
 
+def test_trials_that_decide_nothing_are_told_once_and_at_the_end(digits, tmp_path, monkeypatch, capsys):
+    """The last one had no time, so the one that saw most says why there are no flips."""
+    trials = iter([FlipTrial(0.5, 0.8, 1.0, 1.0), *[FlipTrial(0.0, 0.0, 1.0, 1.0, pictures=0)] * 3])
+    monkeypatch.setattr("opendetr.training.loop.try_flips", lambda *_, **__: next(trials))
+    api.train(digits, **TINY_FAST, val_split="none", epochs=2, output=tmp_path / "run")
+    said = capsys.readouterr().out
+    assert said.count("stays open") == 1
+    assert "never shown mirrored, since the model has not learned enough yet (50% of the classes" in said
+    assert next(trials, None) is None
+
+
 def image_records(sizes):
     return [{"id": n, "file_name": f"{n}.png", "width": w, "height": h} for n, (w, h) in enumerate(sizes, start=1)]
 

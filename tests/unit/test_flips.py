@@ -18,14 +18,16 @@ from opendetr.scoring import FocalScoring
 from opendetr.structures import DetrOutput
 from opendetr.training.flips import (
     FlipTrial,
+    class_medians,
     mirrored,
     object_costs,
     open_flips,
+    seconds_for_trial,
     settle_flips,
+    still_open,
     telling_pictures,
     try_flips,
     upside_down,
-    worst_class,
 )
 
 FOCAL = replace(PRESETS["detr-tiny"], scoring="focal")
@@ -55,23 +57,48 @@ def test_what_costs_the_model_more_is_never_shown():
 
 def test_a_model_that_knows_too_little_decides_last():
     for ignorant in (FlipTrial(1.0, 0.3, 1.0, 1.0), FlipTrial(0.5, 0.8, 1.0, 1.0)):
-        config, (reason,) = settle_flips(load_recipe("fast"), ignorant, is_last=False)
-        assert open_flips(config.data) == ["horizontal_flip", "vertical_flip"]
-        assert "stays open: the model has not learned enough yet" in reason
-    config, reasons = settle_flips(config, ignorant, is_last=True)
+        assert settle_flips(load_recipe("fast"), ignorant, is_last=False) == (load_recipe("fast"), [])
+        assert "stays open: the model has not learned enough yet" in still_open(ignorant)
+    config, reasons = settle_flips(load_recipe("fast"), ignorant, is_last=True)
     assert (config.data.horizontal_flip, config.data.vertical_flip) == (0.0, 0.0)
     assert "50%" in reasons[0]
 
 
 def test_too_few_pictures_decide_nothing():
-    few = FlipTrial(1.0, 0.9, 1.0, 1.0, pictures=11, wanted=48)
-    config, (reason,) = settle_flips(load_recipe("fast"), few, is_last=False)
-    assert open_flips(config.data) == ["horizontal_flip", "vertical_flip"]
-    assert "only 11 pictures could be tried in 5% of the time" in reason
-    assert settle_flips(config, few._replace(pictures=0), is_last=False) == (config, [])  # there was nothing to tell
-    assert settle_flips(config, few, is_last=True)[0].data.horizontal_flip == 0
+    few, begun_with = FlipTrial(1.0, 0.9, 1.0, 1.0, pictures=11, wanted=48), load_recipe("fast")
+    assert settle_flips(begun_with, few, is_last=False) == (begun_with, [])
+    assert "only 11 pictures could be tried in 5% of the time" in still_open(few)
+    assert settle_flips(begun_with, few, is_last=True)[0].data.horizontal_flip == 0
     all_there_are = few._replace(wanted=11)
-    assert settle_flips(config, all_there_are, is_last=False)[0].data.horizontal_flip == 0.5
+    assert settle_flips(begun_with, all_there_are, is_last=False)[0].data.horizontal_flip == 0.5
+
+
+def test_a_trial_cut_short_may_forbid_flips_but_not_allow_them():
+    """The pictures that it did not show may be those of classes that mirror each other."""
+    cut, begun_with = FlipTrial(1.0, 0.9, 1.0, 1.0, pictures=12, wanted=96), load_recipe("fast")
+    assert settle_flips(begun_with, cut, is_last=False) == (begun_with, [])
+    assert "only 12 pictures could be tried in 5% of the time, of 96 that show every class" in still_open(cut)
+    config, reasons = settle_flips(begun_with, cut, is_last=True)
+    assert (config.data.horizontal_flip, config.data.vertical_flip) == (0.0, 0.0)
+    assert "never shown mirrored, since only 12 pictures" in reasons[0]
+    costly, _ = settle_flips(begun_with, cut._replace(upside_down=2.0), is_last=False)
+    assert (costly.data.horizontal_flip, costly.data.vertical_flip) == (-1, 0.0)
+    settled, _ = settle_flips(begun_with, cut._replace(saw_all_classes=True), is_last=False)
+    assert (settled.data.horizontal_flip, settled.data.vertical_flip) == (0.5, 0.5)
+
+
+def test_trials_share_their_time():
+    assert seconds_for_trial(0.2, 1000, 0) == pytest.approx(12.5)  # 50 for four
+    assert seconds_for_trial(0.3, 1000, 2.0) == pytest.approx(16)  # what the first one left is for the others
+    assert seconds_for_trial(0.5, 1000, 45.0) == pytest.approx(5)
+    assert seconds_for_trial(0.2, None, 9.0) == float("inf")  # epochs have no budget
+
+
+def test_the_trial_that_says_most_decides():
+    long, short = FlipTrial(0.5, 0.8, 1.0, 1.0), FlipTrial(0.9, 0.8, 1.0, 1.0, pictures=2)
+    knowing = FlipTrial(0.9, 0.8, 1.0, 1.0, pictures=13)
+    assert max(short, long, knowing, key=lambda trial: trial.rank) == knowing
+    assert max(short, long, key=lambda trial: trial.rank) == long
 
 
 def test_what_is_given_is_not_tried():
@@ -82,10 +109,12 @@ def test_what_is_given_is_not_tried():
 
 
 def test_two_classes_that_mirror_each_other_are_enough():
-    trial = FlipTrial(0.9, 0.8, 1.1, 1.0, mirrored_class=2.5, upside_down_class=1.2)
+    trial = FlipTrial(0.9, 0.8, 1.1, 1.0, mirrored_class=2.5, upside_down_class=1.2, mirrored_name="left")
     config, reasons = settle_flips(load_recipe("fast"), trial, is_last=False)
     assert (config.data.horizontal_flip, config.data.vertical_flip) == (0.0, 0.5)
-    assert "2.50 times in a class" in reasons[0]
+    assert "1.10 times the upright one, and 2.50 times in the class with the largest ratio, 'left'" in reasons[0]
+    nothing_measured = settle_flips(load_recipe("fast"), FlipTrial(0.9, 0.8, 1.1, 1.0), is_last=False)[1]
+    assert nothing_measured[0].endswith("where their loss is 1.10 times the upright one")
 
 
 PREPROCESSING = Preprocessing(48, 64, (0.0,) * 3, (1.0,) * 3)
@@ -154,7 +183,9 @@ def test_one_pair_of_classes_among_thirteen_is_seen_in_the_trial(coco_folder, mo
     monkeypatch.setattr(model, "forward", knowing_all(dataset, hands))
     found = try_flips(model, dataset, *ASKED)
     assert found.mirrored_class > 3
+    assert found.mirrored_name in ("0", "1")
     assert found.upside_down_class == pytest.approx(1.0)
+    assert (found.saw_all_classes, found.pictures) == (True, found.wanted)
 
 
 def test_an_object_costs_what_it_adds_to_the_loss(random_output, random_targets):
@@ -170,11 +201,11 @@ def test_an_object_costs_what_it_adds_to_the_loss(random_output, random_targets)
     assert int(unmatched.isnan().sum()) == 3
 
 
-def test_the_worst_class_is_one_of_enough_objects():
+def test_classes_of_enough_objects_are_measured():
     labels = torch.tensor([0] * 5 + [1] * 4 + [2] * 7)
     ratios = torch.tensor([1.0, 1.1, 1.2, 40.0, 1.0] + [9.0] * 4 + [float("nan")] * 2 + [1.3] * 5)
-    assert worst_class(labels, ratios) == pytest.approx(1.3)
-    assert worst_class(labels[:4], ratios[:4]) == 0
+    assert class_medians(labels, ratios) == pytest.approx({0: 1.1, 2: 1.3})
+    assert class_medians(labels[:4], ratios[:4]) == {}
 
 
 def test_every_class_is_among_the_pictures_shown(coco_folder):
@@ -204,7 +235,8 @@ def test_a_trial_ends_where_the_model_knows_little_or_the_time_is_over(coco_fold
         return boxes, labels
 
     monkeypatch.setattr(model, "forward", knowing_all(dataset, upright))
-    assert try_flips(model, dataset, *ASKED).pictures == 20
+    complete = try_flips(model, dataset, *ASKED)
+    assert (complete.pictures, complete.saw_all_classes) == (20, True)
     assert try_flips(model, dataset, *ASKED, seconds=0.0).pictures == 0
     assert try_flips(model, dataset, *ASKED, seconds=1e-9).pictures <= 1
 

@@ -39,14 +39,32 @@ class FlipTrial(NamedTuple):
     iou: float  # mean of the boxes of upright objects
     mirrored: float  # the loss of mirrored pictures over that of upright ones
     upside_down: float
-    mirrored_class: float = 0.0  # likewise, the median object of the class with the largest ratio
+    mirrored_class: float = 0.0  # likewise, the median object of the class with the largest ratio; 0 where none counts
     upside_down_class: float = 0.0
-    pictures: float = PICTURES  # that were shown
-    wanted: float = PICTURES  # that would have been shown, had there been time
+    pictures: int = PICTURES  # that were shown
+    wanted: int = PICTURES  # that would have been shown, had there been time
+    saw_all_classes: bool = False  # often enough, those of which the split has enough objects
+    mirrored_name: str = ""  # of the class with the largest ratio
+    upside_down_name: str = ""
 
     def knows(self, share: float = 1.0) -> bool:
         """Whether the model knows the objects well enough to be asked, or has this share of that."""
         return self.accuracy >= share * KNOWS_CLASSES and self.iou >= share * KNOWS_BOXES
+
+    @property
+    def can_decide(self) -> bool:
+        """Whether it may decide that a flip costs too much: a few pictures say so."""
+        return self.knows() and self.pictures >= min(FIRST_LOOK, self.wanted)
+
+    @property
+    def is_conclusive(self) -> bool:
+        """Whether it may decide that a flip costs nothing: only where no class can hide one that it mirrors."""
+        return self.can_decide and (self.pictures >= self.wanted or self.saw_all_classes)
+
+    @property
+    def rank(self) -> tuple[bool, bool, int]:
+        """The higher, the more it says."""
+        return self.is_conclusive, self.can_decide, self.pictures
 
     @property
     def known(self) -> str:
@@ -65,38 +83,54 @@ def due_trial(config: DataConfig, since: float, progress: float) -> float | None
     return passed[-1] if passed and open_flips(config) else None
 
 
-def settle_flips(config: RunConfig, trial: FlipTrial, *, is_last: bool) -> tuple[RunConfig, list[str]]:
-    """The config with the open flips decided, and a sentence each; they stay open while the model knows little.
+def seconds_for_trial(due: float, budget: float | None, spent: float) -> float:
+    """What the trial of the moment `due` may take: an equal share of what earlier ones left of all trials' time."""
+    if budget is None:
+        return math.inf
+    return (SHARE * budget - spent) / sum(moment >= due for moment in TRIALS)
 
-    So they do where too few pictures were shown; after the last trial what is open is never shown.
+
+def settle_flips(config: RunConfig, trial: FlipTrial, *, is_last: bool) -> tuple[RunConfig, list[str]]:
+    """The config with the flips that the trial decides, and a sentence each.
+
+    Others stay open while the model knows little or too few pictures were shown; after the last trial they are never
+    shown.
     """
-    decided, reasons = {}, []
-    knows, enough = trial.knows(), trial.pictures >= min(FIRST_LOOK, trial.wanted)
+    decided, reasons = {}, list[str]()
     words = {
-        "horizontal_flip": ("mirrored", trial.mirrored, trial.mirrored_class),
-        "vertical_flip": ("upside down", trial.upside_down, trial.upside_down_class),
+        "horizontal_flip": ("mirrored", trial.mirrored, trial.mirrored_class, trial.mirrored_name),
+        "vertical_flip": ("upside down", trial.upside_down, trial.upside_down_class, trial.upside_down_name),
     }
-    if not (is_last or (knows and enough)):
-        later = "flips will be tried again later in the run"
-        said = f"whether pictures are flipped stays open: {_why_open(trial)}, so {later}"
-        return config, [said] if trial.pictures else []
     for name in open_flips(config.data):
-        flipped, cost, of_class = words[name]
-        agrees = knows and enough and cost < AS_WELL and of_class < CLASS_AS_WELL
-        decided[f"data.{name}"] = 0.5 if agrees else 0.0
-        why = f"where their loss is {cost:.2f} times the upright one, and {of_class:.2f} times in a class"
-        if not (knows and enough):
-            why = f"since {_why_open(trial)}"
-        reasons.append(f"pictures are {'also' if agrees else 'never'} shown {flipped}, {why}")
+        flipped, cost, of_class, worst = words[name]
+        is_costly = cost >= AS_WELL or of_class >= CLASS_AS_WELL
+        why = f"where their loss is {cost:.2f} times the upright one"
+        if of_class:
+            why += f", and {of_class:.2f} times in the class with the largest ratio, '{worst}'"
+        if not (trial.is_conclusive or (trial.can_decide and is_costly)):
+            if not is_last:
+                continue
+            is_costly, why = True, f"since {_why_open(trial)}"
+        decided[f"data.{name}"] = 0.0 if is_costly else 0.5
+        reasons.append(f"pictures are {'never' if is_costly else 'also'} shown {flipped}, {why}")
     return config.with_values(decided, "the flips tried"), reasons
+
+
+def still_open(trial: FlipTrial) -> str:
+    """A sentence on what a trial did not decide."""
+    later = "flips will be tried again later in the run"
+    return f"whether pictures are flipped stays open: {_why_open(trial)}, so {later}"
 
 
 def _why_open(trial: FlipTrial) -> str:
     """Why a trial decides nothing."""
     if trial.pictures == 0 and trial.wanted:
         return f"trials may take {SHARE:.0%} of the time, which was over"
+    only = f"only {counted(trial.pictures, 'picture')} could be tried in {SHARE:.0%} of the time"
     if trial.pictures < min(FIRST_LOOK, trial.wanted):
-        return f"only {counted(round(trial.pictures), 'picture')} could be tried in {SHARE:.0%} of the time"
+        return only
+    if trial.can_decide:
+        return f"{only}, of {trial.wanted} that show every class"
     return f"the model has not learned enough yet ({trial.known})"
 
 
@@ -176,9 +210,19 @@ def try_flips(
         return FlipTrial(0.0, 0.0, 1.0, 1.0, pictures=shown, wanted=len(chosen))
     upright, *others = losses.tolist()
     by_flip = [torch.cat(costs_of_objects[which::3]) for which in range(3)]
-    worst = [worst_class(torch.cat(labels), flipped / by_flip[0]) for flipped in by_flip[1:]]
-    seen = FlipTrial(right / objects, fit / objects, others[0] / upright, others[1] / upright, worst[0], worst[1])
-    return seen._replace(pictures=shown, wanted=len(chosen))
+    names = dataset.index.label_map.names
+    medians = [class_medians(torch.cat(labels), flipped / by_flip[0]) for flipped in by_flip[1:]]
+    by_ratio = [sorted((ratio, names[label]) for label, ratio in of_class.items()) for of_class in medians]
+    (mirrored_class, mirrored_name), (upside_down_class, upside_down_name) = (
+        of_flip[-1] if of_flip else (0.0, "") for of_flip in by_ratio
+    )
+    in_split = Counter(label for record in dataset.index.records for label in record.labels.tolist())
+    return FlipTrial(
+        right / objects, fit / objects, others[0] / upright, others[1] / upright, mirrored_class, upside_down_class,
+        pictures=shown, wanted=len(chosen),
+        saw_all_classes=all(label in medians[0] for label, n in in_split.items() if n >= ENOUGH_OBJECTS),
+        mirrored_name=mirrored_name, upside_down_name=upside_down_name,
+    )  # fmt: skip
 
 
 def object_costs(output: DetrOutput, targets: Targets, matches: Matches, criterion: Criterion) -> Tensor:
@@ -193,10 +237,10 @@ def object_costs(output: DetrOutput, targets: Targets, matches: Matches, criteri
     return costs
 
 
-def worst_class(labels: Tensor, ratios: Tensor) -> float:
-    """The largest of the classes' medians of `ratios` [N], of classes with enough objects; 0 where there is none.
+def class_medians(labels: Tensor, ratios: Tensor) -> dict[int, float]:
+    """The median of `ratios` [N] of every class with enough objects.
 
     The median, since one missed object costs as much as many found ones.
     """
-    of_class = [ratios[(labels == label) & ratios.isfinite()] for label in set(labels.tolist())]
-    return max((float(some.median()) for some in of_class if len(some) >= ENOUGH_OBJECTS), default=0.0)
+    of_class = {label: ratios[(labels == label) & ratios.isfinite()] for label in set(labels.tolist())}
+    return {label: float(some.median()) for label, some in of_class.items() if len(some) >= ENOUGH_OBJECTS}

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
@@ -23,7 +22,16 @@ from opendetr.loss.criterion import build_criterion
 from opendetr.progress import console, live_bar
 from opendetr.threads import Threads
 from opendetr.training.ema import AveragedModel
-from opendetr.training.flips import SHARE, TRIALS, FlipTrial, due_trial, settle_flips, try_flips
+from opendetr.training.flips import (
+    TRIALS,
+    FlipTrial,
+    due_trial,
+    open_flips,
+    seconds_for_trial,
+    settle_flips,
+    still_open,
+    try_flips,
+)
 from opendetr.training.means import EpochMeans, line_in_words
 from opendetr.training.optim import build_optimizer, set_learning_rates
 from opendetr.training.pictures import TrainingPictures
@@ -190,31 +198,42 @@ class Trainer:
         """Decide whether pictures are flipped from now on, where the recipe leaves it open and a trial is due.
 
         What was found is saved at once, so that no resumed run tries it again; an interrupted trial is repeated. Of
-        several processes none may stop alone, since the others would wait for it.
+        several processes the first one tries, and none may stop alone, since the others would wait for it.
         """
-        due = due_trial(self.config.data, self.state.progress, progress)
-        if due is not None:
-            begun, budget = time.time(), self.plan.total_seconds or float("inf")
+        state, due = self.state, due_trial(self.config.data, self.state.progress, progress)
+        if due is None:
+            state.progress = progress
+            return
+        begun, found = time.time(), None
+        if self.accelerator.is_main_process:
             found = try_flips(
                 self.unwrapped().model.eval(), self.pictures.upright, self.step.criterion, self.accelerator.device,
                 self.config.train.precision, lambda: self.accelerator.num_processes == 1 and self.plan.must_stop(),
-                seconds=SHARE * budget - self.state.flip_seconds,
+                seconds=seconds_for_trial(due, self.plan.total_seconds, state.flip_seconds),
             )  # fmt: skip
-            self.state.flip_seconds += time.time() - begun
-            for means in (self.means, self.latest):
-                means.pause(time.time() - begun)
-            train_mode(self.model)
-            if found is None:
-                return
-            mean = self.accelerator.reduce(torch.tensor(found, device=self.accelerator.device), "mean")
-            config, reasons = settle_flips(self.config, FlipTrial(*mean.tolist()), is_last=due == TRIALS[-1])
-            for reason in reasons:
-                console.print(reason if config == self.config else f"chosen: {reason}")
-            self.state.progress = progress
-            if reasons:
-                self.change(config)
-                self.save()
-        self.state.progress = progress
+        found, taken = broadcast_object_list([found, time.time() - begun])
+        state.flip_seconds += taken
+        for means in (self.means, self.latest):
+            means.pause(taken)
+        train_mode(self.model)
+        if found is not None:
+            state.progress = progress
+            self.settle_flips(found, is_last=due == TRIALS[-1])
+
+    def settle_flips(self, found: FlipTrial, *, is_last: bool) -> None:
+        """Decide by the trial that says most so far, and save that."""
+        before = FlipTrial(*self.state.flip_trial) if self.state.flip_trial else found._replace(pictures=0)
+        best = max(found, before, key=lambda trial: trial.rank)  # the later of equals
+        self.state.flip_trial = list(best)
+        config, reasons = settle_flips(self.config, best, is_last=is_last)
+        for reason in reasons:
+            console.print(f"chosen: {reason}")
+        if open_flips(config.data) and best.pictures and not before.pictures:  # said once
+            console.print(still_open(best))
+        if config != self.config:
+            self.change(config)
+        if reasons or found.pictures:
+            self.save()
 
     def resize(self, config: RunConfig, reason: str) -> None:
         """Show pictures as large as the config says from the next step on; saved models use that size."""

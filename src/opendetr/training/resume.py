@@ -1,7 +1,7 @@
 """How a run is continued: where it was, its model, and the state of its random numbers."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ class RunState:
     step: int = 0  # finished steps of the unfinished epoch
     progress: float = 0.0  # 0..1, up to where the flip trials that were due are done
     flip_seconds: float = 0.0  # that they took
+    flip_trial: list[Any] = field(default_factory=list)  # the values of the `FlipTrial` that said most
 
 
 def random_state() -> dict[str, Any]:
