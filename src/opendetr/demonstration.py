@@ -31,7 +31,7 @@ from opendetr.images import read_image
 from opendetr.inference.detector import Detector
 from opendetr.pages.boxed_pictures import Thumbnail
 from opendetr.pages.page import page, paragraph
-from opendetr.progress import console, print_command
+from opendetr.progress import console
 from opendetr.recipes.recipe import resolve_config
 from opendetr.structures import Detections
 from opendetr.threads import Threads
@@ -89,7 +89,7 @@ def run_demo(output: Path, started: float, *, compare: bool = False, threads: Th
         console.print(f"{run.title}: {run.summary}")
     console.print("\nNext, with pictures of your own:")
     for command in NEXT:
-        print_command(command)
+        console.print(f"  {command}", soft_wrap=True)
     console.print(f"\nThe report is {(output / 'report.html').resolve()}")
     return output / "report.html"
 

@@ -1,6 +1,7 @@
 """What commands print: sentences, warnings, bars of long work; in a terminal, a notebook or a file."""
 
 import os
+import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -40,16 +41,24 @@ class Output(Console):
 console = Output()
 _errors = Output(stderr=True)
 _live: Progress | None = None  # the bars on the screen
+_above: Output | None = None  # prints above the bar of `waiting`, where nothing else is printed
 
 
-def warn(sentence: str) -> None:
-    """Print a warning; where nothing else is printed (`--quiet`), on standard error."""
-    (_errors if console.quiet else console).print(f"Warning: {sentence}", style="yellow")
+def warn(sentence: str, command: Iterable[object] = ()) -> None:
+    """Print a warning, and a command that helps; where nothing else is printed (`--quiet`), on standard error."""
+    shown = _above or (_errors if console.quiet else console)
+    shown.print(f"Warning: {sentence}", style="yellow")
+    if command:
+        _print_command(shown, command)
 
 
-def print_command(command: str) -> None:
-    """Print a command on a line of its own, without line breaks, so that it can be copied."""
-    console.print(f"  {command}", soft_wrap=True)
+def print_command(*words: object) -> None:
+    """Print a command on a line of its own, without line breaks and quoted for a shell, so that it can be copied."""
+    _print_command(console, words)
+
+
+def _print_command(shown: Output, words: Iterable[object]) -> None:
+    shown.print(f"  {shlex.join(map(str, words))}", soft_wrap=True)
 
 
 @contextmanager
@@ -79,16 +88,21 @@ class _Figures(ProgressColumn):
         return Text(shown.removeprefix(" "), no_wrap=True)
 
 
+def _shows_bars() -> bool:
+    """Whether bars are shown: in terminals and in notebooks, with ipywidgets, by which rich draws there."""
+    in_notebook = console.is_jupyter and find_spec("ipywidgets") is not None
+    return not console.quiet and (console.is_terminal or in_notebook)
+
+
 def progress_bar() -> Progress:
-    """A bar that is shown in terminals and in notebooks, there if ipywidgets is installed, with which rich draws it.
+    """A bar, where bars are shown.
 
     Every task needs the field `figures`, a sequence of texts.
     """
-    shown = console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
     bar = BarColumn(bar_width=None, table_column=Column(max_width=MOST_BAR))
     return Progress(
         TextColumn("{task.description}"), bar, MofNCompleteColumn(), _Figures(),
-        console=console, transient=True, disable=not shown or console.quiet,
+        console=console, transient=True, disable=not _shows_bars(),
     )  # fmt: skip
 
 
@@ -165,18 +179,25 @@ class _Elapsed(ProgressColumn):
 
 @contextmanager
 def waiting(description: str, seconds: float) -> Iterator[None]:
-    """Show one bar that fills in so many seconds, instead of what the work prints; in a file one line."""
-    shown = console.is_terminal and not console.quiet
+    """Show one bar that fills in so many seconds, instead of what the work prints; in a file one line.
+
+    Warnings are printed, above the bar.
+    """
+    global _above
+    shown = _shows_bars()
     if not shown:
         console.print(f"{description}: about {seconds:.0f} seconds")
     columns = TextColumn("{task.description}"), _Elapsed(), TextColumn("about {task.total:.0f} seconds")
-    bar = Progress(*columns, console=Output(), transient=True, disable=not shown)
+    others = Output()  # `console` is silent meanwhile
+    bar = Progress(*columns, console=others, transient=True, disable=not shown)
     with silence():
         bar.add_task(description, total=seconds)
         if shown:
             bar.start()
+            _above = others
         try:
             yield
         finally:
             if shown:
+                _above = None
                 bar.stop()

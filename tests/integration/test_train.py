@@ -19,6 +19,7 @@ from opendetr.checkpoints.native import load_folder
 from opendetr.errors import UserError
 from opendetr.evaluation.coco import CocoMetrics
 from opendetr.evaluation.report import MEANING
+from opendetr.training.plan import Plan
 from opendetr.training.run_folder import read_metrics, summary_of
 
 
@@ -213,14 +214,15 @@ def test_a_run_ends_with_what_matters_and_says_that_it_has_learned_nothing(digit
     )
     assert "data.colour = 0.1" in said
     assert "[model]" not in said
-    *_, measured, where, val, predict, nothing = said.splitlines()
+    *_, measured, where, val, predict, nothing, resume = said.splitlines()
     found = summary_of(run)
     assert measured == f"AP {found['val']['AP']:.3f}, AP50 {found['val']['AP50']:.3f} on val, at epoch 1 of 1."
     assert where.startswith(f"The run is in {run}: best, last, ")
     assert val == f"  opendetr val {run} --data {digits} --split test"
     assert predict == f"  opendetr predict {run} PICTURES --output found"
     assert "the model has learned almost nothing yet" in nothing
-    assert nothing.endswith(f"opendetr train --resume {run} --epochs 2.")
+    assert nothing.endswith("passes over its pictures. Continue it:")
+    assert resume == f"  opendetr train --resume {run} --epochs 2"
     assert found["weights"] == str(run / "best")
 
 
@@ -228,11 +230,23 @@ def test_a_run_without_val_says_so_by_its_boxes(digits, tmp_path, capsys):
     run = api.train(digits, **TINY, minutes=1e-4, val_split="none", output=tmp_path / "run")
     said = capsys.readouterr().out
     assert "No val split is used: only the last weights are kept." in said
-    assert re.search(r"almost nothing yet \(its boxes overlap .* --resume \S+ --minutes \d+\.$", said.strip())
+    assert re.search(r"almost nothing yet \(its boxes overlap .*\n.* --resume \S+ --minutes \d+$", said.strip())
+    assert "The model was not measured: no val split was asked for." in said
     assert summary_of(run) | {"seconds": 0} == {
         "run": str(run), "weights": str(run / "last"), "epoch": 0.3333, "step": 1, "seconds": 0, "val": None,
         "val_epoch": None,
     }  # fmt: skip
+
+
+def test_a_stopped_run_says_that_it_was_stopped_and_how_it_goes_on(digits, tmp_path, monkeypatch, capsys):
+    """Its folder has a space, which a shell would split at."""
+    monkeypatch.setattr(Plan, "interrupted", lambda self: True)
+    run = api.train(digits, **TINY, epochs=30, output=tmp_path / "my run")
+    *_, nothing, resume = capsys.readouterr().out.splitlines()
+    assert nothing.endswith("It was stopped; continue it:")
+    assert resume == f"  opendetr train --resume '{run}'"
+    api.train(resume=run)
+    assert "not measured: the run was stopped before the first evaluation on val." in capsys.readouterr().out
 
 
 def test_steps_are_logged_between_epochs(coco_folder, tmp_path, monkeypatch):

@@ -1,11 +1,14 @@
 import json
 import shutil
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from opendetr.data.datasets import load_index
 from opendetr.errors import UserError
 from opendetr.evaluation.coco import CocoMetrics
+from opendetr.evaluation.report import print_classes
 from opendetr.recipes.recipe import resolve_config
 from opendetr.training import doctor
 from opendetr.training.doctor import Overfitting, _with_most_classes, examine, overfit, verdict
@@ -33,6 +36,25 @@ def edit(root, change, split="train"):
 @pytest.fixture
 def data(coco_folder):
     return coco_folder((12, 11, 10, 9), splits=("train", "val"))
+
+
+def test_the_table_counts_objects_and_pictures_of_every_class(coco_folder, capsys):
+    index = load_index(coco_folder((1,) * 4), "train")
+    boxes = ([(1, 4), (1, 6), (0, 10)], [], [(1, 8)], [(0, 20)])  # label and side
+    records = [
+        replace(
+            record, labels=np.array([label for label, _ in objects], dtype=np.int64),
+            boxes_xyxy=np.array([[0, 0, side, side] for _, side in objects], np.float32).reshape(-1, 4),
+        )
+        for record, objects in zip(index.records, boxes)
+    ]  # fmt: skip
+    print_classes(replace(index, records=records))
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    names, ids = index.label_map.names, [str(number) for number in index.label_map.category_ids]
+    assert [row for row in rows if row[:1] and row[0] in names] == [
+        [names[1], ids[1], "3", "2", "4", "6", "8"], [names[0], ids[0], "2", "2", "10", "15", "20"],
+        [names[2], ids[2], "0", "0"],
+    ]  # fmt: skip
 
 
 def test_good_data_have_no_problems(data):

@@ -4,6 +4,7 @@ import importlib.machinery
 import io
 import re
 import sys
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -94,8 +95,8 @@ def test_a_sentence_is_wrapped_between_words_in_a_terminal_and_one_line_in_a_fil
     written = screen(20)
     progress.console.print(sentence)
     assert lines(written) == ["a sentence of more", "than twenty columns"]
-    progress.print_command("opendetr val runs/mine --data DATA")
-    assert lines(written)[2:] == ["  opendetr val runs/mine --data DATA"]
+    progress.print_command("opendetr", "val", Path("runs/my cells"), "--data", "DATA")
+    assert lines(written)[2:] == ["  opendetr val 'runs/my cells' --data DATA"]
     written = screen(20, terminal=False)
     progress.console.print(sentence)
     assert written.getvalue() == sentence + "\n"
@@ -109,3 +110,32 @@ def test_only_warnings_are_left_of_silence_and_go_to_standard_error(capsys):
     warn("it still is")
     printed = capsys.readouterr()
     assert (printed.out, printed.err) == ("Warning: it still is\n", "Warning: the disk is full\n")
+
+
+def test_a_warning_brings_its_command_along(capsys):
+    with silence():
+        warn("it learned nothing. Continue it:", ["opendetr", "train", "--resume", "my run", "--minutes", 3])
+    printed = capsys.readouterr()
+    expected = "Warning: it learned nothing. Continue it:\n  opendetr train --resume 'my run' --minutes 3\n"
+    assert (printed.out, printed.err) == ("", expected)
+
+
+def test_a_warning_is_printed_above_the_bar_of_what_is_waited_for(screen, monkeypatch, capsys):
+    screen()
+    others = io.StringIO()
+    monkeypatch.setattr(progress, "Output", lambda: Output(file=others, force_terminal=True, width=80))
+    with waiting("overfitting", 8):
+        warn("the disk is full")
+    assert "Warning: the disk is full" in lines(others)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_notebook_without_widgets_gets_a_line_instead_of_a_bar(monkeypatch):
+    written = io.StringIO()
+    monkeypatch.setattr(progress, "console", Output(file=written, force_jupyter=True))
+    monkeypatch.setattr(progress, "find_spec", {}.get)
+    assert not progress._shows_bars()
+    monkeypatch.setattr(progress, "find_spec", {"ipywidgets": 1}.get)
+    assert progress._shows_bars()
+    with silence():
+        assert not progress._shows_bars()

@@ -38,29 +38,23 @@ def print_classes(index: DatasetIndex) -> None:
     """What a split has: its classes with their objects and sizes, the most frequent first, and its pictures."""
     title = "Objects by class; sides in pixels (square root of the area)"
     table = Table(
-        "class",
-        "id",
-        "objects",
-        "pictures",
-        "least",
-        "median",
-        "most",
-        title=title,
-        box=SIMPLE_HEAD,
-        collapse_padding=True,
-        pad_edge=False,
-    )
+        "class", "id", "objects", "pictures", "least", "median", "most", title=title, box=SIMPLE_HEAD,
+        collapse_padding=True, pad_edge=False,
+    )  # fmt: skip
     for column in table.columns[2:]:
         column.justify = "right"
+    classes = index.label_map.num_classes
     labels = np.concatenate([record.labels for record in index.records])
     boxes = np.concatenate([record.boxes_xyxy for record in index.records])
     sides = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(1))
-    for label in sorted(range(index.label_map.num_classes), key=lambda label: -(labels == label).sum()):
-        of_class, number = sides[labels == label], index.label_map.category_ids[label]
-        spread = np.quantile(of_class, (0, 0.5, 1)) if len(of_class) else ()
-        showing = sum(label in record.labels for record in index.records)
-        counts = f"{len(of_class):,}", f"{showing:,}"
-        table.add_row(index.label_map.names[label], str(number), *counts, *(f"{side:.0f}" for side in spread))
+    objects = np.bincount(labels, minlength=classes)
+    of_each = np.split(sides[labels.argsort()], objects.cumsum()[:-1])  # the sides of every class
+    showing = np.bincount(np.concatenate([np.unique(record.labels) for record in index.records]), minlength=classes)
+    for label in sorted(range(classes), key=lambda label: -objects[label]):
+        name, number = index.label_map.names[label], index.label_map.category_ids[label]
+        spread = np.quantile(of_each[label], (0, 0.5, 1)) if objects[label] else ()
+        counts = f"{objects[label]:,}", f"{showing[label]:,}"
+        table.add_row(name, str(number), *counts, *(f"{side:.0f}" for side in spread))
     console.print(table)
     shapes = Counter((record.width, record.height) for record in index.records)
     (width, height), often = shapes.most_common(1)[0]
@@ -83,7 +77,7 @@ def print_findings(found: Sequence[tuple[bool, str]], data: str) -> None:
         console.print(f"Verdict: {must} before training.", style="bold red")
         return
     console.print("Verdict: no problem was found. Next:", style="bold")
-    print_command(f"opendetr train --data {data} --minutes 30")
+    print_command("opendetr", "train", "--data", data, "--minutes", 30)
 
 
 def print_info(facts: dict[str, Any]) -> None:

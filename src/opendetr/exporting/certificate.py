@@ -135,7 +135,7 @@ def print_certificate(certificate: Certificate, path: Path) -> None:
         table.add_row(*row)
     console.print(f"{path} is written ({path.stat().st_size / 1e6:.1f} MB) and agrees with the model:", table)
     console.print("Next:")
-    print_command(f"opendetr predict {path} PICTURES --output found")
+    print_command("opendetr", "predict", path, "PICTURES", "--output", "found")
 
 
 def certify(

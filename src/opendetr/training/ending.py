@@ -14,28 +14,38 @@ KNOWS_BOXES = 0.5  # IoU of matched boxes, likewise, where there is no val
 
 
 def sum_up(trainer: Trainer) -> None:
-    """Print what the run has come to; the last line says so where it has learned nothing, and what would help."""
+    """Print what the run has come to; the last lines say so where it has learned nothing, and what would help."""
     if not trainer.accelerator.is_main_process:
         return
-    run, root = trainer.folder.path, Path(trainer.config.data.root)
+    run, data = trainer.folder.path, trainer.config.data
     found, names = summary_of(run), ("best", "last", "report.html", "config.toml", "metrics.jsonl")
     if (val := found["val"]) is not None:
-        said = f"AP {val['AP']:.3f}, AP50 {val['AP50']:.3f} on {trainer.config.data.val_split}"
+        said = f"AP {val['AP']:.3f}, AP50 {val['AP50']:.3f} on {data.val_split}"
         at, end = (round(found[name], 1) for name in ("val_epoch", "epoch"))
         console.print(f"\n{said}, at epoch {at:g} of {end:g}.", style="bold")
     else:
-        console.print("\nThe model was not measured: no split could choose the best weights.")
+        console.print(f"\nThe model was not measured: {_why_not_measured(trainer)}.")
     there = [name for name in names if (run / name).exists()]
     console.print(f"The run is in {run}: {', '.join(there)}. Next:")
-    split = next((name for name in ("test", "val") if has_split(root, name)), "SPLIT")
-    print_command(f"opendetr val {run} --data {root} --split {split}")
-    print_command(f"opendetr predict {run} PICTURES --output found")
-    if (problem := learned_nothing(trainer)) is not None:
-        warn(problem)
+    split = next((name for name in ("test", data.val_split) if has_split(Path(data.root), name)), "SPLIT")
+    print_command("opendetr", "val", run, "--data", data.root, "--split", split)
+    print_command("opendetr", "predict", run, "PICTURES", "--output", "found")
+    if (found_nothing := learned_nothing(trainer)) is not None:
+        warn(*found_nothing)
 
 
-def learned_nothing(trainer: Trainer) -> str | None:
-    """A sentence on a run whose model finds nothing, with what would help; None where it has learned something."""
+def _why_not_measured(trainer: Trainer) -> str:
+    """Why no evaluation was finished."""
+    split = trainer.config.data.val_split
+    if trainer.val_index is None:
+        return "no val split was asked for" if split == "none" else f"'{split}' cannot choose the best weights"
+    if trainer.plan.interrupted():
+        return f"the run was stopped before the first evaluation on {split}"
+    return f"there was no time for an evaluation on {split}"
+
+
+def learned_nothing(trainer: Trainer) -> tuple[str, list[object]] | None:
+    """A sentence on a run whose model finds nothing, with a command that helps; None where it has learned something."""
     run, config, history = trainer.folder.path, trainer.config, trainer.folder.history
     val = summary_of(run)["val"]
     last = next((line for line in reversed(history) if line.get("matched_iou") is not None), None)
@@ -47,12 +57,14 @@ def learned_nothing(trainer: Trainer) -> str | None:
     if has_learned:
         return None
     passes = trainer.state.epoch + trainer.state.step / trainer.pictures.steps_per_epoch
-    said = f"the model has learned almost nothing yet ({shown}): the run made {passes:.1f} passes over its pictures"
+    said = f"the model has learned almost nothing yet ({shown}): the run made {passes:.1f} passes over its pictures."
+    resume: list[object] = ["opendetr", "train", "--resume", run]
+    if trainer.plan.interrupted():
+        return f"{said} It was stopped; continue it:", resume
     if passes < FEWEST_PASSES and trainer.plan.total_seconds is not None:
         more = math.ceil((FEWEST_PASSES / max(passes, 1e-3) - 1) * trainer.plan.elapsed() / 60)
-        return f"{said}. Continue it: opendetr train --resume {run} --minutes {max(1, more)}."
+        return f"{said} Continue it:", [*resume, "--minutes", max(1, more)]
     if passes < 10 * FEWEST_PASSES:
-        by_time = f"--minutes {math.ceil(config.train.minutes)}"
-        length = by_time if config.train.minutes else f"--epochs {2 * config.train.epochs}"
-        return f"{said}. Continue it: opendetr train --resume {run} {length}."
-    return f"{said}. Ask whether the data can be learned: opendetr doctor --data {config.data.root}."
+        epochs, minutes = ["--epochs", 2 * config.train.epochs], ["--minutes", math.ceil(config.train.minutes)]
+        return f"{said} Continue it:", resume + (minutes if config.train.minutes else epochs)
+    return f"{said} Ask whether the data can be learned:", ["opendetr", "doctor", "--data", config.data.root]

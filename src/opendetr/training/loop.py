@@ -100,7 +100,7 @@ class Trainer:
             self.pictures.show(self.state, small=self.progress() < self.config.train.small_first)
             if self.plan.goal is not None:
                 self.plan.goal.growth = self.pictures.growth()
-            while not self.finished():
+            while self.steps_done == 0 or not self.finished():  # a run stopped before its first step makes that one
                 self.train_epoch()
                 evaluate = self.evaluation_is_due()
                 if evaluate or self.finished() or self.plan.may_save():
