@@ -653,6 +653,8 @@ def test_engines_of_models_of_others_are_kept_in_our_cache(paper, tmp_path, monk
     for source in (tmp_path / "hub", tmp_path / "hub/detr.pth"):
         assert fastest_engine.engines_folder(replace(paper, source=source)).parent == tmp_path / "cache/engines"
     assert fastest_engine.engines_folder(paper) == paper.source / "engines"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(paper.source.parent))  # a folder of ours there
+    assert fastest_engine.engines_folder(paper).parent == tmp_path / "cache/engines"
 
 
 def test_machines_that_share_a_folder_keep_engines_of_their_own(paper, monkeypatch):

@@ -209,10 +209,11 @@ def test_a_run_ends_with_what_matters_and_says_that_it_has_learned_nothing(digit
     run = tmp_path / "run"
     api.train(digits, **TINY, epochs=1, output=run, overrides=["data.colour=0.1"])
     said = capsys.readouterr().out
-    assert (
-        f"The config of the run is {run / 'config.toml'}; it differs from the recipe paper with detr-tiny in: " in said
-    )
-    assert "data.colour = 0.1" in said
+    _, given = said.partition(f"The config of the run is {run / 'config.toml'}: the recipe paper with detr-tiny")[::2]
+    changed = [line.strip() for line in given.splitlines() if line.startswith("  ")]
+    assert "with these changes:" in given.splitlines()[0]
+    assert "data.colour = 0.1" in changed
+    assert not any(line.startswith(("data.root", "data.crop")) for line in changed)  # which nobody typed
     assert "[model]" not in said
     *_, measured, where, val, predict, nothing, resume = said.splitlines()
     found = summary_of(run)
@@ -223,6 +224,10 @@ def test_a_run_ends_with_what_matters_and_says_that_it_has_learned_nothing(digit
     assert "the model has learned almost nothing yet" in nothing
     assert nothing.endswith("passes over its pictures. Continue it:")
     assert resume == f"  opendetr train --resume {run} --epochs 2"
+    api.train(resume=run)
+    assert f"{run / 'config.toml'}: as before, unchanged.\n" in capsys.readouterr().out
+    api.train(resume=run, epochs=2)
+    assert f"{run / 'config.toml'}: as before, with these changes:\n  train.epochs = 2\n" in capsys.readouterr().out
     assert found["weights"] == str(run / "best")
 
 

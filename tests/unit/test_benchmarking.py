@@ -148,6 +148,36 @@ def test_engines_agree_with_torch(found):
     assert 0 < bf16.boxes < 0.1
 
 
+def test_before_it_begins_it_says_what_takes_how_long(plain, monkeypatch):
+    """45 s for three rows, 60 + 60 x 0.5 for engines, 3 x (4 + 5 x 0.5) for processes."""
+    monkeypatch.setattr(measure, "is_prepared", lambda _, engine, precision: engine == "torch")
+    monkeypatch.setattr(measure.time, "time", lambda: measure.psutil.Process().create_time() + 4)
+    wanted = [("torch", "fp32"), ("onnxruntime", "fp32"), ("openvino", "fp32")]
+    said = measure._what_it_takes(plain, wanted, None, 10, 0.5, memory=True)
+    assert said == (
+        "This takes about 3 min. 3 rows of 10 s each, with warming up: 45 s; preparing onnxruntime fp32 and openvino "
+        "fp32, once: 90 s; 3 processes of their own for peak memory (--no-memory leaves them out): 20 s."
+    )
+    assert measure._what_it_takes(plain, wanted[:1], None, 10, 0.5, memory=False).endswith("with warming up: 15 s.")
+
+
+def test_engines_that_must_be_prepared_share_one_tracing(plain, monkeypatch):
+    given = []
+
+    def refuse(*_, tracing=None):
+        given.append(tracing)
+        raise UserError("not today")
+
+    task = Task.of(plain, None, 1)
+    expected = OwnSide(plain, plain.preprocessing, "torch", "fp32", "cpu").answer(task.images)
+    monkeypatch.setattr("opendetr.benchmarking.sides.choose_engine", refuse)
+    wanted = [("torch", "bf16"), ("onnxruntime", "fp32"), ("openvino", "fp32"), ("openvino", "bf16")]
+    _, failed = measure._prepare(plain, task, wanted, "cpu", expected)
+    assert [row.reason for row in failed] == ["not today"] * 4
+    assert given[0] is None
+    assert given[1] is given[2] is not given[3]
+
+
 def test_what_cannot_run_is_a_row_with_the_reason(found, capsys):
     failed = found.rows[-1]
     assert "bf16 is for" in failed.reason or "no bf16" in failed.reason
@@ -348,7 +378,7 @@ def test_clocks_tick_in_turn_for_no_longer_than_they_may(monkeypatch, seconds, r
 
 def test_what_it_takes_is_said_before(plain, capsys):
     in_short(plain, engines=("torch",), precisions=("fp32",), seconds=1e-6)
-    assert "1 row of 1e-06 s each: about 0 s with warming up." in capsys.readouterr().out.replace("\n", " ")
+    assert "1 row of 1e-06 s each, with warming up: 0 s." in capsys.readouterr().out.replace("\n", " ")
 
 
 @pytest.mark.parametrize(

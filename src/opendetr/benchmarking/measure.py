@@ -4,6 +4,7 @@ import copy
 import math
 import platform
 import tempfile
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -14,11 +15,12 @@ from pathlib import Path
 from typing import get_args
 
 import numpy as np
+import psutil
 import torch
 
 from opendetr.benchmarking.benchmark import Benchmark, BenchmarkRow, Timing
 from opendetr.benchmarking.peers import load_peer, require_peer
-from opendetr.benchmarking.process_memory import SEED, Order, peak_memory
+from opendetr.benchmarking.process_memory import PICTURES_SHOWN, SEED, Order, peak_memory
 from opendetr.benchmarking.sides import OwnSide, Side, write_for_peer
 from opendetr.benchmarking.task import Task
 from opendetr.benchmarking.timing import Clock, measure_peaks, take_turns
@@ -27,7 +29,8 @@ from opendetr.devices import describe_machine, resolve_device
 from opendetr.engines.engine import GRAPH_ENGINES, is_installed
 from opendetr.errors import UserError
 from opendetr.exporting.comparison import BOUNDS, largest_differences
-from opendetr.exporting.fastest_engine import engine_file, is_prepared
+from opendetr.exporting.export import Tracing
+from opendetr.exporting.fastest_engine import engine_file, is_prepared, preparing_seconds
 from opendetr.model.complexity import count_gflops
 from opendetr.model.selection import SelectedQueries
 from opendetr.options import OneEngine
@@ -39,6 +42,7 @@ from opendetr.wording import counted
 GAIN = 1.2  # bf16 is measured if its matrix products are faster by this factor
 PACKAGES = ("torch", "torchvision", "timm", "openvino", "onnxruntime")
 REFERENCE = ("torch", "fp32")
+MOST_START = 15.0  # seconds for a process to load torch and a model; a notebook's process is older than that
 
 
 @dataclass(frozen=True)
@@ -83,8 +87,10 @@ def run_benchmark(
             peer = load_peer(against, written, target)
         before = measure_peaks(target)
         wanted, remarks = _wanted(checkpoint, engines, precisions, target, before)
-        console.print(_what_it_takes(checkpoint, wanted, against, seconds, memory=memory))
-        measured, failed = _prepare(checkpoint, task, wanted, device)
+        measured, failed = _prepare(checkpoint, task, wanted[:1], device)
+        console.print(_what_it_takes(checkpoint, wanted, against, seconds, _seconds(measured[0], task), memory=memory))
+        more, failed = _prepare(checkpoint, task, wanted[1:], device, measured[0].side.answer(task.images))
+        measured += more
         if peer is not None:
             measured.append(_compared(peer, task, measured[0].side.answer(task.images), paired=False))
             remarks += _remarks_on_peer(measured[-1], task)
@@ -140,31 +146,53 @@ def _wanted(
     return list(dict.fromkeys(wanted)), remarks
 
 
+def _seconds(reference: _Measured, task: Task) -> float:
+    """Seconds of one call of the reference; the first one was made to compare it with itself."""
+    begun = time.perf_counter()
+    reference.side.answer(task.images)
+    return time.perf_counter() - begun
+
+
 def _what_it_takes(
-    checkpoint: Checkpoint, wanted: list[tuple[str, str]], against: str | None, seconds: float, *, memory: bool
+    checkpoint: Checkpoint,
+    wanted: list[tuple[str, str]],
+    against: str | None,
+    seconds: float,
+    call_seconds: float,
+    *,
+    memory: bool,
 ) -> str:
-    """How long the benchmark will take, and for what, in words."""
+    """How long the benchmark will take, and for what, in words; the reference takes `call_seconds` for a call."""
     rows = len(wanted) + (against is not None)
-    said = f"{counted(rows, 'row')} of {seconds:g} s each: about {1.5 * rows * seconds:.0f} s with warming up"
-    if memory:
-        said += f", then {rows} processes of their own for peak memory (--no-memory leaves them out)"
     new = [f"{engine} {precision}" for engine, precision in wanted if not is_prepared(checkpoint, engine, precision)]
+    each = 1.5 * max(seconds, 2 * call_seconds)  # a round of the model alone and end to end, if that takes longer
+    parts = {f"{counted(rows, 'row')} of {seconds:g} s each, with warming up": rows * each}
     if new:
-        said += f". Before that {' and '.join(new)} must be prepared, once, which may take minutes"
-    return f"{said}."
+        parts[f"preparing {' and '.join(new)}, once"] = preparing_seconds(call_seconds) * max(1, len(new) / 2)
+    if memory:
+        start = min(MOST_START, time.time() - psutil.Process().create_time())  # this process has loaded the same
+        of_each = start + PICTURES_SHOWN * call_seconds
+        parts[f"{rows} processes of their own for peak memory (--no-memory leaves them out)"] = rows * of_each
+    said = "; ".join(f"{part}: {taken:.0f} s" for part, taken in parts.items())
+    return f"This takes about {math.ceil(sum(parts.values()) / 60)} min. {said}."
 
 
 def _prepare(
-    checkpoint: Checkpoint, task: Task, wanted: list[tuple[str, str]], device: str
+    checkpoint: Checkpoint,
+    task: Task,
+    wanted: list[tuple[str, str]],
+    device: str,
+    expected: DetrOutput | None = None,
 ) -> tuple[list[_Measured], list[BenchmarkRow]]:
-    """The sides that can run the model, the reference first, and the rows of those that cannot."""
+    """The sides that can run the model, and the rows of those that cannot; without `expected` the first one says it."""
     paired = isinstance(checkpoint.model.query_embed, SelectedQueries)
-    expected: DetrOutput | None = None
     measured, failed = list[_Measured](), list[BenchmarkRow]()
+    tracings = dict[str, Tracing]()  # by precision: engines share the work
     for engine, precision in wanted:
         try:
             own = replace(checkpoint, model=copy.deepcopy(checkpoint.model))  # PyTorch changes its module
-            side = OwnSide(own, task.preprocessing, engine, precision, device)
+            tracing = tracings.setdefault(precision, Tracing(own)) if engine in GRAPH_ENGINES else None
+            side = OwnSide(own, task.preprocessing, engine, precision, device, tracing)
             expected = side.answer(task.images) if expected is None else expected
             measured.append(_compared(side, task, expected, paired))
         except UserError as error:

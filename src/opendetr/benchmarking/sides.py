@@ -12,6 +12,7 @@ from opendetr.checkpoints.huggingface import save_huggingface
 from opendetr.checkpoints.native import Checkpoint
 from opendetr.checkpoints.official import save_official
 from opendetr.data.transforms import Preprocessing
+from opendetr.exporting.export import Tracing
 from opendetr.exporting.fastest_engine import choose_engine
 from opendetr.inference.detector import Detector
 from opendetr.structures import DetrOutput
@@ -35,15 +36,23 @@ class OwnSide:
     """An engine of ours."""
 
     def __init__(
-        self, checkpoint: Checkpoint, preprocessing: Preprocessing, engine: str, precision: str, device: str
+        self,
+        checkpoint: Checkpoint,
+        preprocessing: Preprocessing,
+        engine: str,
+        precision: str,
+        device: str,
+        tracing: Tracing | None = None,
     ) -> None:
         """Prepare the engine as `choose_engine` does; PyTorch changes the module, so no two sides may share it.
+
+        `tracing` is of the same model, for an engine that must be exported.
 
         Raises:
             UserError: the engine cannot run the model, or disagrees.
         """
         self.engine, self.precision = engine, precision
-        running = choose_engine(checkpoint, engine, precision, device)
+        running = choose_engine(checkpoint, engine, precision, device, tracing=tracing)
         self.detector = Detector(running, replace(checkpoint.description, preprocessing=preprocessing), checkpoint)
 
     def answer(self, images: Float[Tensor, "B 3 H W"]) -> DetrOutput:

@@ -1,8 +1,8 @@
 """The engine that runs a model: the given one, or the fastest whose certificate holds on this machine.
 
 The files of an engine are made by `prepare`, where the engine is asked for by name, or before many pictures. They are
-kept in `engines/` in the model's folder, or in our cache for models of other libraries. M is a hash of the machine,
-since machines may share a folder; N one of the machine and its threads:
+kept in `engines/` in the model's folder, or in our cache for models of other libraries and of the hub. M is a hash of
+the machine, since machines may share a folder; N one of the machine and its threads:
 
     openvino-fp32-M.xml, .bin   the graph, with its certificate
     openvino-fp32-M.json        the certificate, or the reason why there is no graph
@@ -48,9 +48,16 @@ LEAST_PICTURES = 200  # fewer never pay: nothing is measured
 
 
 def choose_engine(
-    checkpoint: Checkpoint, engine: str, precision: str, device: str = "auto", pictures: int = 0
+    checkpoint: Checkpoint,
+    engine: str,
+    precision: str,
+    device: str = "auto",
+    pictures: int = 0,
+    tracing: Tracing | None = None,
 ) -> Engine:
     """The engine that runs a model; arguments as in `Detector.load`. On a GPU that is PyTorch.
+
+    `tracing` is of the same model, made before, for an engine that is asked for and must be exported.
 
     `auto` is the fastest engine that was prepared before, else PyTorch, so that the first answer comes at once; for
     many pictures engines are prepared first.
@@ -64,7 +71,7 @@ def choose_engine(
     if engine in GRAPH_ENGINES:
         if target.type != "cpu" and device != "auto":
             raise UserError(f"--engine {engine} runs on the CPU; leave out --device {device}, or use --engine torch")
-        return _prepared(checkpoint, engine, precision)
+        return _prepared(checkpoint, engine, precision, tracing)
     if engine == "torch" or target.type != "cpu" or not installed_engines():
         return TorchEngine.prepared(checkpoint.model, target, precision)
     times = _kept_times(checkpoint, precision)
@@ -126,10 +133,15 @@ def _said(engine: Engine, times: dict[str, float]) -> Engine:
     return engine
 
 
+def preparing_seconds(seconds: float) -> float:
+    """About how long preparing all engines takes, where PyTorch needs `seconds` for a picture."""
+    return PREPARING_SECONDS + PREPARING_PICTURES * seconds
+
+
 def _pays(engine: Engine, checkpoint: Checkpoint, pictures: int) -> bool:
     """Whether preparing engines takes less time than they save: PyTorch's time for a picture is measured."""
     seconds = seconds_per_picture({"torch": engine}, checkpoint)["torch"]
-    return pictures * seconds * SAVED > PREPARING_SECONDS + PREPARING_PICTURES * seconds
+    return pictures * seconds * SAVED > preparing_seconds(seconds)
 
 
 def _times_note(checkpoint: Checkpoint, precision: str) -> Path:
@@ -160,9 +172,15 @@ def _kept_times(checkpoint: Checkpoint, precision: str) -> dict[str, float]:
 
 
 def engines_folder(checkpoint: Checkpoint) -> Path:
-    """The folder for the engines of a model: in its own if that is one of ours, else in our cache."""
+    """The folder for the engines of a model: in its own if that is one of ours, else in our cache.
+
+    The hub's cache is not ours: what is in it can be removed or checked by the hub's library.
+    """
+    from huggingface_hub.constants import HF_HUB_CACHE
+
     source = checkpoint.source
-    if (source / "config.toml").is_file() and os.access(source, os.W_OK):
+    is_own = (source / "config.toml").is_file() and not source.resolve().is_relative_to(Path(HF_HUB_CACHE).resolve())
+    if is_own and os.access(source, os.W_OK):
         return source / "engines"
     return cache_folder() / "engines" / fingerprint(checkpoint)
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,15 @@ def run_training(
     Raises:
         UserError: bad input of any kind; nothing has been written then.
     """
+    trained = None
     if resume is None:
         config, trained = _new_config(given, recipe, preset, image_size, overrides)
+        usual = resolve_config(recipe, preset, trained=None if trained is None else trained.config.model)
+        of = " with ".join(filter(None, (recipe or ("fast" if preset is None else "paper"), preset)))
+        begun_with = f"the recipe {of}"
     else:
-        config, trained = read_config(resume).with_values(given, "the command line").with_overrides(overrides), None
+        usual, begun_with = read_config(resume), "as before"
+        config = usual.with_values(given, "the command line").with_overrides(overrides)
     if not config.data.root:
         raise UserError("--data is missing: give the folder of the data set to learn from")
     run = resume if output is None else output
@@ -50,32 +56,23 @@ def run_training(
     trainer = prepare_training(
         config, run, started, resume, trained=trained, fresh_minutes=bool(given.get("train.minutes")), threads=settled
     )
-    _say_config(trainer.config, run, None if resume is not None else (recipe, preset, trained))
+    asked = [*given, *(override.partition("=")[0].strip() for override in overrides)]
+    asked += [] if image_size is None else ["data.image_size"]
+    if resume is None and trainer.config != config:
+        begun_with += ", what it leaves open chosen as said above"
+    _say_config(f"The config of the run is {run / 'config.toml'}: {begun_with}", config, usual, asked)
     trainer.fit()
     sum_up(trainer)
     return run
 
 
-def _say_config(
-    config: RunConfig, run: Path, begun_with: tuple[str | None, str | None, Checkpoint | None] | None
-) -> None:
-    """Print where the config is, and which of its values are not those of recipe, preset and initial model.
-
-    None of a run that is continued, whose recipe is not known.
-    """
-    said = f"The config of the run is {run / 'config.toml'}"
-    if begun_with is not None:
-        recipe, preset, trained = begun_with
-        usual = resolve_config(recipe, preset, trained=None if trained is None else trained.config.model).to_dict()
-        differ = [
-            f"{section}.{key} = {json.dumps(value)}"
-            for section, values in config.to_dict().items()
-            for key, value in values.items()
-            if (section, key) != ("data", "root") and value != usual[section][key]
-        ]
-        name = " with ".join(filter(None, (recipe or ("fast" if preset is None else "paper"), preset)))
-        said += f"; it differs from the recipe {name} in: {', '.join(differ)}"
-    console.print(f"{said}.")
+def _say_config(sentence: str, config: RunConfig, usual: RunConfig, asked: Sequence[str]) -> None:
+    """Print the sentence, and which of the values that were asked for are not the usual ones."""
+    values = {name: attrgetter(name)(config) for name in dict.fromkeys(asked) if name != "data.root"}
+    differ = {name: value for name, value in values.items() if value != attrgetter(name)(usual)}
+    console.print(f"{sentence}, with these changes:" if differ else f"{sentence}, unchanged.")
+    for name, value in differ.items():
+        console.print(f"  {name} = {json.dumps(value)}", soft_wrap=True)
 
 
 def _new_config(
