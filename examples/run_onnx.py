@@ -6,11 +6,19 @@ python run_onnx.py cells.onnx cell.jpg 0.5
 
 import itertools
 import json
+import os
 import sys
+from typing import NoReturn
 
 import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps
+
+
+def refuse(reason: str) -> NoReturn:
+    """End with one sentence."""
+    print(f"{reason}: run_onnx.py cells.onnx cell.jpg 0.5", file=sys.stderr)
+    sys.exit(2)
 
 
 def resize(pixels: np.ndarray, axis: int, size: int) -> np.ndarray:
@@ -32,9 +40,14 @@ def resize(pixels: np.ndarray, axis: int, size: int) -> np.ndarray:
 
 
 if len(sys.argv) != 4:
-    print("Give an exported model, a picture and a threshold: run_onnx.py cells.onnx cell.jpg 0.5", file=sys.stderr)
-    sys.exit(2)
-model, file, threshold = sys.argv[1], sys.argv[2], float(sys.argv[3])
+    refuse("Give an exported model, a picture and a threshold")
+model, file, text = sys.argv[1:]
+try:
+    threshold = float(text)
+except ValueError:
+    refuse(f"The threshold must be a number from 0 to 1, not '{text}'")
+if missing := [path for path in (model, file) if not os.path.isfile(path)]:
+    refuse(f"The file '{missing[0]}' does not exist; give an exported model, a picture and a threshold")
 session = onnxruntime.InferenceSession(model)
 about = json.loads(session.get_modelmeta().custom_metadata_map["opendetr"])
 how, labels = about["preprocessing"], about["labels"]

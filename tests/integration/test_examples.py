@@ -49,6 +49,25 @@ def test_models_of_others_go_in_and_out(run_example, digits, tmp_path, capsys):
     assert load_checkpoint(tmp_path / "tuned").label_map.names == tuple("0123456789")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["here.onnx", "here.onnx", "half"], "not 'half'"),
+        (["here.onnx", "gone.jpg", "0.5"], "'gone.jpg' does not exist"),
+        (["gone.onnx", "here.onnx", "0.5"], "'gone.onnx' does not exist"),
+    ],
+)
+def test_run_onnx_refuses_what_it_cannot_use_in_a_sentence(run_example, arguments, words, tmp_path, capsys):
+    (tmp_path / "here.onnx").touch()
+    there = [str(tmp_path / name) if name == "here.onnx" else name for name in arguments]
+    with pytest.raises(SystemExit) as ended:
+        run_example("run_onnx.py", *there)
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert said.count("\n") == 1
+    assert words in said
+
+
 @pytest.mark.parametrize("name", ["convert.py", "detect.py", "finetune.py", "run_onnx.py"])
 def test_without_arguments_one_sentence_says_what_is_needed(run_example, name, capsys):
     with pytest.raises(SystemExit) as ended:

@@ -230,6 +230,15 @@ def test_weights_of_another_model_are_one_sentence(tmp_path):
         load_checkpoint(folder)
 
 
+def test_what_is_left_out_of_the_code_must_exist(monkeypatch):
+    """Else a renamed member would silently be in it."""
+    from opendetr.checkpoints import one_file as generator
+
+    monkeypatch.setattr(generator, "LEFT_OUT", generator.LEFT_OUT | {"Preprocessing.gone"})
+    with pytest.raises(AssertionError, match=r"Preprocessing\.gone: no such member"):
+        one_file.__wrapped__("modeling_opendetr.py.txt")
+
+
 def test_the_code_is_one_file_of_known_libraries():
     tree = ast.parse(one_file("modeling_opendetr.py.txt"))
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]

@@ -13,7 +13,7 @@ from opendetr.errors import UserError
 from opendetr.labels import UNUSED, LabelMap
 from opendetr.model.build import build_model
 from opendetr.model.detr import DETR
-from opendetr.progress import console
+from opendetr.progress import warn
 
 MAY_CHANGE = ("num_queries", "dropout")  # of an architecture with weights
 CLASS_HEADS = ("class_embed.", "query_embed.class_embed.", "query_embed.label_embed.")  # as wide as there are classes
@@ -53,12 +53,12 @@ def labels_on(labels: LabelMap, origin: Origin, data: LabelMap, source: str) -> 
                     f"{source}: category {beyond[0]} '{wanted[beyond[0]]}' is unknown to the model, whose classes have "
                     f"no names but the raw ids 0 to {labels.num_classes - 1}"
                 )
-            console.print(f"the model's file does not name its classes: the names of {source} are taken, by raw id")
+            warn(f"the model's file does not name its classes: the names of {source} are taken, by raw id")
             ids = tuple(index if index in wanted else None for index in range(labels.num_classes))
             return LabelMap(ids, tuple(wanted.get(index, UNUSED) for index in range(labels.num_classes)))
         used = list(known.values())
         if origin.labels == IDS_ASSUMED and set(data.names) <= set(used) and len(set(used)) == len(used):
-            console.print(f"the model's raw ids are not those of {source}: classes are matched by name")
+            warn(f"the model's raw ids are not those of {source}: classes are matched by name")
             raw = dict(zip(data.names, data.category_ids))
             return LabelMap(tuple(raw.get(name) for name in labels.names), labels.names)
     labels.require_same_categories(data, source)

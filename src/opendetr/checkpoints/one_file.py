@@ -33,6 +33,8 @@ def one_file(template: str) -> str:
     found = _File()
     for statement in own.body:
         found.take(own, statement)
+    unknown = sorted((LEFT_OUT | REPLACED.keys()) - found.simplified.used)
+    assert not unknown, f"{', '.join(unknown)}: no such member is in the file, so it cannot be left out or replaced"
     imports = "\n".join(sorted(found.imports))
     return f'"""{own.docstring}"""\n\n' + "\n\n\n".join([imports, *found.parts.values()]) + "\n"
 
@@ -64,6 +66,7 @@ class _File:
     def __init__(self) -> None:
         self.imports = {"from typing import Any"}  # `ELSEWHERE` needs it
         self.parts: dict[str, str] = {}  # by names, in the order of the file
+        self.simplified = _Simplified()
         self._modules: dict[str, _Module] = {}
         self._homes: dict[str, str] = {}  # name -> the file that it is from
 
@@ -74,7 +77,7 @@ class _File:
         assert home == module.path, f"{home} and {module.path} both define {key}: one file has room for one"
         if key in self.parts:
             return
-        simple = _Simplified().visit(deepcopy(statement))
+        simple = self.simplified.visit(deepcopy(statement))
         self.parts[key] = ""
         for name in dict.fromkeys(node.id for node in ast.walk(simple) if isinstance(node, ast.Name)):
             if name in module.external:
@@ -104,11 +107,15 @@ def _names_given(statement: ast.stmt) -> list[str]:
 class _Simplified(ast.NodeTransformer):
     """A statement without shapes, without the members that are left out, and without the absent parameter."""
 
+    def __init__(self) -> None:
+        self.used = set[str]()  # names of `LEFT_OUT` and `REPLACED` that were met
+
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
         """Leave out or replace members."""
         body: list[ast.stmt] = []
         for member in node.body:
             name = f"{node.name}.{''.join(_names_given(member))}"
+            self.used.update({name} & (LEFT_OUT | REPLACED.keys()))
             if name in REPLACED:
                 body += ast.parse(REPLACED[name]).body
             elif name not in LEFT_OUT:

@@ -36,7 +36,7 @@ from opendetr.training.resume import resumed_model
 from opendetr.training.run_folder import require_free
 from opendetr.training.run_report import RunReport
 from opendetr.training.sizing import Sizing
-from opendetr.training.speed import Speed, expectations, fits_in_memory, look_at_speed, memory_warning
+from opendetr.training.speed import Speed, expectations, fits_in_memory, look_at_speed, memory_problem
 from opendetr.wording import counted
 
 
@@ -153,19 +153,18 @@ def assemble(
 def say_what_to_expect(trainer: Trainer) -> None:
     """Print a forecast of the run, and a warning where a step probably does not fit into memory."""
     plan, accelerator, sizing = trainer.plan, trainer.accelerator, trainer.sizing
-    objects, speed, sentences = sizing.objects, sizing.speed, list[str]()
+    objects, speed = sizing.objects, sizing.speed
     if plan.goal is None:  # a run with a goal prints its own forecast after some steps
         left = None if plan.total_seconds is None else plan.remaining()
-        sentences += expectations(
+        forecast, shortness = expectations(
             trainer.config, objects, sizing.pictures, speed, left, accelerator.num_processes, trainer.state.epoch
         )
-    if warning := memory_warning(trainer.config, objects, speed, trainer.checkpoint.model):
-        sentences.append(warning)
-    for sentence in sentences:
-        if sentence.startswith("Warning: "):
-            warn(sentence.removeprefix("Warning: "))
-        else:
-            console.print(sentence)
+        if forecast:
+            console.print(forecast)
+        if shortness:
+            warn(shortness)
+    if problem := memory_problem(trainer.config, objects, speed, trainer.checkpoint.model):
+        warn(problem)
 
 
 def leave_processes() -> None:
@@ -187,16 +186,18 @@ def read_splits(config: RunConfig, check_seconds: float) -> tuple[DatasetIndex, 
         warn(warning)
     check_pictures(train_index, check_seconds)
     if not has_split(root, data.val_split):
-        why = f"{root} has no split '{data.val_split}' to choose the best weights by"
-        why = "No val split is used" if data.val_split == "none" else why
-        console.print(f"{why}: only the last weights are kept.")
+        kept = "only the last weights are kept."
+        if data.val_split == "none":
+            console.print(f"No val split is used: {kept}")
+        else:
+            warn(f"{root} has no split '{data.val_split}' to choose the best weights by: {kept}")
         return train_index, None
     val_index = load_index(root, data.val_split)
     train_index.label_map.require_same_categories(val_index.label_map, str(val_index.source))
     console.print(f"{data.val_split}: {describe(val_index)}")
     check_pictures(val_index, check_seconds)
     if shared := shared_pictures(val_index, train_index):
-        console.print(
+        warn(
             f"{counted(len(shared), 'picture')} of '{data.val_split}' {'is' if len(shared) == 1 else 'are'} in "
             f"'{data.train_split}' too, first {shared[0]}: '{data.val_split}' cannot choose the best weights, so only "
             f"the last are kept."

@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -81,8 +80,8 @@ def expectations(
     seconds: float | None,
     processes: int = 1,
     epochs_done: int = 0,
-) -> Iterator[str]:
-    """A forecast of a run in sentences; a warning begins with `Warning`.
+) -> tuple[str, str]:
+    """A forecast of a run, and why it is too short to learn much; empty where there is nothing to say.
 
     Objects and pictures are those of the training split, the speed is that of one process, `seconds` are left for
     training (None where epochs are counted).
@@ -93,18 +92,18 @@ def expectations(
         # The same steps at two thirds of the size take four ninths of the time.
         each = speed.in_a_run * pixels * (1 - 5 / 9 * config.train.small_first) / processes
         epochs = config.train.epochs - epochs_done
-        if epochs > 0:
-            yield (
-                f"This machine trains on about {1 / each:.3g} pictures a second: "
-                f"{counted(epochs, 'epoch')} of {counted(pictures, 'picture')} will take about "
-                f"{minutes_in_words(epochs * pictures * each / 60)}, evaluations apart."
-            )
-        return
+        if epochs <= 0:
+            return "", ""
+        return (
+            f"This machine trains on about {1 / each:.3g} pictures a second: "
+            f"{counted(epochs, 'epoch')} of {counted(pictures, 'picture')} will take about "
+            f"{minutes_in_words(epochs * pictures * each / 60)}, evaluations apart."
+        ), ""
     if seconds <= 0:
-        return
+        return "", ""
     learned = pixels_in(config, seconds * processes, speed.in_a_run) / pixels
     passes = learned / pictures
-    yield (
+    forecast = (
         f"This machine trains on about {learned / (FOR_STEPS * max(seconds, 1.0)):.3g} pictures a second: "
         f"{passes:.1f} passes over {counted(pictures, 'picture')} in the {minutes_in_words(seconds / 60)} left."
     )
@@ -112,23 +111,24 @@ def expectations(
     if objects.smallest_kind * visible < SMALLEST_PIXELS and SMALLEST_PIXELS / objects.smallest_kind <= objects.pixels:
         visible = math.ceil(SMALLEST_PIXELS / objects.smallest_kind)
     passes_then = passes * (config.data.image_size / visible) ** 2
-    if epochs_done + passes_then < FEWEST_PASSES:
-        enough = config.train.minutes + ((FEWEST_PASSES - epochs_done) / passes_then - 1) * seconds / 60
-        at_size = f" at {visible} pixels, which its smallest objects need" if visible > config.data.image_size else ""
-        yield (
-            f"Warning: this is too short to learn much; --minutes {math.ceil(enough)} would be enough for "
-            f"{FEWEST_PASSES} passes{at_size}."
-        )
+    if epochs_done + passes_then >= FEWEST_PASSES:
+        return forecast, ""
+    enough = config.train.minutes + ((FEWEST_PASSES - epochs_done) / passes_then - 1) * seconds / 60
+    at_size = f" at {visible} pixels, which its smallest objects need" if visible > config.data.image_size else ""
+    return forecast, (
+        f"this is too short to learn much; --minutes {math.ceil(enough)} would be enough for {FEWEST_PASSES} "
+        f"passes{at_size}."
+    )
 
 
-def memory_warning(config: RunConfig, objects: ObjectSizes, speed: Speed, model: DETR) -> str | None:
+def memory_problem(config: RunConfig, objects: ObjectSizes, speed: Speed, model: DETR) -> str | None:
     """A sentence where a step probably does not fit into the free memory."""
     batch, free = config.train.batch_size, speed.free_bytes
     needed = step_bytes(config, objects, speed, model, batch)
     if needed <= free:
         return None
     return (
-        f"Warning: a step of {counted(batch, 'picture')} needs about {needed / 1e9:.1f} GB of memory and "
+        f"a step of {counted(batch, 'picture')} needs about {needed / 1e9:.1f} GB of memory and "
         f"{free / 1e9:.1f} GB are free, so the run may be ended by the system; take a smaller --batch-size or "
         f"--image-size."
     )
