@@ -41,3 +41,13 @@ def test_every_command_of_the_readme_parses(command):
     if hasattr(sub, "commands"):
         name, sub, rest = sub.resolve_command(context, rest)
     sub.make_context(name, list(rest), parent=context)
+
+
+def test_the_page_on_scripts_names_the_object_of_every_command():
+    page = (Path(__file__).parents[2] / "docs" / "command-line.md").read_text()
+    table = page.partition("| command | the object |")[2].partition("\n\n")[0]
+    named = {name for row in table.splitlines() for name in re.findall(r"`([^`]+)`", row.split("|")[1] if row else "")}
+    found = set()
+    for name, command in typer.main.get_command(app).commands.items():
+        found |= {f"{name} {sub}" for sub in command.commands} if hasattr(command, "commands") else {name}
+    assert named == found
