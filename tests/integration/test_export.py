@@ -603,6 +603,13 @@ def test_the_first_answer_never_waits_for_an_engine(paper, monkeypatch, capsys):
     assert "preparing" not in capsys.readouterr().out
 
 
+def test_stages_that_another_engine_needed_too_are_not_named_again(paper, tmp_path):
+    tracing, named = export.Tracing(paper), []
+    for _ in range(2):
+        export._graph_of(tracing, tmp_path / "model.onnx", export.ExportOptions("onnx"), None, named.append)
+    assert named == ["tracing the model", "translating it to ONNX"]
+
+
 def test_an_openvino_graph_without_its_weights_is_not_prepared(paper, monkeypatch):
     monkeypatch.setattr(fastest_engine, "is_installed", lambda engine: True)
     graph = fastest_engine.engine_file(paper, "openvino", "fp32")
