@@ -48,7 +48,7 @@ CASES = {
     "unknown device": (lambda make, run: train(make(), "--device", "abacus"), "abacus"),
     "epochs and minutes": (lambda make, run: train(make(), "--minutes", "1"), "exclude each other"),
     "resume of nothing": (lambda make, run: ["train", "--resume", "no-run"], "no-run"),
-    "model that is none": (lambda make, run: ["val", make(), "--data", make(("train", "val"))], "is no model"),
+    "model that is none": (lambda make, run: ["val", make(), "--data", make(splits=("train", "val"))], "is no model"),
     "model that is missing": (lambda make, run: ["info", "no-model"], "does not exist"),
     "damaged model": (lambda make, run: ["info", _damaged(make, run)], "model.safetensors"),
     "picture that is missing": (lambda make, run: ["predict", run, "no.jpg", "--output", "out"], "no.jpg"),
