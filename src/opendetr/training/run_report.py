@@ -144,7 +144,7 @@ class RunReport:
         history, measured = self.folder.history, self.folder.measured
         last = history[-1] if history else None
         where = "Training has not begun." if last is None else (
-            f"Epoch {last['epoch']:,.2f}, step {last['step']:,}, {last['seconds'] / 60:.1f} minutes."
+            f"Epoch {round(last['epoch'], 2):,g}, step {last['step']:,}, {last['seconds'] / 60:.1f} minutes."
         )  # fmt: skip
         if self.val_index is None:
             return (
