@@ -203,7 +203,7 @@ def test_a_model_without_encoder(digits, tmp_path):
     [
         (["PICTURE", "--point", "500,3"], "--point 500,3 lies outside .*, which is 128x128 pixels"),
         (["PICTURE", "--point", "here"], "--point here: expected x,y in pixels of the picture"),
-        (["--data", "DATA", "--image", "99999", "--matching"], "--image 99999 is not in .*val.json; its 4 ids begin"),
+        (["--data", "DATA", "--image", "99999", "--matching"], "--image 99999 is not in .*val.json; its 4 pictures "),
         (["--data", "DATA"], "explain needs pictures, or --data DIR with --slots"),
         (["PICTURE", "--data", "DATA", "--slots"], "explain needs pictures, or"),
         (["--data", "DATA", "--slots", "--image", "1", "--matching"], "explain needs pictures, or"),

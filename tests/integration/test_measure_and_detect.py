@@ -121,7 +121,8 @@ def test_val_prints_the_12_numbers_and_the_classes(tiny_run, digits, monkeypatch
     ]  # fmt: skip
     assert set(numbers["per_class"]["3"]) == {"id", "AP", "AP50"}
     pictures = len(json.loads((digits / "annotations/test.json").read_text())["images"])
-    said = f"Measuring the best weights of {tiny_run} on {pictures} pictures: the split test of {digits}."
+    said = f"Measuring the best weights of {tiny_run} in fp32 at 64 pixels on {pictures} pictures: the "
+    said += f"split test of {digits}."
     assert said in printed.err
     assert "at IoU 0.50" in printed.err  # the table for people
 
@@ -143,12 +144,12 @@ def test_val_knows_the_data_of_a_run(tiny_run, digits, tmp_path, capsys):
     capsys.readouterr()
     assert api.val(tiny_run) == given
     said = capsys.readouterr().out
-    assert f"Measuring the best weights of {tiny_run} on " in said
+    assert f"Measuring the best weights of {tiny_run} in fp32 " in said
     assert f"pictures: the split val of {digits}." in said
     run = run_on(tiny_run, tmp_path / "chosen by test", val_split="test")
     assert api.val(run / "last").summary == api.val(run / "last", split="test").summary
     said = capsys.readouterr().out
-    assert f"the last weights of {run} on " in said
+    assert f"the last weights of {run} in fp32 " in said
     assert "the split test of" in said
 
 

@@ -181,7 +181,7 @@ def test_a_category_from_nowhere_is_no_shift(data):
     ("ap50", "passes", "is_problem", "words"),
     [
         (0.95, 20, False, "were overfitted (AP50 0.95): the data can be learned"),
-        (0.3, 20, False, "20 passes over them are too few to judge; raise --seconds"),
+        (0.3, 20, False, "20 passes over 4 pictures (AP50 0.30) are too few to judge; raise --seconds"),
         (0.3, 300, True, "worst in 'star', in 300 passes at 48 pixels: check whether its boxes fit"),
         (0.6, 300, False, "a larger --image-size may help"),
     ],

@@ -191,7 +191,7 @@ def explain(
     data: str | Path | None = None,
     split: str = "val",
     slots: bool = False,
-    image: int | None = None,
+    image: int | str | None = None,
     matching: bool = False,
     points: Sequence[tuple[float, float]] = (),
     layer: int = 0,
@@ -210,7 +210,7 @@ def explain(
         data: instead of pictures: a data set's folder, with `slots`, or with `image` and `matching`.
         split: of the data set.
         slots: what every query does over the split, and AP by decoder layer.
-        image: the raw id of one of its pictures.
+        image: the file name or the raw id of one of its pictures.
         matching: for that picture, which query was matched to which object, at what cost, why one was missed, and what
             each false alarm is.
         points: x, y in pixels of the picture, for the encoder's self-attention, to and from the cells there; by default

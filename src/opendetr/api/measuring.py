@@ -61,7 +61,9 @@ def val(
     detector = Detector.load(model, device, engine, precision, len(index))
     origin = Origin() if is_exported(model) else detector.checkpoint.origin
     weights = model if is_exported(model) else weights_in_words(detector.checkpoint)
-    console.print(f"Measuring {weights} on {counted(len(index), 'picture')}: the split {split} of {root}.")
+    pictures, side = counted(len(index), "picture"), detector.description.preprocessing.image_size
+    how = f"in {detector.engine.precision} at {side} pixels"
+    console.print(f"Measuring {weights} {how} on {pictures}: the split {split} of {root}.")
     return evaluate_data(detector.engine, detector.description, origin, index, batch_size=batch_size)
 
 

@@ -171,7 +171,8 @@ def explain(
     data: Annotated[Path | None, option(DATA, "DIR", f"{DATA_HELP}; for --slots, or --image with --matching.")] = None,
     split: Annotated[str, option(DATA, "SPLIT", "With --data: the split.")] = "val",
     image: Annotated[
-        int | None, option(DATA, "ID", "With --data and --matching: the id of a picture in the annotations.")
+        str | None,
+        option(DATA, "NAME", "With --data and --matching: a picture's file name, or its id in the annotations."),
     ] = None,
     matching: Annotated[
         bool, flag(OUTPUT, "With --image: what was found, what was missed and why, and false alarms.", "--matching")
@@ -198,7 +199,7 @@ def explain(
 
     Examples:
       opendetr explain runs/mine photo.jpg --output why
-      opendetr explain runs/mine --data DATA --image 7 --matching
+      opendetr explain runs/mine --data DATA --image photo.jpg --matching
       opendetr explain runs/mine --data DATA --slots
     """
     page = opendetr.explain(

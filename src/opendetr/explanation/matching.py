@@ -165,15 +165,19 @@ def _why_missed(
         return Reason.NOT_NEAR, f"no query near it: the nearest, query {query}, overlaps it with IoU {iou:.2f}"
     free = sorted((query for query in near if query not in owner), key=lambda query: -float(best_scores[query]))
     owned = [query for query in near if query in owner]
+    right_for_both = [query for query in owned if history.right(threshold)[-1, query, number]]
     answering = [query for query in free if float(best_scores[query]) >= min(MEANS, threshold)]
     right = [query for query in answering if int(best_labels[query]) == label]
     wrong = [query for query in answering if int(best_labels[query]) != label]
     shown_wrong = bool(wrong) and float(best_scores[wrong[0]]) >= threshold
     if right and not shown_wrong:
-        query = right[0]
+        query, taken = right[0], ""
+        if right_for_both:
+            other = max(right_for_both, key=lambda query: float(ious[query]))
+            taken = f"; query {other} ({says(other)}) would do, but it finds number {owner[other] + 1}"
         return Reason.LOW_SCORE, (
             f"right answer, low score: query {query} (IoU {float(ious[query]):.2f}) says {says(query)}, below the "
-            f"threshold of {threshold:g}"
+            f"threshold of {threshold:g}{taken}"
         )
     if owned and not shown_wrong:
         query = max(owned, key=lambda query: float(ious[query]))

@@ -56,7 +56,14 @@ def explain_image_matching(
         ]  # fmt: skip
         others = ", ".join(f"{other.query} ({other.cost:.2f})" for other in found.runners_up)
         rows.append([f"{number} {found.name}", *cells, others, found.sentence])
-    header = ["object", "query", "its answer", "class + L1 + GIoU cost", "runners-up (cost)", "what became of it"]
+    header = [
+        "object",
+        "query matched by training's rule",
+        "its answer",
+        "class + L1 + GIoU cost",
+        "runners-up (cost)",
+        "what became of it",
+    ]
     folder.table(header, rows)
     false_alarms = [found for found in detections if found.alarm is not None]
     if false_alarms:

@@ -14,6 +14,7 @@ from opendetr.images import read_image
 from opendetr.inference.detector import Detector
 from opendetr.inference.sources import distinct_stems, expand_sources, report_left_out
 from opendetr.progress import console, show_progress
+from opendetr.wording import counted
 
 
 def explain_sources(detector: Detector, model: str, sources: Sequence[str], output: Path, asked: Asked) -> Path:
@@ -48,11 +49,11 @@ def explain_sources(detector: Detector, model: str, sources: Sequence[str], outp
 
 
 def explain_data(
-    detector: Detector, model: str, data: Path, split: str, image: int | None, output: Path, threshold: float
+    detector: Detector, model: str, data: Path, split: str, image: int | str | None, output: Path, threshold: float
 ) -> Path:
     """Write the page of what queries do over a split, or of the matching in one picture, and return its path.
 
-    Arguments as in `explain_sources`; `image` is the raw id of the picture, None explains the whole split.
+    Arguments as in `explain_sources`; `image` is the picture's raw id or file name, None explains the whole split.
 
     Raises:
         UserError: no such data, split or picture.
@@ -78,15 +79,17 @@ def _short(model: str) -> str:
     return f"{path.parent.name}/{path.name}" if path.name in ("last", "best") else path.name or model
 
 
-def _record_of(index: DatasetIndex, image_id: int) -> Record:
+def _record_of(index: DatasetIndex, image: int | str) -> Record:
     for record in index.records:
-        if record.image_id == image_id:
+        if str(image) in (str(record.image_id), record.path.name):
             return record
-    known = ", ".join(str(record.image_id) for record in index.records[:5])
-    raise UserError(f"--image {image_id} is not in {index.source}; its {len(index)} ids begin with {known}")
+    known = ", ".join(f"{record.path.name} ({record.image_id})" for record in index.records[:3])
+    raise UserError(
+        f"--image {image} is not in {index.source}; its {counted(len(index), 'picture')} (with id) begin with {known}"
+    )
 
 
 def _finished(written: Folder) -> Path:
     page = written.finish()
-    console.print(f"The explanation is {page.resolve()}")
+    console.print(f"The explanation is {page}")
     return page

@@ -143,7 +143,8 @@ def verdict(result: Overfitting, index: DatasetIndex) -> Iterator[Finding]:
     were = counted(pictures, "picture was", "pictures were")
     found = f"{were} overfitted to an AP50 of {ap50:.2f} only, worst in '{worst}'"
     if result.passes < ENOUGH_PASSES:
-        yield Finding(False, f"{found}: {result.passes:.0f} passes over them are too few to judge; raise --seconds")
+        looked = f"{result.passes:.0f} passes over {counted(pictures, 'picture')} (AP50 {ap50:.2f})"
+        yield Finding(False, f"whether the data can be learned is open: {looked} are too few to judge; raise --seconds")
         return
     yield Finding(
         ap50 < OVERFITTED / 2,

@@ -125,7 +125,7 @@ def still_open(trial: FlipTrial) -> str:
 def _why_open(trial: FlipTrial) -> str:
     """Why a trial decides nothing."""
     if trial.pictures == 0 and trial.wanted:
-        return f"trials may take {SHARE:.0%} of the time, which was over"
+        return f"no time was left to try it: trials may take {SHARE:.0%} of the run"
     only = f"only {counted(trial.pictures, 'picture')} could be tried in {SHARE:.0%} of the time"
     if trial.pictures < min(FIRST_LOOK, trial.wanted):
         return only
