@@ -1,6 +1,5 @@
 """Detections: what a model finds in one picture, and how it is counted, chosen, drawn, cut out and written."""
 
-import io
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from opendetr.boxes import clip_boxes
 from opendetr.drawing.labelled_boxes import draw_boxes
 from opendetr.errors import UserError, first_line
 from opendetr.files import write_bytes
-from opendetr.images import Picture, read_image
+from opendetr.images import Picture, encode_image, read_image
 from opendetr.labels import LabelMap
 from opendetr.options import require_score
 
@@ -159,14 +158,14 @@ class Detections:
         kind = Image.registered_extensions().get(path.suffix.lower())
         if kind not in Image.SAVE:
             raise UserError(f"{path} names no kind of picture by its suffix; expected e.g. {path.stem}.jpg")
-        drawn, buffer = self.plot(image), io.BytesIO()
+        drawn = self.plot(image)
         try:
-            drawn.save(buffer, format=kind, quality=95)
+            content = encode_image(drawn, kind, quality=95)
         except (OSError, ValueError) as error:  # some formats need another program
             said = f"{path} cannot be written as {kind} ({first_line(error)})"
             raise UserError(f"{said}; give e.g. {path.stem}.jpg") from None
         try:
-            write_bytes(path, buffer.getvalue())
+            write_bytes(path, content)
         except OSError as error:
             raise UserError(f"{path} cannot be written ({first_line(error)}); give another path") from None
         return path
@@ -235,9 +234,7 @@ class Detections:
         except UserError:
             return None
         drawn.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
-        buffer = io.BytesIO()
-        drawn.save(buffer, format="PNG")
-        return buffer.getvalue()
+        return encode_image(drawn, "PNG")
 
     def _image(self, image: Picture | None) -> Image.Image:
         if image is None and self.picture is None:

@@ -94,6 +94,13 @@ def _opened(source: str | Path | io.BytesIO, name: str) -> Iterator[Image.Image]
         raise UserError(f"{name} cannot be read as a picture ({error}); replace or remove the file") from None
 
 
+def encode_image(image: Image.Image, kind: str, **options: int) -> bytes:
+    """A picture as the content of a file of a kind such as JPEG; options, and errors, are those of Pillow."""
+    buffer = io.BytesIO()
+    image.save(buffer, format=kind, **options)
+    return buffer.getvalue()
+
+
 @contextmanager
 def pixels_unlimited() -> Iterator[None]:
     """A context for pictures that will be cut into tiles, which may have more pixels than Pillow allows.

@@ -149,7 +149,8 @@ def _times_note(checkpoint: Checkpoint, precision: str) -> Path:
 
 
 def _states(checkpoint: Checkpoint) -> dict[str, dict[str, str]]:
-    return {name: _state(checkpoint, name) for name in ("torch", *installed_engines())}
+    weights = fingerprint(checkpoint)  # once: hashing those of R50 takes longer than all else here
+    return {name: _state_of(weights, name) for name in ("torch", *installed_engines())}
 
 
 def _kept_times(checkpoint: Checkpoint, precision: str) -> dict[str, float]:
@@ -161,12 +162,12 @@ def _kept_times(checkpoint: Checkpoint, precision: str) -> dict[str, float]:
     note = _times_note(checkpoint, precision)
     if not note.parent.is_dir():
         return {}
-    state = _states(checkpoint)
+    states = _states(checkpoint)
     for path in (note, *sorted(note.parent.glob(f"fastest-{precision}-*.json"))):
         kept = read_note(path)
-        if kept.get("state") == state:
+        if kept.get("state") == states:
             times: dict[str, float] = kept["seconds"]
-            there = {name: taken for name, taken in times.items() if is_prepared(checkpoint, name, precision)}
+            there = {name: taken for name, taken in times.items() if _holds(checkpoint, name, precision, states[name])}
             return there if there.keys() & set(GRAPH_ENGINES) or times.keys() == {"torch"} else {}
     return {}
 
@@ -192,11 +193,16 @@ def engine_file(checkpoint: Checkpoint, engine: str, precision: str) -> Path:
 
 def is_prepared(checkpoint: Checkpoint, engine: str, precision: str) -> bool:
     """Whether this engine needs no preparation: it is PyTorch, or its files are there, or the reason why not."""
-    if engine not in GRAPH_ENGINES or not is_installed(engine):
+    return not is_installed(engine) or _holds(checkpoint, engine, precision, _state(checkpoint, engine))
+
+
+def _holds(checkpoint: Checkpoint, engine: str, precision: str, state: dict[str, str]) -> bool:
+    """Whether what was prepared of an installed engine is valid in this state: its files, or the reason why not."""
+    if engine not in GRAPH_ENGINES:
         return True
     path = engine_file(checkpoint, engine, precision)
     kept = read_note(path.with_suffix(".json"))
-    return kept.get("state") == _state(checkpoint, engine) and (_is_there(path) or bool(kept.get("reason")))
+    return kept.get("state") == state and (_is_there(path) or bool(kept.get("reason")))
 
 
 def _is_there(path: Path) -> bool:
@@ -260,8 +266,12 @@ def _state(checkpoint: Checkpoint, engine: str) -> dict[str, str]:
 
     The number of threads is not among them: it is measured anew for every command, and only changes rounding.
     """
+    return _state_of(fingerprint(checkpoint), engine)
+
+
+def _state_of(weights: str, engine: str) -> dict[str, str]:
     return {
-        "weights": fingerprint(checkpoint), "opendetr": __version__, "engine": describe_engine(engine),
+        "weights": weights, "opendetr": __version__, "engine": describe_engine(engine),
         "torch": torch.__version__, "machine": describe_processor(),
     }  # fmt: skip
 

@@ -21,6 +21,7 @@ from opendetr.boxes import clip_boxes
 from opendetr.detections import Detections
 from opendetr.errors import UserError
 from opendetr.files import write_bytes, write_lines, write_text
+from opendetr.images import encode_image
 from opendetr.labels import LabelMap
 
 COLUMNS = ("file_name", "image_id", "category_id", "name", "score", "x1", "y1", "x2", "y2")  # of a table
@@ -224,6 +225,4 @@ def _csv_line(values: Sequence[Any]) -> str:
 
 
 def _jpeg(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format="JPEG", quality=95)
-    return buffer.getvalue()
+    return encode_image(image, "JPEG", quality=95)

@@ -304,6 +304,6 @@ def predict_video(
         _say_written(files.finish(StoredEntries(results.path), listed, video=True))
     console.print(f"{counted(done, 'frame')} of {video.name}: {results.path}")
     if drawing is not None and done:
-        console.print(f"the drawn video: {target}" + (", without the sound of the original" if video.has_sound else ""))
+        video.say_drawn(target)
     report_left_out([] if video.problem is None else [video.problem])
     return results.path

@@ -139,7 +139,7 @@ def track_video(
         "tracks.csv beside it"
     )
     if drawing is not None and done:
-        console.print(f"drawn video: {target}" + (", without the sound of the original" if video.has_sound else ""))
+        video.say_drawn(target)
     report_left_out([] if video.problem is None else [video.problem])
     return results.path
 

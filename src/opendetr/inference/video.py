@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from opendetr.errors import UserError, first_line
 from opendetr.images import PICTURE_SUFFIXES
 from opendetr.inference.addresses import is_address
-from opendetr.progress import warn
+from opendetr.progress import console, warn
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".ts"})
 STREAMS = ("rtsp://", "rtsps://", "rtmp://", "rtmps://", "http://", "https://")
@@ -134,6 +134,10 @@ class Video:
 
     def __exit__(self, *error: object) -> None:
         self._container.close()
+
+    def say_drawn(self, target: Path) -> None:
+        """Print where the drawn video is, and that it has no sound where this one has."""
+        console.print(f"the drawn video: {target}" + (", without the sound of the original" if self.has_sound else ""))
 
     def __iter__(self) -> Iterator[tuple[int, float, Image.Image]]:
         interval, start, end = 1 / self.frames_per_second, None, 0.0

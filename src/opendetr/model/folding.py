@@ -26,10 +26,7 @@ class FoldedConv2d(nn.Conv2d):
         """Normalised features where it folds, else those of the convolution alone."""
         if not _folds(self, x):
             return self.unfolded.forward(self, x)
-        scale, shift = _scale_and_shift(*self.norm)
-        if self.bias is not None:
-            shift = shift + self.bias * scale
-        weight = self.weight * scale[:, None, None, None]
+        weight, shift = self.merged()
         padding: Any = self.padding
         if self.pads_same:
             from timm.layers import pad_same  # type: ignore[attr-defined]
@@ -41,21 +38,17 @@ class FoldedConv2d(nn.Conv2d):
             return out.to(torch.get_autocast_dtype(x.device.type))
         return F.conv2d(x, weight, shift, self.stride, padding, self.dilation, self.groups)
 
+    def merged(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the convolution with the norm after it."""
+        scale, shift = _scale_and_shift(*self.norm)
+        if self.bias is not None:
+            shift = shift + self.bias * scale
+        return self.weight * scale[:, None, None, None], shift
+
     def _learns_slowly_in_bf16(self, x: Tensor) -> bool:
         """On a CPU the gradient of a depthwise convolution with a stride takes ten times as long in bf16 as in fp32."""
         depthwise = self.groups == self.in_channels > 1
         return depthwise and max(self.stride) > 1 and x.requires_grad and x.device.type == "cpu" and _in_autocast(x)
-
-
-class FoldedNorm(nn.Module):
-    """A frozen batch norm that its convolution may include; then only its activation, if any, remains."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalised features, in the place of `x` where gradients are off; after a folded convolution they are `x`."""
-        if not _folds(self, x):
-            scale, shift = (values[:, None, None] for values in _scale_and_shift(self))
-            x = x * scale + shift if torch.is_grad_enabled() else x.mul_(scale).add_(shift)
-        return self.act(self.drop(x)) if hasattr(self, "act") else x  # type: ignore[operator]
 
 
 class MergedNorm(nn.Module):
@@ -66,6 +59,17 @@ class MergedNorm(nn.Module):
         return self.act(self.drop(x)) if hasattr(self, "act") else x  # type: ignore[operator]
 
 
+class FoldedNorm(MergedNorm):
+    """A frozen batch norm that its convolution may include; then only its activation, if any, remains."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalised features, in the place of `x` where gradients are off; after a folded convolution they are `x`."""
+        if not _folds(self, x):
+            scale, shift = (values[:, None, None] for values in _scale_and_shift(self))
+            x = x * scale + shift if torch.is_grad_enabled() else x.mul_(scale).add_(shift)
+        return super().forward(x)
+
+
 def merge_folded_norms(body: nn.Module) -> None:
     """Write every folded norm into its convolution's weight and bias: a graph to run has no use for the norm's own.
 
@@ -73,13 +77,10 @@ def merge_folded_norms(body: nn.Module) -> None:
     """
     folded: list[Any] = [module for module in body.modules() if isinstance(module, FoldedConv2d)]
     for convolution in folded:
-        (norm,) = convolution.norm
         with torch.no_grad():
-            scale, shift = _scale_and_shift(norm)
-            if convolution.bias is not None:
-                shift = shift + convolution.bias * scale
-            convolution.weight = nn.Parameter(convolution.weight * scale[:, None, None, None])
-            convolution.bias = nn.Parameter(shift)
+            weight, bias = convolution.merged()
+        convolution.weight, convolution.bias = nn.Parameter(weight), nn.Parameter(bias)
+        (norm,) = convolution.norm
         convolution.__class__, norm.__class__ = convolution.unfolded, MergedNorm
 
 

@@ -1,6 +1,5 @@
 """Pictures with boxes for pages: a small JPEG, with boxes and names as SVG over it, sharp at any size."""
 
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from PIL import Image
 from opendetr.boxes import clip_boxes
 from opendetr.drawing.labelled_boxes import Colour, colour_of_class, text_colour
 from opendetr.drawing.placement import best_first, label_wordings, place_labels
+from opendetr.images import encode_image
 from opendetr.labels import LabelMap
 from opendetr.pages.page import data_address
 
@@ -38,9 +38,7 @@ class Thumbnail:
         small = image.copy()
         small.thumbnail((LONGER_SIDE, LONGER_SIDE), reducing_gap=2.0)
         small.info = {}  # Pillow would write a JPEG's comment again
-        buffer = io.BytesIO()
-        small.save(buffer, format="JPEG", quality=82)
-        return cls(buffer.getvalue(), image.width, image.height, key)
+        return cls(encode_image(small, "JPEG", quality=82), image.width, image.height, key)
 
     def alone(self) -> str:
         """The picture itself, as SVG that `boxed` can refer to."""

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 from opendetr.data.datasets import has_split
 from opendetr.progress import console, print_command, warn
@@ -30,7 +31,7 @@ def sum_up(trainer: Trainer) -> None:
     split = next((name for name in ("test", data.val_split) if has_split(Path(data.root), name)), "SPLIT")
     print_command("opendetr", "val", run, "--data", data.root, "--split", split)
     print_command("opendetr", "predict", run, "PICTURES", "--output", "found")
-    if (found_nothing := learned_nothing(trainer)) is not None:
+    if (found_nothing := learned_nothing(trainer, val)) is not None:
         warn(*found_nothing)
 
 
@@ -44,10 +45,12 @@ def _why_not_measured(trainer: Trainer) -> str:
     return f"there was no time for an evaluation on {split}"
 
 
-def learned_nothing(trainer: Trainer) -> tuple[str, list[object]] | None:
-    """A sentence on a run whose model finds nothing, with a command that helps; None where it has learned something."""
+def learned_nothing(trainer: Trainer, val: dict[str, Any] | None) -> tuple[str, list[object]] | None:
+    """A sentence on a run whose model finds nothing, with a command that helps; None where it has learned something.
+
+    `val` is what was measured of its weights, if anything was.
+    """
     run, config, history = trainer.folder.path, trainer.config, trainer.folder.history
-    val = summary_of(run)["val"]
     last = next((line for line in reversed(history) if line.get("matched_iou") is not None), None)
     if val is not None:
         has_learned, shown = val["AP50"] >= LEARNED or val["AP"] < 0, f"AP50 {val['AP50']:.3f}"  # below 0: undefined
