@@ -32,8 +32,8 @@ from cuda_agreement import TOLERANCES, Agreement, compare
 from cuda_timing import OFFICIAL, OURS, SETTINGS, Sides, Timed, measure, setting
 
 from opendetr.checkpoints.native import load_folder
-from opendetr.data.datasets import load_index
 from opendetr.data.digits import write_digits
+from opendetr.data.door import load_index
 from opendetr.devices import describe_machine, resolve_device
 from opendetr.engines.engine import TorchEngine
 from opendetr.evaluation.runner import evaluate_split

@@ -39,7 +39,8 @@ import official
 
 from opendetr.config import DataConfig
 from opendetr.data.cache import build_cache
-from opendetr.data.datasets import DatasetIndex, load_index
+from opendetr.data.door import load_index
+from opendetr.data.index import DatasetIndex
 from opendetr.data.loader import DetectionDataset, training_loader
 from opendetr.data.transforms import Preprocessing, training_transform
 from opendetr.devices import describe_machine

@@ -17,7 +17,7 @@ import torch
 from opendetr.benchmarking.benchmark import provenance
 from opendetr.benchmarking.timing import Clock, take_turns
 from opendetr.checkpoints.loading import load_checkpoint
-from opendetr.data.datasets import load_index
+from opendetr.data.door import load_index
 from opendetr.engines.openvino_engine import OpenVinoEngine
 from opendetr.exporting.comparison import largest_differences
 from opendetr.exporting.fastest_engine import choose_engine

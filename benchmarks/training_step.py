@@ -38,7 +38,7 @@ import official
 
 from opendetr.checkpoints.adapt import train_mode
 from opendetr.config import RunConfig
-from opendetr.data.datasets import DatasetIndex, Record
+from opendetr.data.index import DatasetIndex, Record
 from opendetr.data.loader import collate
 from opendetr.devices import autocast, describe_machine, keep_freed_memory
 from opendetr.labels import LabelMap

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from opendetr.checkpoints.native import load_folder
-from opendetr.data.datasets import DatasetIndex, load_index
 from opendetr.data.digits import SIDE, write_digits
+from opendetr.data.door import load_index
+from opendetr.data.index import DatasetIndex
 from opendetr.devices import describe_machine
 from opendetr.evaluation.coco import CocoMetrics
 from opendetr.evaluation.report import print_metrics

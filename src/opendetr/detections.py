@@ -19,6 +19,7 @@ from opendetr.files import write_bytes
 from opendetr.images import Picture, encode_image, read_image
 from opendetr.labels import LabelMap
 from opendetr.options import require_score
+from opendetr.raw_values import RawId
 
 SHOWN_ROWS, SHOWN_SIDE = 20, 1024  # the most of a table that is printed; of a picture in a notebook, in pixels
 
@@ -32,7 +33,7 @@ class Detection(NamedTuple):
     score: float  # 0..1
     box_xyxy: tuple[float, float, float, float]  # pixels of the original picture, not clipped
     label: int  # class index 0..C-1
-    category_id: int | None  # as the training data wrote it
+    category_id: RawId | None  # as the training data wrote it
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -52,7 +53,7 @@ class Detections:
     labels: Int[Tensor, " N"]  # class index 0..C-1
     label_map: LabelMap
     image_size: tuple[int, int]  # height, width of the original picture
-    image_id: int = 0
+    image_id: RawId = 0
     file_name: str = ""
     picture: Callable[[], Image.Image] | None = None  # reads the upright RGB picture
 
@@ -102,7 +103,7 @@ class Detections:
         return [self.label_map.names[label] for label in self.labels.tolist()]
 
     @property
-    def category_ids(self) -> list[int | None]:
+    def category_ids(self) -> list[RawId | None]:
         """The raw category id of every detection, as the training data wrote it; None where the class has none."""
         return [self.label_map.category_ids[label] for label in self.labels.tolist()]
 

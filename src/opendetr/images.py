@@ -94,6 +94,18 @@ def _opened(source: str | Path | io.BytesIO, name: str) -> Iterator[Image.Image]
         raise UserError(f"{name} cannot be read as a picture ({error}); replace or remove the file") from None
 
 
+def image_size(path: Path) -> tuple[int, int]:
+    """Width and height of a picture file as `read_image` returns it, of which only the beginning is read.
+
+    Raises:
+        UserError: the file is missing, or begins like no picture.
+    """
+    with _opened(path, str(path)) as image:
+        width, height = image.size
+        turned = image.getexif().get(_EXIF_ORIENTATION, 1) in _QUARTER_TURNS
+    return (height, width) if turned else (width, height)
+
+
 def encode_image(image: Image.Image, kind: str, **options: int) -> bytes:
     """A picture as the content of a file of a kind such as JPEG; options, and errors, are those of Pillow."""
     buffer = io.BytesIO()

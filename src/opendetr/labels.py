@@ -2,11 +2,13 @@
 
 import difflib
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from opendetr.errors import UserError
+from opendetr.raw_values import RawId, raw_id
 
 UNUSED = "N/A"
 
@@ -24,26 +26,15 @@ COCO_CLASSES = (
 )  # fmt: skip
 
 
-def whole_number(value: Any) -> int:
-    """A raw category id: a whole number, which some files write as text or with a decimal point.
-
-    Raises:
-        ValueError: it is anything else.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float | str) or not float(value).is_integer():
-        raise ValueError(f"{value!r} is not a whole number")
-    return int(float(value))
-
-
 @dataclass(frozen=True)
 class LabelMap:
     """The classes of a model.
 
-    `category_ids[index]` is the raw id that the data set uses for class `index`, `names[index]` its name. An index may
-    have no category (id None, name N/A): official checkpoints have 91 classes of which 11 are unused.
+    `category_ids[index]` is the raw id, a number or a text, that the data set uses for class `index`, `names[index]` is
+    its name. An index may have no category (id None, name N/A): of the 91 classes of official checkpoints 11 have none.
     """
 
-    category_ids: tuple[int | None, ...]
+    category_ids: tuple[RawId | None, ...]
     names: tuple[str, ...]
 
     def __post_init__(self) -> None:
@@ -55,25 +46,28 @@ class LabelMap:
     def from_categories(cls, categories: Iterable[Mapping[str, Any]], source: str) -> "LabelMap":
         """A class per category (`id` and `name`, as the file `source` lists it), used or not, in the order of the ids.
 
+        Ids that are texts come after those that are numbers.
+
         Raises:
-            UserError: no categories, an id that is not a whole number, or an id listed twice.
+            UserError: no categories, an id that is neither a whole number nor a text, or an id listed twice.
         """
-        names: dict[int, str] = {}
+        names: dict[RawId, str] = {}
         for category in categories:
             try:
-                category_id, name = whole_number(category["id"]), category["name"]
-                if not isinstance(name, str | int):
+                category_id, name = raw_id(category["id"]), category["name"]
+                if not isinstance(name, str | int) or isinstance(name, bool):
                     raise TypeError
             except (KeyError, TypeError, ValueError):
                 raise UserError(
-                    f"{source}: every category needs a whole-number 'id' and a 'name', got {category}"
+                    f"{source}: every category needs a whole number or a text as 'id', and a 'name', got {category}"
                 ) from None
             if category_id in names:
                 raise UserError(f"{source}: category id {category_id} is listed twice; ids must be unique")
             names[category_id] = str(name)
         if not names:
             raise UserError(f"{source}: the list 'categories' is empty; at least one class is needed")
-        return cls(tuple(sorted(names)), tuple(names[category_id] for category_id in sorted(names)))
+        in_order = sorted(names, key=lambda one: (isinstance(one, str), one))
+        return cls(tuple(in_order), tuple(names[category_id] for category_id in in_order))
 
     @property
     def num_classes(self) -> int:
@@ -81,7 +75,7 @@ class LabelMap:
         return len(self.names)
 
     @cached_property
-    def index_of(self) -> dict[int, int]:
+    def index_of(self) -> dict[RawId, int]:
         """Raw category id -> class index."""
         return {category_id: index for index, category_id in enumerate(self.category_ids) if category_id is not None}
 
@@ -109,8 +103,9 @@ class LabelMap:
     def _indices_of_one(self, wanted: str | int) -> set[int]:
         """Of a name, which several categories may have, or else of a raw id."""
         named = {at for at, name in enumerate(self.names) if name == wanted and self.category_ids[at] is not None}
-        if not named and str(wanted).isdigit() and int(wanted) in self.index_of:
-            return {self.index_of[int(wanted)]}
+        with suppress(ValueError):
+            if not named and (category_id := raw_id(wanted)) in self.index_of:
+                return {self.index_of[category_id]}
         return named
 
     def require_same_categories(self, other: "LabelMap", source: str) -> None:

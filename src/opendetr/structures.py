@@ -15,6 +15,7 @@ from torch.utils._pytree import register_pytree_node
 
 from opendetr.detections import Detections as Detections  # the last of the stages, in a file of its own
 from opendetr.devices import send
+from opendetr.raw_values import RawId
 
 
 class Target(NamedTuple):
@@ -53,7 +54,7 @@ class Batch(NamedTuple):
     images: Float[Tensor, "B 3 H W"]  # normalised; 0 where padded
     padding_mask: Bool[Tensor, "B H W"] | None  # True = padding; None where nothing is padded
     original_sizes: Int[Tensor, "B 2"]  # height, width of the picture before any transform, in pixels
-    image_ids: Int[Tensor, " B"]
+    image_ids: tuple[RawId, ...]  # B of them, as the data set has them
 
     def to(self, device: torch.device) -> "Batch":
         """The pictures on another device; their sizes and ids, which people read, stay on the CPU."""

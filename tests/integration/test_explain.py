@@ -11,7 +11,7 @@ from PIL import Image
 from tiny import TINY, TINY_FAST
 
 from opendetr import api, cli
-from opendetr.data.datasets import load_index
+from opendetr.data.door import load_index
 from opendetr.errors import UserError
 from opendetr.explanation.explaining import Asked
 from opendetr.explanation.look import look

@@ -14,7 +14,7 @@ from opendetr.checkpoints.native import Checkpoint
 from opendetr.checkpoints.official import labels_of, save_official
 from opendetr.checkpoints.origin import Origin
 from opendetr.config import ModelConfig
-from opendetr.data.datasets import load_index
+from opendetr.data.door import load_index
 from opendetr.data.transforms import Preprocessing
 from opendetr.errors import UserError
 from opendetr.labels import LabelMap

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from opendetr import api
-from opendetr.data.datasets import load_index
+from opendetr.data.door import load_index
 from opendetr.errors import UserError
 from opendetr.inference import prediction
 from opendetr.inference.detector import Detector
@@ -264,8 +264,8 @@ def test_label_files_agree_with_the_results_and_are_the_same_after_a_stop_and_of
     index = load_index(tmp_path / "whole/coco", "train")
     assert [record.path.name for record in index.records] == [f"{number}.png" for number in range(9)]
     assert [(record.width, record.height) for record in index.records] == [(64, 40 + 8 * (n % 2)) for n in range(9)]
-    assert len(index.coco["annotations"]) == len(entries(whole))
-    assert index.dropped_boxes == []
+    assert len(index.objects) == len(entries(whole))
+    assert index.left_out == ()
     assert sum(name.startswith("crops/") for name in written) == len(entries(whole))
     assert sum(len(text.splitlines()) for name, text in written.items() if name.startswith("labels/")) == len(
         entries(whole)

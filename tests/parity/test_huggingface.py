@@ -172,9 +172,7 @@ def test_every_architecture_says_the_same_in_both_directions(name, tmp_path):
     checkpoint, sizes = load_checkpoint(native), torch.tensor([[130, 170], [100, 120]])
     with torch.no_grad():
         output = checkpoint.model(images().masked_fill(masks()[:, None], 0), masks())
-    found = postprocess(
-        output, Batch(images(), masks(), sizes, torch.tensor([1, 2])), checkpoint.model.scoring, checkpoint.label_map
-    )
+    found = postprocess(output, Batch(images(), masks(), sizes, (1, 2)), checkpoint.model.scoring, checkpoint.label_map)
     expected = transformers.DetrImageProcessor().post_process_object_detection(
         SimpleNamespace(logits=reference[0], pred_boxes=reference[1]), threshold=0.0, target_sizes=sizes
     )

@@ -76,7 +76,7 @@ def test_detections_are_the_official_ones(official, released):
     sizes = torch.tensor(PICTURE_SIZES)
     with torch.no_grad():
         output = checkpoint.model(batch.tensors, batch.mask)
-    of_sizes = Batch(batch.tensors, batch.mask, sizes, torch.tensor([1, 2]))
+    of_sizes = Batch(batch.tensors, batch.mask, sizes, (1, 2))
     found = postprocess(output, of_sizes, checkpoint.model.scoring, checkpoint.label_map)
     expected = official.load().detr.PostProcess()(official.to_dict(reference), sizes)
     for ours, theirs in zip(found, expected, strict=True):
@@ -99,7 +99,7 @@ def test_transformers_says_the_same_of_what_we_write(released, tmp_path):
     assert checkpoint.label_map == original.label_map
     with torch.no_grad():
         ours = checkpoint.model(batch.tensors, batch.mask)
-    of_sizes = Batch(batch.tensors, batch.mask, sizes, torch.tensor([1, 2]))
+    of_sizes = Batch(batch.tensors, batch.mask, sizes, (1, 2))
     for mine, their in zip(
         postprocess(ours, of_sizes, checkpoint.model.scoring, checkpoint.label_map), expected, strict=True
     ):

@@ -93,7 +93,7 @@ def test_logged_figures_agree(official, output, targets, matches, name):
 def test_detections_agree(official, output, targets):
     sizes = torch.tensor([[480, 640], [427, 333], [1200, 800]])
     labels = LabelMap(tuple(range(NUM_CLASSES)), tuple("abcde"))
-    batch = Batch(torch.zeros(3, 3, 8, 8), None, sizes, torch.arange(3))
+    batch = Batch(torch.zeros(3, 3, 8, 8), None, sizes, (0, 1, 2))
     expected = official.load().detr.PostProcess()(official.to_dict(output), sizes)
     for ours, theirs in zip(postprocess(output, batch, SCORING, labels), expected, strict=True):
         assert torch.equal(ours.labels, theirs["labels"])

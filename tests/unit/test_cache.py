@@ -1,6 +1,7 @@
 import os
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -8,7 +9,7 @@ from PIL import Image
 from opendetr.config import DataConfig
 from opendetr.data import cache, loader
 from opendetr.data.cache import DiskCache, RamCache, build_cache
-from opendetr.data.datasets import load_index
+from opendetr.data.door import load_index
 from opendetr.data.loader import DetectionDataset
 from opendetr.data.transforms import Preprocessing, largest_look, training_transform
 from opendetr.errors import UserError
@@ -43,7 +44,7 @@ def reads(monkeypatch):
 
 
 def same(one, other) -> bool:
-    return torch.equal(one[0], other[0]) and all(map(torch.equal, one[1], other[1])) and one[2] is other[2]
+    return torch.equal(one[0], other[0]) and all(map(torch.equal, one[1], other[1])) and one[2].path == other[2].path
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -97,7 +98,7 @@ def test_the_disk_serves_the_next_run_as_long_as_files_stay_as_they_are(index, r
 
 def test_a_stated_size_is_checked_though_the_picture_is_kept(index):
     DetectionDataset(index, TRANSFORM, cache=DiskCache(100)).picture(0)
-    wrong = replace(index, records=[replace(index.records[0], width=99)])
+    wrong = replace(index, sizes=np.array([[99, 48]] * len(index)))
     with pytest.raises(UserError, match="says 99x48"):
         DetectionDataset(wrong, TRANSFORM, cache=DiskCache(100)).picture(0)
 
@@ -145,7 +146,7 @@ def test_that_not_all_pictures_fit_is_said_once_before_they_are_read(index, monk
     config = replace(CONFIG, cache="ram", image_size=24, train_sizes=(), crop_probability=0.0, zoom_probability=0.0)
     needed = 5 * 3 * 24 * 32  # kept smaller than they are, by each loader process
     monkeypatch.setattr(cache, "free_bytes", lambda: 4 * needed)
-    built = build_cache(config, index.records, workers)
+    built = build_cache(config, index.sizes, workers)
     assert capsys.readouterr().out.count("not all pictures can be kept in memory: they need 0.0 GB") == said
     dataset = DetectionDataset(index, PREPROCESSING.transform(), cache=built)
     for key in range(5):

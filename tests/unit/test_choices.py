@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from indices import indexed
 
-from opendetr.data.datasets import DatasetIndex, Record
+from opendetr.data.index import DatasetIndex, Record
 from opendetr.labels import LabelMap
 from opendetr.recipes.recipe import load_recipe, resolve_config
 from opendetr.training import choices
@@ -22,7 +23,7 @@ def index_of(*pictures, names=("cell", "rod"), size=(640, 480)) -> DatasetIndex:
         )
         for number, objects in enumerate(pictures)
     ]  # fmt: skip
-    return DatasetIndex(Path("data.json"), LabelMap.from_categories(categories, "data.json"), records, {}, [])
+    return indexed(records, LabelMap.from_categories(categories, "data.json"))
 
 
 def test_objects_are_measured_against_the_shorter_side():

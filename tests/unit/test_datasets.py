@@ -6,9 +6,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from opendetr.data.check import check_pictures, describe, describe_classes, warnings
-from opendetr.data.datasets import count_objects, has_split, known_images, load_index, shared_pictures
+from opendetr.data.check import (
+    check_pictures,
+    describe,
+    describe_classes,
+    left_out_in_words,
+    shared_pictures,
+    warnings,
+)
+from opendetr.data.door import has_split, known_ids, load_index
 from opendetr.errors import UserError
+from opendetr.evaluation.coco import truth_of
 from opendetr.labels import LabelMap
 
 TRAIN = Path("annotations/train.json")
@@ -66,7 +74,7 @@ def test_three_layouts_hold_the_same(coco_folder, layout, written, names):
         same_records(index, load_index(plain, own_name))
         assert index.label_map.names == ("circle", "square", "star")
         assert index.label_map.category_ids == (1, 2, 3)
-        assert count_objects(index.records) == 6
+        assert len(index.labels) == 6
         assert all(record.path.is_file() for record in index.records)
         assert has_split(root, name)
     assert not has_split(root, "test2")
@@ -106,8 +114,13 @@ def test_a_category_nobody_uses_is_a_class(with_boxes):
 def test_crowds_are_left_out_of_training_but_not_of_evaluation(with_boxes):
     index = with_boxes({}, {"iscrowd": 1, "category_id": 2})
     assert index.records[0].labels.tolist() == [0]
-    assert len(index.coco["annotations"]) == 2
-    assert index.dropped_boxes == []
+    assert len(index.objects) == len(truth_of(index).crowds) == 2
+    assert truth_of(index).crowds.tolist() == [False, True]
+    assert left_out_in_words(index) == [
+        "1 object marked as a crowd or as difficult: left out of training; that is 50% of all objects, and some tools, "
+        "such as CVAT, mark every mask so: if they are single objects, set their iscrowd to 0 "
+        f"(first: {index.records[0].path}: annotation 2 with box [1.0, 2.0, 3.0, 4.0] in 64x48 pixels)."
+    ]
 
 
 @pytest.mark.parametrize(
@@ -122,27 +135,129 @@ def test_crowds_are_left_out_of_training_but_not_of_evaluation(with_boxes):
 def test_boxes_are_clipped_to_the_picture(with_boxes, bbox, xyxy):
     index = with_boxes({"bbox": bbox})
     assert index.records[0].boxes_xyxy.tolist() == [xyxy]
-    assert index.coco["annotations"][0]["bbox"] == bbox  # evaluation sees the file as it is
+    assert truth_of(index).boxes_xywh.tolist() == [bbox]  # evaluation sees the file as it is
 
 
 @pytest.mark.parametrize(
-    ("bbox", "reason"),
+    ("annotation", "reason", "is_evaluated"),
     [
-        ([1, 2, 0, 4], "empty"),
-        ([1, 2, 3, -4], "empty"),
-        ([64, 2, 3, 4], "outside its picture of 64x48 pixels"),
-        ([1, -9, 3, 9], "outside its picture of 64x48 pixels"),
-        ([1, float("nan"), 3, 4], "not finite"),
-        ([1, 2, float("inf"), 4], "not finite"),
+        ({"bbox": [1, 2, 0, 4]}, "without width or height", True),
+        ({"bbox": [1, 2, 3, -4]}, "without width or height", True),
+        ({"bbox": [64, 2, 3, 4]}, "outside its picture", True),
+        ({"bbox": [1, -9, 3, 9]}, "outside its picture", True),
+        ({"bbox": [1, float("nan"), 3, 4]}, "without a box of four finite numbers", False),
+        ({"bbox": [1, 2, float("inf"), 4]}, "without a box of four finite numbers", False),
+        ({"bbox": [1, 2, 10**400, 4]}, "without a box of four finite numbers", False),
+        ({"bbox": [1, 2, 3]}, "without a box of four finite numbers", False),
+        ({"bbox": [1, 2, 3, "four"]}, "without a box of four finite numbers", False),
+        ({"bbox": [1, 2, 3, True]}, "without a box of four finite numbers", False),
+        ({"bbox": None}, "without a box of four finite numbers", False),
+        ({"bbox": {}}, "without a box of four finite numbers", False),
+        ({"category_id": 42}, "of a category that is not listed", False),
+        ({"category_id": None}, "of a category that is not listed", False),
+        ({"category_id": [1]}, "of a category that is not listed", False),
+        ({"image_id": 99}, "of a picture that is not listed", False),
+        ({"image_id": 1.5}, "of a picture that is not listed", False),
     ],
 )
-def test_a_box_that_cannot_be_learned_is_left_out_with_a_sentence(with_boxes, bbox, reason):
-    index = with_boxes({}, {"bbox": bbox}, {"category_id": 2})
+def test_an_object_that_cannot_be_learned_is_left_out_with_a_sentence(with_boxes, annotation, reason, is_evaluated):
+    index = with_boxes({}, annotation, {"category_id": 2})
     assert index.records[0].labels.tolist() == [0, 1]
-    (sentence,) = index.dropped_boxes
-    assert str(index.records[0].path) in sentence
-    assert f"annotation 2 with bbox {bbox} is {reason}" in sentence
-    assert f"1 box is left out of training: {sentence}" in warnings(index, num_queries=9)[0]
+    assert len(truth_of(index).labels) == 2 + is_evaluated
+    (sentence,) = left_out_in_words(index)
+    assert sentence.startswith(f"1 object {reason}: left out of training (first: ")
+    assert "annotation 2 " in sentence
+    assert sentence == warnings(index, num_queries=9)[0]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"iscrowd": "0"}, 0), ({"iscrowd": "false"}, 0), ({"iscrowd": None}, 0), ({"iscrowd": False}, 0),
+        ({"iscrowd": 0.0}, 0), ({"iscrowd": 2}, 0), ({"iscrowd": [1]}, 0), ({"iscrowd": "1"}, 1),
+        ({"iscrowd": True}, 1), ({"iscrowd": "true"}, 1), ({"iscrowd": 1.0}, 1),
+    ],
+)  # fmt: skip
+def test_one_rule_says_what_a_crowd_is(with_boxes, values, expected):
+    index = with_boxes({}, values)
+    assert truth_of(index).crowds.tolist() == [False, bool(expected)]
+    assert len(index.labels) == 2 - expected
+
+
+@pytest.mark.parametrize("area", ["12", [12], 0, float("nan"), -5, None, True, 10**400, "twelve"])
+def test_an_area_that_is_no_positive_number_is_the_boxs(with_boxes, area):
+    index = with_boxes({"bbox": [1, 2, 3, 4], "area": area})
+    assert truth_of(index).areas.tolist() == [12]
+    said = left_out_in_words(index)
+    assert said == ([] if area in ("12", None) else ["1 repair: area that is no positive number: taken from the box."])
+
+
+@pytest.mark.parametrize("image_id", [1, "1", 1.0, " 1 ", "1.0"])
+def test_an_id_is_the_same_however_it_is_written(with_boxes, image_id):
+    index = with_boxes({"image_id": image_id, "category_id": "2"})
+    assert index.records[0].labels.tolist() == [1]
+
+
+@pytest.mark.parametrize("image_id", ["seven", 2**53 + 1, 2**64 + 1, 10**40, -3, "0x7", "a/b.jpg"])
+def test_ids_of_any_size_and_texts_are_kept(changed, image_id):
+    def change(coco):
+        coco["images"][0]["id"] = image_id
+        for annotation in coco["annotations"]:
+            annotation["image_id"] = image_id
+
+    index = load_index(changed(change), "train")
+    assert index.records[0].image_id == image_id
+    assert len(index.labels) == 3
+
+
+def test_ids_that_differ_by_one_beyond_the_range_of_floats_stay_apart(coco_folder, edit_json):
+    root = coco_folder([1, 2])
+    ids = [2**64 + 1, 2**64 + 2]
+
+    def change(coco):
+        for entry in coco["annotations"]:
+            entry["image_id"] = ids[entry["image_id"] - 1]
+        for image, number in zip(coco["images"], ids):
+            image["id"] = number
+
+    edit_json(root / TRAIN, change)
+    assert [(record.image_id, len(record.labels)) for record in load_index(root, "train").records] == [
+        (ids[0], 1), (ids[1], 2),
+    ]  # fmt: skip
+
+
+def test_text_category_ids_are_kept(changed):
+    def change(coco):
+        for category, number in zip(coco["categories"], ("kreis", "7", 3)):
+            category["id"] = number
+        for annotation, number in zip(coco["annotations"], ("kreis", 7, "3")):
+            annotation["category_id"] = number
+
+    index = load_index(changed(change), "train")
+    assert index.label_map.category_ids == (3, 7, "kreis")
+    assert [index.label_map.names[label] for label in index.records[0].labels] == ["circle", "square", "star"]
+
+
+@pytest.mark.parametrize(
+    "size", [(0, 0), (-1, -1), (None, None), ("wide", 48), (64, [48]), (64, 0), (float("nan"), 48), (10**400, 48)]
+)
+def test_a_size_that_is_not_stated_is_read_from_the_picture(changed, size):
+    index = load_index(changed(put("images", 0, width=size[0], height=size[1])), "train")
+    assert (index.records[0].width, index.records[0].height) == (64, 48)
+    assert left_out_in_words(index) == ["1 repair: picture without a stated size: read from its file."]
+
+
+@pytest.mark.parametrize("size", [("64", "48"), (64.0, 48.0)])
+def test_a_size_may_be_written_as_text_or_float(changed, size):
+    index = load_index(changed(put("images", 0, width=size[0], height=size[1])), "train")
+    assert (index.records[0].width, index.records[0].height) == (64, 48)
+    assert left_out_in_words(index) == []
+
+
+def test_a_box_that_is_not_stated_is_that_of_the_polygons(with_boxes):
+    index = with_boxes({"bbox": [], "segmentation": [[10, 20, 30, 20, 30, 25], [5, 22, 6, 22, 6, 23]]})
+    assert index.records[0].boxes_xyxy.tolist() == [[5, 20, 30, 25]]
+    assert "1 repair: box that is not stated: taken from the polygons." in left_out_in_words(index)
 
 
 def test_a_picture_without_objects_is_a_normal_picture(with_boxes):
@@ -161,30 +276,51 @@ def put(key, position, **values):
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (put("images", 0, file_name="other.png"), r"names the picture .*other\.png, which does not exist"),
-        (put("annotations", 1, category_id=42), r"annotation 2 has category 42, which is not listed.*1 'circle'"),
-        (put("annotations", 1, category_id=None), r"annotation 2 has category None, which is not listed"),
-        (lambda coco: coco["annotations"][1].pop("category_id"), r"annotation 2 has category None"),
-        (put("annotations", 1, image_id=99), r"annotation 2 belongs to image 99, which is not listed"),
-        (remove("images"), r"annotation 1 belongs to image 1, which is not listed"),
-        (put("annotations", 0, bbox=[1, 2, 3]), r"every annotation needs a bbox \[x, y, width, height\]"),
-        (put("annotations", 0, bbox=[1, 2, 3, "4"]), r"every annotation needs a bbox"),
-        (lambda coco: coco["annotations"][0].pop("bbox"), r"every annotation needs a bbox"),
-        (lambda coco: coco["images"].append(dict(coco["images"][0])), r"image id 1 is listed twice"),
-        (put("images", 0, id="one"), r"every image needs a whole-number id"),
-        (put("images", 0, width=None), r"every image needs a whole-number id, width and height"),
-        (lambda coco: coco["images"][0].pop("file_name"), r"every image needs .* a file_name"),
+        (
+            put("images", 0, file_name="other.png"),
+            r"none of the 1 picture .*names the picture .*other\.png, which",
+        ),
+        (put("categories", 0, id=4), r"annotation \d has category 1, which is not listed.*2 'square'"),
+        (lambda coco: [one.update(category_id=one["category_id"] - 1) for one in coco["annotations"]], "one too low"),
+        (lambda coco: [one.pop("category_id") for one in coco["annotations"]], r"annotation 1 has category None"),
+        (put("images", 0, id=99), r"annotation 1 belongs to image 1, which is not listed"),
+        (remove("images"), r"the list 'images' is empty"),
+        (lambda coco: coco["images"].append({**coco["images"][0], "file_name": "x"}), r"image id 1 is listed twice"),
+        (lambda coco: coco["images"][0].pop("file_name"), r"needs an id and a file_name"),
+        (put("images", 0, id=None), r"needs an id and a file_name"),
         (lambda coco: coco["categories"].append(dict(coco["categories"][0])), r"category id 1 is listed twice"),
         (lambda coco: coco.update(images=[], annotations=[]), r"the list 'images' is empty"),
-        (lambda coco: coco.pop("categories"), r"is not a COCO annotation file: it needs the lists"),
-        (lambda coco: coco.update(images={}), r"is not a COCO annotation file: it needs the lists"),
+        (lambda coco: coco.pop("categories"), r"is not a COCO annotation file with the lists"),
+        (lambda coco: coco.update(images={}), r"is not a COCO annotation file with the lists"),
     ],
 )
-def test_a_wrong_entry_is_named(changed, change, expected):
+def test_a_file_of_which_nothing_can_be_used_is_refused(changed, change, expected):
     root = changed(change)
     with pytest.raises(UserError, match=expected) as caught:
         load_index(root, "train")
     assert str(root / TRAIN) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (put("images", 1, file_name="other.png"), "1 picture whose file does not exist: left out"),
+        (lambda coco: coco["images"].append({**coco["images"][0], "id": 9}), "1 picture listed twice: left out"),
+        (lambda coco: coco["images"].append(dict(coco["images"][0])), "1 picture listed twice: left out"),
+        (lambda coco: coco["images"].append(7), "1 picture that cannot be used as it is written: left out"),
+        (lambda coco: coco["images"].append({"id": 9}), "1 picture that cannot be used as it is written: left out"),
+        (lambda coco: coco["annotations"].append("x"), "1 object that cannot be used as it is written: left out"),
+    ],
+)
+def test_a_wrong_entry_is_left_out_and_named(coco_folder, edit_json, change, expected):
+    root = coco_folder([1, 2])
+    edit_json(root / TRAIN, change)
+    index = load_index(root, "train")
+    said = left_out_in_words(index)
+    assert any(expected in sentence for sentence in said)
+    stated = json.loads((root / TRAIN).read_text())
+    assert len(index) + sum(one.kind == "picture" for one in index.left_out) == len(stated["images"])
+    assert len(index.objects) + sum(one.kind == "object" for one in index.left_out) == len(stated["annotations"])
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "{", "3", "\x00"])
@@ -206,7 +342,10 @@ def test_a_missing_folder_a_missing_split_and_missing_pictures(coco_folder, tmp_
     with pytest.raises(UserError, match=r"has no split 'test'; it has: train, val"):
         load_index(root, "test")
     shutil.rmtree(root / "images")
-    with pytest.raises(UserError, match=r"train\.json has no pictures: the folder .*images does not exist"):
+    with pytest.raises(
+        UserError,
+        match=r"none of the 1 picture of .*train\.json can be used: .*train_0\.png",
+    ):
         load_index(root, "train")
 
 
@@ -219,13 +358,13 @@ def test_splits_of_one_name_are_told_apart_by_their_files(coco_folder):
     own_names = ["annotations/val.json", "annotations/instances_val2017.json", "val/_annotations.coco.json"]
     for objects, name in enumerate(own_names):
         assert has_split(root, name)
-        assert count_objects(load_index(root, name).records) == objects
-    assert count_objects(load_index(root, "val2017").records) == 1  # no other split has this name
+        assert len(load_index(root, name).labels) == objects
+    assert len(load_index(root, "val2017").labels) == 1  # no other split has this name
     assert has_split(root, "val")
     with pytest.raises(UserError, match=r"could be any of .*name the split by its file") as caught:
         load_index(root, "val")
     assert all(name in str(caught.value) for name in own_names)
-    assert count_objects(load_index(other, "val").records) == 1  # the short name is enough where it is the only one
+    assert len(load_index(other, "val").labels) == 1  # the short name is enough where it is the only one
 
 
 def test_shared_pictures_are_the_same_file_or_the_same_bytes(coco_folder):
@@ -255,27 +394,42 @@ def test_equal_size_alone_is_not_shared(coco_folder):
     assert shared_pictures(val, train) == []
 
 
-@pytest.mark.parametrize(
-    ("layout", "folder", "expected"),
-    [
-        ("plain", "images", {"train_0.png": 1, "train_1.png": 2, "valid_0.png": 3, "valid_1.png": 4}),
-        ("roboflow", "valid", {"valid_0.png": 3, "valid_1.png": 4}),
-        ("coco2017", "train2017", {"train_0.png": 1, "train_1.png": 2}),
-    ],
-)
-def test_the_image_ids_of_a_folder_that_belongs_to_a_data_set(coco_folder, layout, folder, expected):
+@pytest.mark.parametrize(("layout", "folder"), [("plain", "images"), ("roboflow", "valid"), ("coco2017", "valid2017")])
+def test_the_ids_of_pictures_of_a_data_set(coco_folder, layout, folder):
     root = coco_folder((1, 0), ("train", "valid"), layout)
-    assert known_images(root / folder) == expected
+    paths = [root / folder / name for name in ("valid_1.png", "valid_0.png")]
+    assert known_ids(paths) == [("valid_1.png", 4), ("valid_0.png", 3)]
 
 
-def test_a_folder_without_a_data_set_or_with_two_that_disagree_has_no_image_ids(coco_folder, edit_json, tmp_path):
-    assert known_images(tmp_path) == {}
+def test_a_picture_is_found_in_its_data_set_whatever_leads_to_it(coco_folder, edit_json, tmp_path):
+    """A linked folder, linked files, names with ./ and folders below, another JSON file beside."""
+    root = coco_folder((1, 0))
+    store = tmp_path / "store"
+    (root / "images").rename(store)
+    (root / "images").symlink_to(store)
+    assert known_ids([root / "images" / "train_0.png", store / "train_1.png"]) == [("train_0.png", 1), None]
+    (root / "images").unlink()
+    (root / "images" / "a" / "b" / "c").mkdir(parents=True)
+    for number in (0, 1):
+        (root / "images" / "a" / "b" / "c" / f"{number}.png").symlink_to(store / f"train_{number}.png")
+
+    def change(coco):
+        coco["images"][0]["file_name"] = "./a/b/c/0.png"
+        coco["images"][1]["file_name"] = "../images/a/b/c/1.png"
+
+    edit_json(root / TRAIN, change)
+    (root / "annotations" / "other.json").write_text("[1]")
+    (root / "annotations" / "._train.json").write_bytes(b"\x00\x05")
+    assert known_ids([root / f"images/a/b/c/{number}.png" for number in (1, 0)]) == [
+        ("../images/a/b/c/1.png", 2), ("./a/b/c/0.png", 1),
+    ]  # fmt: skip
+    assert known_ids([tmp_path / "elsewhere.png"]) == [None]
+
+
+def test_a_picture_that_two_splits_number_differently_has_no_id(coco_folder, edit_json):
     root = coco_folder((1, 0), ("train", "val"))
-    assert known_images(root / "annotations") == {}
     edit_json(root / "annotations/val.json", put("images", 1, file_name="train_0.png"))
-    assert known_images(root / "images") == {}
-    (root / "annotations/val.json").write_text("{")
-    assert known_images(root / "images") == {}
+    assert known_ids([root / "images/train_0.png", root / "images/train_1.png"]) == [None, ("train_1.png", 2)]
 
 
 def test_a_split_in_one_line(coco_folder):

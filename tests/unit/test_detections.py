@@ -68,7 +68,7 @@ def test_postprocessing_answers_every_query_in_pixels_of_the_original_picture(ra
     output = random_output(2, 2, 5, classes=3)
     output.boxes_cxcywh[-1, 0, 0] = torch.tensor([0.5, 0.9, 0.5, 0.4])  # reaches below the picture
     sizes = torch.tensor([[20, 30], [100, 50]])
-    batch = Batch(torch.zeros(2, 3, 8, 8), None, sizes, torch.tensor([5, 6]))
+    batch = Batch(torch.zeros(2, 3, 8, 8), None, sizes, (5, 6))
     both = postprocess(output, batch, SoftmaxScoring(), LABELS)
     assert [found.image_id for found in both] == [5, 6]
     assert [found.image_size for found in both] == [(20, 30), (100, 50)]
@@ -87,7 +87,7 @@ def test_postprocessing_answers_every_query_in_pixels_of_the_original_picture(ra
 
 def test_half_precision_answers_are_reported_in_float32(random_output):
     output = DetrOutput(*(tensor.bfloat16() for tensor in random_output(1, 1, 5, classes=3)))
-    batch = Batch(torch.zeros(1, 3, 8, 8), None, torch.tensor([[20, 30]]), torch.tensor([5]))
+    batch = Batch(torch.zeros(1, 3, 8, 8), None, torch.tensor([[20, 30]]), (5,))
     (found,) = postprocess(output, batch, SoftmaxScoring(), LABELS)
     assert found.scores.dtype == found.boxes_xyxy.dtype == torch.float32
 

@@ -76,7 +76,7 @@ class Asked(torch.Tensor):
 def test_only_cuda_copies_while_python_goes_on(device, waits_not):
     assert send(torch.zeros(2).as_subclass(Asked), device).asked == (device.type, waits_not)
     pictures = torch.zeros(1, 3, 8, 8).as_subclass(Asked)
-    batch = Batch(pictures, torch.zeros(1, 8, 8, dtype=torch.bool).as_subclass(Asked), *torch.ones(2, 1, 2).long())
+    batch = Batch(pictures, torch.zeros(1, 8, 8, dtype=torch.bool).as_subclass(Asked), torch.ones(1, 2).long(), (1,))
     moved = batch.to(device)
     assert moved.images.asked == moved.padding_mask.asked == (device.type, waits_not)
 

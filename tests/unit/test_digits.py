@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from opendetr.data import digits
-from opendetr.data.datasets import load_index
 from opendetr.data.digits import SPLITS, write_digits
+from opendetr.data.door import load_index
 from opendetr.errors import UserError
 from opendetr.files import write_json
 
@@ -98,7 +98,7 @@ def test_the_index_reads_it(written):
     root, counts = written
     for name, count in counts.items():
         index = load_index(root, name)
-        assert (len(index), index.label_map.names, index.dropped_boxes) == (count, tuple("0123456789"), [])
+        assert (len(index), index.label_map.names, index.left_out) == (count, tuple("0123456789"), ())
         assert all(1 <= len(record.labels) <= 4 for record in index.records)
         for record in index.records:
             with Image.open(record.path) as picture:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from opendetr.config import LossConfig
-from opendetr.data.datasets import load_index
+from opendetr.data.door import load_index
 from opendetr.data.loader import DetectionDataset
 from opendetr.data.transforms import Preprocessing
 from opendetr.loss.criterion import Criterion, Normalisers, set_loss

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from opendetr.data.datasets import load_index
+from opendetr.data.door import load_index
 from opendetr.errors import UserError
 from opendetr.inference.label_files import LabelFiles, Listed, Saving, folder_name
 from opendetr.inference.results import StoredEntries, write_entries
@@ -66,10 +66,10 @@ def test_the_data_set_is_read_back(tmp_path):
     ]  # fmt: skip
     assert index.records[0].boxes_xyxy.tolist() == [[0, 10, 10, 20], [20, 5, 30, 15]]
     assert [index.label_map.names[label] for label in index.records[0].labels] == ["dog / puppy", "cat"]
-    assert index.dropped_boxes == []
+    assert index.left_out == ()
     assert index.records[0].path.read_bytes() == original.read_bytes()
     assert Image.open(index.records[1].path).size == (40, 20)
-    assert [a["score"] for a in index.coco["annotations"]] == pytest.approx([0.9, 0.8])
+    assert [a["score"] for a in json.loads(index.source.read_text())["annotations"]] == pytest.approx([0.9, 0.8])
 
 
 def test_crops_lie_in_a_folder_per_class(tmp_path):

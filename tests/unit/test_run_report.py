@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from opendetr.data.datasets import load_index
+from opendetr.data.door import load_index
 from opendetr.data.loader import DetectionDataset
 from opendetr.data.transforms import Preprocessing
 from opendetr.evaluation.run_page import class_table, distributions, truth_beside_found

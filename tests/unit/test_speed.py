@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from indices import indexed
 
-from opendetr.data.datasets import DatasetIndex, Record
+from opendetr.data.index import DatasetIndex, Record
 from opendetr.labels import LabelMap
 from opendetr.model.build import build_model
 from opendetr.recipes.recipe import resolve_config
@@ -25,7 +26,7 @@ def index_of(*counts: int, side: int = 96) -> DatasetIndex:
         Record(number, Path(f"{number}.png"), 640, 480, np.zeros(count, dtype=np.int64), boxes(count, side))
         for number, count in enumerate(counts)
     ]
-    return DatasetIndex(Path("data.json"), LabelMap((1,), ("cell",)), records, {}, [])
+    return indexed(records, LabelMap((1,), ("cell",)))
 
 
 def boxes(count: int, side: int) -> np.ndarray:

@@ -15,8 +15,8 @@ from opendetr.ablation.study import RowResults, Settings, Study, StudyRow
 from opendetr.ablation.tables import write_tables
 from opendetr.boxes import box_iou
 from opendetr.config import RunConfig
-from opendetr.data.datasets import load_index
 from opendetr.data.digits import SIDE, crowd_scenes, write_digits
+from opendetr.data.door import load_index
 from opendetr.errors import UserError, first_line
 from opendetr.evaluation.runner import evaluate_split
 from opendetr.explanation.slots import survey

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.markdown import Markdown
 
-from opendetr.data.datasets import load_index
+from opendetr.data.door import load_index
 from opendetr.devices import resolve_device
 from opendetr.errors import UserError
 from opendetr.options import Cache, TrainingPrecision, require_batch_size

@@ -7,7 +7,7 @@ from opendetr.benchmarking.benchmark import Benchmark, print_benchmark, write_be
 from opendetr.benchmarking.measure import run_benchmark
 from opendetr.checkpoints.loading import is_exported, load_checkpoint
 from opendetr.checkpoints.origin import Origin
-from opendetr.data.datasets import load_index
+from opendetr.data.door import load_index
 from opendetr.devices import resolve_device
 from opendetr.errors import UserError
 from opendetr.evaluation.coco import CocoMetrics, evaluate_files

@@ -6,7 +6,7 @@ from typing import Any
 from opendetr.checkpoints.conversion import write_model
 from opendetr.checkpoints.facts import facts_of
 from opendetr.checkpoints.loading import is_exported, load_checkpoint
-from opendetr.data.datasets import load_index
+from opendetr.data.door import load_index
 from opendetr.devices import resolve_device
 from opendetr.errors import UserError
 from opendetr.exporting.certificate import Certificate, print_certificate

@@ -80,7 +80,10 @@ def val(
 def predict(
     model: ModelOrExported,
     sources: Annotated[
-        list[str], typer.Argument(metavar="SOURCES", help="Pictures, folders, globs, videos, webcam, rtsp://...")
+        list[str],
+        typer.Argument(
+            metavar="SOURCES", help="Pictures (also https://...), folders, globs, videos, webcam, rtsp://..."
+        ),
     ],
     output: Annotated[str, option(OUTPUT, "DIR", "Folder for detections.json and drawn pictures.")],
     tile: Annotated[

@@ -2,9 +2,7 @@
 
 import hashlib
 import io
-import os
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from opendetr.config import DataConfig
-from opendetr.data.datasets import Record
+from opendetr.data.index import Record
 from opendetr.data.transforms import largest_look
 from opendetr.files import cache_folder, write_bytes
 from opendetr.memory import free_bytes, processes_here
@@ -86,9 +84,9 @@ class DiskCache:
     def _file(self, record: Record) -> Path:
         """The file; its name depends on all that its content depends on, and on the size that the record states."""
         path = record.path.resolve()
-        state = os.stat(path)
+        state = path.stat()
         versions = __version__, PIL.__version__
-        parts = path, state.st_mtime_ns, state.st_size, record.width, record.height, self.side, *versions
+        parts = path, state.st_mtime, state.st_size, record.width, record.height, self.side, *versions
         name = hashlib.blake2b("\n".join(map(str, parts)).encode(), digest_size=16).hexdigest()
         return self.folder / name[:2] / f"{name}.npy"
 
@@ -96,8 +94,8 @@ class DiskCache:
 PictureCache = RamCache | DiskCache
 
 
-def build_cache(config: DataConfig, records: Iterable[Record] = (), workers: int = 0) -> PictureCache | None:
-    """The cache that a config asks for, with a message if memory has no room for the pictures of all `records`.
+def build_cache(config: DataConfig, sizes: np.ndarray | None = None, workers: int = 0) -> PictureCache | None:
+    """The cache that a config asks for, with a message if memory has no room for pictures of all `sizes` [N, 2].
 
     Each of the loader processes (`workers`) reads every picture at some time and keeps its own copy.
     """
@@ -107,8 +105,8 @@ def build_cache(config: DataConfig, records: Iterable[Record] = (), workers: int
     if config.cache == "disk":
         return DiskCache(side)
     cache = RamCache(side)
-    sizes = (kept_size(record.width, record.height, side) for record in records)
-    needed = max(1, workers) * sum(3 * width * height for width, height in sizes)
+    kept = [kept_size(width, height, side) for width, height in ([] if sizes is None else sizes.tolist())]
+    needed = max(1, workers) * sum(3 * width * height for width, height in kept)
     if needed > cache.room:
         warn(
             f"not all pictures can be kept in memory: they need {needed / 1e9:.1f} GB, and {cache.room / 1e9:.1f} GB "

@@ -1,12 +1,19 @@
 """Checks of a data set before training: its content, and problems that would stop training later."""
 
+import hashlib
 import time
+from collections import Counter
+from pathlib import Path
 
-from opendetr.data.datasets import DatasetIndex, Record, count_objects
+import numpy as np
+
+from opendetr.data.index import OF_OBJECTS, DatasetIndex, Record, Unused
 from opendetr.errors import UserError
 from opendetr.images import check_image
 from opendetr.labels import LabelMap
 from opendetr.wording import counted
+
+MANY_CROWDS = 0.2  # the share of crowds from which on a tool may have marked ordinary objects so
 
 
 def check_pictures(index: DatasetIndex, seconds: float) -> int:
@@ -34,12 +41,12 @@ def require_size(record: Record, size: tuple[int, int], index: DatasetIndex) -> 
 
 def describe(index: DatasetIndex) -> str:
     """Pictures and objects of a split in words."""
-    counts = [len(record.labels) for record in index.records]
-    empty, least, most = counts.count(0), min(counts), max(counts)
+    counts = index.counts
+    empty, least, most = int((counts == 0).sum()), int(counts.min()), int(counts.max())
     spread = f"{least} per picture" if least == most else f"{least} to {most} per picture"
     return (
         f"{counted(len(index), 'picture')} ({empty or 'none'} without objects), "
-        f"{counted(count_objects(index.records), 'object')} ({spread})"
+        f"{counted(len(index.labels), 'object')} ({spread})"
     )
 
 
@@ -52,19 +59,73 @@ def describe_classes(label_map: LabelMap, limit: int = 12) -> str:
 
 def warnings(index: DatasetIndex, num_queries: int) -> list[str]:
     """Warnings before training on the split, one sentence each; `num_queries` 0 means not chosen yet."""
-    found = []
-    if index.dropped_boxes:
-        shown = "; ".join(index.dropped_boxes[:3])
-        count = len(index.dropped_boxes)
-        found.append(f"{counted(count, 'box is', 'boxes are')} left out of training: {shown}.")
-    fullest = max(index.records, key=lambda record: len(record.labels))
-    if 0 < num_queries < len(fullest.labels):
-        crowded = sum(len(record.labels) > num_queries for record in index.records)
+    found = left_out_in_words(index)
+    most = int(index.counts.max())
+    if 0 < num_queries < most:
+        fullest, crowded = index.records[int(index.counts.argmax())], int((index.counts > num_queries).sum())
         found.append(
-            f"{fullest.path} has {len(fullest.labels)} objects and the model only {num_queries} queries "
+            f"{fullest.path} has {most} objects and the model only {num_queries} queries "
             f"({counted(crowded, 'such picture')}): some objects can never be found; raise it with "
             f"--set model.num_queries=..."
         )
-    if count_objects(index.records) == 0:
-        found.append(f"{index.source} has no objects: the model would learn to find nothing.")
+    if not len(index.labels):
+        found.append(f"{index.source} has no objects to learn: the model would learn to find nothing.")
     return found
+
+
+def left_out_in_words(index: DatasetIndex) -> list[str]:
+    """A sentence per reason why entries of the source are not used, and per kind of repair."""
+    number_of = Counter((one.kind, one.reason) for one in index.left_out)
+    first = {(one.kind, one.reason): one.sentence for one in reversed(index.left_out)}
+    objects = index.objects
+    for code in np.unique(objects.reasons[objects.reasons >= 0]).tolist():
+        key, these = ("object", OF_OBJECTS[code]), np.flatnonzero(objects.reasons == code)
+        number_of[key] += len(these)
+        first[key] = describe_object(index, int(these[0]))
+    found = []
+    for (kind, reason), number in number_of.items():
+        more = _about_crowds(index) if reason == Unused.CROWD else ""
+        found.append(f"{counted(number, kind)} {reason}: left out of training{more} (first: {first[kind, reason]}).")
+    found += [f"{counted(number, 'repair')}: {what}." for what, number in index.repairs.items() if number]
+    return found
+
+
+def _about_crowds(index: DatasetIndex) -> str:
+    """What to do where a tool has marked ordinary objects as crowds."""
+    share = index.objects.is_crowd.mean()
+    if share < MANY_CROWDS:
+        return ""
+    return (
+        f"; that is {share:.0%} of all objects, and some tools, such as CVAT, mark every mask so: if they are single "
+        f"objects, set their iscrowd to 0"
+    )
+
+
+def describe_object(index: DatasetIndex, number: int) -> str:
+    """The file, the number and the box of an object of `index.objects`."""
+    objects = index.objects
+    box = [round(value, 2) for value in objects.boxes_xywh[number].tolist()]
+    picture = int(objects.pictures[number])
+    width, height = index.sizes[picture].tolist()
+    path = index.paths[picture]
+    return f"{path}: annotation {objects.ids[number]} with box {box} in {width}x{height} pixels"
+
+
+def shared_pictures(one: DatasetIndex, other: DatasetIndex) -> list[Path]:
+    """Pictures of `one` that `other` has too: the same file, or another file with the same bytes."""
+    others = {record.path.resolve() for record in other.records}
+    of_size: dict[int, list[Path]] = {}
+    for path in others:
+        of_size.setdefault(path.stat().st_size, []).append(path)
+    digests: dict[Path, bytes] = {}
+
+    def digest(path: Path) -> bytes:
+        if path not in digests:
+            digests[path] = hashlib.blake2b(path.read_bytes()).digest()
+        return digests[path]
+
+    def is_shared(path: Path) -> bool:
+        twins = of_size.get(path.stat().st_size, [])  # compare sizes first: hashing all of COCO would take minutes
+        return path in others or any(digest(path) == digest(twin) for twin in twins)
+
+    return [record.path for record in one.records if is_shared(record.path.resolve())]

@@ -19,7 +19,7 @@ from torchvision.transforms import v2
 
 from opendetr.data.cache import PictureCache, kept_size
 from opendetr.data.check import require_size
-from opendetr.data.datasets import DatasetIndex, Record
+from opendetr.data.index import DatasetIndex, Record
 from opendetr.data.transforms import to_target
 from opendetr.images import read_image
 from opendetr.progress import warn
@@ -91,7 +91,7 @@ def collate(samples: list[Sample]) -> tuple[Batch, Targets]:
     batch = Batch(
         *pad_to_largest([image for image, _, _ in samples]),
         torch.tensor([(record.height, record.width) for _, _, record in samples]),
-        torch.tensor([record.image_id for _, _, record in samples]),
+        tuple(record.image_id for _, _, record in samples),
     )
     return batch, Targets.stack([target for _, target, _ in samples])
 

@@ -104,7 +104,8 @@ def class_colour(category_id: int) -> Colour:
 
 def colour_of_class(label_map: LabelMap, label: int) -> Colour:
     """The colour of the class with index `label`."""
-    return class_colour(label_map.category_ids[label] or 0)
+    category_id = label_map.category_ids[label] or 0
+    return class_colour(category_id if isinstance(category_id, int) and 0 <= category_id < 2**31 else label)
 
 
 def text_colour(ground: Colour) -> Colour:

@@ -10,6 +10,7 @@ from opendetr.checkpoints.description import Description
 from opendetr.data.loader import group_equal_shapes
 from opendetr.engines.engine import Engine
 from opendetr.model.postprocess import postprocess
+from opendetr.raw_values import RawId
 from opendetr.structures import Batch, Detections
 
 
@@ -19,7 +20,7 @@ class Prepared(NamedTuple):
     key: int
     image: Tensor  # [3, h, w], normalised
     size: tuple[int, int]  # height, width of the picture before any transform, in pixels
-    image_id: int = 0
+    image_id: RawId = 0
 
 
 def detect(
@@ -38,7 +39,7 @@ def detect(
         before_batch()
         batch = Batch(
             torch.stack([picture.image for picture in group]), None,
-            torch.tensor([picture.size for picture in group]), torch.tensor([picture.image_id for picture in group]),
+            torch.tensor([picture.size for picture in group]), tuple(picture.image_id for picture in group),
         )  # fmt: skip
         found = postprocess(engine(batch.images, None), batch, description.scoring, description.label_map)
         yield from zip((picture.key for picture in group), found)

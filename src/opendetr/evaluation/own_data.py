@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from opendetr.checkpoints.native import Checkpoint, model_folder
-from opendetr.data.datasets import has_split, split_names
+from opendetr.data.door import has_split, split_names
 from opendetr.errors import UserError
 from opendetr.recipes.recipe import load_recipe
 from opendetr.wording import listed

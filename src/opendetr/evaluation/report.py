@@ -8,7 +8,7 @@ import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from opendetr.data.datasets import DatasetIndex
+from opendetr.data.index import DatasetIndex
 from opendetr.evaluation.coco import CocoMetrics
 from opendetr.progress import console, print_command
 from opendetr.wording import counted
@@ -30,7 +30,7 @@ def print_metrics(metrics: CocoMetrics) -> None:
         summary.add_row(*row)
     per_class = Table("class", "id", "AP", "AP50")
     for name, values in metrics.per_class.items():
-        per_class.add_row(name, f"{values['id']:g}", metric_in_words(values["AP"]), metric_in_words(values["AP50"]))
+        per_class.add_row(name, str(values["id"]), metric_in_words(values["AP"]), metric_in_words(values["AP50"]))
     console.print(summary, per_class)
 
 
@@ -44,25 +44,24 @@ def print_classes(index: DatasetIndex) -> None:
     for column in table.columns[2:]:
         column.justify = "right"
     classes = index.label_map.num_classes
-    labels = np.concatenate([record.labels for record in index.records])
-    boxes = np.concatenate([record.boxes_xyxy for record in index.records])
+    labels, boxes = index.labels, index.boxes_xyxy
     sides = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(1))
     objects = np.bincount(labels, minlength=classes)
     of_each = np.split(sides[labels.argsort()], objects.cumsum()[:-1])  # the sides of every class
-    showing = np.bincount(np.concatenate([np.unique(record.labels) for record in index.records]), minlength=classes)
+    pictures = np.repeat(np.arange(len(index)), index.counts)
+    showing = np.bincount(np.unique(np.stack([pictures, labels]), axis=1)[1], minlength=classes)
     for label in sorted(range(classes), key=lambda label: -objects[label]):
         name, number = index.label_map.names[label], index.label_map.category_ids[label]
         spread = np.quantile(of_each[label], (0, 0.5, 1)) if objects[label] else ()
         counts = f"{objects[label]:,}", f"{showing[label]:,}"
         table.add_row(name, str(number), *counts, *(f"{side:.0f}" for side in spread))
     console.print(table)
-    shapes = Counter((record.width, record.height) for record in index.records)
+    shapes = Counter(map(tuple, index.sizes.tolist()))
     (width, height), often = shapes.most_common(1)[0]
     others = f" ({often:,}) and {counted(len(shapes) - 1, 'other size')}" if len(shapes) > 1 else ""
-    counts_ = [len(record.labels) for record in index.records]
     console.print(
-        f"{counted(len(index), 'picture')} of {width}x{height}{others}; {min(counts_)} to {max(counts_)} objects in a "
-        f"picture, the median is {np.median(counts_):g}."
+        f"{counted(len(index), 'picture')} of {width}x{height}{others}; {index.counts.min()} to {index.counts.max()} "
+        f"objects in a picture, the median is {np.median(index.counts):g}."
     )
 
 

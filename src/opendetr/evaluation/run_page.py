@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
-from opendetr.data.datasets import DatasetIndex, Record
+from opendetr.boxes import box_iou
+from opendetr.data.index import DatasetIndex, Record
 from opendetr.data.transforms import Preprocessing
 from opendetr.evaluation.coco import CocoMetrics
 from opendetr.evaluation.report import MEANING, metric_in_words
@@ -18,6 +20,7 @@ from opendetr.pages.page import bar, figure, paragraph, table
 from opendetr.structures import Detections
 
 THRESHOLDS = (0.5, 0.25, 0.1)  # of the detections that are shown: the first that one of them reaches
+RIGHT = 0.5  # the IoU of a detection that finds an object, as in AP50
 SMALL, LARGE = 32, 96  # pixels, side of a square: the limits of COCO's APs, APm and APl
 
 
@@ -109,8 +112,7 @@ def class_table(splits: Mapping[str, DatasetIndex], label_map: LabelMap, metrics
 
 def count_labels(index: DatasetIndex, num_classes: int) -> np.ndarray:
     """How many objects [C] of every class a split has."""
-    labels = np.concatenate([record.labels for record in index.records])
-    return np.bincount(labels.astype(np.int64), minlength=num_classes)
+    return np.bincount(index.labels, minlength=num_classes)
 
 
 def truth_beside_found(pictures: Sequence[ShownPicture], found: Mapping[int, Detections], label_map: LabelMap) -> str:
@@ -126,26 +128,48 @@ def truth_beside_found(pictures: Sequence[ShownPicture], found: Mapping[int, Det
         drawn = shown.thumbnail.boxed(record.boxes_xyxy, record.labels, label_map, with_names=few)
         caption = f"{record.path.name}: {len(record.labels)} true"
         if best is not None:
+            right = count_right(best, record)
             boxes, labels, scores = best.boxes_xyxy.numpy(), best.labels.numpy(), best.scores.tolist()
             drawn += shown.thumbnail.boxed(boxes, labels, label_map, scores, with_names=few, is_repeated=True)
-            drawn, caption = f"<div class=pair>{drawn}</div>", f"{caption} (left), {len(best)} found (right)"
+            drawn = f"<div class=pair>{drawn}</div>"
+            caption += f" (left), {len(best)} found (right): {right} right, {len(best) - right} wrong"
         figures.append(figure(drawn, caption))
-    words = f"Found are detections with a score of at least {threshold:g}." if found else "The true boxes only."
+    words = (
+        f"Found are detections with a score of at least {threshold:g}. One is right where it names an object's class "
+        f"and overlaps it with an IoU of {RIGHT:g} or more; every object counts once."
+        if found else "The true boxes only."
+    )  # fmt: skip
     shown_labels = np.unique(np.concatenate([picture.record.labels for picture in pictures])).tolist()
     grid = f"<div class='grid{'' if found else ' small'}'>{''.join(figures)}</div>"
     return f"{paragraph(words)}{legend(shown_labels, label_map)}{grid}"
 
 
+def count_right(found: Detections, record: Record) -> int:
+    """How many detections find an object: from the best score on, each takes the object that it overlaps most."""
+    if not len(found) or not len(record.labels):
+        return 0
+    order = found.scores.argsort(descending=True, stable=True)
+    truth = torch.from_numpy(record.boxes_xyxy).float()
+    ious = box_iou(found.boxes_xyxy.float()[order][:, None], truth[None])  # [N, T]
+    ious[found.labels[order][:, None] != torch.from_numpy(record.labels)[None]] = 0
+    right = 0
+    for of_detection in ious:
+        best = int(of_detection.argmax())
+        if of_detection[best] >= RIGHT:
+            right += 1
+            ious[:, best] = 0
+    return right
+
+
 def distributions(index: DatasetIndex, preprocessing: Preprocessing) -> str:
     """How large the objects of a split are, in its pictures and as the model sees them, and how many a picture has."""
-    shapes = {(record.height, record.width) for record in index.records}
-    growth = {shape: np.sqrt(np.divide(preprocessing.shape(*shape), shape).prod()) for shape in shapes}
-    counts = np.array([len(record.labels) for record in index.records])
-    boxes = np.concatenate([record.boxes_xyxy for record in index.records])
+    shapes, shape_of = np.unique(index.sizes[:, ::-1], axis=0, return_inverse=True)
+    growth = np.array([np.sqrt(np.divide(preprocessing.shape(*shape), shape).prod()) for shape in shapes.tolist()])
+    counts, boxes = index.counts, index.boxes_xyxy
     if not len(boxes):
         return paragraph("No picture has an object.")
     sides = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(1))
-    seen = sides * np.repeat([growth[record.height, record.width] for record in index.records], counts)
+    seen = sides * np.repeat(growth[shape_of.ravel()], counts)
     marks = {float(SMALL): "APm", float(LARGE): "APl"}
     fullest = int(counts.max())
     step = -(-(fullest + 1) // 20)

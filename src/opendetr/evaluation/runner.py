@@ -1,19 +1,20 @@
 """Detections of a model in every picture of a split, and their COCO metrics."""
 
-import math
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
+
+import numpy as np
 
 from opendetr.checkpoints.adapt import labels_on
 from opendetr.checkpoints.description import Description
 from opendetr.checkpoints.origin import Origin
 from opendetr.data.check import check_pictures
-from opendetr.data.datasets import DatasetIndex
+from opendetr.data.index import DatasetIndex
 from opendetr.data.loader import DetectionDataset
 from opendetr.engines.detecting import Prepared, detect
 from opendetr.engines.engine import Engine
-from opendetr.evaluation.coco import CocoMetrics, evaluate_detections
+from opendetr.evaluation.coco import CocoMetrics, FoundArrays, evaluate_arrays, truth_of
 from opendetr.progress import show_progress, warn
 from opendetr.structures import Detections
 
@@ -80,10 +81,26 @@ def evaluate_data(
 
 
 def metrics_of(index: DatasetIndex, detections: list[tuple[int, Detections]]) -> CocoMetrics:
-    """COCO metrics of the detections of a whole split, in any order."""
-    in_order = sorted(detections, key=lambda item: item[0])  # equal scores are ranked by their order, so sort
-    entries = [entry for _, found in in_order for entry in found.to_coco()]
-    finite = [entry for entry in entries if all(map(math.isfinite, [entry["score"], *entry["bbox"]]))]
-    if len(finite) < len(entries):
-        warn(f"{len(entries) - len(finite)} detections are not finite numbers and count as missing.")
-    return evaluate_detections(index.coco, finite)
+    """COCO metrics of the detections of a whole split, each with the position of its picture, in any order.
+
+    Detections of categories that the split does not have count for nothing.
+    """
+    truth = truth_of(index)
+    label_of = {category_id: label for label, category_id in enumerate(truth.category_ids)}
+    pictures, labels, boxes, scores = [], [], [], []
+    for position, found in sorted(detections, key=lambda item: item[0]):
+        for entry in found.to_coco():
+            if (label := label_of.get(entry["category_id"])) is not None:
+                pictures.append(position)
+                labels.append(label)
+                boxes.append(entry["bbox"])
+                scores.append(entry["score"])
+    arrays = FoundArrays(
+        np.array(pictures, dtype=np.int64), np.array(labels, dtype=np.int64),
+        np.array(boxes, dtype=np.float64).reshape(-1, 4), np.array(scores, dtype=np.float64),
+    )  # fmt: skip
+    is_finite = np.isfinite(arrays.boxes_xywh).all(1) & np.isfinite(arrays.scores)
+    if not is_finite.all():
+        warn(f"{(~is_finite).sum()} detections are not finite numbers and count as missing.")
+        arrays = FoundArrays(*(getattr(arrays, field.name)[is_finite] for field in fields(arrays)))
+    return evaluate_arrays(truth, arrays)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from opendetr.boxes import xyxy_to_cxcywh
 from opendetr.data.check import require_size
-from opendetr.data.datasets import DatasetIndex, Record
+from opendetr.data.index import DatasetIndex, Record
 from opendetr.explanation import figures, readings
 from opendetr.explanation.false_alarms import ExplainedDetection, explain_detections, letter_of
 from opendetr.explanation.folder import Folder
@@ -17,7 +17,6 @@ from opendetr.explanation.look import look
 from opendetr.explanation.matching import Candidate, ObjectMatch, explain_matching
 from opendetr.images import read_image
 from opendetr.inference.detector import Detector
-from opendetr.labels import whole_number
 from opendetr.loss.matcher import CostWeights
 from opendetr.structures import DetrOutput, Target
 from opendetr.wording import counted
@@ -118,13 +117,12 @@ def _target_of(record: Record) -> Target:
 
 def _crowds_of(record: Record, index: DatasetIndex) -> Target:
     """The regions of a picture that hold many objects without a box each, which are no part of the record."""
-    crowds = [
-        (index.label_map.index_of[whole_number(annotation["category_id"])], annotation["bbox"])
-        for annotation in index.coco["annotations"]
-        if annotation["image_id"] == record.image_id and annotation.get("iscrowd", 0)
-    ]
-    boxes = torch.tensor([[x, y, x + w, y + h] for _, (x, y, w, h) in crowds]).reshape(-1, 4)
-    return Target(torch.tensor([label for label, _ in crowds]).long(), xyxy_to_cxcywh(boxes / _size_of(record)))
+    objects, paths = index.objects, index.paths
+    position = next(at for at in range(len(index)) if paths[at] == str(record.path))
+    chosen = objects.at(objects.is_crowd & (objects.pictures == position))
+    boxes = torch.from_numpy(chosen.boxes_xywh).float()
+    boxes = torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1)
+    return Target(torch.from_numpy(chosen.labels).long(), xyxy_to_cxcywh(boxes / _size_of(record)))
 
 
 def _size_of(record: Record) -> Tensor:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from opendetr.data.datasets import DatasetIndex
+from opendetr.data.index import DatasetIndex
 from opendetr.evaluation.report import metric_in_words
 from opendetr.explanation import readings, survey_figures
 from opendetr.explanation.folder import Folder

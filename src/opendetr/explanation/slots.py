@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torchvision.ops import batched_nms
 
 from opendetr.data.check import require_size
-from opendetr.data.datasets import DatasetIndex
+from opendetr.data.index import DatasetIndex
 from opendetr.evaluation.coco import CocoMetrics
 from opendetr.evaluation.runner import metrics_of
 from opendetr.explanation.look import Look, look
@@ -19,6 +19,7 @@ from opendetr.images import read_image
 from opendetr.inference.detector import Detector
 from opendetr.model.postprocess import postprocess
 from opendetr.progress import show_progress
+from opendetr.raw_values import RawId
 from opendetr.structures import Batch, Detections, DetrOutput
 
 NMS_IOU = 0.7  # for the comparison only, as in the paper's figure 4: detections are never suppressed
@@ -140,10 +141,10 @@ def _looks(detector: Detector, index: DatasetIndex) -> Iterator[tuple[int, Look]
         yield number, look(detector, image, gradients=number in sample)
 
 
-def _by_layer(seen: Look, image_id: int) -> Iterator[Detections]:
+def _by_layer(seen: Look, image_id: RawId) -> Iterator[Detections]:
     """The answers of each decoder layer, as if it were the last."""
     sizes = torch.tensor([[seen.image.height, seen.image.width]])
-    batch = Batch(torch.zeros(1, 3, 1, 1), None, sizes, torch.tensor([image_id]))
+    batch = Batch(torch.zeros(1, 3, 1, 1), None, sizes, (image_id,))
     for layer in range(len(seen.output.logits)):
         output = DetrOutput(seen.output.logits[layer, None].detach(), seen.output.boxes_cxcywh[layer, None].detach())
         yield from postprocess(output, batch, seen.scoring, seen.label_map)

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from opendetr.data.datasets import DatasetIndex, Record, load_index
+from opendetr.data.door import load_index
+from opendetr.data.index import DatasetIndex, Record
 from opendetr.errors import UserError
 from opendetr.explanation.explaining import Asked, explain_picture, require_inside
 from opendetr.explanation.false_alarms import letter_of

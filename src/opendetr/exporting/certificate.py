@@ -15,8 +15,8 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from opendetr.checkpoints.native import Checkpoint
-from opendetr.data.datasets import DatasetIndex
 from opendetr.data.digits import photographs
+from opendetr.data.index import DatasetIndex
 from opendetr.data.loader import pad_to_largest
 from opendetr.data.transforms import Preprocessing
 from opendetr.devices import describe_machine

@@ -9,7 +9,8 @@ from typing import Any
 
 from opendetr.checkpoints.adapt import labels_on
 from opendetr.checkpoints.native import Checkpoint
-from opendetr.data.datasets import DatasetIndex, has_split, load_index
+from opendetr.data.door import has_split, load_index
+from opendetr.data.index import DatasetIndex
 from opendetr.engines.engine import require_installed
 from opendetr.engines.file_kinds import FILE_KINDS, FORMATS, run_file, write_file
 from opendetr.engines.graph_engine import INPUTS, FromPixels

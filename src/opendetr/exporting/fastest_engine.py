@@ -20,7 +20,8 @@ import torch
 from filelock import FileLock
 
 from opendetr.checkpoints.native import Checkpoint
-from opendetr.data.datasets import DatasetIndex, has_split, load_index
+from opendetr.data.door import has_split, load_index
+from opendetr.data.index import DatasetIndex
 from opendetr.devices import describe_machine, describe_processor, resolve_device
 from opendetr.engines.engine import (
     GRAPH_ENGINES,

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from opendetr.checkpoints.native import Checkpoint
-from opendetr.data.datasets import DatasetIndex
+from opendetr.data.index import DatasetIndex
 from opendetr.data.loader import DetectionDataset
 from opendetr.errors import UserError
 from opendetr.progress import console

@@ -23,6 +23,7 @@ from opendetr.errors import UserError
 from opendetr.files import write_bytes, write_lines, write_text
 from opendetr.images import encode_image
 from opendetr.labels import LabelMap
+from opendetr.raw_values import RawId
 
 COLUMNS = ("file_name", "image_id", "category_id", "name", "score", "x1", "y1", "x2", "y2")  # of a table
 OF_VIDEO = ("seconds",)
@@ -49,7 +50,7 @@ class Saving:
 class Listed(NamedTuple):
     """A picture that was detected in, as the data set and the table name it."""
 
-    image_id: int
+    image_id: RawId
     file_name: str  # in the data set
     size: tuple[int, int]  # height, width in pixels
 
@@ -137,7 +138,7 @@ class LabelFiles:
         return self.folder / "crops"
 
 
-def yolo_lines(found: Detections, numbers: Mapping[int, int]) -> list[str]:
+def yolo_lines(found: Detections, numbers: Mapping[RawId, int]) -> list[str]:
     """A line `class cx cy width height` per detection, the box in shares of the picture; `numbers` by raw id."""
     height, width = found.image_size
     shares = found.boxes_xyxy.double() / torch.tensor([width, height, width, height])
@@ -148,7 +149,7 @@ def yolo_lines(found: Detections, numbers: Mapping[int, int]) -> list[str]:
     ]
 
 
-def write_table(path: Path, entries: Entries, sizes: Mapping[int, tuple[int, int]], more: Sequence[str] = ()) -> None:
+def write_table(path: Path, entries: Entries, sizes: Mapping[RawId, tuple[int, int]], more: Sequence[str] = ()) -> None:
     """COCO results as CSV, one line per detection, boxes clipped; `sizes` (height, width) by image id.
 
     `more` are further columns, keys of the results.
@@ -182,7 +183,7 @@ def coco_lines(entries: Entries, listed: Sequence[Listed], categories: Sequence[
     yield f'],\n"categories": {json.dumps(categories)}}}'
 
 
-def _annotations(entries: Entries, sizes: Mapping[int, tuple[int, int]]) -> Iterator[dict[str, Any]]:
+def _annotations(entries: Entries, sizes: Mapping[RawId, tuple[int, int]]) -> Iterator[dict[str, Any]]:
     number = 0
     for entry in entries:
         box = clipped_box(entry["bbox"], sizes[entry["image_id"]])

@@ -10,6 +10,7 @@ from typing import Any
 from opendetr.errors import UserError, first_line
 from opendetr.images import PICTURE_SUFFIXES
 from opendetr.inference.sources import SourcePicture, expand_sources, name_pictures, reading
+from opendetr.raw_values import raw_id
 from opendetr.structures import Detections
 
 try:
@@ -147,12 +148,15 @@ def _named(table: str, position: int, row: dict[str, Any]) -> SourcePicture:
 
 
 class Parts:
-    """Results as Parquet files in the folder `parts`, a row per picture; each is written atomically."""
+    """Results as Parquet files in the folder `parts`, a row per picture; each is written atomically.
+
+    Ids are texts there, for Parquet has no numbers beyond 64 bits; `raw_id` reads them as they were.
+    """
 
     SCHEMA = pa.schema([
-        ("position", pa.int64()), ("image_id", pa.int64()), ("file_name", pa.string()),
+        ("position", pa.int64()), ("image_id", pa.string()), ("file_name", pa.string()),
         ("detections", pa.list_(pa.struct([
-            ("category_id", pa.int64()), ("name", pa.string()), ("bbox", pa.list_(pa.float64())),
+            ("category_id", pa.string()), ("name", pa.string()), ("bbox", pa.list_(pa.float64())),
             ("score", pa.float64()),
         ]))),
     ])  # fmt: skip
@@ -193,8 +197,9 @@ class Parts:
         """Write positions with their detections as the part of that name."""
         rows = []
         for position, detections in found:
-            row = {"position": position, "image_id": detections.image_id, "file_name": detections.file_name}
-            rows.append({**row, "detections": detections.to_coco()})  # the schema leaves out what is in the row already
+            row = {"position": position, "image_id": str(detections.image_id), "file_name": detections.file_name}
+            entries = [{**entry, "category_id": str(entry["category_id"])} for entry in detections.to_coco()]
+            rows.append({**row, "detections": entries})  # the schema leaves out what is in the row already
         content = pa.BufferOutputStream()
         pq.write_table(pa.Table.from_pylist(rows, self.SCHEMA), content)
         self._write(f"{self.folder}/part-{name}.parquet", content.getvalue().to_pybytes())
@@ -206,7 +211,8 @@ class Parts:
         for batch in whole.to_batches(1024):
             for row in batch.to_pylist():
                 for entry in row["detections"]:
-                    yield {"image_id": row["image_id"], "file_name": row["file_name"], **entry}
+                    ids = {"image_id": raw_id(row["image_id"]), "file_name": row["file_name"]}
+                    yield {**ids, **entry, "category_id": raw_id(entry["category_id"])}
 
     def _files(self) -> list[str]:
         return sorted(self.system.glob(f"{self.folder}/part-*.parquet"))

@@ -14,11 +14,14 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from opendetr.data.datasets import known_images
+from opendetr.data.door import known_ids
 from opendetr.errors import UserError, first_line
 from opendetr.files import write_bytes
 from opendetr.images import PICTURE_SUFFIXES, OpenFile, Picture, decode_image, read_image, read_open_file
 from opendetr.inference.addresses import address_name, fetch_picture, is_address
+from opendetr.progress import warn
+from opendetr.raw_values import RawId
+from opendetr.wording import counted
 
 MOST_SAID = 80  # letters of a source that is no path, in a message
 
@@ -27,7 +30,7 @@ class SourcePicture(NamedTuple):
     """A picture to detect in: of a folder, a shard, a table or a video, on this machine or elsewhere."""
 
     position: int  # among all pictures of the work, from 0; of a video the number of the frame
-    image_id: int  # in results
+    image_id: RawId  # in results
     file_name: str  # in results
     path: str  # a file or an address; of a picture inside a file (a table, a video), that file's
     content: Image.Image | bytes | None = None  # of a picture inside a file: a frame, or an encoded picture
@@ -149,18 +152,18 @@ def _download(address: str, folder: Path) -> Path:
 
 
 def name_pictures(paths: list[Path]) -> list[SourcePicture]:
-    """The pictures with file names and ids: the data set's where each has its own, else its name and 1, 2, 3, ..."""
-    of_folder: dict[Path, dict[str, int]] = {}
-    found: list[tuple[str, int]] = []
-    for path in paths:
-        for folder in path.resolve().parents[:3]:  # a data set's file names may have folders in them
-            if folder not in of_folder:
-                of_folder[folder] = known_images(folder)
-            name = path.resolve().relative_to(folder).as_posix()
-            if name in of_folder[folder]:
-                found.append((name, of_folder[folder][name]))
-                break
-    if len({image_id for _, image_id in found}) < len(paths):
+    """The pictures with file names and ids: the data set's where each has its own, else its name and 1, 2, 3, ...
+
+    Where only some are a data set's, that is said.
+    """
+    known = known_ids(paths)
+    found = [one for one in known if one is not None]
+    if len(found) < len(paths) or len({image_id for _, image_id in found}) < len(paths):
+        if found:
+            warn(
+                f"{len(found)} of {counted(len(paths), 'picture')} belong to a data set, and not each has an id of its "
+                f"own there: image_id in the results is a number from 1 on, not the data set's."
+            )
         found = [(path.name, number) for number, path in enumerate(paths, start=1)]
     named = enumerate(zip(paths, found))
     return [SourcePicture(at, image_id, name, str(path)) for at, (path, (name, image_id)) in named]

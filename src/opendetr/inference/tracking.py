@@ -133,7 +133,7 @@ def track_video(
         except KeyboardInterrupt:
             console.print("stopped; the results so far are written")
         done = results.finish()
-        write_table(folder / "tracks.csv", StoredEntries(results.path), results.sizes, COLUMNS)
+        write_table(folder / "tracks.csv", StoredEntries(results.path), {**results.sizes}, COLUMNS)
     console.print(
         f"{counted(tracker.count, 'object')} in {counted(done, 'frame')} of {video.name}: {results.path} and "
         "tracks.csv beside it"

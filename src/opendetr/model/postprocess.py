@@ -26,6 +26,6 @@ def postprocess(output: DetrOutput, batch: Batch, scoring: Scoring, label_map: L
     height, width = sizes.float().unbind(1)
     boxes_xyxy = cxcywh_to_xyxy(boxes_cxcywh) * torch.stack([width, height, width, height], dim=1)[:, None]
     return [
-        Detections(boxes, score, label, label_map, (int(size[0]), int(size[1])), int(image_id))
-        for boxes, score, label, size, image_id in zip(boxes_xyxy, scores, labels, sizes, batch.image_ids.cpu())
+        Detections(boxes, score, label, label_map, (int(size[0]), int(size[1])), image_id)
+        for boxes, score, label, size, image_id in zip(boxes_xyxy, scores, labels, sizes, batch.image_ids)
     ]

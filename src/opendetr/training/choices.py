@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from opendetr.config import LONGEST_ASPECT, DataConfig, RunConfig
-from opendetr.data.datasets import DatasetIndex
+from opendetr.data.index import DatasetIndex
 from opendetr.wording import counted
 
 FINE_ENOUGH = 0.2  # of a picture's shorter side: objects from this size on need no feature map finer than stride 16
@@ -41,15 +41,13 @@ class ObjectSizes:
 
 def measure_objects(index: DatasetIndex) -> ObjectSizes:
     """The sizes of the objects; without any, those of an object as large as its picture."""
-    shorter = np.array([min(record.width, record.height) for record in index.records])
+    shorter = index.sizes.min(1)
     pixels = int(np.median(shorter))
-    aspect = float(np.median([max(record.width, record.height) for record in index.records] / shorter))
-    boxes = np.concatenate([record.boxes_xyxy for record in index.records])
+    aspect = float(np.median(index.sizes.max(1) / shorter))
+    boxes, labels = index.boxes_xyxy, index.labels
     if not len(boxes):
         return ObjectSizes(1.0, 1.0, pixels, aspect, 0.0)
-    labels = np.concatenate([record.labels for record in index.records])
-    counts = [len(record.labels) for record in index.records]
-    sizes = np.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])) / np.repeat(shorter, counts)
+    sizes = np.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])) / np.repeat(shorter, index.counts)
     kinds = sorted((sizes[labels == label] for label in np.unique(labels)), key=lambda kind: float(np.median(kind)))
     weighty = max(FEWEST_SHARE * len(sizes), min(FEWEST_OBJECTS, len(sizes) / 2))
     smallest = kinds[int(np.searchsorted(np.cumsum([len(kind) for kind in kinds]), weighty))]
@@ -71,7 +69,7 @@ def fit_to_data(config: RunConfig, index: DatasetIndex) -> tuple[RunConfig, list
 def _choices(config: RunConfig, index: DatasetIndex, objects: ObjectSizes) -> Iterator[tuple[str, object, str]]:
     """Dotted name, value and reason of each open value; the reason may be empty."""
     if config.model.num_queries == 0:
-        most = max(len(record.labels) for record in index.records)
+        most = int(index.counts.max())
         in_tens = math.ceil(QUERIES_PER_OBJECT * most / 10) * 10
         queries = max(FEWEST_QUERIES, most, min(MOST_QUERIES, in_tens))
         yield "model.num_queries", queries, f"{queries} queries: the fullest picture has {counted(most, 'object')}"

@@ -4,25 +4,24 @@ import hashlib
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from opendetr.boxes import box_iou
 from opendetr.config import RunConfig
-from opendetr.data.check import require_size, warnings
-from opendetr.data.datasets import DatasetIndex, Record, has_split, load_index, shared_pictures
+from opendetr.data.check import require_size, shared_pictures, warnings
+from opendetr.data.door import has_split, load_index
+from opendetr.data.index import DatasetIndex, Record
 from opendetr.engines.engine import TorchEngine
 from opendetr.errors import UserError
 from opendetr.evaluation.coco import CocoMetrics
 from opendetr.evaluation.report import print_classes, print_findings
 from opendetr.evaluation.runner import evaluate_split
 from opendetr.images import check_image
-from opendetr.labels import whole_number
 from opendetr.progress import waiting
 from opendetr.training.choices import SMALLEST_PIXELS, choose_size, fit_to_data, measure_objects
 from opendetr.training.setup import assemble
@@ -64,7 +63,7 @@ def diagnose(config: RunConfig, root: Path, index: DatasetIndex, seconds: float)
 def examine(root: Path, split: str, index: DatasetIndex) -> Iterator[Finding]:
     """Check the files of a split, whose index was read; UserError if the annotation file of val cannot be read."""
     yield from _boxes(index)
-    if not any(len(record.labels) for record in index.records):
+    if not len(index.labels):
         yield Finding(True, f"{index.source} has no box that can be learned from")
         return
     yield from _classes(index)
@@ -106,7 +105,7 @@ def overfit(config: RunConfig, index: DatasetIndex, seconds: float) -> Overfitti
     config, _ = fit_to_data(config, index)  # queries and sizes are those of the whole split
     objects = measure_objects(index)
     training_size = config.data.image_size or choose_size(objects, len(index), None)[0]
-    few = _subset(index, _with_most_classes(index.records))
+    few = index.subset(_with_most_classes(index.records))
     still = {
         "data.horizontal_flip": 0.0, "data.vertical_flip": 0.0, "data.crop_probability": 0.0,
         "data.zoom_probability": 0.0, "data.colour": 0.0, "train.minutes": seconds / 60, "train.small_first": 0.0,
@@ -134,7 +133,7 @@ def verdict(result: Overfitting, index: DatasetIndex) -> Iterator[Finding]:
             f"only {pixels:.0f} pixels large; train with a larger --image-size, or cut the pictures into parts",
         )
     ap50 = metrics.summary["AP50"]
-    pictures = min(PICTURES, sum(len(record.labels) > 0 for record in index.records))
+    pictures = min(PICTURES, int((index.counts > 0).sum()))
     if ap50 >= OVERFITTED:
         were = counted(pictures, "picture was", "pictures were")
         yield Finding(False, f"{were} overfitted (AP50 {ap50:.2f}): the data can be learned")
@@ -159,12 +158,11 @@ def _defined(value: float) -> float:
 
 def _boxes(index: DatasetIndex) -> Iterator[Finding]:
     """Whether the boxes are pixels, and x, y, width, height."""
-    raw = np.array([a["bbox"] for a in index.coco["annotations"]], dtype=float).reshape(-1, 4)
+    raw = index.objects.boxes_xywh
     if not len(raw):
         yield Finding(True, f"{index.source} has no boxes at all: there is nothing to learn")
         return
-    sides = {image["id"]: (image["width"], image["height"]) for image in index.coco["images"]}
-    canvas = np.array([sides[a["image_id"]] for a in index.coco["annotations"]], dtype=float)
+    canvas = index.sizes[index.objects.pictures].astype(float)
     expected = "expected x, y, width, height in pixels"
     if np.nanmax(raw) <= 1.5 and canvas.min() > 8:
         yield Finding(True, f"all boxes are fractions of 0 to 1; {expected}: multiply by the picture's sides")
@@ -180,17 +178,17 @@ def _boxes(index: DatasetIndex) -> Iterator[Finding]:
 
 def _classes(index: DatasetIndex) -> Iterator[Finding]:
     """Whether every listed category is used."""
-    used = {whole_number(a["category_id"]) for a in index.coco["annotations"]}
-    unused = [c for c in index.coco["categories"] if whole_number(c["id"]) not in used]
+    used = set(np.unique(index.objects.labels).tolist())
+    classes = list(zip(index.label_map.category_ids, index.label_map.names))
+    unused = [label for label in range(len(classes)) if label not in used]
     if unused and used:
-        names = ", ".join(f"{c['id']} '{c['name']}'" for c in unused[:5])
-        edge = {min(c["id"] for c in index.coco["categories"]), max(c["id"] for c in index.coco["categories"])}
-        shifted = edge & {c["id"] for c in unused}
+        names = ", ".join(f"{classes[label][0]} '{classes[label][1]}'" for label in unused[:5])
+        shifted = {0, len(classes) - 1} & set(unused)
         hint = "; if the first or last is missing, ids may be shifted by one" if shifted else ""
         yield Finding(
             False, f"{counted(len(unused), 'category is', 'categories are')} listed and never used: {names}{hint}"
         )
-    counts = np.bincount(np.concatenate([r.labels for r in index.records]), minlength=len(index.label_map.names))
+    counts = np.bincount(index.labels, minlength=len(index.label_map.names))
     rare = [f"'{name}' ({count})" for name, count in zip(index.label_map.names, counts) if 0 < count < 10]
     if rare:
         yield Finding(False, f"classes with fewer than 10 objects will hardly be learned: {', '.join(rare[:5])}")
@@ -209,7 +207,7 @@ def _pictures(index: DatasetIndex) -> Iterator[Finding]:
             break
     if broken:
         yield Finding(True, f"{counted(len(broken), 'picture is', 'pictures are')} unusable: {broken[0]}")
-    empty = sum(len(record.labels) == 0 for record in index.records)
+    empty = int((index.counts == 0).sum())
     if empty > len(index) / 2:
         yield Finding(False, f"{empty} of {counted(len(index), 'picture')} have no objects: are annotations missing?")
 
@@ -247,10 +245,10 @@ def _doubled_boxes(record: Record) -> int:
 
 
 def _seen(index: DatasetIndex) -> set[int]:
-    return {int(label) for record in index.records for label in record.labels}
+    return set(np.unique(index.labels).tolist())
 
 
-def _with_most_classes(records: list[Record]) -> list[int]:
+def _with_most_classes(records: Sequence[Record]) -> list[int]:
     """Up to eight pictures that show as many classes as possible, else those with a typical number of objects."""
     chosen: list[int] = []
     seen: set[int] = set()
@@ -262,15 +260,3 @@ def _with_most_classes(records: list[Record]) -> list[int]:
         chosen.append(best)
         seen |= {*records[best].labels.tolist()}
     return chosen
-
-
-def _subset(index: DatasetIndex, positions: list[int]) -> DatasetIndex:
-    """The index of a few of its pictures."""
-    records = [index.records[n] for n in positions]
-    ids = {record.image_id for record in records}
-    coco: dict[str, Any] = {
-        "images": [image for image in index.coco["images"] if image["id"] in ids],
-        "annotations": [a for a in index.coco["annotations"] if a["image_id"] in ids],
-        "categories": index.coco["categories"],
-    }
-    return replace(index, records=records, coco=coco, dropped_boxes=[])

@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from opendetr.data.datasets import has_split
+from opendetr.data.door import has_split
 from opendetr.progress import console, print_command, warn
 from opendetr.training.choices import FEWEST_PASSES
 from opendetr.training.loop import Trainer
@@ -21,7 +21,9 @@ def sum_up(trainer: Trainer) -> None:
     run, data = trainer.folder.path, trainer.config.data
     found, names = summary_of(run), ("best", "last", "report.html", "config.toml", "metrics.jsonl")
     if (val := found["val"]) is not None:
-        said = f"AP {val['AP']:.3f}, AP50 {val['AP50']:.3f} on {data.val_split}"
+        precision = trainer.config.train.precision  # val measures in fp32, which may differ in the third decimal
+        computed = "" if precision == "fp32" else f" (computed in {precision})"
+        said = f"AP {val['AP']:.3f}, AP50 {val['AP50']:.3f} on {data.val_split}{computed}"
         at, end = (round(found[name], 1) for name in ("val_epoch", "epoch"))
         console.print(f"\n{said}, at epoch {at:g} of {end:g}.", style="bold")
     else:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from opendetr.config import DataConfig, RunConfig
-from opendetr.data.datasets import Record
+from opendetr.data.index import Record
 from opendetr.data.loader import DetectionDataset, collate
 from opendetr.devices import autocast
 from opendetr.loss.criterion import Criterion, Normalisers, set_loss, statistics
@@ -216,7 +216,7 @@ def try_flips(
     (mirrored_class, mirrored_name), (upside_down_class, upside_down_name) = (
         of_flip[-1] if of_flip else (0.0, "") for of_flip in by_ratio
     )
-    in_split = Counter(label for record in dataset.index.records for label in record.labels.tolist())
+    in_split = Counter(dataset.index.labels.tolist())
     return FlipTrial(
         right / objects, fit / objects, others[0] / upright, others[1] / upright, mirrored_class, upside_down_class,
         pictures=shown, wanted=len(chosen),

@@ -16,7 +16,7 @@ from accelerate.utils import broadcast_object_list
 from opendetr.checkpoints.adapt import train_mode
 from opendetr.checkpoints.native import Checkpoint
 from opendetr.config import RunConfig
-from opendetr.data.datasets import DatasetIndex
+from opendetr.data.index import DatasetIndex
 from opendetr.data.loader import DetectionDataset
 from opendetr.loss.criterion import build_criterion
 from opendetr.progress import console, live_bar

@@ -47,7 +47,7 @@ class TrainingPictures:
         """The shape of every picture; None where most shapes differ."""
         if self.preprocessing.multiple_of == 1:
             return None
-        return [self.preprocessing.shape(record.height, record.width) for record in self.dataset.index.records]
+        return [self.preprocessing.shape(height, width) for width, height in self.dataset.index.sizes.tolist()]
 
     @cached_property
     def upright(self) -> DetectionDataset:
@@ -80,7 +80,7 @@ class TrainingPictures:
         is_resized, self.config, self.preprocessing = preprocessing != self.preprocessing, config, preprocessing
         if is_larger and self.dataset.cache is not None:  # than the pictures it keeps
             self.dataset.cache = None
-            self.dataset.cache = build_cache(config.data, self.dataset.index.records, config.train.workers)
+            self.dataset.cache = build_cache(config.data, self.dataset.index.sizes, config.train.workers)
         for name in ("shapes", "upright") if is_resized else ():
             self.__dict__.pop(name, None)
 

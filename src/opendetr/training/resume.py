@@ -10,7 +10,7 @@ import torch
 
 from opendetr.checkpoints.native import Checkpoint, load_folder
 from opendetr.config import RunConfig
-from opendetr.data.datasets import DatasetIndex
+from opendetr.data.index import DatasetIndex
 from opendetr.errors import UserError
 from opendetr.progress import console
 from opendetr.training.run_folder import load_training_state

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from opendetr.boxes import cxcywh_to_xyxy
-from opendetr.data.datasets import DatasetIndex
+from opendetr.data.index import DatasetIndex
 from opendetr.data.loader import Sample
 from opendetr.data.transforms import Preprocessing
 from opendetr.errors import first_line

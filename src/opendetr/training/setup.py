@@ -18,8 +18,9 @@ from opendetr.checkpoints.native import Checkpoint, copy_checkpoint
 from opendetr.checkpoints.origin import Origin
 from opendetr.config import RunConfig
 from opendetr.data.cache import build_cache
-from opendetr.data.check import check_pictures, describe, describe_classes, warnings
-from opendetr.data.datasets import DatasetIndex, has_split, load_index, shared_pictures
+from opendetr.data.check import check_pictures, describe, describe_classes, shared_pictures, warnings
+from opendetr.data.door import has_split, load_index
+from opendetr.data.index import DatasetIndex
 from opendetr.data.loader import DetectionDataset
 from opendetr.data.transforms import Preprocessing, training_transform
 from opendetr.devices import default_workers, keep_freed_memory, place, resolve_device
@@ -118,7 +119,6 @@ def assemble(
     keep_freed_memory()
     torch.manual_seed(config.train.seed)
     budget = config.train.minutes * 60
-    train_index = replace(train_index, coco={})  # only evaluation needs it, and COCO's takes gigabytes
     plan = Plan(total_steps=1, total_seconds=budget or None, started=started, goal=goal)
     objects, state, data = objects or measure_objects(train_index), None, config.data
     open_size = (data.image_size, data.max_size, data.train_sizes) == (0, 0, ())
@@ -131,7 +131,7 @@ def assemble(
         speed = look_at_speed(checkpoint.config, checkpoint.model, accelerator.device, objects.in_a_picture)
     checkpoint, config = replace(checkpoint, source=output), checkpoint.config
     transform = training_transform(config.data, checkpoint.preprocessing)
-    cache = build_cache(config.data, train_index.records, config.train.workers)
+    cache = build_cache(config.data, train_index.sizes, config.train.workers)
     dataset = DetectionDataset(train_index.under(checkpoint.label_map), transform, config.train.seed, cache)
     sizing = Sizing(objects, len(train_index), speed, is_open=open_size and budget > 0 and goal is None)
     trainer = Trainer(checkpoint, dataset, val_index, plan, accelerator, output, sizing, threads)

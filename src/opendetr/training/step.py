@@ -63,6 +63,6 @@ class TrainingStep:
             self.optimizer.step()
         else:
             self.skipped += 1
-            pictures = [int(image_id) for batch in batches for image_id in batch.image_ids]
+            pictures = [image_id for batch in batches for image_id in batch.image_ids]
             warn(f"skipped a step whose gradient was not finite; its pictures have the ids {pictures}")
         self.optimizer.zero_grad()

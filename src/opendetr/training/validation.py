@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from accelerate import Accelerator
 
 from opendetr.checkpoints.native import Checkpoint
-from opendetr.data.datasets import DatasetIndex
+from opendetr.data.index import DatasetIndex
 from opendetr.engines.engine import TorchEngine
 from opendetr.evaluation.coco import CocoMetrics
 from opendetr.evaluation.runner import StoppedError, detect_split, metrics_of
