@@ -34,7 +34,7 @@ def test_numbers(value, expected):
 
 @pytest.mark.parametrize("value", [None, True, [1], {}, "", "x", "1_000", "nan", float("inf"), 10**400, "9" * 400])
 def test_what_is_no_number(value):
-    with pytest.raises(ValueError, match="is no (finite )?number"):
+    with pytest.raises(ValueError, match=r"is no (finite )?number"):
         raw_number(value)
 
 

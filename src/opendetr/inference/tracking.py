@@ -133,7 +133,8 @@ def track_video(
         except KeyboardInterrupt:
             console.print("stopped; the results so far are written")
         done = results.finish()
-        write_table(folder / "tracks.csv", StoredEntries(results.path), {**results.sizes}, COLUMNS)
+        sizes: dict[RawId, tuple[int, int]] = {**results.sizes}
+        write_table(folder / "tracks.csv", StoredEntries(results.path), sizes, COLUMNS)
     console.print(
         f"{counted(tracker.count, 'object')} in {counted(done, 'frame')} of {video.name}: {results.path} and "
         "tracks.csv beside it"
