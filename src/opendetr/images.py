@@ -12,6 +12,7 @@ import torch
 from PIL import Image, ImageOps
 
 from opendetr.errors import UserError
+from opendetr.locations import for_pillow, is_path
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
 
@@ -51,7 +52,7 @@ def read_image(source: Picture, channel_order: Literal["rgb", "bgr"] = "rgb") ->
         return decode_image(source, f"what was given ({len(source)} bytes)")
     if isinstance(source, OpenFile):
         return decode_image(*read_open_file(source))
-    if not isinstance(source, str | Path):
+    if not isinstance(source, str) and not is_path(source):
         raise UserError(
             f"{type(source).__name__} is no picture; expected a path, a PIL image, an array, a tensor, bytes or a file "
             f"open in binary mode"
@@ -86,7 +87,7 @@ def read_open_file(file: OpenFile) -> tuple[bytes, str]:
 def _opened(source: str | Path | io.BytesIO, name: str) -> Iterator[Image.Image]:
     """The picture file, with errors of opening and reading in one sentence."""
     try:
-        with Image.open(source) as image:
+        with Image.open(source if isinstance(source, io.BytesIO) else for_pillow(source)) as image:
             yield image
     except FileNotFoundError:
         raise UserError(f"{name} does not exist; expected a picture") from None

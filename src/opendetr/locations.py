@@ -1,8 +1,12 @@
 """Where files are: on a disk, in a zip archive, or at any address that fsspec opens (s3://, gs://, hdfs://, ...)."""
 
+import io
+import os
+import threading
 import zipfile
+from functools import lru_cache
 from pathlib import Path
-from typing import cast
+from typing import Any, TypeGuard, cast
 
 from opendetr.errors import UserError, first_line
 
@@ -17,14 +21,67 @@ def file_path(text: str) -> FilePath:
     """
     if "://" not in text:
         return Path(text)
+    inside, chain, archive = text.partition("::")
+    if not chain or not inside.startswith("zip://"):
+        return _address(text)
+    state = os.stat(archive) if os.path.isfile(archive) else None
+    of_file = None if state is None else (state.st_mtime_ns, state.st_size)
+    root = _archive(archive, of_file, os.getpid(), threading.get_ident())
+    name = inside.removeprefix("zip://")
+    return root / name if name else root
+
+
+def _address(text: str) -> FilePath:
     from upath import UPath
 
     try:
         path = UPath(text)
         path.fs  # noqa: B018  it fails here, where the package for such addresses is missing
         return cast(Path, path)
-    except (ImportError, ValueError, OSError) as error:  # such as s3:// without the package s3fs
+    except (ImportError, ValueError, OSError, zipfile.BadZipFile) as error:  # such as s3:// without the package s3fs
         raise UserError(f"{text} cannot be opened ({first_line(error)})") from None
+
+
+@lru_cache(maxsize=64)
+def _archive(archive: str, state: object, process: int, thread: int) -> FilePath:
+    """The root of a zip archive, whose list of files is read once; paths below it share its open file.
+
+    Every thread and every process has its own: the position in an open file is shared by those that were forked. A file
+    that was replaced has another `state`.
+    """
+    return _address(f"zip://::{archive}")
+
+
+def is_path(value: Any) -> TypeGuard[FilePath]:
+    """Whether it is a path, here or at an address."""
+    return isinstance(value, Path) or (hasattr(value, "read_bytes") and hasattr(value, "joinpath"))
+
+
+def for_pillow(path: str | FilePath) -> Path | io.BytesIO:
+    """What Pillow opens: a path of this machine, or the content of a file that is elsewhere.
+
+    Raises:
+        OSError: the file is missing, or its content cannot be read.
+    """
+    found = file_path(path) if isinstance(path, str) else path
+    if isinstance(found, Path):
+        return found
+    try:
+        return io.BytesIO(found.read_bytes())
+    except OSError:
+        raise
+    except Exception as error:  # of the archive or of the network, such as zlib.error
+        if not found.is_file():
+            raise FileNotFoundError(str(found)) from None
+        raise OSError(first_line(error)) from None
+
+
+def file_state(path: FilePath) -> tuple[object, ...]:
+    """Values that change when the content of the file does."""
+    if isinstance(path, Path):
+        state = path.stat()
+        return state.st_mtime, state.st_size
+    return (path.fs.ukey(path.path),)  # of the checksum, or the time, that is stored there
 
 
 def folder_path(text: str | Path) -> FilePath:

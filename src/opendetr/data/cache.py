@@ -15,6 +15,7 @@ from opendetr.config import DataConfig
 from opendetr.data.index import Record
 from opendetr.data.transforms import largest_look
 from opendetr.files import cache_folder, write_bytes
+from opendetr.locations import file_state
 from opendetr.memory import free_bytes, processes_here
 from opendetr.progress import warn
 from opendetr.version import __version__
@@ -84,9 +85,8 @@ class DiskCache:
     def _file(self, record: Record) -> Path:
         """The file; its name depends on all that its content depends on, and on the size that the record states."""
         path = record.path.resolve()
-        state = path.stat()
         versions = __version__, PIL.__version__
-        parts = path, state.st_mtime, state.st_size, record.width, record.height, self.side, *versions
+        parts = path, *file_state(path), record.width, record.height, self.side, *versions
         name = hashlib.blake2b("\n".join(map(str, parts)).encode(), digest_size=16).hexdigest()
         return self.folder / name[:2] / f"{name}.npy"
 
