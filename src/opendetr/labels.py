@@ -1,6 +1,7 @@
 """LabelMap: raw category id <-> class index 0..C-1 <-> name. No other code converts between the three."""
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,6 +10,7 @@ from typing import Any
 from opendetr.errors import UserError
 
 UNUSED = "N/A"
+WHOLE_NUMBER = re.compile(r"[+-]?[0-9]+(\.0*)?")  # not all that `float` reads: the ids 1_2 and 1e2 are names
 
 # The categories of COCO by raw id, 0 to 90: 80 in use (Lin et al. 2014). Official checkpoints have a class for each.
 COCO_CLASSES = (
@@ -25,14 +27,18 @@ COCO_CLASSES = (
 
 
 def whole_number(value: Any) -> int:
-    """A raw category id: a whole number, which some files write as text or with a decimal point.
+    """A raw id: a whole number of any size, which some files write as text or with a decimal point.
 
     Raises:
         ValueError: it is anything else.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float | str) or not float(value).is_integer():
-        raise ValueError(f"{value!r} is not a whole number")
-    return int(float(value))
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str) and WHOLE_NUMBER.fullmatch(value.strip()):
+        return int(value.partition(".")[0])  # a float would round it beyond 2**53
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise ValueError(f"{value!r} is not a whole number")
 
 
 @dataclass(frozen=True)

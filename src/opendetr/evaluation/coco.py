@@ -1,7 +1,5 @@
-"""COCO metrics of ready-made detections, through faster-coco-eval; equal to pycocotools on every number."""
+"""COCO metrics of ready-made detections, through hotcoco; equal to pycocotools on every number."""
 
-import gc
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,15 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from faster_coco_eval import COCO, COCOeval_faster
+from hotcoco import COCO, COCOeval
+from jaxtyping import Bool, Float, Int
 
 from opendetr.errors import UserError
 from opendetr.files import read_json
 from opendetr.labels import whole_number
 from opendetr.progress import warn
+from opendetr.raw_values import flag, object_area, raw_number
 from opendetr.wording import counted
 
 SUMMARY_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+
+Id = int | float | str  # of a picture or category, as its file means it
 
 
 @dataclass(frozen=True)
@@ -25,45 +27,101 @@ class CocoMetrics:
     """The 12 COCO numbers in 0..1, -1 where undefined (no true objects of that kind), and AP per class."""
 
     summary: dict[str, float]  # keys as in SUMMARY_NAMES; at most 100 detections per picture and class
-    per_class: dict[str, dict[str, float | int]]  # name -> {id, AP, AP50}
+    per_class: dict[str, dict[str, Any]]  # name -> {id, AP, AP50}; the id as the data set has it
 
     def to_json(self) -> dict[str, Any]:
         """The 12 numbers, then `per_class`."""
         return {**self.summary, "per_class": self.per_class}
 
 
+@dataclass(frozen=True)
+class TruthArrays:
+    """N pictures, C classes and their M true objects, in the order of their file."""
+
+    image_ids: Sequence[Id]  # [N] as the data set has them; they rank detections of equal score, nothing else
+    category_ids: Sequence[Id]  # [C] as the data set has them
+    names: Sequence[str]  # [C]
+    pictures: Int[np.ndarray, " M"]  # position in `image_ids`
+    labels: Int[np.ndarray, " M"]  # class index 0..C-1
+    boxes_xywh: Float[np.ndarray, "M 4"]  # pixels
+    areas: Float[np.ndarray, " M"]  # square pixels; they say whether an object is small, medium or large
+    crowds: Bool[np.ndarray, " M"]  # regions of many objects, in which detections count neither as right nor as wrong
+
+
+@dataclass(frozen=True)
+class FoundArrays:
+    """K detections; of those with equal scores in a picture, the first ones come first."""
+
+    pictures: Int[np.ndarray, " K"]  # position in `TruthArrays.image_ids`
+    labels: Int[np.ndarray, " K"]  # class index 0..C-1
+    boxes_xywh: Float[np.ndarray, "K 4"]  # pixels
+    scores: Float[np.ndarray, " K"]
+
+
+def evaluate_arrays(truth: TruthArrays, found: FoundArrays) -> CocoMetrics:
+    """COCO metrics of detections; ids reach the evaluator as positions, so it has no limit on them.
+
+    Differs from pycocotools in one case: it takes an annotation whose id is 0 for "not matched", and so counts a found
+    object as missed.
+    """
+    image_numbers = _ranks(truth.image_ids)
+    values = (image_numbers[truth.pictures], truth.labels + 1, truth.boxes_xywh, truth.areas, truth.crowds)
+    objects = zip(*(column.tolist() for column in values), strict=True)
+    ground_truth = COCO(
+        {
+            "images": [{"id": number} for number in range(1, len(truth.image_ids) + 1)],
+            "categories": [{"id": number, "name": str(number)} for number in range(1, len(truth.names) + 1)],
+            "annotations": [
+                {"id": number, "image_id": image, "category_id": category, "bbox": box, "area": area, "iscrowd": crowd}
+                for number, (image, category, box, area, crowd) in enumerate(objects, start=1)
+            ],
+        }
+    )
+    columns = (image_numbers[found.pictures], found.boxes_xywh, found.scores, found.labels + 1)
+    evaluator = COCOeval(ground_truth, ground_truth.load_res(np.column_stack(columns).astype(np.float64)), "bbox")
+    evaluator.evaluate()
+    evaluator.accumulate()
+    evaluator.summary_lines()  # `summarize`, which fills `stats`, would print them
+    assert evaluator.eval is not None  # for mypy
+    precision = evaluator.eval["precision"][:, :, :, 0, -1]  # [IoU threshold, recall, class] of all sizes
+    per_class = {
+        name: {"id": category_id, "AP": _mean(precision[:, :, label]), "AP50": _mean(precision[0, :, label])}
+        for label, (name, category_id) in enumerate(zip(_unique_names(truth), truth.category_ids, strict=True))
+    }
+    return CocoMetrics(dict(zip(SUMMARY_NAMES, map(float, evaluator.stats), strict=True)), per_class)
+
+
 def evaluate_detections(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> CocoMetrics:
     """Compare COCO result entries with a COCO annotation file's content.
 
-    Differs from pycocotools in one case: true objects are numbered anew from 1, because it takes an annotation whose id
-    is 0 for "not matched" and so counts a found object as missed.
+    An id is a whole number of any size, which may be written as text, or else any text. Results of categories that the
+    truth does not have count for nothing.
+
+    Raises:
+        UserError: an annotation's `iscrowd` is no flag.
+        KeyError: a result or annotation lacks a field, or names a picture that the truth does not have.
     """
-    collects_garbage = gc.isenabled()
-    gc.disable()  # it takes a third of the time of large evaluations
-    try:
-        return _evaluate(truth, results)
-    finally:
-        if collects_garbage:
-            gc.enable()
-
-
-def _evaluate(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> CocoMetrics:
-    annotations = [_complete(annotation, number) for number, annotation in enumerate(truth["annotations"], start=1)]
-    categories = sorted(({**c, "id": int(c["id"])} for c in truth["categories"]), key=lambda category: category["id"])
-    ground_truth = COCO({**truth, "annotations": annotations, "categories": categories})
-    if not results:  # the evaluator cannot load an empty list; a box outside every picture also finds nothing
-        nowhere = {"image_id": truth["images"][0]["id"], "category_id": categories[0]["id"], "bbox": [-9, -9, 1, 1]}
-        results = [{**nowhere, "score": 0.0}]
-    evaluator = COCOeval_faster(ground_truth, ground_truth.loadRes([dict(entry) for entry in results]), iouType="bbox")
-    evaluator.evaluate()
-    evaluator.accumulate()
-    evaluator.summarize()
-    precision = evaluator.eval["precision"]  # [IoU threshold, recall, class, area, max detections]
-    per_class = {}
-    for position, (name, category) in enumerate(zip(_unique_names(categories), categories)):
-        values = precision[:, :, position, 0, -1]
-        per_class[name] = {"id": category["id"], "AP": _mean(values), "AP50": _mean(values[0])}
-    return CocoMetrics(dict(zip(SUMMARY_NAMES, map(float, evaluator.stats[:12]), strict=True)), per_class)
+    categories = sorted(truth["categories"], key=lambda category: _order(_id(category["id"])))
+    category_ids = [_id(category["id"]) for category in categories]
+    image_ids = [_id(image["id"]) for image in truth["images"]]
+    label_of = {category_id: label for label, category_id in enumerate(category_ids)}
+    picture_of = {image_id: position for position, image_id in enumerate(image_ids)}
+    listed = {raw for raw in {entry["category_id"] for entry in results} if _id(raw) in label_of}
+    results = [entry for entry in results if entry["category_id"] in listed]
+    annotations = truth["annotations"]
+    boxes = _boxes(annotations)
+    areas = [object_area(one.get("area"), w, h) for one, (_, _, w, h) in zip(annotations, boxes.tolist())]
+    return evaluate_arrays(
+        TruthArrays(
+            image_ids, category_ids, [str(category["name"]) for category in categories],
+            _looked_up(annotations, "image_id", picture_of), _looked_up(annotations, "category_id", label_of),
+            boxes, np.array(areas, dtype=np.float64), np.array([_is_crowd(one) for one in annotations], dtype=bool),
+        ),
+        FoundArrays(
+            _looked_up(results, "image_id", picture_of), _looked_up(results, "category_id", label_of),
+            _boxes(results), np.array([entry["score"] for entry in results], dtype=np.float64),
+        ),
+    )  # fmt: skip
 
 
 def evaluate_files(detections: Path, annotations: Path) -> CocoMetrics:
@@ -80,18 +138,18 @@ def evaluate_files(detections: Path, annotations: Path) -> CocoMetrics:
         raise UserError(
             f"{detections} is not a list of COCO results; expected [{{image_id, category_id, bbox, score}}, ...]"
         )
-    images = {image["id"] for image in truth["images"]}
+    images = {_id(image["id"]) for image in truth["images"]}
     if not images:
         raise UserError(f"{annotations}: the list 'images' is empty; at least one picture is needed")
     for entry in results:
         if not _is_result(entry):
             raise UserError(f"{detections}: every result needs image_id, category_id, bbox and score, got {entry}")
-        if entry["image_id"] not in images:
+        if _id(entry["image_id"]) not in images:
             raise UserError(
                 f"{detections}: a result names image {entry['image_id']}, which {annotations} does not list"
             )
-    listed = {whole_number(category["id"]) for category in truth["categories"]}
-    if unlisted := sum(entry["category_id"] not in listed for entry in results):
+    listed = {_id(category["id"]) for category in truth["categories"]}
+    if unlisted := sum(_id(entry["category_id"]) not in listed for entry in results):
         warn(f"{unlisted} of {counted(len(results), 'result')} are of categories that {annotations} does not list.")
     return evaluate_detections(truth, results)
 
@@ -100,16 +158,54 @@ def _is_result(entry: Any) -> bool:
     """Whether a COCO result has all its fields, each of its type."""
     if not isinstance(entry, dict) or not isinstance(box := entry.get("bbox"), list) or len(box) != 4:
         return False
-    numbers = (entry.get("image_id"), entry.get("category_id"), entry.get("score"), *box)
-    return all(isinstance(number, int | float) and math.isfinite(number) for number in numbers)
+    if not all(isinstance(entry.get(key), int | float | str) for key in ("image_id", "category_id")):
+        return False
+    try:
+        for value in (entry.get("score"), *box):
+            raw_number(value)
+    except ValueError:
+        return False
+    return True
 
 
-def _complete(annotation: Mapping[str, Any], number: int) -> dict[str, Any]:
-    """Add the fields that pycocotools needs and files often lack."""
-    _, _, width, height = annotation["bbox"]
-    category_id = whole_number(annotation["category_id"])  # some files write "1"
-    given = {key: value for key, value in annotation.items() if value is not None}
-    return {"area": width * height, "iscrowd": 0, **given, "id": number, "category_id": category_id}
+def _is_crowd(annotation: Mapping[str, Any]) -> bool:
+    try:
+        return flag(annotation.get("iscrowd"))
+    except ValueError as error:
+        raise UserError(f"annotation {annotation.get('id')}: iscrowd has to be 0 or 1; {error}") from None
+
+
+def _boxes(entries: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """The boxes [K, 4] of entries."""
+    return np.array([entry["bbox"] for entry in entries], dtype=np.float64).reshape(-1, 4)
+
+
+def _id(raw: Any) -> Id:
+    """An id as it is compared: whole numbers are equal however they are written."""
+    try:
+        return whole_number(raw)
+    except ValueError:
+        identifier: Id = raw
+        return identifier
+
+
+def _order(identifier: Id) -> tuple[bool, Id]:
+    """A key to sort ids by, as pycocotools does: numbers, then texts."""
+    return isinstance(identifier, str), identifier
+
+
+def _ranks(ids: Sequence[Id]) -> np.ndarray:
+    """The number 1..N of every id in their order, by which pycocotools ranks detections of equal score."""
+    ranks = np.empty(len(ids), dtype=np.int64)
+    ranks[sorted(range(len(ids)), key=lambda position: _order(ids[position]))] = np.arange(1, len(ids) + 1)
+    return ranks
+
+
+def _looked_up(entries: Sequence[Mapping[str, Any]], key: str, position_of: Mapping[Id, int]) -> np.ndarray:
+    """The positions [K] of the ids that entries have under `key`."""
+    raw = [entry[key] for entry in entries]
+    known = {one: position_of[_id(one)] for one in set(raw)}  # ids repeat: each is read once
+    return np.array([known[one] for one in raw], dtype=np.int64)
 
 
 def _mean(precision: np.ndarray) -> float:
@@ -117,6 +213,8 @@ def _mean(precision: np.ndarray) -> float:
     return float(defined.mean()) if defined.size else -1.0
 
 
-def _unique_names(categories: Sequence[Mapping[str, Any]]) -> list[str]:
-    count = Counter(category["name"] for category in categories)
-    return [c["name"] if count[c["name"]] == 1 else f"{c['name']} ({c['id']})" for c in categories]
+def _unique_names(truth: TruthArrays) -> list[str]:
+    """The names of the classes, with their ids where several have one name."""
+    count = Counter(truth.names)
+    pairs = zip(truth.names, truth.category_ids, strict=True)
+    return [name if count[name] == 1 else f"{name} ({category_id})" for name, category_id in pairs]

@@ -30,7 +30,7 @@ def print_metrics(metrics: CocoMetrics) -> None:
         summary.add_row(*row)
     per_class = Table("class", "id", "AP", "AP50")
     for name, values in metrics.per_class.items():
-        per_class.add_row(name, f"{values['id']:g}", metric_in_words(values["AP"]), metric_in_words(values["AP50"]))
+        per_class.add_row(name, str(values["id"]), metric_in_words(values["AP"]), metric_in_words(values["AP50"]))
     console.print(summary, per_class)
 
 
