@@ -136,6 +136,7 @@ def memory_over_epochs(root: Path, epochs: int) -> Epochs:
     from opendetr.data.loader import DetectionDataset, epoch_order, training_loader
     from opendetr.data.transforms import Preprocessing, training_transform
 
+    multiprocessing.set_start_method(None, force=True)  # the default, as in a training; this process was spawned
     config = DataConfig(cache="none").resized(SIDE)
     transform = training_transform(config, Preprocessing(SIDE, config.max_size, MEAN, STD))
     dataset = DetectionDataset(load_index(root, "train"), transform, SEED, build_cache(config))
