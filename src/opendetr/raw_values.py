@@ -23,7 +23,7 @@ def raw_number(value: Any) -> float:
     return number
 
 
-def flag(value: Any) -> bool:
+def raw_flag(value: Any) -> bool:
     """What `iscrowd` and its like say: 0, 1, true or false, which some files write as text; null is false.
 
     Raises:

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from opendetr.raw_values import flag, object_area, raw_number
+from opendetr.raw_values import object_area, raw_flag, raw_number
 
 
 @pytest.mark.parametrize(
@@ -25,18 +25,18 @@ def test_what_is_no_number(value):
 
 @pytest.mark.parametrize("value", [0, 0.0, False, None, "0", "false", " False "])
 def test_flags_that_are_off(value):
-    assert flag(value) is False
+    assert raw_flag(value) is False
 
 
 @pytest.mark.parametrize("value", [1, 1.0, True, "1", "true", "TRUE"])
 def test_flags_that_are_on(value):
-    assert flag(value) is True
+    assert raw_flag(value) is True
 
 
 @pytest.mark.parametrize("value", [2, -1, 0.5, math.nan, "", "yes", "2", [], [0], {}])
 def test_what_is_no_flag(value):
     with pytest.raises(ValueError, match="neither 0 nor 1"):
-        flag(value)
+        raw_flag(value)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from opendetr.errors import UserError
 from opendetr.files import read_json
 from opendetr.labels import whole_number
 from opendetr.progress import warn
-from opendetr.raw_values import flag, object_area, raw_number
+from opendetr.raw_values import object_area, raw_flag, raw_number
 from opendetr.wording import counted
 
 SUMMARY_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -170,7 +170,7 @@ def _is_result(entry: Any) -> bool:
 
 def _is_crowd(annotation: Mapping[str, Any]) -> bool:
     try:
-        return flag(annotation.get("iscrowd"))
+        return raw_flag(annotation.get("iscrowd"))
     except ValueError as error:
         raise UserError(f"annotation {annotation.get('id')}: iscrowd has to be 0 or 1; {error}") from None
 
