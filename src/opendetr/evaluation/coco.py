@@ -21,6 +21,8 @@ from opendetr.wording import counted
 
 SUMMARY_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
+Id = int | float | str  # of a picture or category, as its file means it
+
 
 @dataclass(frozen=True)
 class CocoMetrics:
