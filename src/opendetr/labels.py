@@ -1,7 +1,6 @@
 """LabelMap: raw category id <-> class index 0..C-1 <-> name. No other code converts between the three."""
 
 import difflib
-import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ from opendetr.errors import UserError
 from opendetr.raw_values import RawId, raw_id
 
 UNUSED = "N/A"
-WHOLE_NUMBER = re.compile(r"[+-]?[0-9]+(\.0*)?")  # not all that `float` reads: the ids 1_2 and 1e2 are names
 
 # The categories of COCO by raw id, 0 to 90: 80 in use (Lin et al. 2014). Official checkpoints have a class for each.
 COCO_CLASSES = (

@@ -5,32 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opendetr.errors import UserError
-from opendetr.labels import LabelMap, whole_number
+from opendetr.labels import LabelMap
 
 
 def label_map(**names_by_id: int) -> LabelMap:
     return LabelMap.from_categories(
         [{"id": number, "name": name} for name, number in names_by_id.items()], "train.json"
     )
-
-
-@pytest.mark.parametrize(
-    ("raw", "expected"),
-    [
-        (7, 7), (7.0, 7), ("7", 7), (" 7.00 ", 7), ("-7.", -7), (2**53 + 1, 2**53 + 1), (2**64 + 1, 2**64 + 1),
-        (str(2**64 + 1), 2**64 + 1), (f"{2**64 + 1}.0", 2**64 + 1), (10**400, 10**400),
-    ],
-)  # fmt: skip
-def test_whole_numbers_are_exact(raw, expected):
-    assert whole_number(raw) == expected
-
-
-@pytest.mark.parametrize(
-    "raw", [None, True, 7.5, "7.5", "", "seven", "1_2", "1e2", "\u00b2", float("nan"), float("inf"), [7], "9" * 5000]
-)
-def test_what_is_no_whole_number(raw):
-    with pytest.raises(ValueError, match=r"whole number|digits"):
-        whole_number(raw)
 
 
 @pytest.mark.parametrize(
