@@ -11,6 +11,7 @@ from opendetr.data.picture_files import PictureFinder
 from opendetr.data.raw import FoundSplit
 from opendetr.errors import UserError
 from opendetr.locations import FilePath, folder_path
+from opendetr.memory import return_freed_memory
 from opendetr.raw_values import RawId
 
 FORMATS: tuple[Callable[[FilePath], Iterator[FoundSplit]], ...] = (find_coco,)  # the first that finds a split reads all
@@ -33,7 +34,9 @@ def load_index(root: str | Path, split: str) -> DatasetIndex:
             one picture that can be used.
     """
     found = find_split(root, split)
-    return admit(found.read(), found.layout)
+    index = admit(found.read(), found.layout)
+    return_freed_memory()  # of the file's content, many times as much as the index
+    return index
 
 
 def has_split(root: str | Path, split: str) -> bool:
