@@ -14,12 +14,18 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from opendetr.decoding import picture_suffixes
 from opendetr.errors import UserError, first_line
-from opendetr.images import PICTURE_SUFFIXES
 from opendetr.inference.addresses import is_address
 from opendetr.progress import console, warn
 
-VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".ts"})
+VIDEO_SUFFIXES = frozenset(
+    {
+        ".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".f4v", ".avi", ".divx", ".mkv", ".webm", ".flv", ".wmv", ".asf",
+        ".mpg", ".mpeg", ".mpe", ".m1v", ".m2v", ".ts", ".mts", ".m2ts", ".m2t", ".vob", ".ogv", ".mxf", ".mjpeg",
+        ".dv", ".h264", ".264", ".h265", ".265", ".hevc", ".y4m", ".nut", ".rm", ".rmvb", ".wtv", ".insv", ".mjpg",
+    }
+)  # fmt: skip
 STREAMS = ("rtsp://", "rtsps://", "rtmp://", "rtmps://", "http://", "https://")
 ANSWER_SECONDS = 10.0  # longest wait for a stream, at its start and between frames; Ctrl-C waits for it too
 H264, BT601 = "libx264", 6  # the encoder; FFmpeg's number of the colours
@@ -32,7 +38,7 @@ def is_video(source: str) -> bool:
     Nothing is opened. A folder, a glob or an https address with the name of a picture is no video (an http one is that
     of a camera), and a file or folder that is called `webcam` is no webcam.
     """
-    if source.lower().startswith("https://") and Path(re.split("[?#]", source)[0]).suffix.lower() in PICTURE_SUFFIXES:
+    if source.lower().startswith("https://") and Path(re.split("[?#]", source)[0]).suffix.lower() in picture_suffixes():
         return False
     if source.lower().startswith(STREAMS) or _webcam_number(source) is not None:
         return True
