@@ -26,6 +26,7 @@ class OpenFile(Protocol):
 
 Picture = str | Path | Image.Image | np.ndarray | torch.Tensor | bytes | OpenFile
 EIGHT_BITS = frozenset({".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".webp"})  # suffixes of files that have no more
+QUARTER_TURNS = frozenset({5, 6, 7, 8})  # the orientations that exchange width and height
 OUTSIDE = 0.5 / 255  # how far a float tensor may leave 0..1: what rounds to 0 or 255
 
 
@@ -123,7 +124,7 @@ def check_image(path: Path) -> tuple[int, int]:
         orientation = orientation_of(image)
         if drafted is None:
             width, height = image.size  # Pillow turns a TIFF upright while it loads
-        return (height, width) if orientation in _QUARTER_TURNS else (width, height)
+        return (height, width) if orientation in QUARTER_TURNS else (width, height)
 
     return decoded(path, str(path), upright_size)
 
@@ -131,9 +132,6 @@ def check_image(path: Path) -> tuple[int, int]:
 def exif_orientation(path: Path) -> int:
     """The orientation of a picture file by its EXIF, 1 to 8: 1 is upright, from 5 on width and height are exchanged."""
     return decoded(path, str(path), orientation_of)
-
-
-_QUARTER_TURNS = frozenset({5, 6, 7, 8})
 
 
 def find_white_level(paths: Iterable[Path]) -> int | None:

@@ -35,10 +35,8 @@ def pictures_in(folder: Path, output: Path | None = None) -> list[Path]:
             videos += [path] if path.suffix.lower() in VIDEO_SUFFIXES else []
     said = ", ".join(f"{count:,} {kind}{_advice(kind)}" for kind, count in sorted(left_out.items()))
     if not pictures and videos:
-        raise UserError(
-            f"{folder} holds no pictures, but {counted(len(videos), 'video')}: give one at a time, such as "
-            f"{min(videos)}" + (f" (left out: {said})" if len(left_out) > 1 else "")
-        )
+        found = counted(len(videos), "video")
+        raise UserError(f"{folder} holds no pictures, but {found}: give one at a time, such as {min(videos)}")
     if not pictures:
         raise UserError(
             f"{folder} holds no pictures; known kinds are {KINDS}" + (f" (left out: {said})" if said else "")
@@ -52,7 +50,7 @@ def _advice(kind: str) -> str:
     """What to do about files of a suffix that could be used."""
     if kind in HEIC_SUFFIXES:
         return f" ({HEIC_ADVICE} makes them readable)"
-    return " (give videos one at a time)" if kind in VIDEO_SUFFIXES else ""
+    return " (videos are given one at a time)" if kind in VIDEO_SUFFIXES else ""
 
 
 def _files_below(folder: Path, output: Path | None) -> Iterator[tuple[Path, str]]:

@@ -87,11 +87,7 @@ class Video:
         self.frames_per_second = float(stream.average_rate or stream.guessed_rate or 25)
         self.live, self.has_sound = False, bool(container.streams.audio)
         self._container, self._stream, self._read, self._broken_off = container, stream, 0, ""
-        self._promised = 0.0  # seconds, by the header; 0 for unknown
-        if stream.duration and stream.time_base:
-            self._promised = float(stream.duration * stream.time_base)
-        elif container.duration and len(container.streams) == 1:  # else it may be that of the sound
-            self._promised = container.duration / 1e6
+        self._promised = self._promise()
         counts = [stream.frames, round(self._promised * self.frames_per_second)]  # the first counts trimmed frames too
         self.num_frames = min(filter(None, counts), default=None)
         frames = self._decode()
@@ -145,19 +141,32 @@ class Video:
         """Print where the drawn video is, and that it has no sound where this one has."""
         console.print(f"the drawn video: {target}" + (", without the sound of the original" if self.has_sound else ""))
 
+    def _promise(self) -> float:
+        """How many seconds the pictures last by the header; 0 where it does not say that of the pictures alone."""
+        stream, container = self._stream, self._container
+        whole = (container.duration or 0) / 1e6
+        own = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
+        alone, self._has_index = len(container.streams) == 1, stream.frames > 0
+        if own and (alone or self._has_index or abs(own - whole) > 0.001):  # else it may be that of the sound
+            return own
+        return whole if alone else 0.0
+
     def __iter__(self) -> Iterator[tuple[int, float, Image.Image]]:
         interval, start, end = 1 / self.frames_per_second, None, 0.0
+        last, longest = 0.0, 2 * interval
         for frame in self._frames:
             self._read += 1
             clock = (self._read - 1) * interval if frame.time is None else frame.time
             start = clock if start is None else start
             lasts = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else interval
-            end = max(end, clock - start + lasts)
+            end, longest, last = max(end, clock - start + lasts), max(longest, clock - start - last), clock - start
             if (self._read - 1) % self.every == 0:
                 yield self._read, clock - start, self._upright(frame)
-        # A cut file often just ends. Headers are rounded, hence the tolerance.
-        if not self._broken_off and end < self._promised - max(2 * interval, 0.01 * self._promised):
-            self._broken_off = f"{end:.1f} of {self._promised:.1f} s"
+        # A cut file often just ends. Headers are rounded, and not every kind says how long the last frame lasts. Kinds
+        # without an index of all frames may count from 0 on the file's clock, whenever the first frame is shown.
+        reached = end if self._has_index else end + max(0.0, start or 0.0)
+        if not self._broken_off and reached < self._promised - max(longest, 0.01 * self._promised):
+            self._broken_off = f"{end:.1f} of {self._promised - reached + end:.1f} s"
 
     @property
     def problem(self) -> str | None:
