@@ -87,6 +87,7 @@ class Video:
         self.frames_per_second = float(stream.average_rate or stream.guessed_rate or 25)
         self.live, self.has_sound = False, bool(container.streams.audio)
         self._container, self._stream, self._read, self._broken_off = container, stream, 0, ""
+        self._has_index = stream.frames > 0  # of all frames, as MP4 and AVI have
         self._promised = self._promise()
         counts = [stream.frames, round(self._promised * self.frames_per_second)]  # the first counts trimmed frames too
         self.num_frames = min(filter(None, counts), default=None)
@@ -144,12 +145,11 @@ class Video:
     def _promise(self) -> float:
         """How many seconds the pictures last by the header; 0 where it does not say that of the pictures alone."""
         stream, container = self._stream, self._container
-        whole = (container.duration or 0) / 1e6
-        own = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
-        alone, self._has_index = len(container.streams) == 1, stream.frames > 0
-        if own and (alone or self._has_index or abs(own - whole) > 0.001):  # else it may be that of the sound
-            return own
-        return whole if alone else 0.0
+        if len(container.streams) > 1 and not self._has_index:  # it may be how long the sound lasts
+            return 0.0
+        if stream.duration and stream.time_base:
+            return float(stream.duration * stream.time_base)
+        return (container.duration or 0) / 1e6 if len(container.streams) == 1 else 0.0
 
     def __iter__(self) -> Iterator[tuple[int, float, Image.Image]]:
         interval, start, end = 1 / self.frames_per_second, None, 0.0
