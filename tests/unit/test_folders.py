@@ -66,6 +66,7 @@ def test_the_output_in_the_folder_is_no_source_and_is_not_counted(folder, capsys
     (output / "detections.json").write_text("[]")
     Image.new("RGB", (8, 8)).save(output / "a.jpg")
     assert len(expand_sources([str(folder)], output)) == 6
+    assert expand_sources([str(output)], output) == expand_sources([str(folder)], folder) == []
     assert capsys.readouterr().out == ""
 
 

@@ -18,11 +18,13 @@ def pictures_in(folder: Path, output: Path | None = None) -> list[Path]:
     """The pictures in a folder and below, sorted; other files are counted by suffix in one printed line.
 
     Links to folders are followed, and every folder is visited once. Hidden files and folders are passed over: they are
-    those of the system and of programs, such as the `._` files of macOS. So is the folder `output`.
+    those of the system and of programs, such as the `._` files of macOS. So is the folder `output`, which has none.
 
     Raises:
         UserError: there is no picture.
     """
+    if output is not None and folder.resolve().is_relative_to(output.resolve()):
+        return []
     pictures, left_out = list[Path](), Counter[str]()
     videos = list[Path]()
     for path, kind in _files_below(folder, output):
