@@ -8,7 +8,7 @@ import types
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from opendetr import decoding
 from opendetr.decoding import decoder_errors_said, picture_suffixes
@@ -73,6 +73,14 @@ def test_a_picture_with_an_odd_exif_tag_is_turned_all_the_same(tmp_path, tag, ki
         path = tmp_path / f"a.{kind_of_file}"
         path.write_bytes(encoded(kind_of_file, exif=b"Exif\0\0" + block + b"\0" * 4 + data))
         assert check_image(path) == read_image(path).size == (80, 96)
+
+
+def test_a_tiff_with_odd_xmp_is_turned_all_the_same(tmp_path):
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags.tagtype[700] = 4  # XMP is text; here it is whole numbers
+    tags[274], tags[700] = 6, (1, 2)
+    (tmp_path / "a.tif").write_bytes(encoded("TIFF", tiffinfo=tags))
+    assert check_image(tmp_path / "a.tif") == read_image(tmp_path / "a.tif").size == (80, 96)
 
 
 def test_a_jpeg_without_its_last_bytes_is_used_and_one_without_its_half_is_not(tmp_path, capsys):
