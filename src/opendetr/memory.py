@@ -1,8 +1,6 @@
 """Free memory for this process: of the machine, within the limits of its container."""
 
-import ctypes
 import os
-from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -41,12 +39,6 @@ def control_group_bytes(root: Path = Path("/")) -> int | None:
     groups = group_folders("memory", root)
     left = [free for version, folder in groups for names in FILES[version] for free in _left(folder, *names)]
     return min(left, default=None)
-
-
-def return_freed_memory() -> None:
-    """Give memory that was freed back to the system, where the C library (glibc) would keep it for later."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def processes_here() -> int:

@@ -1,7 +1,9 @@
 """The one door for data: finds out which format a folder has, and reads its splits."""
 
+import ctypes
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from opendetr.data.admission import admit
@@ -11,7 +13,6 @@ from opendetr.data.picture_files import PictureFinder
 from opendetr.data.raw import FoundSplit
 from opendetr.errors import UserError
 from opendetr.locations import FilePath, folder_path
-from opendetr.memory import return_freed_memory
 from opendetr.raw_values import RawId
 
 FORMATS: tuple[Callable[[FilePath], Iterator[FoundSplit]], ...] = (find_coco,)  # the first that finds a split reads all
@@ -35,8 +36,14 @@ def load_index(root: str | Path, split: str) -> DatasetIndex:
     """
     found = find_split(root, split)
     index = admit(found.read(), found.layout)
-    return_freed_memory()  # of the file's content, many times as much as the index
+    _return_freed_memory()  # of the file's content, many times as much as the index
     return index
+
+
+def _return_freed_memory() -> None:
+    """Give freed memory back to the system, where the C library (glibc) would keep it for later."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def has_split(root: str | Path, split: str) -> bool:
