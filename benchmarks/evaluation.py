@@ -145,7 +145,7 @@ def main() -> None:
     print("  " + "  ".join(f"{name} {value:.3f}" for name, value in zip(SUMMARY_NAMES, numbers["opendetr"])))
     print(f"  all 12 numbers of both are equal within {difference:.0e} (at most {TOLERANCE:.0e} is allowed)")
     print(f"{describe_machine()}, {platform.platform()}, {os.cpu_count()} CPUs")
-    names = ("numpy", "faster-coco-eval", "pycocotools")
+    names = ("numpy", "hotcoco", "pycocotools")
     versions = ", ".join(f"{name} {version(name)}" for name in names)
     print(f"Python {platform.python_version()}, {versions}, {date.today()}")
 

@@ -95,7 +95,7 @@ def annotations(rng: np.random.Generator, count: int, num_pictures: int) -> Iter
 
 
 def read_by_opendetr(root: Path) -> Loaded:
-    from opendetr.data.datasets import load_index
+    from opendetr.data.door import load_index
 
     return measured(lambda: load_index(root, "train"))
 
@@ -130,10 +130,9 @@ def own_peak() -> int:
 
 def memory_over_epochs(root: Path, epochs: int) -> Epochs:
     """Pass over the pictures by the training loader, which has `WORKERS` processes."""
-    from opendetr.data.datasets import load_index
-
     from opendetr.config import DataConfig
     from opendetr.data.cache import build_cache
+    from opendetr.data.door import load_index
     from opendetr.data.loader import DetectionDataset, epoch_order, training_loader
     from opendetr.data.transforms import Preprocessing, training_transform
 

@@ -2,19 +2,19 @@
 
 import io
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
+from opendetr.decoding import decoded, decoder_errors_said
 from opendetr.errors import UserError
-from opendetr.locations import for_pillow, is_path
-
-PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
+from opendetr.locations import is_path
+from opendetr.pixels import WHITE_LEVELS, largest_of_16_bits, orientation_of, to_rgb, white_level_of
 
 
 @runtime_checkable
@@ -26,18 +26,24 @@ class OpenFile(Protocol):
 
 
 Picture = str | Path | Image.Image | np.ndarray | torch.Tensor | bytes | OpenFile
+EIGHT_BITS = frozenset({".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".webp"})  # suffixes of files that have no more
+QUARTER_TURNS = frozenset({5, 6, 7, 8})  # the orientations that exchange width and height
 OUTSIDE = 0.5 / 255  # how far a float tensor may leave 0..1: what rounds to 0 or 255
 
 
-def read_image(source: Picture, channel_order: Literal["rgb", "bgr"] = "rgb") -> Image.Image:
+def read_image(
+    source: Picture, channel_order: Literal["rgb", "bgr"] = "rgb", white_level: int | None = None
+) -> Image.Image:
     """A picture as 8-bit RGB, upright.
 
-    The EXIF orientation is applied; grey, palette, CMYK and 16-bit pictures become RGB; transparency becomes white.
+    The EXIF orientation is applied; grey, palette and CMYK pictures become RGB; transparency becomes white; values of
+    more than 8 bits are scaled (`opendetr.pixels`); of several pages or frames the first is used.
 
     Args:
         source: a path, a PIL image; an array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] of uint8; a tensor [1, H, W] or
             [3, H, W], of uint8 or of floats in 0..1; a file's content, or a file open for reading in binary mode.
         channel_order: of arrays and tensors; OpenCV's are `bgr`.
+        white_level: of 16-bit pictures, the value that becomes 255, from `Preprocessing`; None decides for each file.
 
     Raises:
         UserError: the file is missing or no readable picture, or an array or a tensor has another shape, type or range.
@@ -47,24 +53,23 @@ def read_image(source: Picture, channel_order: Literal["rgb", "bgr"] = "rgb") ->
     if isinstance(source, torch.Tensor):
         return _from_tensor(source, channel_order)
     if isinstance(source, Image.Image):
-        return to_rgb(source)
+        with decoder_errors_said("the PIL image"):  # which may be open and not loaded yet
+            return to_rgb(source, white_level)
     if isinstance(source, bytes):
-        return decode_image(source, f"what was given ({len(source)} bytes)")
+        return decode_image(source, f"what was given ({len(source)} bytes)", white_level)
     if isinstance(source, OpenFile):
-        return decode_image(*read_open_file(source))
+        return decode_image(*read_open_file(source), white_level)
     if not isinstance(source, str) and not is_path(source):
         raise UserError(
             f"{type(source).__name__} is no picture; expected a path, a PIL image, an array, a tensor, bytes or a file "
             f"open in binary mode"
         )
-    with _opened(source, str(source)) as image:
-        return to_rgb(image)
+    return decoded(source, str(source), lambda image: to_rgb(image, white_level))
 
 
-def decode_image(content: bytes, name: str) -> Image.Image:
+def decode_image(content: bytes, name: str, white_level: int | None = None) -> Image.Image:
     """Read a picture from a file's content; a UserError calls it `name`."""
-    with _opened(io.BytesIO(content), name) as image:
-        return to_rgb(image)
+    return decoded(io.BytesIO(content), name, lambda image: to_rgb(image, white_level))
 
 
 def read_open_file(file: OpenFile) -> tuple[bytes, str]:
@@ -83,28 +88,18 @@ def read_open_file(file: OpenFile) -> tuple[bytes, str]:
     return content, name
 
 
-@contextmanager
-def _opened(source: str | Path | io.BytesIO, name: str) -> Iterator[Image.Image]:
-    """The picture file, with errors of opening and reading in one sentence."""
-    try:
-        with Image.open(source if isinstance(source, io.BytesIO) else for_pillow(source)) as image:
-            yield image
-    except FileNotFoundError:
-        raise UserError(f"{name} does not exist; expected a picture") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{name} cannot be read as a picture ({error}); replace or remove the file") from None
-
-
 def image_size(path: Path) -> tuple[int, int]:
     """Width and height of a picture file as `read_image` returns it, of which only the beginning is read.
 
     Raises:
         UserError: the file is missing, or begins like no picture.
     """
-    with _opened(path, str(path)) as image:
+
+    def upright_size(image: Image.Image) -> tuple[int, int]:
         width, height = image.size
-        turned = image.getexif().get(_EXIF_ORIENTATION, 1) in _QUARTER_TURNS
-    return (height, width) if turned else (width, height)
+        return (height, width) if orientation_of(image) in QUARTER_TURNS else (width, height)
+
+    return decoded(path, str(path), upright_size)
 
 
 def encode_image(image: Image.Image, kind: str, **options: int) -> bytes:
@@ -137,32 +132,37 @@ def check_image(path: Path) -> tuple[int, int]:
 
     A JPEG is decoded at an eighth of its size, which finds a cut or damaged file in a fraction of the time.
     """
-    with _opened(path, str(path)) as image:
+
+    def upright_size(image: Image.Image) -> tuple[int, int]:
         width, height = image.size
         drafted = image.draft("RGB", (max(1, width // 8), max(1, height // 8)))
-        image.load()
+        orientation = orientation_of(image)
         if drafted is None:
             width, height = image.size  # Pillow turns a TIFF upright while it loads
-        turned = image.getexif().get(_EXIF_ORIENTATION, 1) in _QUARTER_TURNS
-    return (height, width) if turned else (width, height)
+        return (height, width) if orientation in QUARTER_TURNS else (width, height)
+
+    return decoded(path, str(path), upright_size)
 
 
-_EXIF_ORIENTATION = 0x0112
-_QUARTER_TURNS = frozenset({5, 6, 7, 8})
+def exif_orientation(path: Path) -> int:
+    """The orientation of a picture file by its EXIF, 1 to 8: 1 is upright, from 5 on width and height are exchanged."""
+    return decoded(path, str(path), orientation_of)
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any PIL image as upright RGB, without the file's EXIF and comments: Pillow would write some of them again."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16-bit grey; PIL's own conversion would clip instead of scale
-        image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    image = image.convert("RGB")
-    image.info = {name: value for name, value in image.info.items() if name == "icc_profile"}
-    return image
+def find_white_level(paths: Iterable[Path]) -> int | None:
+    """The white level of a data set: the one that fits all its 16-bit pictures; None where it has none.
+
+    Files that cannot be read are passed over. Only 16-bit pictures are decoded, up to the first that decides.
+    """
+    levels: set[int] = set()
+    for path in paths:
+        if path.suffix.lower() not in EIGHT_BITS:
+            with suppress(UserError):
+                largest = decoded(path, str(path), largest_of_16_bits)
+                levels.update(() if largest is None else {white_level_of(largest)})
+        if WHITE_LEVELS[-1] in levels:
+            break
+    return max(levels, default=None)
 
 
 def _from_array(array: np.ndarray, channel_order: str) -> Image.Image:

@@ -61,19 +61,15 @@ def for_pillow(path: str | FilePath) -> Path | io.BytesIO:
     """What Pillow opens: a path of this machine, or the content of a file that is elsewhere.
 
     Raises:
-        OSError: the file is missing, or its content cannot be read.
+        FileNotFoundError: there is no such file; and whatever the archive or the network raises.
     """
     found = file_path(path) if isinstance(path, str) else path
     if isinstance(found, Path):
         return found
     try:
         return io.BytesIO(found.read_bytes())
-    except OSError:
-        raise
-    except Exception as error:  # of the archive or of the network, such as zlib.error
-        if not found.is_file():
-            raise FileNotFoundError(str(found)) from None
-        raise OSError(first_line(error)) from None
+    except KeyError:  # so zip archives say it
+        raise FileNotFoundError(str(found)) from None
 
 
 def file_state(path: FilePath) -> tuple[object, ...]:

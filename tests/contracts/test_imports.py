@@ -14,12 +14,11 @@ PACKAGE = Path(opendetr.__file__).parent
 
 # From top to bottom, as docs/architecture.md lists them.
 ROOMS = [
-    "version", "errors", "options", "raw_values", "files", "locations",
-    "openmp", "control_groups", "cores", "memory", "progress", "wording",
-    "threads", "devices", "config", "recipes", "labels", "images", "boxes", "drawing", "_supervision",
-    "_matplotlib", "detections", "structures", "pages", "scoring", "data", "model", "loss", "checkpoints", "engines",
-    "evaluation", "training", "exporting", "inference", "benchmarking", "explanation", "studies", "ablation",
-    "demonstration", "api", "cli", "__main__",
+    "version", "errors", "options", "raw_values", "files", "locations", "openmp", "control_groups", "cores", "memory",
+    "progress", "wording", "threads", "devices", "config", "recipes", "labels", "pixels", "decoding", "images", "boxes",
+    "drawing", "_supervision", "_matplotlib", "detections", "structures", "pages", "scoring", "data", "model", "loss",
+    "checkpoints", "engines", "evaluation", "training", "exporting", "inference", "benchmarking", "explanation",
+    "studies", "ablation", "demonstration", "api", "cli", "__main__",
 ]  # fmt: skip
 # The package's face names where things live, and the command line imports what a command needs when it runs.
 FACES = ("opendetr", "opendetr.cli", "opendetr.__main__")

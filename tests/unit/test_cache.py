@@ -39,7 +39,7 @@ def index(coco_folder):
 def reads(monkeypatch):
     """The files that were decoded."""
     read, paths = loader.read_image, []
-    monkeypatch.setattr(loader, "read_image", lambda path: paths.append(path) or read(path))
+    monkeypatch.setattr(loader, "read_image", lambda path, **options: paths.append(path) or read(path, **options))
     return paths
 
 
@@ -154,3 +154,13 @@ def test_that_not_all_pictures_fit_is_said_once_before_they_are_read(index, monk
     assert len(built.pictures) == 5
     assert built.bytes == needed  # as was foretold
     assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_16_bit_pictures_have_the_white_level_of_the_data_set_in_the_cache_too(index, kind):
+    record = index.records[0]
+    Image.fromarray(np.full((record.height, record.width), 200, np.uint16)).save(record.path)
+    for level, shown in ((None, 200), (4095, 12), (None, 200)):  # kept under different names on disk
+        kept = build_cache(replace(CONFIG, cache=kind), white_level=level)
+        dataset = DetectionDataset(index, TRANSFORM, cache=kept, white_level=level)
+        assert dataset.picture(0).unique().tolist() == dataset.picture(0).unique().tolist() == [shown]

@@ -5,6 +5,7 @@ import struct
 import subprocess
 import sys
 import time
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -56,7 +57,8 @@ def assert_shows(image, k):
     ("source", "expected"),
     [
         ("clip.mp4", True), ("a/b/CLIP.MOV", True), ("x.avi", True), ("x.mkv", True), ("x.webm", True), ("x.m4v", True),
-        ("x.mpg", True), ("x.mpeg", True), ("x.ts", True), ("webcam", True), ("webcam:1", True),
+        ("x.mpg", True), ("x.mpeg", True), ("x.wmv", True), ("x.flv", True), ("x.3gp", True), ("x.ASF", True),
+        ("x.ts", True), ("webcam", True), ("webcam:1", True),
         ("rtsp://me:secret@10.0.0.7:554/live", True), ("http://camera/stream", True), ("https://host/live", True),
         ("http://camera/a.jpg", True),
         ("HTTPS://host/a.jpg?b=1", False), ("https://host/a.PNG#top", False),
@@ -96,6 +98,44 @@ def test_frames_come_upright_in_order_and_in_rgb(tmp_path, name, codec, known):
         assert (image.mode, image.size) == ("RGB", SIZE[::-1])
         assert_shows(image, k)
     assert (video.damaged, video.problem) == (0, None)
+
+
+def shown_at(path, codec, times, *, with_sound=False):
+    """A video whose frames are shown from those seconds on, on the file's clock; with longer sound on request."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=10)
+        stream.height, stream.width = SIZE
+        stream.codec_context.time_base = Fraction(1, 1000)
+        sound = container.add_stream("aac", rate=44100, layout="mono") if with_sound else None
+        for k, seconds in enumerate(times):
+            frame = av.VideoFrame.from_image(picture(k))
+            frame.pts, frame.time_base = round(seconds * 1000), Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+        if sound is not None:
+            for _ in range(1200):  # 28 s
+                samples = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+                samples.sample_rate = 44100
+                container.mux(sound.encode(samples))
+            container.mux(sound.encode(None))
+    return path
+
+
+@pytest.mark.parametrize(
+    "times",
+    [[5 + k / 10 for k in range(20)], [0, 0.1, 0.2, 2, 2.1, 7, 7.1, 15], [3, 3.5, 9, 18]],
+    ids=["starts at 5 s", "rates vary", "both"],
+)
+@pytest.mark.parametrize(
+    ("name", "codec", "with_sound"),
+    [("a.mp4", "libx264", False), ("a.mp4", "libx264", True), ("a.mkv", "libx264", False), ("a.mkv", "libx264", True),
+     ("a.wmv", "wmv2", False), ("a.wmv", "wmv2", True), ("a.ts", "libx264", True), ("a.flv", "flv", False)],
+)  # fmt: skip
+def test_a_complete_video_does_not_break_off_whenever_its_frames_are_shown(tmp_path, name, codec, with_sound, times):
+    with Video.open(shown_at(tmp_path / name, codec, times, with_sound=with_sound)) as video:
+        shown = [seconds for _, seconds, _ in video]
+    assert shown == pytest.approx([at - times[0] for at in times], abs=0.01)
+    assert video.problem is None
 
 
 def test_every_second_frame_keeps_its_number_and_time(tmp_path):

@@ -207,7 +207,7 @@ def read_labels(config: Mapping[str, Any], num_classes: int, folder: Path) -> La
     return LabelMap(tuple(None if index in holes else index for index in range(num_classes)), in_order)
 
 
-def read_preprocessing(folder: Path, multiple_of: int) -> Preprocessing:
+def read_preprocessing(folder: Path, multiple_of: int, white_level: int | None = None) -> Preprocessing:
     """Size, mean and standard deviation of the image processor, else the paper's; UserError for an unknown option."""
     path = folder / "preprocessor_config.json"
     found = read_json(path, "the config of an image processor") if path.is_file() else {}
@@ -233,7 +233,7 @@ def read_preprocessing(folder: Path, multiple_of: int) -> Preprocessing:
     try:
         return Preprocessing.from_json(
             {"image_size": edges["shortest_edge"], "max_size": edges["longest_edge"], "mean": mean, "std": std,
-             "multiple_of": multiple_of}
+             "multiple_of": multiple_of, "white_level": white_level}
         )  # fmt: skip
     except ValueError as error:
         raise UserError(f"{path}: {error}; correct the value, or get the file anew") from None

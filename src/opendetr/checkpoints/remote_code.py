@@ -59,7 +59,7 @@ def load_with_code(folder: Path, state: Mapping[str, Tensor] | None = None) -> C
         label_map = read_labels(config, len(told["category_ids"]), folder)
         origin = replace(Origin.from_json(told["origin"]), read=READ)
         processor = read_json(folder / "preprocessor_config.json", "the config of an image processor")
-        preprocessing = read_preprocessing(folder, processor["multiple_of"])
+        preprocessing = read_preprocessing(folder, processor["multiple_of"], processor.get("white_level"))
     model = build_model(run.model, run.loss, label_map.num_classes)
     fill(model, {name.removeprefix(PREFIX): tensor for name, tensor in whole.items()}, str(folder), PREFIX.__add__)
     return Checkpoint(model.eval(), run, label_map, preprocessing, origin, folder)
@@ -91,4 +91,5 @@ def _processor_of(checkpoint: Checkpoint) -> dict[str, Any]:
         "size": {"shortest_edge": preprocessing.image_size, "longest_edge": preprocessing.max_size},
         "image_mean": list(preprocessing.mean), "image_std": list(preprocessing.std),
         "multiple_of": preprocessing.multiple_of, "scoring": checkpoint.config.model.scoring, "unused_labels": unused,
+        "white_level": preprocessing.white_level,
     }  # fmt: skip

@@ -8,7 +8,6 @@ from opendetr.data.index import OF_OBJECTS, USED, DatasetIndex, LeftOut, Objects
 from opendetr.data.picture_files import PictureFinder
 from opendetr.data.raw import RawSplit
 from opendetr.errors import UserError
-from opendetr.images import image_size
 from opendetr.locations import file_path
 from opendetr.wording import counted
 
@@ -78,6 +77,8 @@ def _complete_sizes(
         path = paths[position]
         if path is None:
             continue
+        from opendetr.images import image_size  # which loads torch
+
         try:
             sizes[position] = image_size(file_path(path))
             repairs["picture without a stated size: read from its file"] += 1

@@ -53,8 +53,9 @@ class RamCache:
 class DiskCache:
     """The same in a `.npy` file per picture in the cache folder, for all loader processes and for later runs."""
 
-    def __init__(self, side: int) -> None:
+    def __init__(self, side: int, white_level: int | None = None) -> None:
         self.side, self.folder, self.is_full = side, cache_folder() / "pictures", False
+        self.white_level = white_level  # with which 16-bit pictures were read
 
     def get(self, record: Record) -> Tensor | None:
         """The picture; None where it is not kept, its file has changed since, or what was kept is damaged."""
@@ -86,7 +87,8 @@ class DiskCache:
         """The file; its name depends on all that its content depends on, and on the size that the record states."""
         path = record.path.resolve()
         versions = __version__, PIL.__version__
-        parts = path, *file_state(path), record.width, record.height, self.side, *versions
+        asked = record.width, record.height, self.side, self.white_level
+        parts = path, *file_state(path), *asked, *versions
         name = hashlib.blake2b("\n".join(map(str, parts)).encode(), digest_size=16).hexdigest()
         return self.folder / name[:2] / f"{name}.npy"
 
@@ -94,16 +96,19 @@ class DiskCache:
 PictureCache = RamCache | DiskCache
 
 
-def build_cache(config: DataConfig, sizes: np.ndarray | None = None, workers: int = 0) -> PictureCache | None:
+def build_cache(
+    config: DataConfig, sizes: np.ndarray | None = None, workers: int = 0, white_level: int | None = None
+) -> PictureCache | None:
     """The cache that a config asks for, with a message if memory has no room for pictures of all `sizes` [N, 2].
 
-    Each of the loader processes (`workers`) reads every picture at some time and keeps its own copy.
+    Each of the loader processes (`workers`) reads every picture at some time and keeps its own copy. Pictures are read
+    with `white_level`.
     """
     if config.cache == "none":
         return None
     side = largest_look(config)
     if config.cache == "disk":
-        return DiskCache(side)
+        return DiskCache(side, white_level)
     cache = RamCache(side)
     kept = [kept_size(width, height, side) for width, height in ([] if sizes is None else sizes.tolist())]
     needed = max(1, workers) * sum(3 * width * height for width, height in kept)

@@ -9,11 +9,12 @@ import numpy as np
 
 from opendetr.data.index import OF_OBJECTS, DatasetIndex, Record, Unused
 from opendetr.errors import UserError
-from opendetr.images import check_image
+from opendetr.images import QUARTER_TURNS, check_image, exif_orientation
 from opendetr.labels import LabelMap
 from opendetr.wording import counted
 
 MANY_CROWDS = 0.2  # the share of crowds from which on a tool may have marked ordinary objects so
+ASKED = 100  # pictures, for the convention of a data set's boxes
 
 
 def check_pictures(index: DatasetIndex, seconds: float) -> int:
@@ -32,11 +33,40 @@ def check_pictures(index: DatasetIndex, seconds: float) -> int:
 
 def require_size(record: Record, size: tuple[int, int], index: DatasetIndex) -> None:
     """Check a picture's width and height against its annotation; UserError if they differ."""
-    if size != (record.width, record.height):
+    if size == (record.width, record.height):
+        return
+    said = f"{record.path} is {size[0]}x{size[1]} pixels"
+    stated = f"{index.source} says {record.width}x{record.height}"
+    if size == (record.height, record.width) and (orientation := exif_orientation(record.path)) in QUARTER_TURNS:
         raise UserError(
-            f"{record.path} is {size[0]}x{size[1]} pixels, but {index.source} says {record.width}x{record.height}; "
-            f"its boxes would be wrong, so correct the annotation file"
+            f"{said} upright, as its EXIF orientation {orientation} turns it, but {stated}, the size before it is "
+            f"turned; {_fitting(record, index)}"
         )
+    raise UserError(f"{said}, but {stated}; its boxes would be wrong, so correct the annotation file")
+
+
+def _fitting(record: Record, index: DatasetIndex) -> str:
+    """Whether boxes are those of the upright pictures or of the stored ones, and what to do.
+
+    Looks at the pictures of this stated size that EXIF turns, at most `ASKED`. Boxes were clipped to the stated size:
+    one that ends at its edge may have reached further, into the upright picture.
+    """
+    stated = record.width, record.height
+    alike = [other for other in index.records if (other.width, other.height) == stated][:ASKED]
+    turned = [other for other in (record, *alike) if other is record or _is_turned(other.path)]
+    ends = np.concatenate([other.boxes_xyxy[:, 2:] for other in turned])
+    if (ends > stated[::-1]).any():
+        return "the boxes fit the pictures before they are turned: turn the boxes too, or remove EXIF from the pictures"
+    if (ends == stated).any():
+        return "the boxes fit the upright pictures: only width and height need correcting, exchange them"
+    return "the boxes fit either way: if they were drawn upright, only width and height need correcting, exchange them"
+
+
+def _is_turned(path: Path) -> bool:
+    try:
+        return exif_orientation(path) in QUARTER_TURNS
+    except UserError:
+        return False
 
 
 def describe(index: DatasetIndex) -> str:

@@ -1,7 +1,9 @@
 """The one door for data: finds out which format a folder has, and reads its splits."""
 
+import ctypes
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from opendetr.data.admission import admit
@@ -33,7 +35,15 @@ def load_index(root: str | Path, split: str) -> DatasetIndex:
             one picture that can be used.
     """
     found = find_split(root, split)
-    return admit(found.read(), found.layout)
+    index = admit(found.read(), found.layout)
+    _return_freed_memory()  # of the file's content, many times as much as the index
+    return index
+
+
+def _return_freed_memory() -> None:
+    """Give freed memory back to the system, where the C library (glibc) would keep it for later."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def has_split(root: str | Path, split: str) -> bool:

@@ -41,9 +41,15 @@ class DetectionDataset(Dataset[Sample]):
     """
 
     def __init__(
-        self, index: DatasetIndex, transform: v2.Transform, seed: int = 0, cache: PictureCache | None = None
+        self,
+        index: DatasetIndex,
+        transform: v2.Transform,
+        seed: int = 0,
+        cache: PictureCache | None = None,
+        white_level: int | None = None,  # of `Preprocessing`
     ) -> None:
         self.index, self.transform, self.seed, self.cache = index, transform, seed, cache
+        self.white_level = white_level
 
     def __len__(self) -> int:
         return len(self.index)
@@ -76,7 +82,7 @@ class DetectionDataset(Dataset[Sample]):
         kept = None if self.cache is None else self.cache.get(record)
         if kept is not None:
             return kept
-        picture = read_image(record.path)
+        picture = read_image(record.path, white_level=self.white_level)
         require_size(record, picture.size, self.index)
         if self.cache is not None and (size := kept_size(*picture.size, self.cache.side)) != picture.size:
             picture = picture.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)

@@ -16,6 +16,7 @@ from torchvision.transforms import v2
 
 from opendetr.boxes import xyxy_to_cxcywh
 from opendetr.config import DataConfig
+from opendetr.pixels import WHITE_LEVELS
 from opendetr.structures import Target
 
 
@@ -28,6 +29,7 @@ class Preprocessing:
     mean: tuple[float, float, float]  # of RGB in 0..1: the backbone's own
     std: tuple[float, float, float]
     multiple_of: int = 1  # both sides are multiples of this
+    white_level: int | None = None  # of the data set's 16-bit pictures (`opendetr.pixels`); None: that of each file
 
     def transform(self) -> v2.Transform:
         """Resize, scale to 0..1, normalise."""
@@ -46,7 +48,10 @@ class Preprocessing:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, the inverse of `from_json`."""
-        return asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
+        values = asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
+        if self.white_level is None:  # as in files of earlier versions, of which fingerprints are made
+            del values["white_level"]
+        return values
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Preprocessing":
@@ -61,7 +66,10 @@ class Preprocessing:
             fits = isinstance(numbers, list | tuple) and len(numbers) == 3
             if not fits or not all(type(number) in (int, float) and least < number < math.inf for number in numbers):
                 raise ValueError(f"{name} must be {expected}, of red, green and blue, got {numbers}")
-        return cls(mean=tuple(values["mean"]), std=tuple(values["std"]), **sizes)
+        white_level = values.get("white_level")
+        if white_level not in (None, *WHITE_LEVELS):
+            raise ValueError(f"white_level must be one of {', '.join(map(str, WHITE_LEVELS))}, got {white_level!r}")
+        return cls(mean=tuple(values["mean"]), std=tuple(values["std"]), white_level=white_level, **sizes)
 
 
 def training_transform(config: DataConfig, preprocessing: Preprocessing, share: float = 1.0) -> v2.Transform:

@@ -146,7 +146,7 @@ def evaluate_files(detections: Path, annotations: Path) -> CocoMetrics:
         UserError: a file is missing or not of its format, or a detection names a picture that the annotations lack.
     """
     truth = read_coco(annotations, ())
-    results = load_json(detections, expected="a list of COCO results", exactly=True)
+    results = load_json(detections, expected="a list of COCO results")
     if not isinstance(results, list):
         raise UserError(
             f"{detections} is not a list of COCO results; expected [{{image_id, category_id, bbox, score}}, ...]"

@@ -46,7 +46,9 @@ def detect_split(
         StoppedError: `should_stop` returned True.
         UserError: a picture cannot be read.
     """
-    dataset = DetectionDataset(index, description.preprocessing.transform())
+    dataset = DetectionDataset(
+        index, description.preprocessing.transform(), white_level=description.preprocessing.white_level
+    )
     records, positions = index.records, range(len(index)) if positions is None else positions
     order = sorted(positions, key=lambda position: (records[position].height, records[position].width))
 

@@ -26,7 +26,7 @@ def explain_image_matching(
     folder: Folder, detector: Detector, index: DatasetIndex, record: Record, threshold: float
 ) -> tuple[list[ObjectMatch], list[ExplainedDetection]]:
     """Which query is matched to which true object of a picture, why objects were missed, and what false alarms are."""
-    image = read_image(record.path)
+    image = read_image(record.path, white_level=detector.description.preprocessing.white_level)
     require_size(record, image.size, index)
     seen = look(detector, image)
     loss = detector.checkpoint.config.loss

@@ -136,7 +136,7 @@ def suppressed(detections: Detections) -> Detections:
 def _looks(detector: Detector, index: DatasetIndex) -> Iterator[tuple[int, Look]]:
     sample = set(np.linspace(0, len(index) - 1, GRADIENT_PICTURES).round().astype(int).tolist())
     for number, record in enumerate(index.records):
-        image = read_image(record.path)
+        image = read_image(record.path, white_level=detector.description.preprocessing.white_level)
         require_size(record, image.size, index)
         yield number, look(detector, image, gradients=number in sample)
 

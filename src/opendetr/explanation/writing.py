@@ -32,14 +32,14 @@ def explain_sources(detector: Detector, model: str, sources: Sequence[str], outp
         raise UserError(f"nothing to explain: every source lies in --output {output}; choose another folder")
     for path in paths if asked.points else ():  # check the points before anything is written
         try:
-            picture = read_image(path)
+            picture = read_image(path, white_level=detector.description.preprocessing.white_level)
         except UserError:  # reported at the end
             continue
         require_inside(asked.points, str(path), picture)
     written = Folder(output, f"What {_short(model)} attends to")
     for path, name in show_progress(zip(paths, distinct_stems(paths)), "explaining", len(paths)):
         try:
-            picture = read_image(path)
+            picture = read_image(path, white_level=detector.description.preprocessing.white_level)
         except UserError as error:
             broken.append(str(error))
         else:

@@ -151,7 +151,7 @@ def certify(
         UserError: a picture cannot be read, or without a split scikit-learn, which has the photographs, is missing.
     """
     reference = TorchEngine.prepared(checkpoint.model, torch.device("cpu"), "fp32")
-    images, called = _pictures(index)
+    images, called = _pictures(index, checkpoint.preprocessing.white_level)
     own, smaller = checkpoint.preprocessing, checkpoint.preprocessing.with_shorter_side(SHORTER_SIDE)
     bounds = BOUNDS[engine.precision]
     bounds = bounds if max_ap_loss is None else replace(bounds, ap=max_ap_loss)
@@ -231,7 +231,7 @@ def attention_difference(checkpoint: Checkpoint, images: Float[Tensor, "1 3 H W"
     return float(difference) if torch.isfinite(difference) else float("inf")
 
 
-def _pictures(index: DatasetIndex | None) -> tuple[list[Image.Image], str]:
+def _pictures(index: DatasetIndex | None, white_level: int | None) -> tuple[list[Image.Image], str]:
     """Four pictures, repeated if there are fewer, and a name for them."""
     if index is None:
         photos = photographs()
@@ -239,7 +239,7 @@ def _pictures(index: DatasetIndex | None) -> tuple[list[Image.Image], str]:
         return [photo.crop(part) for part in ((0, 0, width, height), (0, 0, width // 2, height)) for photo in photos], (
             "two photographs"
         )
-    found = [read_image(record.path) for record in index.records[:PICTURES]]
+    found = [read_image(record.path, white_level=white_level) for record in index.records[:PICTURES]]
     return (found * PICTURES)[:PICTURES], f"{counted(len(found), 'picture')} of {index.source.name}"
 
 

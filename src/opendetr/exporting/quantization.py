@@ -29,7 +29,9 @@ def quantize(graph: Any, checkpoint: Checkpoint, index: DatasetIndex) -> Any:
     except ImportError:
         raise UserError("--precision int8 needs the package nncf: pip install 'opendetr[export]'") from None
     nncf.set_log_level(logging.ERROR)
-    dataset = DetectionDataset(index, checkpoint.preprocessing.transform())
+    dataset = DetectionDataset(
+        index, checkpoint.preprocessing.transform(), white_level=checkpoint.preprocessing.white_level
+    )
     positions = np.linspace(0, len(index) - 1, min(MOST_PICTURES, len(index))).round().astype(int).tolist()
     console.print(f"int8: calibrating on {counted(len(positions), 'picture')} of {index.source}")
 

@@ -142,11 +142,12 @@ class Detector:
         if isinstance(given, np.ndarray | Tensor) and given.ndim == 4:
             given = list(given)
         pictures = given if isinstance(given, list | tuple) else [given]
+        white_level = self.description.preprocessing.white_level
         readers: dict[int, tuple[Callable[[], Image.Image], str]] = {}
 
         def prepared(numbered: tuple[int, Picture]) -> Prepared:
             number, picture = numbered
-            read, _ = readers[number] = picture_reader(picture, channel_order)
+            read, _ = readers[number] = picture_reader(picture, channel_order, white_level)
             return self.prepared(number, read())
 
         found = dict(self.detect(read_ahead(prepared, enumerate(pictures)), threshold, batch_size))

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from opendetr.decoding import picture_suffixes
 from opendetr.errors import UserError, first_line
-from opendetr.images import PICTURE_SUFFIXES
 from opendetr.inference.sources import SourcePicture, expand_sources, name_pictures, reading
 from opendetr.raw_values import raw_id
 from opendetr.structures import Detections
@@ -69,7 +69,7 @@ def list_pictures(sources: list[str], output: str) -> list[Piece]:
     if not any("://" in source for source in sources):
         paths = expand_sources(sources, Path(output.removeprefix("file://")))
         return [name_pictures([path.absolute() for path in paths])]
-    found = dict.fromkeys(address for source in sources for address in _expand(source, PICTURE_SUFFIXES, "pictures"))
+    found = dict.fromkeys(address for source in sources for address in _expand(source, picture_suffixes(), "pictures"))
     return [[SourcePicture(at, at + 1, address.rpartition("/")[2], address) for at, address in enumerate(found)]]
 
 
@@ -97,7 +97,7 @@ def _tables(source: str) -> list[str]:
         return _expand(source, {".parquet"}, "Parquet files")
     if "://" not in source and not any(Path(source).glob("*.parquet")):
         return []
-    files = _expand(source, {*PICTURE_SUFFIXES, ".parquet"}, "pictures and no Parquet files")
+    files = _expand(source, {*picture_suffixes(), ".parquet"}, "pictures and no Parquet files")
     return files if all(file.endswith(".parquet") for file in files) else []
 
 

@@ -99,7 +99,7 @@ def detect_pictures(
     def prepare(picture: SourcePicture) -> tuple[SourcePicture, Image.Image | str, Prepared | None]:
         try:
             with nullcontext() if tiling is None else pixels_unlimited():
-                image = picture.read()
+                image = picture.read(detector.description.preprocessing.white_level)
         except UserError as error:
             return picture, str(error), None
         return picture, image, detector.prepared(0, image) if tiling is None else None

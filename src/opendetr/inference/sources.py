@@ -17,8 +17,9 @@ from torch import Tensor
 from opendetr.data.door import known_ids
 from opendetr.errors import UserError, first_line
 from opendetr.files import write_bytes
-from opendetr.images import PICTURE_SUFFIXES, OpenFile, Picture, decode_image, read_image, read_open_file
+from opendetr.images import OpenFile, Picture, decode_image, read_image, read_open_file
 from opendetr.inference.addresses import address_name, fetch_picture, is_address
+from opendetr.inference.folders import pictures_in
 from opendetr.progress import warn
 from opendetr.raw_values import RawId
 from opendetr.wording import counted
@@ -35,8 +36,8 @@ class SourcePicture(NamedTuple):
     path: str  # a file or an address; of a picture inside a file (a table, a video), that file's
     content: Image.Image | bytes | None = None  # of a picture inside a file: a frame, or an encoded picture
 
-    def read(self) -> Image.Image:
-        """The RGB picture.
+    def read(self, white_level: int | None = None) -> Image.Image:
+        """The RGB picture; `white_level` is that of `read_image`.
 
         Raises:
             UserError: it cannot be read.
@@ -44,14 +45,14 @@ class SourcePicture(NamedTuple):
         if isinstance(self.content, Image.Image):
             return self.content
         if self.content is not None:
-            return decode_image(self.content, f"picture {self.image_id} of {self.path}")
+            return decode_image(self.content, f"picture {self.image_id} of {self.path}", white_level)
         if "://" not in self.path:
-            return read_image(Path(self.path))
+            return read_image(Path(self.path), white_level=white_level)
         import fsspec  # whatever lists addresses needs it too
 
         with reading(self.path), fsspec.open(self.path, "rb") as file:
             content = file.read()
-        return decode_image(content, self.path)
+        return decode_image(content, self.path, white_level)
 
 
 @contextmanager
@@ -70,7 +71,7 @@ def reading(path: str, how: str = "") -> Iterator[None]:
 
 
 def picture_reader(
-    picture: Picture, channel_order: Literal["rgb", "bgr"] = "rgb"
+    picture: Picture, channel_order: Literal["rgb", "bgr"] = "rgb", white_level: int | None = None
 ) -> tuple[Callable[[], Image.Image], str]:
     """A function that reads the upright RGB picture, now and later, and the picture's name ('' in memory).
 
@@ -82,19 +83,22 @@ def picture_reader(
     """
     if isinstance(picture, str) and is_address(picture):
         name = address_name(picture)
-        return partial(decode_image, fetch_picture(picture), name), name
+        return partial(decode_image, fetch_picture(picture), name, white_level), name
     if isinstance(picture, OpenFile):
         content, name = read_open_file(picture)
-        return partial(decode_image, content, name), name
+        return partial(decode_image, content, name, white_level), name
     if isinstance(picture, np.ndarray):
         picture = picture.copy()
     if isinstance(picture, Tensor):
         picture = picture.detach().clone()
-    return partial(read_image, picture, channel_order), str(picture) if isinstance(picture, str | Path) else ""
+    name = str(picture) if isinstance(picture, str | Path) else ""
+    return partial(read_image, picture, channel_order, white_level), name
 
 
-def expand_source(source: str | Path) -> Picture | list[Picture]:
+def expand_source(source: str | Path, output: Path | None = None) -> Picture | list[Picture]:
     """A file as it is; a folder or a glob as the sorted list of its pictures.
+
+    What a folder holds beside pictures is said; the folder `output` in it is passed over.
 
     Raises:
         UserError: nothing is there, or no pictures.
@@ -108,10 +112,7 @@ def expand_source(source: str | Path) -> Picture | list[Picture]:
         said = f"{str(source)[:MOST_SAID]}{'...' if len(str(source)) > MOST_SAID else ''} names no file"
         raise UserError(f"{said} ({error.strerror}); expected a picture, a folder or a glob") from None
     if is_folder:
-        pictures = sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file())
-        if not pictures:
-            raise UserError(f"{source} holds no pictures; known kinds are {', '.join(sorted(PICTURE_SUFFIXES))}")
-        return list(pictures)
+        return list(pictures_in(path, output))
     if path.exists() or not glob.has_magic(str(source)):
         if not path.exists():
             raise UserError(f"{source} does not exist; expected a picture, a folder or a glob")
@@ -135,7 +136,7 @@ def expand_sources(sources: list[str], output: Path) -> list[Path]:
         if is_address(source):
             pictures[_download(source, output / "downloaded")] = None
             continue
-        found = expand_source(source)
+        found = expand_source(source, output)
         paths = [Path(str(picture)) for picture in (found if isinstance(found, list) else [found])]
         pictures.update((path, None) for path in paths if output.resolve() not in path.resolve().parents)
     return list(pictures)

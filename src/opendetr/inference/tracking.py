@@ -22,6 +22,7 @@ from opendetr.inference.results import Results, Shard, StoredEntries
 from opendetr.inference.sources import file_stem, report_left_out
 from opendetr.inference.video import Video, VideoDrawing
 from opendetr.progress import console
+from opendetr.raw_values import RawId
 from opendetr.wording import counted
 
 # The lowest score that continues a track, as a share of the one that begins it. The paper takes .1 and .6 of a detector
@@ -133,7 +134,7 @@ def track_video(
         except KeyboardInterrupt:
             console.print("stopped; the results so far are written")
         done = results.finish()
-        sizes: dict[RawId, tuple[int, int]] = {**results.sizes}
+        sizes: dict[RawId, tuple[int, int]] = dict(results.sizes.items())
         write_table(folder / "tracks.csv", StoredEntries(results.path), sizes, COLUMNS)
     console.print(
         f"{counted(tracker.count, 'object')} in {counted(done, 'frame')} of {video.name}: {results.path} and "

@@ -1,4 +1,7 @@
-"""Video files, webcams and network streams: reading frames and writing a video of drawn frames, by PyAV (FFmpeg)."""
+"""Video files, webcams and network streams: reading frames and writing a video of drawn frames, by PyAV (FFmpeg).
+
+A little over 300 lines: reading and writing share the package, its clocks and its colours.
+"""
 
 import glob
 import os
@@ -14,12 +17,16 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from opendetr.decoding import picture_suffixes
 from opendetr.errors import UserError, first_line
-from opendetr.images import PICTURE_SUFFIXES
 from opendetr.inference.addresses import is_address
 from opendetr.progress import console, warn
 
-VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".ts"})
+VIDEO_SUFFIXES = frozenset({
+    ".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".f4v", ".avi", ".divx", ".mkv", ".webm", ".flv", ".wmv", ".asf",
+    ".mpg", ".mpeg", ".mpe", ".m1v", ".m2v", ".ts", ".mts", ".m2ts", ".vob", ".ogv", ".mxf", ".mjpg", ".mjpeg",
+    ".dv", ".y4m", ".h264", ".h265", ".hevc", ".rm", ".rmvb",
+})  # fmt: skip
 STREAMS = ("rtsp://", "rtsps://", "rtmp://", "rtmps://", "http://", "https://")
 ANSWER_SECONDS = 10.0  # longest wait for a stream, at its start and between frames; Ctrl-C waits for it too
 H264, BT601 = "libx264", 6  # the encoder; FFmpeg's number of the colours
@@ -32,7 +39,7 @@ def is_video(source: str) -> bool:
     Nothing is opened. A folder, a glob or an https address with the name of a picture is no video (an http one is that
     of a camera), and a file or folder that is called `webcam` is no webcam.
     """
-    if source.lower().startswith("https://") and Path(re.split("[?#]", source)[0]).suffix.lower() in PICTURE_SUFFIXES:
+    if source.lower().startswith("https://") and Path(re.split("[?#]", source)[0]).suffix.lower() in picture_suffixes():
         return False
     if source.lower().startswith(STREAMS) or _webcam_number(source) is not None:
         return True
@@ -81,11 +88,8 @@ class Video:
         self.frames_per_second = float(stream.average_rate or stream.guessed_rate or 25)
         self.live, self.has_sound = False, bool(container.streams.audio)
         self._container, self._stream, self._read, self._broken_off = container, stream, 0, ""
-        self._promised = 0.0  # seconds, by the header; 0 for unknown
-        if stream.duration and stream.time_base:
-            self._promised = float(stream.duration * stream.time_base)
-        elif container.duration and len(container.streams) == 1:  # else it may be that of the sound
-            self._promised = container.duration / 1e6
+        self._has_index = stream.frames > 0  # of all frames, as MP4 and AVI have
+        self._promised = self._promise()
         counts = [stream.frames, round(self._promised * self.frames_per_second)]  # the first counts trimmed frames too
         self.num_frames = min(filter(None, counts), default=None)
         frames = self._decode()
@@ -139,19 +143,31 @@ class Video:
         """Print where the drawn video is, and that it has no sound where this one has."""
         console.print(f"the drawn video: {target}" + (", without the sound of the original" if self.has_sound else ""))
 
+    def _promise(self) -> float:
+        """How many seconds the pictures last by the header; 0 where it does not say that of the pictures alone."""
+        stream, container = self._stream, self._container
+        if len(container.streams) > 1 and not self._has_index:  # it may be how long the sound lasts
+            return 0.0
+        if stream.duration and stream.time_base:
+            return float(stream.duration * stream.time_base)
+        return (container.duration or 0) / 1e6 if len(container.streams) == 1 else 0.0
+
     def __iter__(self) -> Iterator[tuple[int, float, Image.Image]]:
-        interval, start, end = 1 / self.frames_per_second, None, 0.0
+        interval = 1 / self.frames_per_second
+        start, end, last, longest = None, 0.0, 0.0, 2 * interval
         for frame in self._frames:
             self._read += 1
             clock = (self._read - 1) * interval if frame.time is None else frame.time
             start = clock if start is None else start
             lasts = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else interval
-            end = max(end, clock - start + lasts)
+            end, longest, last = max(end, clock - start + lasts), max(longest, clock - start - last), clock - start
             if (self._read - 1) % self.every == 0:
                 yield self._read, clock - start, self._upright(frame)
-        # A cut file often just ends. Headers are rounded, hence the tolerance.
-        if not self._broken_off and end < self._promised - max(2 * interval, 0.01 * self._promised):
-            self._broken_off = f"{end:.1f} of {self._promised:.1f} s"
+        # A cut file often just ends. Headers are rounded, and some do not say how long the last frame lasts. Kinds
+        # without an index of all frames may count from 0 on the file's clock, whenever the first frame is shown.
+        reached = end if self._has_index else end + max(0.0, start or 0.0)
+        if not self._broken_off and reached < self._promised - max(longest, 0.01 * self._promised):
+            self._broken_off = f"{end:.1f} of {self._promised - reached + end:.1f} s"
 
     @property
     def problem(self) -> str | None:

@@ -52,8 +52,9 @@ class TrainingPictures:
     @cached_property
     def upright(self) -> DetectionDataset:
         """The pictures without augmentation, as in evaluation."""
-        cache = build_cache(self.config.data)
-        return DetectionDataset(self.dataset.index, self.preprocessing.transform(), cache=cache)
+        level = self.preprocessing.white_level
+        cache = build_cache(self.config.data, white_level=level)
+        return DetectionDataset(self.dataset.index, self.preprocessing.transform(), cache=cache, white_level=level)
 
     def first(self, epoch: int) -> Iterator[Sample]:
         """The pictures of an epoch as training will see them at their full size, in its order, one by one."""
@@ -80,7 +81,9 @@ class TrainingPictures:
         is_resized, self.config, self.preprocessing = preprocessing != self.preprocessing, config, preprocessing
         if is_larger and self.dataset.cache is not None:  # than the pictures it keeps
             self.dataset.cache = None
-            self.dataset.cache = build_cache(config.data, self.dataset.index.sizes, config.train.workers)
+            self.dataset.cache = build_cache(
+                config.data, self.dataset.index.sizes, config.train.workers, preprocessing.white_level
+            )
         for name in ("shapes", "upright") if is_resized else ():
             self.__dict__.pop(name, None)
 

@@ -25,6 +25,7 @@ from opendetr.data.loader import DetectionDataset
 from opendetr.data.transforms import Preprocessing, training_transform
 from opendetr.devices import default_workers, keep_freed_memory, place, resolve_device
 from opendetr.errors import UserError
+from opendetr.images import find_white_level
 from opendetr.model.backbone import normalisation
 from opendetr.model.detr import DETR
 from opendetr.model.precision import fit_precision
@@ -131,8 +132,9 @@ def assemble(
         speed = look_at_speed(checkpoint.config, checkpoint.model, accelerator.device, objects.in_a_picture)
     checkpoint, config = replace(checkpoint, source=output), checkpoint.config
     transform = training_transform(config.data, checkpoint.preprocessing)
-    cache = build_cache(config.data, train_index.sizes, config.train.workers)
-    dataset = DetectionDataset(train_index.under(checkpoint.label_map), transform, config.train.seed, cache)
+    level = checkpoint.preprocessing.white_level
+    cache = build_cache(config.data, train_index.sizes, config.train.workers, level)
+    dataset = DetectionDataset(train_index.under(checkpoint.label_map), transform, config.train.seed, cache, level)
     sizing = Sizing(objects, len(train_index), speed, is_open=open_size and budget > 0 and goal is None)
     trainer = Trainer(checkpoint, dataset, val_index, plan, accelerator, output, sizing, threads)
     plan.total_steps = config.train.epochs * trainer.pictures.steps_per_epoch
@@ -244,7 +246,12 @@ def new_model(
         console.print(f"chosen: {choice}")
     (config,) = broadcast_object_list([config])  # processes measure differently: the first one decides
     data = config.data
-    preprocessing = Preprocessing(data.image_size, data.max_size, mean, std, data.multiple_of)
+    white_level = find_white_level(record.path for record in index.records)
+    if white_level is not None:
+        console.print(f"chosen: {white_level} is the white of the 16-bit pictures, as their largest value says")
+    elif trained is not None:
+        white_level = trained.preprocessing.white_level
+    preprocessing = Preprocessing(data.image_size, data.max_size, mean, std, data.multiple_of, white_level)
     origin = Origin(
         data=str(Path(data.root).resolve()), train_split=data.train_split, backbone_weights=weights_from,
         created=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
