@@ -121,12 +121,12 @@ class LabelMap:
             if index is None:
                 raise UserError(
                     f"{source}: category {category_id} '{name}' is not among the categories that the model is trained "
-                    f"on ({self.describe()}); list it in the model's training data or remove it here"
+                    f"on ({self.describe()}); list it in the model's training data, or leave it out here by --classes"
                 )
             if self.names[index] != name:
                 raise UserError(
                     f"{source}: category {category_id} is called '{name}' here and '{self.names[index]}' in the data "
-                    f"that the model is trained on; give both the same ids and names"
+                    f"that the model is trained on; give both the same ids and names, by --rename or in the files"
                 )
 
     def describe(self, limit: int = 12) -> str:

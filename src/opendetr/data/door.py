@@ -1,18 +1,19 @@
 """The one door for data: finds out which format a folder has, and reads its splits."""
 
-import ctypes
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from opendetr.data.admission import admit
 from opendetr.data.formats.coco_json import find_coco
 from opendetr.data.index import DatasetIndex
+from opendetr.data.joining import joined, keep_classes
 from opendetr.data.picture_files import PictureFinder
 from opendetr.data.raw import FoundSplit
+from opendetr.data.source import DataSource
 from opendetr.errors import UserError
 from opendetr.locations import FilePath, folder_path
+from opendetr.progress import warn
 from opendetr.raw_values import RawId
 
 FORMATS: tuple[Callable[[FilePath], Iterator[FoundSplit]], ...] = (find_coco,)  # the first that finds a split reads all
@@ -20,47 +21,85 @@ USUAL_NAMES = {"valid": "val", "validation": "val", "training": "train", "testin
 LEVELS = 8  # of folders above a picture in which its data set is looked for
 
 
-def load_index(root: str | Path, split: str) -> DatasetIndex:
-    """Find a split of the data set in `root` and read its annotations.
+def load_index(data: str | FilePath | DataSource, split: str) -> DatasetIndex:
+    """Find a split of a data set, or of several that are joined, and read its annotations.
 
     Every format that `FORMATS` names is recognised. Where several files have the split's name, it is named by its own:
-    `annotations/val.json`. A data set with one split of an unusual name has it as `train`, too.
+    `annotations/val.json`. A data set with one split of an unusual name has it as `train`, too. Sets that lack the
+    split are passed over with a warning, as long as one has it.
 
     Args:
-        root: a folder, a zip archive, or an address that fsspec opens.
+        data: a folder, a zip archive, or an address that fsspec opens; or several, with the classes that are wanted.
         split: `train`, `val`, `test` or another name.
 
     Raises:
-        UserError: no such folder or split, a name that several splits have, a file that is not of its format, or not
-            one picture that can be used.
+        UserError: no such folder, split or class, a name that several splits have, a file that is not of its format, or
+            not one picture that can be used.
     """
+    source = _source(data)
+    roots = source.roots
+    if len(roots) > 1:
+        roots = tuple(root for root in roots if _named(_set_folder(root), split)) or roots[:1]
+    parts = [_read(root, split) for root in roots]
+    for root in source.roots:
+        if root not in roots:
+            warn(f"{root} has no split '{split}': it is that of {' and '.join(roots)} alone.")
+    if not source.is_joined and not source.classes:
+        return parts[0]
+    names = {name for part in parts for name in part.label_map.names}
+    source.require_known(names, lambda: _names_of_all(source, names))
+    index = parts[0]
+    if source.is_joined:
+        index = joined(parts, [source.new_names(part.label_map.names) for part in parts])
+    if not source.classes:
+        return index
+    kept = source.kept_names(index.label_map.names)
+    if not kept & set(index.label_map.names):
+        raise UserError(f"--classes: split '{split}' of {source} has none of {', '.join(sorted(kept))}")
+    return keep_classes(index, kept)
+
+
+def _source(data: str | FilePath | DataSource) -> DataSource:
+    return data if isinstance(data, DataSource) else DataSource((str(data),))
+
+
+def _read(root: str, split: str) -> DatasetIndex:
     found = find_split(root, split)
-    index = admit(found.read(), found.layout)
-    _return_freed_memory()  # of the file's content, many times as much as the index
-    return index
+    return admit(found.read(), found.layout)
 
 
-def _return_freed_memory() -> None:
-    """Give freed memory back to the system, where the C library (glibc) would keep it for later."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
+def _names_of_all(source: DataSource, known: set[str]) -> set[str]:
+    """The names of the classes of all splits: a split may list fewer than others do."""
+    names = set(known)
+    for root in source.roots:
+        for split in found_splits(_set_folder(root)):
+            names |= set(split.read().label_map.names)
+    return names
 
 
-def has_split(root: str | Path, split: str) -> bool:
-    """Whether the data set in `root` has the split."""
-    return bool(_named(folder_path(root), split))
+def has_split(data: str | FilePath | DataSource, split: str) -> bool:
+    """Whether the data set, or one of several, has the split."""
+    return any(_named(folder_path(root), split) for root in _source(data).roots)
 
 
-def split_names(root: str | Path) -> list[str]:
-    """The splits of the data set in `root`."""
-    return sorted({usual_name(split.name) for split in found_splits(folder_path(root))})
+def split_names(data: str | FilePath | DataSource) -> list[str]:
+    """The splits of the data set, or of several."""
+    return sorted({
+        usual_name(split.name) for root in _source(data).roots for split in found_splits(folder_path(root))
+    })  # fmt: skip
+
+
+def _set_folder(root: str | Path) -> FilePath:
+    """The folder of a data set; UserError where it is none."""
+    folder = folder_path(root)
+    if not folder.is_dir():
+        raise UserError(f"--data {root} is not a folder; expected a data set")
+    return folder
 
 
 def find_split(root: str | Path, split: str) -> FoundSplit:
     """Where a split is; errors as of `load_index`."""
-    folder = folder_path(root)
-    if not folder.is_dir():
-        raise UserError(f"--data {root} is not a folder; expected a data set")
+    folder = _set_folder(root)
     fitting = _named(folder, split)
     if len(fitting) > 1:
         sources = [one.source.relative_to(folder).as_posix() for one in fitting]

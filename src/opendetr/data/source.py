@@ -1,14 +1,16 @@
-"""What `--data`, `--classes` and `--rename` mean: one or several data sets, of which some classes are kept or renamed."""
+"""What `--data`, `--classes` and `--rename` mean: one or several data sets, with some classes kept or renamed."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
+from typing import Any, cast
 
 from opendetr.config import DataConfig
-from opendetr.errors import UserError
+from opendetr.errors import UserError, nearest
 from opendetr.locations import FilePath, file_path, is_path
 
-Data = str | FilePath | Sequence[str | FilePath]  # a data set, or several that are joined
+DataRoots = str | FilePath | Sequence[str | FilePath]  # a data set, or several that are joined
+Renames = Mapping[str, str] | str | Iterable[str]  # old and new names of classes, or texts old=new
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,11 @@ class DataSource:
 
     @classmethod
     def of(
-        cls, data: Data, classes: str | Iterable[str] | None = None,
-        rename: Mapping[str, str] | str | Iterable[str] | None = None,
+        cls, data: DataRoots, classes: str | Iterable[str] | None = None,
+        rename: Renames | None = None,
     ) -> "DataSource":  # fmt: skip
         """As users give them; folders of this machine become absolute."""
-        several = [data] if isinstance(data, str) or is_path(data) else list(data)
+        several = [data] if isinstance(data, str) or is_path(data) else list(cast(Sequence[str | FilePath], data))
         return cls(tuple(map(_absolute, several)), texts_of(classes), texts_of(rename))
 
     @classmethod
@@ -76,13 +78,44 @@ class DataSource:
         given = [("--data", self.roots), ("--classes", self.classes), ("--rename", self.renamed)]
         return [word for option, values in given for value in values for word in (option, value)]
 
+    def narrowed(self, classes: str | Iterable[str] | None, rename: Renames | None) -> "DataSource":
+        """The same sets with other classes, where these are not None."""
+        return DataSource(
+            self.roots, self.classes if classes is None else texts_of(classes),
+            self.renamed if rename is None else texts_of(rename),
+        )  # fmt: skip
+
     def __str__(self) -> str:
         return " and ".join(self.roots)
 
-    def new_names(self, names: Sequence[str]) -> tuple[list[str], set[str]]:
-        """Names of classes after renaming, and which of `renamed`'s old names are not among them."""
+    def new_names(self, names: Sequence[str]) -> list[str]:
+        """The names of classes after renaming."""
         pairs = dict(_pair(text, names) for text in self.renamed)
-        return [pairs.get(name, name) for name in names], pairs.keys() - set(names)
+        return [pairs.get(name, name) for name in names]
+
+    def require_known(self, names: set[str], all_names: Callable[[], set[str]]) -> None:
+        """Check that the classes that are named are there.
+
+        Args:
+            names: those of the split.
+            all_names: gives those of all splits, where a name is not among `names`.
+
+        Raises:
+            UserError: with the nearest name.
+        """
+        for option, wanted in (("--rename", self._old_names), ("--classes", self._wanted)):
+            if wanted(names) and (lacking := wanted(every := all_names())):
+                known = every if option == "--rename" else set(self.new_names(sorted(every)))
+                raise UserError(f"{option} {lacking[0]}: {self} has no such class; {nearest(lacking[0], known)}")
+
+    def _old_names(self, names: set[str]) -> list[str]:
+        """The old names that are not among these."""
+        return [old for old, _ in (_pair(text, names) for text in self.renamed) if old not in names]
+
+    def _wanted(self, names: set[str]) -> list[str]:
+        """The classes to keep whose names are not among these."""
+        after = set(self.new_names(sorted(names)))
+        return sorted(self.kept_names(after) - after)
 
     def kept_names(self, names: Iterable[str]) -> set[str]:
         """The names that `classes` asks for; those it could mean where a text is none of `names`."""
@@ -91,6 +124,21 @@ class DataSource:
         for text in self.classes:
             kept |= {text} if text in known else {part.strip() for part in text.split(",") if part.strip()}
         return kept
+
+
+def config_of(
+    data: DataRoots | None, classes: str | Iterable[str] | None = None, rename: Renames | None = None
+) -> dict[str, Any]:
+    """The values of a run's config that are asked for; what is None is not."""
+    values: dict[str, Any] = {}
+    if data is not None:
+        values = DataSource.of(data).to_config()
+        values = {name: values[name] for name in ("data.root", "data.more_roots")}
+    if classes is not None:
+        values["data.classes"] = texts_of(classes)
+    if rename is not None:
+        values["data.renamed"] = texts_of(rename)
+    return values
 
 
 def texts_of(given: Mapping[str, str] | str | Iterable[str] | None) -> tuple[str, ...]:
@@ -107,7 +155,7 @@ def _absolute(data: str | FilePath) -> str:
     return text if "://" in text or not text else str(Path(text).resolve())
 
 
-def _pair(text: str, names: Sequence[str]) -> tuple[str, str]:
+def _pair(text: str, names: Collection[str]) -> tuple[str, str]:
     """Old and new name; names may have an equals sign."""
     pairs = [(text[:at].strip(), text[at + 1 :].strip()) for at, letter in enumerate(text) if letter == "="]
     return next((pair for pair in pairs if pair[0] in names), pairs[0])

@@ -77,6 +77,7 @@ def evaluate_data(
     Raises:
         UserError: the data have a category that the model does not know, or a picture cannot be read.
     """
+    index = index.with_ids_of(description.label_map)
     labels = labels_on(description.label_map, origin, index.label_map, str(index.source))
     check_pictures(index, seconds=5.0)
     return evaluate_split(engine, replace(description, label_map=labels), index, batch_size=batch_size)
