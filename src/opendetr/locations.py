@@ -6,11 +6,23 @@ import threading
 import zipfile
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeGuard, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 from opendetr.errors import UserError, first_line
 
-FilePath = Path  # or a UPath, which behaves as one
+
+@runtime_checkable
+class _Elsewhere(Protocol):
+    """A path that is not of this machine."""
+
+    def read_bytes(self) -> bytes: ...
+    def joinpath(self, *names: str) -> Any: ...
+
+
+if TYPE_CHECKING:
+    FilePath = Path
+else:
+    FilePath = Path | _Elsewhere  # a UPath, which behaves as a Path and is none
 
 
 def file_path(text: str) -> FilePath:
@@ -52,11 +64,6 @@ def _archive(archive: str, state: object, process: int, thread: int) -> FilePath
     return _address(f"zip://::{archive}")
 
 
-def is_path(value: Any) -> TypeGuard[FilePath]:
-    """Whether it is a path, here or at an address."""
-    return isinstance(value, Path) or (hasattr(value, "read_bytes") and hasattr(value, "joinpath"))
-
-
 def for_pillow(path: str | FilePath) -> Path | io.BytesIO:
     """What Pillow opens: a path of this machine, or the content of a file that is elsewhere.
 
@@ -77,7 +84,7 @@ def file_state(path: FilePath) -> tuple[object, ...]:
     if isinstance(path, Path):
         state = path.stat()
         return state.st_mtime, state.st_size
-    return (path.fs.ukey(path.path),)  # of the checksum, or the time, that is stored there
+    return tuple(sorted(path.fs.info(path.path).items()))  # with the checksum, or the time, that is stored there
 
 
 def folder_path(text: str | Path) -> FilePath:

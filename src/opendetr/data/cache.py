@@ -15,7 +15,7 @@ from opendetr.config import DataConfig
 from opendetr.data.index import Record
 from opendetr.data.transforms import largest_look
 from opendetr.files import cache_folder, write_bytes
-from opendetr.locations import file_state
+from opendetr.locations import FilePath, file_state
 from opendetr.memory import free_bytes, processes_here
 from opendetr.progress import warn
 from opendetr.version import __version__
@@ -35,7 +35,7 @@ class RamCache:
     def __init__(self, side: int) -> None:
         self.side, self.bytes = side, 0
         self.room = min(RAM_BYTES, free_bytes() // RAM_SHARE) // processes_here()  # processes of a machine share it
-        self.pictures: dict[Path, Tensor] = {}
+        self.pictures: dict[FilePath, Tensor] = {}
 
     def get(self, record: Record) -> Tensor | None:
         """The picture, where this process has read it."""

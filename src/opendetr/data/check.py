@@ -3,7 +3,6 @@
 import hashlib
 import time
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 
@@ -11,6 +10,7 @@ from opendetr.data.index import OF_OBJECTS, DatasetIndex, Record, Unused
 from opendetr.errors import UserError
 from opendetr.images import QUARTER_TURNS, check_image, exif_orientation
 from opendetr.labels import LabelMap
+from opendetr.locations import FilePath
 from opendetr.wording import counted
 
 MANY_CROWDS = 0.2  # the share of crowds from which on a tool may have marked ordinary objects so
@@ -62,7 +62,7 @@ def _fitting(record: Record, index: DatasetIndex) -> str:
     return "the boxes fit either way: if they were drawn upright, only width and height need correcting, exchange them"
 
 
-def _is_turned(path: Path) -> bool:
+def _is_turned(path: FilePath) -> bool:
     try:
         return exif_orientation(path) in QUARTER_TURNS
     except UserError:
@@ -141,20 +141,20 @@ def describe_object(index: DatasetIndex, number: int) -> str:
     return f"{path}: annotation {objects.ids[number]} with box {box} in {width}x{height} pixels"
 
 
-def shared_pictures(one: DatasetIndex, other: DatasetIndex) -> list[Path]:
+def shared_pictures(one: DatasetIndex, other: DatasetIndex) -> list[FilePath]:
     """Pictures of `one` that `other` has too: the same file, or another file with the same bytes."""
     others = {record.path.resolve() for record in other.records}
-    of_size: dict[int, list[Path]] = {}
+    of_size: dict[int, list[FilePath]] = {}
     for path in others:
         of_size.setdefault(path.stat().st_size, []).append(path)
-    digests: dict[Path, bytes] = {}
+    digests: dict[FilePath, bytes] = {}
 
-    def digest(path: Path) -> bytes:
+    def digest(path: FilePath) -> bytes:
         if path not in digests:
             digests[path] = hashlib.blake2b(path.read_bytes()).digest()
         return digests[path]
 
-    def is_shared(path: Path) -> bool:
+    def is_shared(path: FilePath) -> bool:
         twins = of_size.get(path.stat().st_size, [])  # compare sizes first: hashing all of COCO would take minutes
         return path in others or any(digest(path) == digest(twin) for twin in twins)
 

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Any, cast
+from typing import Any
 
 from opendetr.config import DataConfig
 from opendetr.errors import UserError, nearest
-from opendetr.locations import FilePath, file_path, is_path
+from opendetr.locations import FilePath, file_path
 
 DataRoots = str | FilePath | Sequence[str | FilePath]  # a data set, or several that are joined
 Renames = Mapping[str, str] | str | Iterable[str]  # old and new names of classes, or texts old=new
@@ -29,8 +29,6 @@ class DataSource:
     renamed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.roots or not all(self.roots):
-            raise UserError("--data is empty: give the folder of a data set")
         for text in self.renamed:
             old, equals, new = text.partition("=")
             if not (equals and old.strip() and new.strip()):
@@ -42,7 +40,9 @@ class DataSource:
         rename: Renames | None = None,
     ) -> "DataSource":  # fmt: skip
         """As users give them; folders of this machine become absolute."""
-        several = [data] if isinstance(data, str) or is_path(data) else list(cast(Sequence[str | FilePath], data))
+        several: list[str | FilePath] = [data] if isinstance(data, str | FilePath) else list(data)
+        if not several or not all(map(str, several)):
+            raise UserError("--data is empty: give the folder of a data set")
         return cls(tuple(map(_absolute, several)), texts_of(classes), texts_of(rename))
 
     @classmethod
@@ -79,10 +79,10 @@ class DataSource:
         return [word for option, values in given for value in values for word in (option, value)]
 
     def narrowed(self, classes: str | Iterable[str] | None, rename: Renames | None) -> "DataSource":
-        """The same sets with other classes, where these are not None."""
+        """The same sets with other classes, where any are given."""
         return DataSource(
-            self.roots, self.classes if classes is None else texts_of(classes),
-            self.renamed if rename is None else texts_of(rename),
+            self.roots, texts_of(classes) or self.classes,
+            texts_of(rename) or self.renamed,
         )  # fmt: skip
 
     def __str__(self) -> str:
@@ -129,14 +129,14 @@ class DataSource:
 def config_of(
     data: DataRoots | None, classes: str | Iterable[str] | None = None, rename: Renames | None = None
 ) -> dict[str, Any]:
-    """The values of a run's config that are asked for; what is None is not."""
+    """The values of a run's config that are asked for; what is None or empty is not."""
     values: dict[str, Any] = {}
     if data is not None:
         values = DataSource.of(data).to_config()
         values = {name: values[name] for name in ("data.root", "data.more_roots")}
-    if classes is not None:
+    if classes:
         values["data.classes"] = texts_of(classes)
-    if rename is not None:
+    if rename:
         values["data.renamed"] = texts_of(rename)
     return values
 
@@ -152,7 +152,7 @@ def texts_of(given: Mapping[str, str] | str | Iterable[str] | None) -> tuple[str
 
 def _absolute(data: str | FilePath) -> str:
     text = str(data)
-    return text if "://" in text or not text else str(Path(text).resolve())
+    return text if "://" in text else str(Path(text).resolve())
 
 
 def _pair(text: str, names: Collection[str]) -> tuple[str, str]:
