@@ -48,9 +48,14 @@ PUBLIC_NAMES = {
 
 COMMANDS = {
     "demo": {"--output", "--compare", "--threads"},
-    "doctor": {"--data", "--classes", "--rename", "--train-split", "--recipe", "--image-size", "--seconds", "--device", "--threads"},
+    "doctor": {
+        "--data", "--classes", "--rename",
+        "--train-split", "--recipe", "--image-size", "--seconds", "--device",
+        "--threads",
+    },
     "train": {
-        "--data", "--classes", "--rename", "--recipe", "--preset", "--train-split", "--val-split", "--output", "--resume", "--epochs",
+        "--data", "--classes", "--rename",
+        "--recipe", "--preset", "--train-split", "--val-split", "--output", "--resume", "--epochs",
         "--minutes",
         "--seed", "--batch-size", "--image-size", "--backbone", "--backbone-weights", "--workers", "--cache",
         "--precision",
@@ -58,7 +63,8 @@ COMMANDS = {
     },
     "convert": {"--to", "--push", "--private", "--licence", "--dc5"},
     "val": {
-        "--data", "--classes", "--rename", "--split", "--detections", "--annotations", "--batch-size", "--engine", "--precision",
+        "--data", "--classes", "--rename",
+        "--split", "--detections", "--annotations", "--batch-size", "--engine", "--precision",
         "--device", "--threads",
     },
     "predict": {
@@ -70,15 +76,18 @@ COMMANDS = {
         "--output", "--threshold", "--every", "--classes", "--draw", "--engine", "--precision", "--device", "--threads",
     },
     "explain": {
-        "--output", "--data", "--classes", "--rename", "--split", "--slots", "--image", "--matching", "--point", "--layer", "--head",
+        "--output", "--data", "--classes", "--rename",
+        "--split", "--slots", "--image", "--matching", "--point", "--layer", "--head",
         "--threshold", "--at-most", "--device", "--threads",
     },
     "ablate": {
-        "--data", "--classes", "--rename", "--output", "--recipe", "--split", "--seeds", "--epochs", "--minutes", "--set", "--device",
+        "--data", "--classes", "--rename",
+        "--output", "--recipe", "--split", "--seeds", "--epochs", "--minutes", "--set", "--device",
         "--threads",
     },
     "export": {
-        "--output", "--format", "--precision", "--with-preprocessing", "--with-attention", "--data", "--classes", "--rename", "--split",
+        "--output", "--format", "--precision", "--with-preprocessing", "--with-attention", "--data",
+        "--classes", "--rename", "--split",
         "--max-ap-loss", "--threads",
     },
     "prepare": {"--precision", "--device", "--threads"},

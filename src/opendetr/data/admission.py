@@ -35,7 +35,7 @@ def admit(raw: RawSplit, layout: str) -> DatasetIndex:
     objects = _objects(raw, sizes, new_position, np.flatnonzero(own))
     return DatasetIndex(
         raw.source, layout, raw.label_map, Texts(path for path in paths if path is not None),
-        id_array(raw.image_ids)[kept], sizes[kept], objects, tuple(left_out), dict(repairs),
+        id_array(raw.image_ids)[kept], sizes[kept], objects, tuple(left_out), dict(repairs), tuple(raw.notes),
     )  # fmt: skip
 
 
@@ -81,7 +81,7 @@ def _complete_sizes(
 
         try:
             sizes[position] = image_size(file_path(path))
-            repairs["picture without a stated size: read from its file"] += 1
+            repairs["picture without a stated size: read from its file"] += not np.isnan(raw.sizes[position]).any()
         except UserError as error:
             left_out.append(LeftOut("picture", Unused.BROKEN_FILE, str(error)))
             paths[position] = None

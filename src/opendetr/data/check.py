@@ -104,7 +104,7 @@ def warnings(index: DatasetIndex, num_queries: int) -> list[str]:
 
 
 def left_out_in_words(index: DatasetIndex) -> list[str]:
-    """A sentence per reason why entries of the source are not used, and per kind of repair."""
+    """A sentence per reason why entries of the source are not used, and per kind of repair, and what the split shows."""
     number_of = Counter((one.kind, one.reason) for one in index.left_out)
     first = {(one.kind, one.reason): one.sentence for one in reversed(index.left_out)}
     objects = index.objects
@@ -117,7 +117,7 @@ def left_out_in_words(index: DatasetIndex) -> list[str]:
         more = _about_crowds(index) if reason == Unused.CROWD else ""
         found.append(f"{counted(number, kind)} {reason}: left out of training{more} (first: {first[kind, reason]}).")
     found += [f"{counted(number, 'repair')}: {what}." for what, number in index.repairs.items() if number]
-    return found
+    return [*found, *index.notes]
 
 
 def _about_crowds(index: DatasetIndex) -> str:

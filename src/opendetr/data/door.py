@@ -6,22 +6,34 @@ from pathlib import Path
 
 from opendetr.data.admission import admit
 from opendetr.data.formats.coco_json import find_coco
+from opendetr.data.formats.csv_tables import find_csv
+from opendetr.data.formats.labelme_json import find_labelme
+from opendetr.data.formats.voc_xml import find_voc
+from opendetr.data.formats.yolo_txt import find_yolo
 from opendetr.data.index import DatasetIndex
 from opendetr.data.joining import joined, keep_classes
 from opendetr.data.picture_files import PictureFinder
-from opendetr.data.raw import FoundSplit
+from opendetr.data.raw import FoundSplit, ReadOptions
 from opendetr.data.source import DataSource
 from opendetr.errors import UserError
 from opendetr.locations import FilePath, folder_path
 from opendetr.progress import warn
 from opendetr.raw_values import RawId
 
-FORMATS: tuple[Callable[[FilePath], Iterator[FoundSplit]], ...] = (find_coco,)  # the first that finds a split reads all
+FORMATS: tuple[Callable[[FilePath, ReadOptions], Iterator[FoundSplit]], ...] = (
+    find_coco, find_yolo, find_voc, find_csv, find_labelme,
+)  # fmt: skip  # the first that finds a split reads all
+KNOWN = (  # an example of each, for those whose data is not recognised
+    "COCO (annotations/{split}.json + images/, annotations/instances_{split}2017.json + {split}2017/, or "
+    "{split}/_annotations.coco.json), YOLO (data.yaml, or images/ + labels/*.txt), Pascal VOC (JPEGImages/ + "
+    "Annotations/*.xml), CSV ({split}.csv with image,xmin,ymin,xmax,ymax,label), LabelMe (pictures + *.json)"
+)
 USUAL_NAMES = {"valid": "val", "validation": "val", "training": "train", "testing": "test"}
+AS_WRITTEN = ReadOptions()
 LEVELS = 8  # of folders above a picture in which its data set is looked for
 
 
-def load_index(data: str | FilePath | DataSource, split: str) -> DatasetIndex:
+def load_index(data: str | FilePath | DataSource, split: str, options: ReadOptions = AS_WRITTEN) -> DatasetIndex:
     """Find a split of a data set, or of several that are joined, and read its annotations.
 
     Every format that `FORMATS` names is recognised. Where several files have the split's name, it is named by its own:
@@ -31,6 +43,7 @@ def load_index(data: str | FilePath | DataSource, split: str) -> DatasetIndex:
     Args:
         data: a folder, a zip archive, or an address that fsspec opens; or several, with the classes that are wanted.
         split: `train`, `val`, `test` or another name.
+        options: how files are read that leave it open.
 
     Raises:
         UserError: no such folder, split or class, a name that several splits have, a file that is not of its format, or
@@ -39,8 +52,8 @@ def load_index(data: str | FilePath | DataSource, split: str) -> DatasetIndex:
     source = _source(data)
     roots = source.roots
     if len(roots) > 1:
-        roots = tuple(root for root in roots if _named(_set_folder(root), split)) or roots[:1]
-    parts = [_read(root, split) for root in roots]
+        roots = tuple(root for root in roots if _named(_set_folder(root), split, options)) or roots[:1]
+    parts = [_read(root, split, options) for root in roots]
     for root in source.roots:
         if root not in roots:
             warn(f"{root} has no split '{split}': it is that of {' and '.join(roots)} alone.")
@@ -63,8 +76,8 @@ def _source(data: str | FilePath | DataSource) -> DataSource:
     return data if isinstance(data, DataSource) else DataSource((str(data),))
 
 
-def _read(root: str, split: str) -> DatasetIndex:
-    found = find_split(root, split)
+def _read(root: str, split: str, options: ReadOptions) -> DatasetIndex:
+    found = find_split(root, split, options)
     return admit(found.read(), found.layout)
 
 
@@ -97,10 +110,10 @@ def _set_folder(root: str | Path) -> FilePath:
     return folder
 
 
-def find_split(root: str | Path, split: str) -> FoundSplit:
+def find_split(root: str | Path, split: str, options: ReadOptions = AS_WRITTEN) -> FoundSplit:
     """Where a split is; errors as of `load_index`."""
     folder = _set_folder(root)
-    fitting = _named(folder, split)
+    fitting = _named(folder, split, options)
     if len(fitting) > 1:
         sources = [one.source.relative_to(folder).as_posix() for one in fitting]
         raise UserError(
@@ -111,10 +124,7 @@ def find_split(root: str | Path, split: str) -> FoundSplit:
         return fitting[0]
     known = split_names(root)
     if not known:
-        raise UserError(
-            f"{root} has no data set that this version reads; expected annotations/{split}.json + images/, "
-            f"annotations/instances_{split}2017.json + {split}2017/, or {split}/_annotations.coco.json"
-        )
+        raise UserError(f"{root} has no data set that this version reads; expected {KNOWN.format(split=split)}")
     raise UserError(f"{root} has no split '{split}'; it has: {', '.join(known)}")
 
 
@@ -123,14 +133,14 @@ def usual_name(name: str) -> str:
     return USUAL_NAMES.get(name.lower(), name)
 
 
-def found_splits(folder: FilePath) -> list[FoundSplit]:
+def found_splits(folder: FilePath, options: ReadOptions = AS_WRITTEN) -> list[FoundSplit]:
     """The splits that the first format with any finds in a folder."""
-    return next((found for find in FORMATS if (found := list(find(folder)))), [])
+    return next((found for find in FORMATS if (found := list(find(folder, options)))), [])
 
 
-def _named(folder: FilePath, split: str) -> list[FoundSplit]:
+def _named(folder: FilePath, split: str, options: ReadOptions = AS_WRITTEN) -> list[FoundSplit]:
     """The splits of that name; the path of its file is a name of each."""
-    found = found_splits(folder)
+    found = found_splits(folder, options)
     if len(found) == 1 and split == "train" and usual_name(found[0].name) not in ("train", "val", "test"):
         return found
     return [
@@ -169,7 +179,7 @@ def _files_of(root: Path) -> dict[str, tuple[str, RawId] | None]:
     """Real path -> file name and image id, of every picture of the data set in a folder; None where splits disagree."""
     files: dict[str, tuple[str, RawId] | None] = {}
     try:
-        splits = list(find_coco(root))
+        splits = list(find_coco(root, AS_WRITTEN))
     except OSError:  # a folder above the pictures that must not be read
         return {}
     for split in splits:

@@ -148,6 +148,7 @@ class DatasetIndex:
     objects: Objects
     left_out: tuple[LeftOut, ...] = ()  # entries that are not in `objects` or not in `paths`
     repairs: dict[str, int] = field(default_factory=dict)  # what was put right, in words, and how often
+    notes: tuple[str, ...] = ()  # what the whole split shows, a sentence each
     classes_by_name: bool = False  # sets were joined, or classes renamed: the raw ids say nothing beyond this split
 
     def __len__(self) -> int:
@@ -228,7 +229,7 @@ class DatasetIndex:
         paths, at = Texts(self.paths[position] for position in positions), np.array(positions, dtype=np.int64)
         return replace(
             self, paths=paths, image_ids=self.image_ids[at], sizes=self.sizes[at], objects=objects, left_out=(),
-            repairs={},
+            repairs={}, notes=(),
         )  # fmt: skip
 
 

@@ -13,6 +13,13 @@ from opendetr.locations import FilePath
 from opendetr.raw_values import RawId
 
 
+@dataclass(frozen=True)
+class ReadOptions:
+    """How a data set is read where its files do not say it."""
+
+    voc_origin: int = 0  # the number of the first pixel in Pascal VOC's coordinates: 0 takes them as they are written
+
+
 @dataclass
 class RawSplit:
     """A split as its source states it: N pictures, M objects."""
@@ -22,7 +29,9 @@ class RawSplit:
     file_names: Sequence[str]  # [N] as written
     folders: Sequence[FilePath]  # in which these files may be, the likeliest first
     image_ids: Sequence[RawId]  # [N]
-    sizes: np.ndarray  # [N, 2] width, height in pixels; 0 where they are not stated
+    sizes: (
+        np.ndarray
+    )  # [N, 2] width, height in pixels; 0 where they are not stated, nan where the format does not state any
     pictures: np.ndarray  # [M] positions of the objects' pictures
     labels: np.ndarray  # [M] class indices
     boxes_xywh: np.ndarray  # [M, 4] in pixels, or where `is_relative` in shares of the picture's sides
@@ -32,6 +41,7 @@ class RawSplit:
     is_relative: bool = False
     left_out: list[LeftOut] = field(default_factory=list)
     repairs: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)  # what the whole split shows, a sentence each
 
 
 class FoundSplit(NamedTuple):
