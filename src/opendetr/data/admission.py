@@ -93,8 +93,8 @@ def _objects(raw: RawSplit, sizes: np.ndarray, new_position: np.ndarray, own: np
     own = own[np.argsort(raw.pictures[own], kind="stable")]
     pictures, boxes = raw.pictures[own], raw.boxes_xywh[own].astype(np.float64)
     canvas = sizes[pictures].astype(np.float64).reshape(-1, 2)
-    if raw.is_relative:
-        boxes = boxes * np.tile(canvas, 2)
+    is_relative = np.broadcast_to(raw.is_relative, len(raw.pictures))[own]
+    boxes[is_relative] *= np.tile(canvas[is_relative], 2)
     ends = boxes[:, :2] + boxes[:, 2:]
     empty = (boxes[:, 2:] <= 0).any(1)
     outside = (np.minimum(ends, canvas) <= np.maximum(boxes[:, :2], 0)).any(1)

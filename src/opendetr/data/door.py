@@ -14,6 +14,7 @@ from opendetr.data.index import DatasetIndex
 from opendetr.data.joining import joined, keep_classes
 from opendetr.data.picture_files import PictureFinder
 from opendetr.data.raw import FoundSplit, ReadOptions
+from opendetr.data.side_notes import with_notes
 from opendetr.data.source import DataSource
 from opendetr.errors import UserError
 from opendetr.locations import FilePath, folder_path
@@ -78,7 +79,8 @@ def _source(data: str | FilePath | DataSource) -> DataSource:
 
 def _read(root: str, split: str, options: ReadOptions) -> DatasetIndex:
     found = find_split(root, split, options)
-    return admit(found.read(), found.layout)
+    raw = with_notes(found.read(), folder_path(root), usual_name(found.name), found.layout)
+    return admit(raw, found.layout)
 
 
 def _names_of_all(source: DataSource, known: set[str]) -> set[str]:

@@ -46,8 +46,8 @@ def joined(parts: Sequence[DatasetIndex], new_names: Sequence[Sequence[str]]) ->
         Texts(path for part in parts for path in part.paths),
         _distinct([part.image_ids for part in parts], repairs, "picture"),
         np.concatenate([part.sizes for part in parts]), objects,
-        tuple(one for part in parts for one in part.left_out), dict(repairs), tuple(note for part in parts for note in part.notes),
-        classes_by_name=True,
+        tuple(one for part in parts for one in part.left_out), dict(repairs),
+        tuple(note for part in parts for note in part.notes), classes_by_name=True,
     )  # fmt: skip
 
 

@@ -38,7 +38,7 @@ class RawSplit:
     areas: np.ndarray  # [M] in square pixels; nan where they are not stated
     crowds: np.ndarray  # [M] whether it is a crowd, or difficult
     ids: Sequence[RawId]  # [M]
-    is_relative: bool = False
+    is_relative: bool | np.ndarray = False  # of all objects, or [M]
     left_out: list[LeftOut] = field(default_factory=list)
     repairs: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)  # what the whole split shows, a sentence each

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 
 from opendetr.data.picture_files import PictureFinder, list_files
-from opendetr.errors import UserError
 from opendetr.decoding import picture_suffixes
+from opendetr.errors import UserError
 from opendetr.locations import FilePath
 
 _SPLIT = re.compile(r"(train|training|val|valid|validation|dev|test|testing|trainval|minival)[0-9]*", re.IGNORECASE)

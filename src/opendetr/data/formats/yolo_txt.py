@@ -78,6 +78,7 @@ def _described(root: FilePath) -> tuple[FilePath, dict[str, _Source]] | None:
                     continue
                 raise
             splits = [key for key in SPLIT_KEYS if content.get(key)]
+            splits += [key for key, value in content.items() if value == f"images/{key}" and key not in splits]
             if splits and ("names" in content or "nc" in content or "classes" in content or pattern[0] != "*"):
                 return source, {
                     key: _of_data_file(content, key, source) for key in splits if _is_there(content, key, source)
