@@ -41,7 +41,8 @@ from opendetr.training.doctor import Finding
 
 PUBLIC_NAMES = {
     "Batch", "DETR", "Detections", "Detector", "DetrOutput", "LabelMap", "Matches", "RunConfig", "Target", "Targets",
-    "UserError", "__version__", "ablate", "benchmark", "build_model", "convert", "demo", "doctor", "explain",
+    "UserError", "__version__", "ablate", "benchmark", "build_model", "convert", "convert_data",
+    "demo", "doctor", "explain",
     "export", "info", "load_model", "load_recipe", "match", "predict", "prepare", "set_loss", "track", "train", "val",
     "write_digits",
 }  # fmt: skip

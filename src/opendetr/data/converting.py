@@ -176,7 +176,7 @@ def _say(
     folder: Path, written: Sequence[SplitToWrite], read: Mapping[str, DatasetIndex], format: WrittenFormat
 ) -> None:
     """Print what was written, what was not, and what the format cannot hold."""
-    lacking: Counter[str] = Counter()
+    lacking: Counter[tuple[str, str]] = Counter()
     for split in written:
         pictures, objects = counted(len(split.index), "picture"), counted(len(split.index.objects), "object")
         console.print(f"{split.name}: {pictures}, {objects}")
@@ -189,7 +189,7 @@ def _say(
         lacking.update(not_held(split, format))
     console.print(f"The data set is {folder}, as {format.layout}.")
     if lacking:
-        found = ", ".join(f"{number:,} {what}" for what, number in lacking.items())
+        found = ", ".join(counted(number, *words) for words, number in lacking.items())
         console.print(
             f"{format.layout} cannot hold {found}; {NOTES} beside it holds them, and opendetr reads it: keep it there."
         )

@@ -85,7 +85,7 @@ def _coco_lines(split: SplitToWrite) -> Iterator[str]:
     yield from _separated(
         {
             "id": own_id, "image_id": ids[picture], "category_id": index.label_map.category_ids[label],
-            "bbox": list(map(number, box)), "area": number(area) if np.isfinite(area) else None, "iscrowd": int(crowd),
+            "bbox": list(map(number, box)), "area": number(area) if 0 < area < np.inf else None, "iscrowd": int(crowd),
         }
         for own_id, picture, label, box, area, crowd in rows
     )  # fmt: skip
@@ -208,7 +208,7 @@ def written_class_names(names: Sequence[str], format: WrittenFormat) -> list[str
     return found
 
 
-def not_held(split: SplitToWrite, format: WrittenFormat) -> dict[str, int]:
+def not_held(split: SplitToWrite, format: WrittenFormat) -> dict[tuple[str, str], int]:
     """What of a split the format cannot hold, in words (singular, plural), and how many entries that concerns."""
     index, objects = split.index, split.index.objects
     count = len(index)
@@ -222,24 +222,32 @@ def not_held(split: SplitToWrite, format: WrittenFormat) -> dict[str, int]:
     )
     first = 1 if format.names_only else 0
     read = format.boxes_read(objects.boxes_xywh, index.sizes[objects.pictures])
-    found = {"objects that are not used in training": int((~split.is_written).sum())}
+    found = {
+        ("object that is not used in training", "objects that are not used in training"): int((~split.is_written).sum())
+    }
     if not format.holds_ids:
         found |= {
-            "ids of pictures": _different([index.image_ids[at] for at in order], range(1, count + 1)),
-            "ids of objects": _different(objects.ids.tolist(), range(1, len(objects) + 1)),
-            "ids of classes": _different(
+            ("id of a picture", "ids of pictures"): _different(
+                index.image_ids[list(order)].tolist(), range(1, count + 1)
+            ),
+            ("id of an object", "ids of objects"): _different(objects.ids.tolist(), range(1, len(objects) + 1)),
+            ("id of a class", "ids of classes"): _different(
                 [index.label_map.category_ids[label] for label in by_name], range(first, first + len(by_name))
             ),
-            "places of pictures in their order": _different(order, range(count)),
-            "places of classes in their order": _different(by_name, sorted(by_name)),
-            "classes without objects": len(names) - len(by_name),
-            "areas that are not the box's": int((objects.areas != objects.boxes_xywh[:, 2:].prod(1)).sum()),
+            ("place of a picture in the order", "places of pictures in their order"): _different(order, range(count)),
+            ("place of a class in the order", "places of classes in their order"): _different(by_name, sorted(by_name)),
+            ("class without objects", "classes without objects"): len(names) - len(by_name),
+            ("area that is not the box's", "areas that are not the box's"): int(
+                (objects.areas != objects.boxes_xywh[:, 2:].prod(1)).sum()
+            ),
         }
     if format.names_only:
-        found["names of classes"] = _different(split.class_names, names)
-    found["last digits of boxes"] = int(((read != objects.boxes_xywh).any(1) & split.is_written).sum())
+        found[("name of a class", "names of classes")] = _different(split.class_names, names)
+    found[("box's last digits", "boxes' last digits")] = int(
+        ((read != objects.boxes_xywh).any(1) & split.is_written).sum()
+    )
     return {what: times for what, times in found.items() if times}
 
 
 def _different(one: Sequence[Any], other: Sequence[Any]) -> int:
-    return sum(a != b for a, b in zip(one, other))
+    return sum(bool(a != b) for a, b in zip(one, other))
