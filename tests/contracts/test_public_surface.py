@@ -98,6 +98,7 @@ COMMANDS = {
         "--threads",
     },
     "data digits": {"--scenes", "--seed"},
+    "data convert": {"--to", "--split", "--classes", "--rename", "--copy"},
 }  # fmt: skip
 FOR_SCRIPTS = {"--quiet", "--json"}  # of all commands
 

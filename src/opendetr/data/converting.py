@@ -60,6 +60,8 @@ def write_data(
     indices = _read(source, splits)
     format = WRITTEN_FORMATS[to]
     written = _prepared(indices, format)
+    if format.names_only and not any(split.is_written.any() for split in written):
+        raise UserError(f"{source} has no object, and {format.layout} names classes by their objects: use coco or yolo")
     with replacing_folder(folder) as new:
         format.write(new, written, [name for _, name in _all_classes(indices.values())])
         if not format.holds_ids:
