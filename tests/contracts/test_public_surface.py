@@ -53,12 +53,13 @@ COMMANDS = {
         "--data", "--recipe", "--preset", "--train-split", "--val-split", "--output", "--resume", "--epochs",
         "--minutes",
         "--seed", "--batch-size", "--image-size", "--backbone", "--backbone-weights", "--workers", "--cache",
+        "--strict",
         "--precision",
         "--device", "--set", "--init", "--num-classes-from", "--freeze", "--patience", "--threads",
     },
     "convert": {"--to", "--push", "--private", "--licence", "--dc5"},
     "val": {
-        "--data", "--split", "--detections", "--annotations", "--batch-size", "--engine", "--precision",
+        "--data", "--strict", "--split", "--detections", "--annotations", "--batch-size", "--engine", "--precision",
         "--device", "--threads",
     },
     "predict": {

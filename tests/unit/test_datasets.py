@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -462,10 +463,18 @@ def test_pictures_are_checked_while_there_is_time(coco_folder, monkeypatch):
     assert check_pictures(index, seconds=1.0) == 2
 
 
-def test_a_picture_of_another_size_than_annotated_is_named(coco_folder):
+def test_a_picture_that_cannot_be_used_is_said_and_most_are_an_error(coco_folder, capsys):
     index = load_index(coco_folder((1, 1)), "train")
     Image.new("RGB", (48, 64)).save(index.records[1].path)
-    with pytest.raises(UserError, match=r"train_1\.png is 48x64 pixels, but .*train\.json says 64x48"):
+    said = r"train_1\.png is 48x64 pixels, but .*train\.json says 64x48"
+    assert check_pictures(index, seconds=60.0) == 2
+    warned = " ".join("".join(capsys.readouterr()).split())
+    assert re.search(r"1 of the 2 pictures of .* that were looked at cannot be used and is left out: ", warned)
+    assert re.search(said, warned)
+    with pytest.raises(UserError, match=said):
+        check_pictures(index, seconds=60.0, strict=True)
+    index.records[0].path.write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"2 of the 2 pictures of .* cannot be used: "):
         check_pictures(index, seconds=60.0)
 
 

@@ -21,6 +21,7 @@ from opendetr.cli.parameters import (
     Model,
     ModelOrExported,
     Precision,
+    Strict,
     ThreadCount,
     flag,
     option,
@@ -45,6 +46,7 @@ def val(
         Path | None, option(DATA, "FILE", "Measure a COCO results file (predict writes one) instead of a model.")
     ] = None,
     annotations: Annotated[Path | None, option(DATA, "FILE", "With --detections: the COCO annotation file.")] = None,
+    strict: Strict = False,
     batch_size: BatchSize = 4,
     engine: Annotated[
         EngineName | None, option(SPEED, "ENGINE", ENGINES, default="torch; of an exported file its own")
@@ -66,7 +68,7 @@ def val(
     if model is not None and detections is None and annotations is None:
         metrics = opendetr.val(
             model, data, split, batch_size=batch_size, engine=engine, precision=precision, device=device,
-            threads=threads,
+            threads=threads, strict=strict,
         )  # fmt: skip
     elif model is None and data is None and split is None and detections is not None and annotations is not None:
         metrics = val_files(detections, annotations)
