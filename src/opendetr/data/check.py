@@ -131,7 +131,11 @@ def left_out_in_words(index: DatasetIndex) -> list[str]:
     for (kind, reason), number in number_of.items():
         more = _about_crowds(index) if reason == Unused.CROWD else ""
         found.append(f"{counted(number, kind)} {reason}: left out of training{more} (first: {first[kind, reason]}).")
-    found += [f"{counted(number, 'repair')}: {what}." for what, number in index.repairs.items() if number]
+    found += [
+        f"{counted(number, 'entry was', 'entries were')} put right: {what}."
+        for what, number in index.repairs.items()
+        if number
+    ]
     return found
 
 
