@@ -104,6 +104,7 @@ class DataConfig:
     renamed: Annotated[tuple[str, ...], "classes with other names, each as old=new"] = ()
     train_split: Annotated[str, "the split to train on"] = "train"
     val_split: Annotated[str, "the split that chooses the best weights"] = "val"
+    strict: Annotated[bool, "stop at a picture that cannot be used, instead of leaving it out"] = False
     image_size: Annotated[int, "the shorter side at evaluation and prediction; 0 chooses by data and time"] = 800
     max_size: Annotated[int, "largest longer side, up to rounding; 0 chooses by the data"] = 1333
     train_sizes: Annotated[tuple[int, ...], "the shorter side in training, one drawn per picture; [] is image_size"] = (

@@ -55,6 +55,7 @@ class Batch(NamedTuple):
     padding_mask: Bool[Tensor, "B H W"] | None  # True = padding; None where nothing is padded
     original_sizes: Int[Tensor, "B 2"]  # height, width of the picture before any transform, in pixels
     image_ids: tuple[RawId, ...]  # B of them, as the data set has them
+    left_out: tuple[str, ...] = ()  # a sentence per picture that could not be used, and was replaced by another one
 
     def to(self, device: torch.device) -> "Batch":
         """The pictures on another device; their sizes and ids, which people read, stay on the CPU."""

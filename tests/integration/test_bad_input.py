@@ -29,7 +29,7 @@ CASES = {
     "not COCO": (lambda make, run: train(_with_text(make, "[1, 2]")), "not a COCO annotation file"),
     "not JSON": (lambda make, run: train(_with_text(make, "{{{")), "cannot be read as JSON"),
     "missing split": (lambda make, run: train(make(), "--train-split", "trainn"), "no split 'trainn'"),
-    "missing picture": (lambda make, run: train(_without_picture(make())), "does not exist"),
+    "missing pictures": (lambda make, run: train(_without_pictures(make())), "does not exist"),
     "annotation of a missing picture": (
         lambda make, run: train(broken(make, annotations=lambda _: [ANNOTATION | {"image_id": 99}])),
         "image 99",
@@ -38,7 +38,7 @@ CASES = {
         lambda make, run: train(broken(make, annotations=lambda _: [ANNOTATION | {"category_id": 42}])),
         "category 42",
     ),
-    "broken picture": (lambda make, run: train(_cut_picture(make())), "cannot be read as a picture"),
+    "broken picture": (lambda make, run: train(_cut_picture(make()), "--strict"), "cannot be read as a picture"),
     "unknown preset": (lambda make, run: ["train", "--data", make(), "--preset", "detr-tinny"], "detr-tiny"),
     "unknown recipe": (lambda make, run: ["train", "--data", make(), "--recipe", "papper"], "paper"),
     "unknown key": (lambda make, run: train(make(), "--set", "model.num_querys=3"), "num_queries"),
@@ -114,8 +114,9 @@ def _file(folder):
     return folder / "taken"
 
 
-def _without_picture(folder):
-    next((folder / "images").iterdir()).unlink()
+def _without_pictures(folder):
+    for path in (folder / "images").iterdir():
+        path.unlink()
     return folder
 
 

@@ -104,6 +104,25 @@ def test_resuming_uses_what_is_left_of_the_minutes(digits, tmp_path):
     assert [line["step"] for line in lines(run)] == [1, 2]
 
 
+def test_pictures_that_break_are_left_out_and_listed_at_the_end(coco_folder, tmp_path, capsys):
+
+    root = coco_folder((2, 1, 2, 1, 1, 1), ("train", "val"))
+    for name in ("train_3.png", "val_1.png"):
+        (root / "images" / name).write_bytes((root / "images" / name).read_bytes()[:200])
+    run = api.train(root, **TINY, output=tmp_path / "run", epochs=2)
+    said = " ".join("".join(capsys.readouterr()).split())
+    assert "1 picture could not be used and had no part in training" in said
+    assert said.count("left out of training: ") == 1
+    assert said.count("1 picture could not be used, their objects count as missed") == 1
+    assert (run / "best" / "model.safetensors").exists()
+    with pytest.raises(UserError, match=r"train_3\.png cannot be read"):
+        api.train(root, **TINY, output=tmp_path / "strict", epochs=1, strict=True)
+    metrics = api.val(run, root, "val")
+    assert metrics.summary["AP"] >= 0
+    with pytest.raises(UserError, match=r"val_1\.png cannot be read"):
+        api.val(run, root, "val", strict=True)
+
+
 def test_val_pictures_that_were_trained_on_choose_nothing(digits, tmp_path, capsys):
     run = api.train(digits, **TINY, epochs=1, val_split="train", output=tmp_path / "run")
     assert not (run / "best").exists()

@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from opendetr.data.datasets import DatasetIndex, Record
+from indices import indexed
 from PIL import Image
 
 from opendetr.data.check import require_size
+from opendetr.data.index import Record
 from opendetr.errors import UserError
 from opendetr.images import check_image
 from opendetr.labels import LabelMap
@@ -23,7 +26,7 @@ def index(tmp_path):
             kept = np.array(box, np.float32).reshape(-1, 4).clip(0, (120, 160, 120, 160))
             records.append(Record(number, path, 120, 160, np.zeros(len(kept), np.int64), kept))
         labels = LabelMap.from_categories([{"id": 1, "name": "cell"}], "train.json")
-        return DatasetIndex(tmp_path / "train.json", labels, records, {}, [])
+        return replace(indexed(records, labels), source=tmp_path / "train.json")
 
     return make
 

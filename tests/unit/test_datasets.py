@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -189,7 +190,9 @@ def test_an_area_that_is_no_positive_number_is_the_boxs(with_boxes, area):
     index = with_boxes({"bbox": [1, 2, 3, 4], "area": area})
     assert truth_of(index).areas.tolist() == [12]
     said = left_out_in_words(index)
-    assert said == ([] if area in ("12", None) else ["1 repair: area that is no positive number: taken from the box."])
+    assert said == (
+        [] if area in ("12", None) else ["1 entry was put right: area that is no positive number: taken from the box."]
+    )
 
 
 @pytest.mark.parametrize("image_id", [1, "1", 1.0, " 1 ", "1.0"])
@@ -244,7 +247,7 @@ def test_text_category_ids_are_kept(changed):
 def test_a_size_that_is_not_stated_is_read_from_the_picture(changed, size):
     index = load_index(changed(put("images", 0, width=size[0], height=size[1])), "train")
     assert (index.records[0].width, index.records[0].height) == (64, 48)
-    assert left_out_in_words(index) == ["1 repair: picture without a stated size: read from its file."]
+    assert left_out_in_words(index) == ["1 entry was put right: picture without a stated size: read from its file."]
 
 
 @pytest.mark.parametrize("size", [("64", "48"), (64.0, 48.0)])
@@ -257,7 +260,7 @@ def test_a_size_may_be_written_as_text_or_float(changed, size):
 def test_a_box_that_is_not_stated_is_that_of_the_polygons(with_boxes):
     index = with_boxes({"bbox": [], "segmentation": [[10, 20, 30, 20, 30, 25], [5, 22, 6, 22, 6, 23]]})
     assert index.records[0].boxes_xyxy.tolist() == [[5, 20, 30, 25]]
-    assert "1 repair: box that is not stated: taken from the polygons." in left_out_in_words(index)
+    assert "1 entry was put right: box that is not stated: taken from the polygons." in left_out_in_words(index)
 
 
 def test_a_picture_without_objects_is_a_normal_picture(with_boxes):
@@ -462,10 +465,18 @@ def test_pictures_are_checked_while_there_is_time(coco_folder, monkeypatch):
     assert check_pictures(index, seconds=1.0) == 2
 
 
-def test_a_picture_of_another_size_than_annotated_is_named(coco_folder):
+def test_a_picture_that_cannot_be_used_is_said_and_most_are_an_error(coco_folder, capsys):
     index = load_index(coco_folder((1, 1)), "train")
     Image.new("RGB", (48, 64)).save(index.records[1].path)
-    with pytest.raises(UserError, match=r"train_1\.png is 48x64 pixels, but .*train\.json says 64x48"):
+    said = r"train_1\.png is 48x64 pixels, but .*train\.json says 64x48"
+    assert check_pictures(index, seconds=60.0) == 2
+    warned = " ".join("".join(capsys.readouterr()).split())
+    assert re.search(r"1 of the 2 pictures of .* that were looked at cannot be used and is left out: ", warned)
+    assert re.search(said, warned)
+    with pytest.raises(UserError, match=said):
+        check_pictures(index, seconds=60.0, strict=True)
+    index.records[0].path.write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"2 of the 2 pictures of .* cannot be used: "):
         check_pictures(index, seconds=60.0)
 
 

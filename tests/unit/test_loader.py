@@ -325,3 +325,28 @@ def test_pictures_of_a_rare_shape_are_seen(wide, tall, batch_size, world_size):
             batches = epoch_order(len(shapes), epoch, 0, batch_size, rank, world_size, shapes)
             seen |= {key % len(shapes) for batch in batches for key in batch}
     assert seen == set(range(len(shapes)))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_picture_is_replaced_by_the_next_and_said_in_its_batch(dataset, workers):
+    whole = [dataset[key] for key in range(5)]
+    dataset.index.records[1].path.write_bytes(b"no picture")
+    dataset.index.records[2].path.unlink()
+    with pytest.raises(UserError, match=r"train_1\.png cannot be read"):
+        dataset[1]
+    dataset.skips_broken = True
+    batches = list(training_loader(dataset, [[0, 1], [2, 3], [4, 6]], workers))
+    assert [batch.image_ids for batch, _ in batches] == [(1, 4), (4, 4), (5, 4)]
+    said = [" ".join(batch.left_out) for batch, _ in batches]
+    assert "train_1.png cannot be read" in said[0]
+    assert "train_2.png does not exist" in said[0]
+    assert said[1:] == ["", ""]
+    assert torch.equal(whole[4][0], batches[2][0].images[0, :, : whole[4][0].shape[1], : whole[4][0].shape[2]])
+
+
+def test_where_no_picture_can_be_used_the_first_is_named(dataset):
+    dataset.skips_broken = True
+    for record in dataset.index.records:
+        record.path.write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"not one of the 5 pictures of .* can be used: .*train_3\.png cannot"):
+        dataset[3]

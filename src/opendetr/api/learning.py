@@ -27,6 +27,7 @@ def train(
     preset: str | None = None,
     train_split: str | None = None,
     val_split: str | None = None,
+    strict: bool | None = None,
     output: str | Path | None = None,
     resume: str | Path | None = None,
     init: str | Path | None = None,
@@ -60,6 +61,7 @@ def train(
         preset: a model section by name; replaces the recipe's.
         train_split: the split to learn from.
         val_split: the split that chooses the best weights.
+        strict: stop at a picture that cannot be used, instead of leaving it out.
         output: the run folder; by default `runs/NAME-OF-DATA`, numbered where it exists.
         resume: a run folder to continue from its last written state.
         init: a model to start from: a run folder, an official `.pth`, a released name, a Hugging Face folder or id.
@@ -102,7 +104,7 @@ def train(
         )
     options = {
         **config_of(data, classes, rename), "data.train_split": train_split, "data.val_split": val_split,
-        "data.cache": cache, "model.backbone": backbone,
+        "data.strict": strict, "data.cache": cache, "model.backbone": backbone,
         "model.backbone_weights": backbone_weights, "train.epochs": epochs,
         "train.minutes": 0.0 if epochs is not None else minutes, "train.patience": patience, "train.seed": seed,
         "train.batch_size": batch_size, "train.workers": workers, "train.precision": precision, "train.device": device,

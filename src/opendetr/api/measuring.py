@@ -7,6 +7,7 @@ from opendetr.benchmarking.benchmark import Benchmark, print_benchmark, write_be
 from opendetr.benchmarking.measure import run_benchmark
 from opendetr.checkpoints.loading import is_exported, load_checkpoint
 from opendetr.checkpoints.origin import Origin
+from opendetr.data.check import left_out_in_words
 from opendetr.data.door import load_index
 from opendetr.data.source import DataRoots, DataSource, Renames
 from opendetr.devices import resolve_device
@@ -17,7 +18,7 @@ from opendetr.evaluation.runner import evaluate_data
 from opendetr.files import require_folder
 from opendetr.inference.detector import Detector, computes_on
 from opendetr.options import EngineName, OneEngine, PeerName, PrecisionName, require_batch_size, require_choice
-from opendetr.progress import console
+from opendetr.progress import console, warn
 from opendetr.threads import settle_threads
 from opendetr.wording import counted
 
@@ -34,6 +35,7 @@ def val(
     precision: PrecisionName = "fp32",
     device: str = "auto",
     threads: int | str | None = None,
+    strict: bool = False,
 ) -> CocoMetrics:
     """COCO metrics of a model, or of an exported file, on any split of a data set whose categories it knows.
 
@@ -52,6 +54,7 @@ def val(
         precision: `fp32`, `bf16` or `int8`.
         device: `auto`, `cpu`, `cuda` or `mps`.
         threads: number of threads, or `auto`, the default: the fastest, measured.
+        strict: stop at a picture that cannot be used; otherwise it is said, and its objects count as missed.
 
     Raises:
         UserError: no such model, data set or split; no `data`, and the model does not say which are its own, or they
@@ -70,11 +73,13 @@ def val(
     index = load_index(source, split)
     detector = Detector.load(model, device, engine, precision, len(index))
     origin = Origin() if is_exported(model) else detector.checkpoint.origin
+    for sentence in left_out_in_words(index):
+        warn(sentence)
     weights = model if is_exported(model) else weights_in_words(detector.checkpoint)
     pictures, side = counted(len(index), "picture"), detector.description.preprocessing.image_size
     how = f"in {detector.engine.precision} at {side} pixels"
     console.print(f"Measuring {weights} {how} on {pictures}: the split {split} of {source}.")
-    return evaluate_data(detector.engine, detector.description, origin, index, batch_size=batch_size)
+    return evaluate_data(detector.engine, detector.description, origin, index, batch_size=batch_size, strict=strict)
 
 
 def val_files(detections: str | Path, annotations: str | Path) -> CocoMetrics:

@@ -24,6 +24,7 @@ from opendetr.cli.parameters import (
     ModelOrExported,
     Precision,
     RenamedClasses,
+    Strict,
     ThreadCount,
     flag,
     option,
@@ -52,6 +53,7 @@ def val(
         Path | None, option(DATA, "FILE", "Measure a COCO results file (predict writes one) instead of a model.")
     ] = None,
     annotations: Annotated[Path | None, option(DATA, "FILE", "With --detections: the COCO annotation file.")] = None,
+    strict: Strict = False,
     batch_size: BatchSize = 4,
     engine: Annotated[
         EngineName | None, option(SPEED, "ENGINE", ENGINES, default="torch; of an exported file its own")
@@ -74,7 +76,7 @@ def val(
         metrics = opendetr.val(
             model, data or None, split, classes=classes, rename=rename,
             batch_size=batch_size, engine=engine, precision=precision, device=device,
-            threads=threads,
+            threads=threads, strict=strict,
         )  # fmt: skip
     elif model is None and not data and split is None and detections is not None and annotations is not None:
         metrics = val_files(detections, annotations)

@@ -75,6 +75,9 @@ Classes = Annotated[
     list[str] | None,
     option(OUTPUT, "NAME,...", "Only these classes, by name or raw category id; may be given again.", default="all"),
 ]
+Strict = Annotated[
+    bool, flag(DATA, "Stop at a picture that cannot be used, instead of leaving it out and saying so.", "--strict")
+]
 Quiet = Annotated[bool, flag(OUTPUT, "Print warnings and errors only, on standard error.", "--quiet")]
 AsJson = Annotated[
     bool, flag(OUTPUT, "Print one JSON object on standard output, all else on standard error.", "--json")

@@ -24,6 +24,7 @@ from opendetr.cli.parameters import (
     KeptClasses,
     Recipe,
     RenamedClasses,
+    Strict,
     ThreadCount,
     device_option,
     flag,
@@ -108,6 +109,7 @@ def train(
         str | None,
         option(DATA, "SPLIT", "The split that chooses the best weights; none: no split.", default=FAST.data.val_split),
     ] = None,
+    strict: Strict = False,
     recipe: Annotated[str | None, recipe_option(default="fast; with --preset paper")] = None,
     preset: Annotated[str | None, option(MODEL, "NAME", PRESET_HELP)] = None,
     init: Annotated[
@@ -199,7 +201,8 @@ def train(
     run = opendetr.train(
         data or None, classes=classes, rename=rename,
         init=init, new_head=num_classes_from == "data", freeze=freeze or (), recipe=recipe, preset=preset,
-        train_split=train_split, val_split=val_split, output=output, resume=resume, epochs=epochs, minutes=minutes,
+        train_split=train_split, val_split=val_split, strict=strict or None, output=output, resume=resume,
+        epochs=epochs, minutes=minutes,
         patience=patience, seed=seed, batch_size=batch_size, image_size=image_size, backbone=backbone,
         backbone_weights=backbone_weights, workers=workers, cache=cache, precision=precision,
         device=device, threads=threads, overrides=set_ or (), started=STARTED,

@@ -11,24 +11,39 @@ from opendetr.errors import UserError
 from opendetr.images import QUARTER_TURNS, check_image, exif_orientation
 from opendetr.labels import LabelMap
 from opendetr.locations import FilePath
+from opendetr.progress import warn
 from opendetr.wording import counted
 
 MANY_CROWDS = 0.2  # the share of crowds from which on a tool may have marked ordinary objects so
 ASKED = 100  # pictures, for the convention of a data set's boxes
 
 
-def check_pictures(index: DatasetIndex, seconds: float) -> int:
+def check_pictures(index: DatasetIndex, seconds: float, *, strict: bool = False) -> int:
     """Read pictures for at most `seconds`, in their order; returns how many were read.
 
+    Pictures that are damaged or do not have the size in their annotations are said.
+
     Raises:
-        UserError: names the first picture that is damaged or does not have the size in its annotation.
+        UserError: more than half of those that were read are such pictures, or with `strict` one is.
     """
-    deadline = time.time() + seconds
-    for number, record in enumerate(index.records, start=1):
-        require_size(record, check_image(record.path), index)
+    deadline, broken, read = time.time() + seconds, list[str](), 0
+    for record in index.records:
+        try:
+            require_size(record, check_image(record.path), index)
+        except UserError as error:
+            if strict:
+                raise
+            broken.append(str(error))
+        read += 1
         if time.time() > deadline:
-            return number
-    return len(index.records)
+            break
+    if not broken:
+        return read
+    said = f"{len(broken)} of the {counted(read, 'picture')} of {index.source} that were looked at cannot be used"
+    if len(broken) > read / 2:
+        raise UserError(broken[0] if read == 1 else f"{said}: {broken[0]}")
+    warn(f"{said} and {'is' if len(broken) == 1 else 'are'} left out: {broken[0]}.")
+    return read
 
 
 def require_size(record: Record, size: tuple[int, int], index: DatasetIndex) -> None:
@@ -116,7 +131,11 @@ def left_out_in_words(index: DatasetIndex) -> list[str]:
     for (kind, reason), number in number_of.items():
         more = _about_crowds(index) if reason == Unused.CROWD else ""
         found.append(f"{counted(number, kind)} {reason}: left out of training{more} (first: {first[kind, reason]}).")
-    found += [f"{counted(number, 'repair')}: {what}." for what, number in index.repairs.items() if number]
+    found += [
+        f"{counted(number, 'entry was', 'entries were')} put right: {what}."
+        for what, number in index.repairs.items()
+        if number
+    ]
     return [*found, *index.notes]
 
 

@@ -21,6 +21,7 @@ from opendetr.data.cache import PictureCache, kept_size
 from opendetr.data.check import require_size
 from opendetr.data.index import DatasetIndex, Record
 from opendetr.data.transforms import to_target
+from opendetr.errors import UserError
 from opendetr.images import read_image
 from opendetr.progress import warn
 from opendetr.structures import Batch, Target, Targets
@@ -38,6 +39,15 @@ class DetectionDataset(Dataset[Sample]):
 
     A key is `epoch * len(self) + position`: the randomness of a sample is drawn from (seed, key) alone, so it does not
     depend on the worker that reads it or on where a run was interrupted.
+
+    Args:
+        index: the pictures.
+        transform: of picture and objects.
+        seed: of the randomness.
+        cache: of decoded pictures.
+        white_level: as in `Preprocessing`.
+        skips_broken: a picture that cannot be used is replaced by the next one that can be, which depends on the files
+            alone; otherwise it is an error.
     """
 
     def __init__(
@@ -46,10 +56,13 @@ class DetectionDataset(Dataset[Sample]):
         transform: v2.Transform,
         seed: int = 0,
         cache: PictureCache | None = None,
-        white_level: int | None = None,  # of `Preprocessing`
+        white_level: int | None = None,
+        skips_broken: bool = False,
     ) -> None:
         self.index, self.transform, self.seed, self.cache = index, transform, seed, cache
-        self.white_level = white_level
+        self.white_level, self.skips_broken = white_level, skips_broken
+        self.broken: dict[int, str] = {}  # position -> why the picture cannot be used, as far as this process knows
+        self.unsaid: list[str] = []  # of these, what no batch has said yet
 
     def __len__(self) -> int:
         return len(self.index)
@@ -58,10 +71,10 @@ class DetectionDataset(Dataset[Sample]):
         """The transformed picture [3, H, W], its target, and its record.
 
         Raises:
-            UserError: the picture cannot be read or does not have the size in its annotation.
+            UserError: the picture cannot be read or does not have the size in its annotation; where such are skipped,
+                no picture can be used.
         """
-        record = self.index.records[key % len(self)]
-        picture = self.picture(key % len(self))
+        record, picture = self._usable(key % len(self))
         height, width = picture.shape[1:]
         boxes = torch.from_numpy(record.boxes_xyxy)
         if (height, width) != (record.height, record.width):
@@ -75,6 +88,28 @@ class DetectionDataset(Dataset[Sample]):
             torch.default_generator.manual_seed(hash((self.seed, key)))
             image, objects = self.transform(tv_tensors.Image(picture), objects)
         return image.as_subclass(Tensor), to_target(image, objects), record
+
+    def _usable(self, position: int) -> tuple[Record, Tensor]:
+        """The picture at a position, or the first after it that can be used."""
+        for at in chain(range(position, len(self)), range(position)):
+            if at in self.broken:
+                continue
+            try:
+                return self.index.records[at], self.picture(at)
+            except UserError as error:
+                if not self.skips_broken:
+                    raise
+                self.broken[at] = str(error)
+                self.unsaid.append(str(error))
+        first = next(iter(self.broken.values()))
+        raise UserError(f"not one of the {len(self):,} pictures of {self.index.source} can be used: {first}")
+
+    def collate(self, samples: list[Sample]) -> tuple[Batch, Targets]:
+        """Stack samples of this data set in this process; the batch says which pictures could not be used."""
+        batch, targets = collate(samples)
+        batch = batch._replace(left_out=tuple(self.unsaid))
+        self.unsaid.clear()
+        return batch, targets
 
     def picture(self, position: int) -> Tensor:
         """The picture [3, H, W] before the transform, from the file or from the cache; the same either way."""
@@ -188,7 +223,7 @@ def training_loader(
         batch_sampler=batches,
         num_workers=workers,
         prefetch_factor=READ_AHEAD if workers else None,
-        collate_fn=collate,
+        collate_fn=dataset.collate,
         pin_memory=device.type == "cuda",  # which then copies them asynchronously
         worker_init_fn=_ignore_ctrl_c,
     )

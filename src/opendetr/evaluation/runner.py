@@ -1,6 +1,7 @@
 """Detections of a model in every picture of a split, and their COCO metrics."""
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
@@ -14,9 +15,11 @@ from opendetr.data.index import DatasetIndex
 from opendetr.data.loader import DetectionDataset
 from opendetr.engines.detecting import Prepared, detect
 from opendetr.engines.engine import Engine
+from opendetr.errors import UserError
 from opendetr.evaluation.coco import CocoMetrics, FoundArrays, evaluate_arrays, truth_of
 from opendetr.progress import show_progress, warn
 from opendetr.structures import Detections
+from opendetr.wording import counted
 
 
 class StoppedError(Exception):
@@ -31,6 +34,7 @@ def detect_split(
     batch_size: int = 4,
     should_stop: Callable[[], bool] = lambda: False,
     positions: range | None = None,
+    broken: Callable[[str], None] | None = None,
 ) -> Iterator[tuple[int, Detections]]:
     """Position in the index and detections of every picture; pictures of one shape are batched together.
 
@@ -41,10 +45,11 @@ def detect_split(
         batch_size: most pictures of equal shape in a batch; the result does not depend on it.
         should_stop: called before every batch.
         positions: the pictures to detect in, for a process that has a share; None for all.
+        broken: called with the sentence on a picture that cannot be used, which is passed over; None raises it.
 
     Raises:
         StoppedError: `should_stop` returned True.
-        UserError: a picture cannot be read.
+        UserError: a picture cannot be used, and `broken` is None.
     """
     dataset = DetectionDataset(
         index, description.preprocessing.transform(), white_level=description.preprocessing.white_level
@@ -52,34 +57,53 @@ def detect_split(
     records, positions = index.records, range(len(index)) if positions is None else positions
     order = sorted(positions, key=lambda position: (records[position].height, records[position].width))
 
-    def picture(position: int) -> Prepared:
-        image, _, record = dataset[position]
-        return Prepared(position, image, (record.height, record.width), record.image_id)
+    def pictures() -> Iterator[Prepared]:
+        for position in order:
+            try:
+                image, _, record = dataset[position]
+            except UserError as error:
+                if broken is None:
+                    raise
+                broken(str(error))
+            else:
+                yield Prepared(position, image, (record.height, record.width), record.image_id)
 
     def stop_if_asked() -> None:
         if should_stop():
             raise StoppedError
 
-    yield from detect(engine, description, map(picture, order), batch_size, stop_if_asked)
+    yield from detect(engine, description, pictures(), batch_size, stop_if_asked)
 
 
 def evaluate_split(engine: Engine, description: Description, index: DatasetIndex, **options: Any) -> CocoMetrics:
-    """COCO metrics of a model on a split; options as in `detect_split`."""
-    found = detect_split(engine, description, index, **options)
-    return metrics_of(index, list(show_progress(found, "evaluating", len(index))))
+    """COCO metrics of a model on a split; options as in `detect_split`; pictures that cannot be used are said."""
+    broken: list[str] = []
+    found = detect_split(engine, description, index, broken=broken.append, **options)
+    metrics = metrics_of(index, list(show_progress(found, "evaluating", len(index))))
+    say_broken(broken)
+    return metrics
+
+
+def say_broken(broken: Sequence[str]) -> None:
+    """Say which pictures could not be used in an evaluation."""
+    if broken:
+        more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
+        warn(f"{counted(len(broken), 'picture')} could not be used, their objects count as missed: {broken[0]}{more}.")
 
 
 def evaluate_data(
-    engine: Engine, description: Description, origin: Origin, index: DatasetIndex, *, batch_size: int
-) -> CocoMetrics:
+    engine: Engine, description: Description, origin: Origin, index: DatasetIndex, *, batch_size: int,
+    strict: bool = False,
+) -> CocoMetrics:  # fmt: skip
     """COCO metrics on data that may name the model's classes, where their names or ids were only assumed (`origin`).
 
     Raises:
-        UserError: the data have a category that the model does not know, or a picture cannot be read.
+        UserError: the data have a category that the model does not know, or most pictures cannot be used, or with
+            `strict` one.
     """
     index = index.with_ids_of(description.label_map)
     labels = labels_on(description.label_map, origin, index.label_map, str(index.source))
-    check_pictures(index, seconds=5.0)
+    check_pictures(index, seconds=math.inf if strict else 5.0, strict=strict)
     return evaluate_split(engine, replace(description, label_map=labels), index, batch_size=batch_size)
 
 

@@ -8,14 +8,18 @@ from opendetr.data.source import DataSource
 from opendetr.progress import console, print_command, warn
 from opendetr.training.choices import FEWEST_PASSES
 from opendetr.training.loop import Trainer
+from opendetr.training.processes import of_all_processes
 from opendetr.training.run_folder import summary_of
+from opendetr.wording import counted
 
 LEARNED = 0.05  # AP50 on val from which on a model has learned something
+MOST_LISTED = 20  # pictures that could not be used
 KNOWS_BOXES = 0.5  # IoU of matched boxes, likewise, where there is no val
 
 
 def sum_up(trainer: Trainer) -> None:
     """Print what the run has come to; the last lines say so where it has learned nothing, and what would help."""
+    left_out = list(dict.fromkeys(of_all_processes(trainer.accelerator, list(trainer.pictures.left_out))))
     if not trainer.accelerator.is_main_process:
         return
     run, data = trainer.folder.path, trainer.config.data
@@ -34,6 +38,10 @@ def sum_up(trainer: Trainer) -> None:
     split = next((name for name in ("test", data.val_split) if has_split(source, name)), "SPLIT")
     print_command("opendetr", "val", run, *source.as_options(), "--split", split)
     print_command("opendetr", "predict", run, "PICTURES", "--output", "found")
+    if left_out:
+        shown = "\n  ".join(left_out[:MOST_LISTED])
+        more = f"\n  and {len(left_out) - MOST_LISTED} more" if len(left_out) > MOST_LISTED else ""
+        warn(f"{counted(len(left_out), 'picture')} could not be used and had no part in training:\n  {shown}{more}")
     if (found_nothing := learned_nothing(trainer, val)) is not None:
         warn(*found_nothing)
 

@@ -12,11 +12,13 @@ from opendetr.config import RunConfig
 from opendetr.data.cache import build_cache
 from opendetr.data.loader import DetectionDataset, Sample, epoch_order, training_loader
 from opendetr.data.transforms import Preprocessing, training_transform
+from opendetr.progress import warn
 from opendetr.structures import Batch, Targets
 from opendetr.training.resume import RunState, random_state, restore_random_state
 from opendetr.training.step import MicroBatches
 
 SMALL = 2 / 3  # of the size: that of small pictures
+MOST_SAID = 3  # pictures that cannot be used, each with a warning when it is met; the end of the run lists them
 
 
 class TrainingPictures:
@@ -28,6 +30,7 @@ class TrainingPictures:
         self.dataset, self.config, self.preprocessing, self.accelerator = dataset, config, preprocessing, accelerator
         self.are_small = False
         self.batches: Iterator[tuple[Batch, Targets]] = iter(())
+        self.left_out: dict[str, None] = {}  # a sentence per picture that could not be used, in their order
 
     @cached_property
     def steps_per_epoch(self) -> int:
@@ -54,7 +57,8 @@ class TrainingPictures:
         """The pictures without augmentation, as in evaluation."""
         level = self.preprocessing.white_level
         cache = build_cache(self.config.data, white_level=level)
-        return DetectionDataset(self.dataset.index, self.preprocessing.transform(), cache=cache, white_level=level)
+        transform, skips = self.preprocessing.transform(), self.dataset.skips_broken
+        return DetectionDataset(self.dataset.index, transform, cache=cache, white_level=level, skips_broken=skips)
 
     def first(self, epoch: int) -> Iterator[Sample]:
         """The pictures of an epoch as training will see them at their full size, in its order, one by one."""
@@ -71,9 +75,15 @@ class TrainingPictures:
         self.batches = self._batches_from(state.epoch, state.step)
 
     def next_batches(self, count: int) -> MicroBatches:
-        """The next micro-batches, on the device."""
+        """The next micro-batches, on the device; the first pictures that cannot be used are said."""
         device = self.accelerator.device
-        return [(batch.to(device), targets.to(device)) for batch, targets in itertools.islice(self.batches, count)]
+        batches = [(batch.to(device), targets.to(device)) for batch, targets in itertools.islice(self.batches, count)]
+        for sentence in itertools.chain.from_iterable(batch.left_out for batch, _ in batches):
+            if sentence not in self.left_out:
+                self.left_out[sentence] = None
+                if len(self.left_out) <= MOST_SAID:
+                    warn(f"left out of training: {sentence}.")
+        return batches
 
     def change(self, config: RunConfig, preprocessing: Preprocessing) -> None:
         """Use another config, from the next `show` on."""

@@ -18,7 +18,14 @@ from opendetr.checkpoints.native import Checkpoint, copy_checkpoint
 from opendetr.checkpoints.origin import Origin
 from opendetr.config import RunConfig
 from opendetr.data.cache import build_cache
-from opendetr.data.check import check_pictures, describe, describe_classes, shared_pictures, warnings
+from opendetr.data.check import (
+    check_pictures,
+    describe,
+    describe_classes,
+    left_out_in_words,
+    shared_pictures,
+    warnings,
+)
 from opendetr.data.door import has_split, load_index
 from opendetr.data.index import DatasetIndex
 from opendetr.data.loader import DetectionDataset
@@ -135,7 +142,9 @@ def assemble(
     transform = training_transform(config.data, checkpoint.preprocessing)
     level = checkpoint.preprocessing.white_level
     cache = build_cache(config.data, train_index.sizes, config.train.workers, level)
-    dataset = DetectionDataset(train_index.under(checkpoint.label_map), transform, config.train.seed, cache, level)
+    dataset = DetectionDataset(
+        train_index.under(checkpoint.label_map), transform, config.train.seed, cache, level, not config.data.strict
+    )
     sizing = Sizing(objects, len(train_index), speed, is_open=open_size and budget > 0 and goal is None)
     trainer = Trainer(checkpoint, dataset, val_index, plan, accelerator, output, sizing, threads)
     plan.total_steps = config.train.epochs * trainer.pictures.steps_per_epoch
@@ -187,7 +196,7 @@ def read_splits(config: RunConfig, check_seconds: float) -> tuple[DatasetIndex, 
     console.print(f"{data.train_split}: {describe(train_index)}; {describe_classes(train_index.label_map)}")
     for warning in warnings(train_index, config.model.num_queries):
         warn(warning)
-    check_pictures(train_index, check_seconds)
+    check_pictures(train_index, check_seconds, strict=data.strict)
     if not has_split(source, data.val_split):
         kept = "only the last weights are kept."
         if data.val_split == "none":
@@ -198,7 +207,9 @@ def read_splits(config: RunConfig, check_seconds: float) -> tuple[DatasetIndex, 
     val_index = load_index(source, data.val_split).with_ids_of(train_index.label_map)
     train_index.label_map.require_same_categories(val_index.label_map, str(val_index.source))
     console.print(f"{data.val_split}: {describe(val_index)}")
-    check_pictures(val_index, check_seconds)
+    for sentence in left_out_in_words(val_index):
+        warn(sentence)
+    check_pictures(val_index, check_seconds, strict=data.strict)
     if shared := shared_pictures(val_index, train_index):
         warn(
             f"{counted(len(shared), 'picture')} of '{data.val_split}' {'is' if len(shared) == 1 else 'are'} in "

@@ -10,7 +10,7 @@ from opendetr.checkpoints.native import Checkpoint
 from opendetr.data.index import DatasetIndex
 from opendetr.engines.engine import TorchEngine
 from opendetr.evaluation.coco import CocoMetrics
-from opendetr.evaluation.runner import StoppedError, detect_split, metrics_of
+from opendetr.evaluation.runner import StoppedError, detect_split, metrics_of, say_broken
 from opendetr.progress import console, show_progress, warn
 from opendetr.structures import Detections
 from opendetr.training.plan import Plan
@@ -64,10 +64,12 @@ class Validation:
         def should_stop() -> bool:  # several processes would wait for one that stops alone
             return world == 1 and (self.plan.interrupted() or self.plan.remaining() + overtime < 0)
 
+        broken: list[str] = []
         train, share = checkpoint.config.train, range(rank, len(self.index), world)
         found = detect_split(
             TorchEngine(checkpoint.model.eval(), self.accelerator.device, train.precision), checkpoint.description,
             self.index, batch_size=max(4, train.batch_size), should_stop=should_stop, positions=share,
+            broken=None if checkpoint.config.data.strict else broken.append,
         )  # fmt: skip
         try:
             detections = list(show_progress(found, "evaluating", len(share)))
@@ -75,6 +77,8 @@ class Validation:
             warn("the evaluation on val was cut short; opendetr val measures the model that is written.")
             return None
         detections = of_all_processes(self.accelerator, detections)
+        if not self.folder.measured:  # each evaluation finds the same
+            say_broken(of_all_processes(self.accelerator, broken))
         metrics = metrics_of(self.index, detections)
         self.plan.record_evaluation(time.time() - begun)
         self.step, self.ap50 = when["step"], metrics.summary["AP50"]
