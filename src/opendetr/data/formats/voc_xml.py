@@ -206,11 +206,11 @@ class _Boxes:
         if self.origin == 0 and not self.from_0 and (self.beyond or (self.from_1 and self.at_end)):
             notes.append(
                 f"{source}: {counted(self.from_1, 'box begins', 'boxes begin')} at 1 and none at 0, and "
-                f"{counted(self.beyond + self.at_end, 'ends', 'end')} at the last pixel or beyond: the first pixel seems "
-                f"to count as 1. Coordinates are taken as they are written; --voc-origin 1 subtracts 1."
+                f"{counted(self.beyond + self.at_end, 'ends', 'end')} at the last pixel or beyond: the first pixel "
+                f"seems to count as 1. Coordinates are taken as they are written; --voc-origin 1 subtracts 1."
             )
         elif self.origin == 1 and self.from_0:
             notes.append(
-                f"{source}: {counted(self.from_0, 'box begins', 'boxes begin')} at 0, so the first pixel counts as 0 and "
-                f"--voc-origin 1 moves all boxes by a pixel; leave it out."
+                f"{source}: {counted(self.from_0, 'box begins', 'boxes begin')} at 0, so the first pixel counts as 0 "
+                f"and --voc-origin 1 moves all boxes by a pixel; leave it out."
             )

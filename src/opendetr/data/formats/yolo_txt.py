@@ -115,9 +115,11 @@ def _of_data_file(content: Mapping[str, Any], key: str, source: FilePath, *, nam
     places: list[FilePath] = []
     missing = []
     for text in given if isinstance(given, list) else [given]:
-        found = next((place for one in bases for place in _there(one, str(text))), None)
+        if not isinstance(text, str):
+            raise UserError(f"{source}: {key} must be a folder, a text file, or a list of them; change it")
+        found = next((place for one in bases for place in _there(one, text)), None)
         if found is None:
-            missing.append(shown(str(text)))
+            missing.append(shown(text))
         else:
             places.append(found)
     label_map = _label_map(content, source) if names else None
@@ -152,11 +154,13 @@ def _label_map(content: Mapping[str, Any], source: FilePath) -> LabelMap | None:
         if found is not None:
             return _names_of_file(found)
         names = [part.strip(" '\"") for part in names.strip("[]").split(",")]
-    if isinstance(names, list) and names:
-        return LabelMap.from_categories([{"id": at, "name": name} for at, name in enumerate(names)], str(source))
-    if isinstance(names, dict) and names:
-        return LabelMap.from_categories([{"id": at, "name": name} for at, name in names.items()], str(source))
-    return None
+    pairs = (
+        list(enumerate(names)) if isinstance(names, list) else list(names.items()) if isinstance(names, dict) else []
+    )
+    for at, name in pairs:
+        if not isinstance(name, str) or not isinstance(at, int | str):  # not shown: aliases may make it endless
+            raise UserError(f"{source}: names must be a list of texts, or numbers with a text each; change it")
+    return LabelMap.from_categories([{"id": at, "name": name} for at, name in pairs], str(source)) if pairs else None
 
 
 def _names_of_file(source: FilePath) -> LabelMap | None:
