@@ -61,10 +61,12 @@ def write_voc(coco_root: Path, annotations: Path, split: str = "train", shift: i
         (annotations / image["file_name"]).with_suffix(".xml").write_text(voc_text(image, objects, shift))
 
 
-def csv_lines(coco_root: Path, line: Callable[[dict, str, list[int]], str], empty: Callable[[dict], str]) -> list[str]:
+def csv_lines(
+    coco_root: Path, line: Callable[[dict, str, list[int]], str], empty: Callable[[dict], str], split: str = "train"
+) -> list[str]:
     """The lines of a table: one per object, or one of a picture without any."""
     lines = []
-    for image, objects in pictures_of(coco_root):
+    for image, objects in pictures_of(coco_root, split):
         lines += [line(image, name, box) for name, box in objects] or [empty(image)]
     return lines
 

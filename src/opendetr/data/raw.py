@@ -12,6 +12,8 @@ from opendetr.labels import LabelMap
 from opendetr.locations import FilePath
 from opendetr.raw_values import RawId
 
+LARGEST = 1e9  # pixels: a larger number is a fault
+
 
 @dataclass(frozen=True)
 class ReadOptions:

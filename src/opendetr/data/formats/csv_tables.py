@@ -199,7 +199,7 @@ def _class_descriptions(folder: FilePath) -> dict[str, str]:
 def _cells(line: str, separator: str) -> list[str] | None:
     """The cells of a line; each line is read alone, so that an open quote spoils no other line."""
     try:
-        return next(csv.reader([line], delimiter=separator, skipinitialspace=True), [])
+        return next(csv.reader([line], delimiter=separator, skipinitialspace=True, strict=True), [])
     except csv.Error:
         return None
 

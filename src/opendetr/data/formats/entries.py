@@ -8,13 +8,12 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from opendetr.data.index import LeftOut, Unused
-from opendetr.data.raw import RawSplit
+from opendetr.data.raw import LARGEST, RawSplit
 from opendetr.errors import UserError
 from opendetr.labels import LabelMap
 from opendetr.locations import FilePath
 from opendetr.raw_values import raw_number
 
-LARGEST = 1e9  # pixels: a box with a larger number is none
 NO_SIZE = (math.nan, math.nan)  # of pictures where the format does not state sizes; a stated one that is none is 0, 0
 
 
@@ -81,6 +80,15 @@ class Entries:
             x1, x2, y1, y2 = min(x1, x2), max(x1, x2), min(y1, y2), max(y1, y2)
         return x1, y1, x2 - x1, y2 - y1
 
+    def require_some(self) -> None:
+        """UserError where there is no picture, or there are objects and none can be used."""
+        if not self.file_names:
+            first = f"; the first fault: {self.left_out[0].sentence}" if self.left_out else ""
+            raise UserError(f"{self.source} lists no picture; at least one is needed{first}")
+        of_objects = [one.sentence for one in self.left_out if one.kind == "object"]
+        if of_objects and not self.pictures:
+            raise UserError(f"{self.source}: not one object can be used: {of_objects[0]}")
+
     def split(
         self, label_map: LabelMap, *, class_names: Sequence[str] | None = None, is_relative: bool = False
     ) -> RawSplit:
@@ -89,12 +97,7 @@ class Entries:
         Raises:
             UserError: there is no picture, or there are objects and none can be used.
         """
-        first = self.left_out[0].sentence if self.left_out else ""
-        if not self.file_names:
-            raise UserError(f"{self.source} lists no picture; at least one is needed{first and f' (first: {first})'}")
-        objects_left_out = [one.sentence for one in self.left_out if one.kind == "object"]
-        if objects_left_out and not self.pictures:
-            raise UserError(f"{self.source}: not one object can be used: {objects_left_out[0]}")
+        self.require_some()
         index_of = {name: index for index, name in enumerate(class_names or label_map.names)}
         return RawSplit(
             self.source, label_map, self.file_names, self.folders, range(1, len(self.file_names) + 1),
@@ -114,8 +117,8 @@ def split_by_names(entries: Entries, others: Iterable[Entries], *, is_relative: 
     """
     names = sorted({name for one in (entries, *others) for name in one.class_names})
     if not names:
-        first = entries.left_out[0].sentence if entries.left_out else "there is no object"
-        raise UserError(f"{entries.source} names no class, so nothing can be learned from it: {first}")
+        entries.require_some()
+        raise UserError(f"{entries.source} has no object, and nothing else names a class; there is nothing to learn")
     return entries.split(LabelMap(tuple(range(1, len(names) + 1)), tuple(names)), is_relative=is_relative)
 
 
