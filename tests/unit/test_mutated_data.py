@@ -21,7 +21,8 @@ from opendetr.errors import UserError
 ODD = (
     *b" nan NaN -1 0 1e999 -0.0 null true [] {} \" ' < > & &amp; ]]> <!-- .. / \\ &x; 0.5 1e308 *a &a #".split(b" "),
     b"1_000", b"\x00", b"\xff\xfe", b"\xef\xbb\xbf", b"\r", b"\n", b"\t", b",", b";", b" ", b"\xe9", "猫".encode(),
-    b"a" * 300, b"9" * 400, b"9" * 5000, b"[" * 3000, b"<a>" * 3000, b"!!python/object:os.system", b"18446744073709551616",
+    b"a" * 300, b"9" * 400, b"9" * 5000, b"[" * 3000, b"<a>" * 3000, b"!!python/object:os.system",
+    b"18446744073709551616",
 )  # fmt: skip
 TOKEN = re.compile(rb"[^\s<>,:\[\]{}\"=]+")
 
@@ -53,7 +54,8 @@ def mutated(content: bytes, draw: random.Random) -> bytes:
 
 ODD_VALUES = (
     None, True, False, "", "0", "nan", "7.0", "x", "..", "\0", 0, -1, 7, 2.5, 1e308, 1e19, 2**63, 2**64 + 1, 10**400,
-    [], [[]], {}, [1, 2], [1, 2, 3, 4], [0, 0, 1e200, 1e200], [1e308, 0, 1e308, 1], [math.nan] * 4, {"id": 1}, "a" * 5000,
+    [], [[]], {}, [1, 2], [1, 2, 3, 4], [0, 0, 1e200, 1e200], [1e308, 0, 1e308, 1], [math.nan] * 4, {"id": 1},
+    "a" * 5000,
 )  # fmt: skip
 
 
