@@ -80,7 +80,7 @@ def _complete_sizes(
             continue
         try:
             sizes[position] = image_size(file_path(path))
-            repairs["picture without a stated size: read from its file"] += not np.isnan(raw.sizes[position]).any()
+            repairs["picture without a stated size: read from its file"] += raw.states_sizes
         except UserError as error:
             left_out.append(LeftOut("picture", Unused.BROKEN_FILE, str(error)))
             paths[position] = None

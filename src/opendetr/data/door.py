@@ -21,9 +21,9 @@ FORMATS: tuple[Callable[[FilePath, ReadOptions], Iterator[FoundSplit]], ...] = (
     find_coco, find_yolo, find_voc, find_csv, find_labelme,
 )  # fmt: skip  # the first that finds a split reads all
 KNOWN = (  # an example of each, for those whose data is not recognised
-    "COCO (annotations/{split}.json + images/, annotations/instances_{split}2017.json + {split}2017/, or "
-    "{split}/_annotations.coco.json), YOLO (data.yaml, or images/ + labels/*.txt), Pascal VOC (JPEGImages/ + "
-    "Annotations/*.xml), CSV ({split}.csv with image,xmin,ymin,xmax,ymax,label), LabelMe (pictures + *.json)"
+    "COCO: annotations/{split}.json + images/, annotations/instances_{split}2017.json + {split}2017/ or "
+    "{split}/_annotations.coco.json; YOLO: data.yaml, or images/ + labels/*.txt; Pascal VOC: JPEGImages/ + "
+    "Annotations/*.xml; CSV: {split}.csv with image,xmin,ymin,xmax,ymax,label; or LabelMe: pictures + *.json"
 )
 USUAL_NAMES = {"valid": "val", "validation": "val", "training": "train", "testing": "test"}
 AS_WRITTEN = ReadOptions()

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from opendetr.data.formats.entries import Entries, numbers, shown, span
+from opendetr.data.formats.entries import SplitBuilder, numbers, shown, span
 from opendetr.data.formats.folders import (
     is_file,
     natural_order,
@@ -35,7 +35,7 @@ SPLIT_KEYS = ("train", "val", "valid", "validation", "test")
 
 
 @dataclass(frozen=True)
-class _Source:
+class PicturePlaces:
     """Where the pictures of a split are: in folders, or listed in text files."""
 
     places: Sequence[FilePath]
@@ -65,7 +65,7 @@ def find_yolo(root: FilePath, options: ReadOptions) -> Iterator[FoundSplit]:
         yield FoundSplit(name, name, place, LAYOUT, partial(_read, split, list(folders.values())))
 
 
-def _described(root: FilePath) -> tuple[FilePath, dict[str, _Source]] | None:
+def _described(root: FilePath) -> tuple[FilePath, dict[str, PicturePlaces]] | None:
     """The first data file of a folder, and the splits that it names."""
     for pattern in DATA_FILES:
         for source in sorted(root.glob(pattern)):
@@ -108,7 +108,7 @@ def _is_there(content: Mapping[str, Any], key: str, source: FilePath) -> bool:
     return key != "test" or bool(_of_data_file(content, key, source, names=False).places)
 
 
-def _of_data_file(content: Mapping[str, Any], key: str, source: FilePath, *, names: bool = True) -> _Source:
+def _of_data_file(content: Mapping[str, Any], key: str, source: FilePath, *, names: bool = True) -> PicturePlaces:
     root, given = source.parent, content[key]
     base = content.get("path")
     bases = [root] if not isinstance(base, str) or not base else [*_there(root, base), root]
@@ -123,7 +123,7 @@ def _of_data_file(content: Mapping[str, Any], key: str, source: FilePath, *, nam
         else:
             places.append(found)
     label_map = _label_map(content, source) if names else None
-    return _Source(places, root, label_map, source, "kpt_shape" in content, missing)
+    return PicturePlaces(places, root, label_map, source, "kpt_shape" in content, missing)
 
 
 def _there(base: FilePath, text: str) -> list[FilePath]:
@@ -168,7 +168,7 @@ def _names_of_file(source: FilePath) -> LabelMap | None:
     return LabelMap(tuple(range(len(names))), tuple(names)) if names else None
 
 
-def _folders(root: FilePath) -> Iterator[tuple[str, _Source]]:
+def _folders(root: FilePath) -> Iterator[tuple[str, PicturePlaces]]:
     """Splits without a data file."""
     images = root / "images"
     if images.is_dir() and (root / "labels").is_dir():
@@ -193,13 +193,13 @@ def _folders(root: FilePath) -> Iterator[tuple[str, _Source]]:
             return
 
 
-def _of_folder(place: FilePath, root: FilePath) -> _Source:
+def _of_folder(place: FilePath, root: FilePath) -> PicturePlaces:
     near = [place, place.parent, place.parent / "labels", root, root / "labels"]
     for folder in near:
         for name in NAME_FILES:
             if (folder / name).is_file() and (label_map := _names_of_file(folder / name)) is not None:
-                return _Source([place], root, label_map, folder / name)
-    return _Source([place], root, None)
+                return PicturePlaces([place], root, label_map, folder / name)
+    return PicturePlaces([place], root, None)
 
 
 def _has_labels_beside(folder: FilePath) -> bool:
@@ -220,7 +220,7 @@ def _is_label_file(source: FilePath) -> bool:
     return any(len(line.split()) >= 5 and numbers(line.split()[:5]) is not None for line in lines)
 
 
-def _read(split: _Source, all_splits: Sequence[_Source]) -> RawSplit:
+def _read(split: PicturePlaces, all_splits: Sequence[PicturePlaces]) -> RawSplit:
     """What the label files of a split state.
 
     Raises:
@@ -234,15 +234,17 @@ def _read(split: _Source, all_splits: Sequence[_Source]) -> RawSplit:
             found |= set(_gather(other).class_names) if other is not split and other.places else set()
         ids = sorted(map(int, found)) or [0]
         label_map = LabelMap(tuple(ids), tuple(map(str, ids)))
-    return entries.split(label_map, class_names=[str(one) for one in label_map.category_ids], is_relative=True)
+    return entries.split(
+        label_map, class_names=[str(one) for one in label_map.category_ids], is_relative=True, states_sizes=False
+    )
 
 
-def _gather(split: _Source) -> Entries:
+def _gather(split: PicturePlaces) -> SplitBuilder:
     if split.missing:
         raise UserError(
             f"{split.class_file} names {' and '.join(split.missing)}, which does not exist; correct or remove the entry"
         )
-    entries = Entries(split.places[0], [split.root])
+    entries = SplitBuilder(split.places[0], [split.root])
     for place in split.places:
         if place.is_dir():
             _add_folder(entries, place, split)
@@ -251,7 +253,7 @@ def _gather(split: _Source) -> Entries:
     return entries
 
 
-def _add_folder(entries: Entries, place: FilePath, split: _Source) -> None:
+def _add_folder(entries: SplitBuilder, place: FilePath, split: PicturePlaces) -> None:
     names = pictures_below(place)
     for name in names:
         _add_picture(entries, _relative(place / name, split.root), place / name, split)
@@ -275,7 +277,7 @@ def _labels_folder(place: FilePath) -> FilePath:
     return place
 
 
-def _add_list(entries: Entries, source: FilePath, split: _Source) -> None:
+def _add_list(entries: SplitBuilder, source: FilePath, split: PicturePlaces) -> None:
     """The pictures of a text file with a path per line."""
     folders = [source.parent, split.root]
     finder = PictureFinder(folders)
@@ -292,7 +294,7 @@ def _relative(path: FilePath, root: FilePath) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
 
-def _add_picture(entries: Entries, name: str, picture: FilePath, split: _Source) -> None:
+def _add_picture(entries: SplitBuilder, name: str, picture: FilePath, split: PicturePlaces) -> None:
     labels = next((file for file in _label_files(picture) if is_file(file)), None)
     if labels is None:
         entries.repairs["picture without a label file: taken as one without objects"] += 1
@@ -319,7 +321,7 @@ def _label_files(picture: FilePath) -> Iterator[FilePath]:
     yield picture.parent / (without_suffix(picture.name)[0] + ".txt")
 
 
-def _add_line(entries: Entries, position: int, line: str, where: str, split: _Source) -> None:
+def _add_line(entries: SplitBuilder, position: int, line: str, where: str, split: PicturePlaces) -> None:
     """An object: a box, which further columns may follow (a confidence, the number of a track), or a polygon."""
     columns = line.split()
     try:
