@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from written_formats import assert_same, copy_pictures, csv_lines
+from foreign_data import assert_same, copy_pictures, csv_lines
 
 from opendetr.data.check import left_out_in_words
 from opendetr.data.door import find_split, load_index, split_names
@@ -234,7 +234,7 @@ def test_small_boxes_in_pixels_are_no_shares(table):
     assert index.boxes_xyxy.tolist() == [[0, 0, 1, 1], [5, 5, 20, 20]]
     index = load_index(table("train_0.png,0,0,1,0.5,a", "train_0.png,0.25,0.5,0.5,1,a"), "train")
     assert index.boxes_xyxy.tolist() == [[0, 0, 64, 24], [16, 24, 32, 48]]
-    assert any("shares of the picture's sides" in sentence for sentence in left_out_in_words(index))
+    assert any("shares of the pictures' sides" in sentence for sentence in left_out_in_words(index))
 
 
 @pytest.mark.parametrize(

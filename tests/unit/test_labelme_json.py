@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
-from written_formats import assert_same, copy_pictures, write_labelme
+from foreign_data import assert_same, copy_pictures, write_labelme
 
 from opendetr.data.door import find_split, load_index, split_names
 from opendetr.data.index import Unused

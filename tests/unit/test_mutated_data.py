@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from written_formats import copy_pictures, csv_lines, write_labelme, write_voc, write_yolo
+from foreign_data import copy_pictures, csv_lines, write_labelme, write_voc, write_yolo
 
 from opendetr.data.check import left_out_in_words
 from opendetr.data.door import load_index

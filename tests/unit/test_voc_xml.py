@@ -3,7 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from written_formats import assert_same, copy_pictures, pictures_of, voc_text, write_voc
+from foreign_data import assert_same, copy_pictures, pictures_of, voc_text, write_voc
 
 from opendetr.data.check import left_out_in_words
 from opendetr.data.door import find_split, load_index, split_names
@@ -119,7 +119,7 @@ def test_difficult_objects_are_crowds(one):
 def test_a_size_that_is_not_stated_is_read_from_the_file(one, size):
     index = load_index(one(was="<width>64<", becomes=size), "train")
     assert index.sizes.tolist() == [[64, 48]]
-    assert left_out_in_words(index) == ["1 repair: picture without a stated size: read from its file."]
+    assert index.repairs == {"picture without a stated size: read from its file": 1}
 
 
 def test_numbers_are_floats_and_corners_may_be_exchanged(one):

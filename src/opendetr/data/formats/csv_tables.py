@@ -209,6 +209,8 @@ class _Rows:
 
     def __init__(self, table: _Table) -> None:
         self.entries = SplitBuilder(table.source, table.pictures)
+        if not {"label", "attributes"} & set(table.column_of):
+            self.entries.notes.append(f"{table.source} has no column for classes: all its objects are called object.")
         self.pictures = PicturesByStem(table.pictures)
         self.position_of: dict[str, int] = {}
         self.is_relative = table.is_relative
@@ -231,7 +233,6 @@ class _Rows:
         if not any(row.get(column, "").strip("{}[]") for column in _box_columns(table.column_of)) and not label:
             return
         if not {"label", "attributes"} & set(table.column_of):
-            self.entries.repairs["object in a table without classes: called object"] += 1
             label = "object"
         try:
             crowd = raw_flag(row.get("crowd"))
@@ -274,8 +275,8 @@ class _Rows:
                 x + width <= 1 and y + height <= 1 for x, y, width, height in entries.boxes_xywh
             )
             if is_relative:
-                said = "box whose numbers are all at most 1: taken as shares of the picture's sides"
-                entries.repairs[said] += len(entries.boxes_xywh)
+                said = "no number of its boxes is above 1: they are taken as shares of the pictures' sides"
+                entries.notes.append(f"{entries.source}: {said}.")
         return split_by_names(entries, others, is_relative=is_relative, states_sizes=self.states_sizes)
 
 

@@ -26,6 +26,7 @@ from opendetr.errors import UserError, first_line
 from opendetr.labels import LabelMap
 from opendetr.locations import FilePath, file_path
 from opendetr.raw_values import whole_number
+from opendetr.wording import counted
 
 LAYOUT = "YOLO"
 EXPECTED = "a YOLO data file, with names and the folders of train and val"
@@ -245,18 +246,21 @@ def _gather(split: PicturePlaces) -> SplitBuilder:
             f"{split.class_file} names {' and '.join(split.missing)}, which does not exist; correct or remove the entry"
         )
     entries = SplitBuilder(split.places[0], [split.root])
-    for place in split.places:
-        if place.is_dir():
-            _add_folder(entries, place, split)
-        else:
-            _add_list(entries, place, split)
+    labelled = sum((_add_folder if place.is_dir() else _add_list)(entries, place, split) for place in split.places)
+    if unlabelled := len(entries.file_names) - labelled:
+        said = counted(
+            unlabelled,
+            "picture without a label file is taken as one",
+            "pictures without a label file are taken as ones",
+        )
+        entries.notes.append(f"{entries.source}: {said} without objects.")
     return entries
 
 
-def _add_folder(entries: SplitBuilder, place: FilePath, split: PicturePlaces) -> None:
+def _add_folder(entries: SplitBuilder, place: FilePath, split: PicturePlaces) -> int:
+    """The pictures of a folder, and labels in it that are of no picture; how many pictures have labels."""
     names = pictures_below(place)
-    for name in names:
-        _add_picture(entries, _relative(place / name, split.root), place / name, split)
+    labelled = sum(_add_picture(entries, _relative(place / name, split.root), place / name, split) for name in names)
     stems = {without_suffix(name)[0] for name in names}
     labels = _labels_folder(place)
     for name in sorted((name for name, _ in list_files(labels)), key=natural_order) if labels.is_dir() else []:
@@ -266,6 +270,7 @@ def _add_folder(entries: SplitBuilder, place: FilePath, split: PicturePlaces) ->
             for number, line in numbered_lines(read_text(labels / name, entries.repairs, "labels")):
                 sentence = f"{labels / name}:{number}: {shown(line)} is {Unused.NO_PICTURE}"
                 entries.leave_out("object", Unused.NO_PICTURE, sentence)
+    return labelled
 
 
 def _labels_folder(place: FilePath) -> FilePath:
@@ -277,16 +282,17 @@ def _labels_folder(place: FilePath) -> FilePath:
     return place
 
 
-def _add_list(entries: SplitBuilder, source: FilePath, split: PicturePlaces) -> None:
-    """The pictures of a text file with a path per line."""
+def _add_list(entries: SplitBuilder, source: FilePath, split: PicturePlaces) -> int:
+    """The pictures of a text file with a path per line; how many have labels."""
     folders = [source.parent, split.root]
-    finder = PictureFinder(folders)
+    finder, labelled = PictureFinder(folders), 0
     for _, line in numbered_lines(read_text(source, entries.repairs, "a path of a picture per line")):
         name = line.strip()
         found = finder.find(name)
         picture = file_path(found[0]) if found is not None else split.root / name.replace("\0", "?").lstrip("/")
         name = name if found is None else _relative(picture, split.root)
-        _add_picture(entries, name, picture, split)
+        labelled += _add_picture(entries, name, picture, split)
+    return labelled
 
 
 def _relative(path: FilePath, root: FilePath) -> str:
@@ -294,20 +300,21 @@ def _relative(path: FilePath, root: FilePath) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
 
-def _add_picture(entries: SplitBuilder, name: str, picture: FilePath, split: PicturePlaces) -> None:
+def _add_picture(entries: SplitBuilder, name: str, picture: FilePath, split: PicturePlaces) -> bool:
+    """Add a picture and its objects; whether it is there and has labels."""
     labels = next((file for file in _label_files(picture) if is_file(file)), None)
     if labels is None:
-        entries.repairs["picture without a label file: taken as one without objects"] += 1
         entries.add_picture(name)
-        return
+        return False
     try:
         text = read_text(labels, entries.repairs, "a line per object")
     except UserError as error:
         entries.leave_out("picture", Unused.UNREADABLE, str(error))
-        return
+        return False
     position = entries.add_picture(name)
     for number, line in numbered_lines(text):
         _add_line(entries, position, line, f"{labels}:{number}: {shown(line)}", split)
+    return True
 
 
 def _label_files(picture: FilePath) -> Iterator[FilePath]:
