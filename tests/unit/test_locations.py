@@ -136,4 +136,4 @@ def test_what_cannot_be_opened_is_one_sentence(coco_folder, tmp_path):
     start = content.index(b"\x89PNG")
     archive.write_bytes(content[: start + 60] + b"\0" * 40 + content[start + 100 :])
     with pytest.raises(UserError, match="cannot be read as a picture"):
-        check_pictures(load_index(archive, "train"), 60)
+        read_image(load_index(archive, "train").records[0].path)

@@ -119,7 +119,7 @@ def warnings(index: DatasetIndex, num_queries: int) -> list[str]:
 
 
 def left_out_in_words(index: DatasetIndex) -> list[str]:
-    """A sentence per reason why entries of the source are not used, and per kind of repair, and what the split shows."""
+    """A sentence per reason why entries of the source are not used, per kind of repair, and what the split shows."""
     number_of = Counter((one.kind, one.reason) for one in index.left_out)
     first = {(one.kind, one.reason): one.sentence for one in reversed(index.left_out)}
     objects = index.objects

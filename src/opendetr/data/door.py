@@ -8,6 +8,7 @@ from opendetr.data.admission import admit
 from opendetr.data.formats.coco_json import find_coco
 from opendetr.data.formats.csv_tables import find_csv
 from opendetr.data.formats.labelme_json import find_labelme
+from opendetr.data.formats.picture_lines import find_picture_lines
 from opendetr.data.formats.voc_xml import find_voc
 from opendetr.data.formats.yolo_txt import find_yolo
 from opendetr.data.index import DatasetIndex
@@ -22,12 +23,12 @@ from opendetr.progress import warn
 from opendetr.raw_values import RawId
 
 FORMATS: tuple[Callable[[FilePath, ReadOptions], Iterator[FoundSplit]], ...] = (
-    find_coco, find_yolo, find_voc, find_csv, find_labelme,
+    find_coco, find_yolo, find_voc, find_csv, find_labelme, find_picture_lines,
 )  # fmt: skip  # the first that finds a split reads all
 KNOWN = (  # an example of each, for those whose data is not recognised
-    "COCO (annotations/{split}.json + images/, annotations/instances_{split}2017.json + {split}2017/, or "
-    "{split}/_annotations.coco.json), YOLO (data.yaml, or images/ + labels/*.txt), Pascal VOC (JPEGImages/ + "
-    "Annotations/*.xml), CSV ({split}.csv with image,xmin,ymin,xmax,ymax,label), LabelMe (pictures + *.json)"
+    "COCO: annotations/{split}.json + images/, annotations/instances_{split}2017.json + {split}2017/ or "
+    "{split}/_annotations.coco.json; YOLO: data.yaml, or images/ + labels/*.txt; Pascal VOC: JPEGImages/ + "
+    "Annotations/*.xml; CSV: {split}.csv with image,xmin,ymin,xmax,ymax,label; or LabelMe: pictures + *.json"
 )
 USUAL_NAMES = {"valid": "val", "validation": "val", "training": "train", "testing": "test"}
 AS_WRITTEN = ReadOptions()

@@ -12,6 +12,8 @@ from opendetr.labels import LabelMap
 from opendetr.locations import FilePath
 from opendetr.raw_values import RawId
 
+LARGEST = 1e9  # pixels: a larger number is a fault
+
 
 @dataclass(frozen=True)
 class ReadOptions:
@@ -29,9 +31,7 @@ class RawSplit:
     file_names: Sequence[str]  # [N] as written
     folders: Sequence[FilePath]  # in which these files may be, the likeliest first
     image_ids: Sequence[RawId]  # [N]
-    sizes: (
-        np.ndarray
-    )  # [N, 2] width, height in pixels; 0 where they are not stated, nan where the format does not state any
+    sizes: np.ndarray  # [N, 2] width, height in pixels; 0 where they are not stated
     pictures: np.ndarray  # [M] positions of the objects' pictures
     labels: np.ndarray  # [M] class indices
     boxes_xywh: np.ndarray  # [M, 4] in pixels, or where `is_relative` in shares of the picture's sides
@@ -39,6 +39,7 @@ class RawSplit:
     crowds: np.ndarray  # [M] whether it is a crowd, or difficult
     ids: Sequence[RawId]  # [M]
     is_relative: bool | np.ndarray = False  # of all objects, or [M]
+    states_sizes: bool = True  # whether the format has a place for them
     left_out: list[LeftOut] = field(default_factory=list)
     repairs: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)  # what the whole split shows, a sentence each

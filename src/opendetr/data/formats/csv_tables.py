@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from opendetr.data.formats.entries import NO_SIZE, Entries, circle, numbers, shown, size_of, span, split_by_names
+from opendetr.data.formats.entries import SplitBuilder, circle, numbers, shown, size_of, span, split_by_names
 from opendetr.data.formats.folders import (
     PicturesByStem,
     is_split_name,
@@ -199,7 +199,7 @@ def _class_descriptions(folder: FilePath) -> dict[str, str]:
 def _cells(line: str, separator: str) -> list[str] | None:
     """The cells of a line; each line is read alone, so that an open quote spoils no other line."""
     try:
-        return next(csv.reader([line], delimiter=separator, skipinitialspace=True), [])
+        return next(csv.reader([line], delimiter=separator, skipinitialspace=True, strict=True), [])
     except csv.Error:
         return None
 
@@ -208,10 +208,13 @@ class _Rows:
     """The lines of a split."""
 
     def __init__(self, table: _Table) -> None:
-        self.entries = Entries(table.source, table.pictures)
+        self.entries = SplitBuilder(table.source, table.pictures)
+        if not {"label", "attributes"} & set(table.column_of):
+            self.entries.notes.append(f"{table.source} has no column for classes: all its objects are called object.")
         self.pictures = PicturesByStem(table.pictures)
         self.position_of: dict[str, int] = {}
         self.is_relative = table.is_relative
+        self.states_sizes = {"image_width", "image_height"} <= set(table.column_of)
 
     def add(self, table: _Table, cells: Sequence[str], where: str) -> None:
         """Add what a line states: an object, or a picture without any."""
@@ -230,7 +233,6 @@ class _Rows:
         if not any(row.get(column, "").strip("{}[]") for column in _box_columns(table.column_of)) and not label:
             return
         if not {"label", "attributes"} & set(table.column_of):
-            self.entries.repairs["object in a table without classes: called object"] += 1
             label = "object"
         try:
             crowd = raw_flag(row.get("crowd"))
@@ -242,9 +244,7 @@ class _Rows:
     def _picture(self, row: Mapping[str, str], table: _Table) -> int:
         name = row["image"]
         if name not in self.position_of:
-            size = NO_SIZE
-            if "image_width" in table.column_of and "image_height" in table.column_of:
-                size = size_of(row.get("image_width"), row.get("image_height"))
+            size = size_of(row.get("image_width"), row.get("image_height"))
             found = None if suffix_of(name) in picture_suffixes() else self.pictures.of_stem(name)
             self.position_of[name] = self.entries.add_picture(found or name, size)
         return self.position_of[name]
@@ -267,7 +267,7 @@ class _Rows:
         x, y, width, height = values
         return (x - width / 2, y - height / 2, width, height) if columns[0] == "cx" else values
 
-    def split(self, others: Sequence[Entries]) -> RawSplit:
+    def split(self, others: Sequence[SplitBuilder]) -> RawSplit:
         """The split; boxes are shares where no number is above 1."""
         entries, is_relative = self.entries, self.is_relative
         if is_relative is None:
@@ -275,9 +275,9 @@ class _Rows:
                 x + width <= 1 and y + height <= 1 for x, y, width, height in entries.boxes_xywh
             )
             if is_relative:
-                said = "box whose numbers are all at most 1: taken as shares of the picture's sides"
-                entries.repairs[said] += len(entries.boxes_xywh)
-        return split_by_names(entries, others, is_relative=is_relative)
+                said = "no number of its boxes is above 1: they are taken as shares of the pictures' sides"
+                entries.notes.append(f"{entries.source}: {said}.")
+        return split_by_names(entries, others, is_relative=is_relative, states_sizes=self.states_sizes)
 
 
 def _box_columns(column_of: Mapping[str, int]) -> tuple[str, ...]:

@@ -1,6 +1,5 @@
 """Pictures and objects of a split, gathered entry by entry: for formats with many small files, or a line per object."""
 
-import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -8,17 +7,16 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from opendetr.data.index import LeftOut, Unused
-from opendetr.data.raw import RawSplit
+from opendetr.data.raw import LARGEST, RawSplit
 from opendetr.errors import UserError
 from opendetr.labels import LabelMap
 from opendetr.locations import FilePath
 from opendetr.raw_values import raw_number
 
-LARGEST = 1e9  # pixels: a box with a larger number is none
-NO_SIZE = (math.nan, math.nan)  # of pictures where the format does not state sizes; a stated one that is none is 0, 0
+NO_SIZE = (0.0, 0.0)  # of a picture whose size is not stated
 
 
-class Entries:
+class SplitBuilder:
     """What a reader finds, in its order; objects have names of classes until all are known.
 
     Args:
@@ -81,20 +79,29 @@ class Entries:
             x1, x2, y1, y2 = min(x1, x2), max(x1, x2), min(y1, y2), max(y1, y2)
         return x1, y1, x2 - x1, y2 - y1
 
+    def require_some(self) -> None:
+        """UserError where there is no picture, or there are objects and none can be used."""
+        if not self.file_names:
+            first = f"; the first fault: {self.left_out[0].sentence}" if self.left_out else ""
+            raise UserError(f"{self.source} lists no picture; at least one is needed{first}")
+        of_objects = [one.sentence for one in self.left_out if one.kind == "object"]
+        if of_objects and not self.pictures:
+            raise UserError(f"{self.source}: not one object can be used: {of_objects[0]}")
+
     def split(
-        self, label_map: LabelMap, *, class_names: Sequence[str] | None = None, is_relative: bool = False
+        self,
+        label_map: LabelMap,
+        *,
+        class_names: Sequence[str] | None = None,
+        is_relative: bool = False,
+        states_sizes: bool = True,
     ) -> RawSplit:
         """The split; `class_names` are what objects call the classes of `label_map`, where these are not its names.
 
         Raises:
             UserError: there is no picture, or there are objects and none can be used.
         """
-        first = self.left_out[0].sentence if self.left_out else ""
-        if not self.file_names:
-            raise UserError(f"{self.source} lists no picture; at least one is needed{first and f' (first: {first})'}")
-        objects_left_out = [one.sentence for one in self.left_out if one.kind == "object"]
-        if objects_left_out and not self.pictures:
-            raise UserError(f"{self.source}: not one object can be used: {objects_left_out[0]}")
+        self.require_some()
         index_of = {name: index for index, name in enumerate(class_names or label_map.names)}
         return RawSplit(
             self.source, label_map, self.file_names, self.folders, range(1, len(self.file_names) + 1),
@@ -102,21 +109,24 @@ class Entries:
             np.array([index_of[name] for name in self.class_names], dtype=np.int64),
             np.array(self.boxes_xywh, dtype=np.float64).reshape(-1, 4), np.full(len(self.pictures), np.nan),
             np.array(self.crowds, dtype=bool), range(1, len(self.pictures) + 1), is_relative=is_relative,
-            left_out=self.left_out, repairs=self.repairs, notes=self.notes,
+            states_sizes=states_sizes, left_out=self.left_out, repairs=self.repairs, notes=self.notes,
         )  # fmt: skip
 
 
-def split_by_names(entries: Entries, others: Iterable[Entries], *, is_relative: bool = False) -> RawSplit:
+def split_by_names(
+    entries: SplitBuilder, others: Iterable[SplitBuilder], *, is_relative: bool = False, states_sizes: bool = True
+) -> RawSplit:
     """A split whose classes are the names in it and in the other splits of its data set, sorted; ids count from 1.
 
     Raises:
-        UserError: as of `Entries.split`, or no object names a class.
+        UserError: as of `SplitBuilder.split`, or no object names a class.
     """
     names = sorted({name for one in (entries, *others) for name in one.class_names})
     if not names:
-        first = entries.left_out[0].sentence if entries.left_out else "there is no object"
-        raise UserError(f"{entries.source} names no class, so nothing can be learned from it: {first}")
-    return entries.split(LabelMap(tuple(range(1, len(names) + 1)), tuple(names)), is_relative=is_relative)
+        entries.require_some()
+        raise UserError(f"{entries.source} has no object, and nothing else names a class; there is nothing to learn")
+    label_map = LabelMap(tuple(range(1, len(names) + 1)), tuple(names))
+    return entries.split(label_map, is_relative=is_relative, states_sizes=states_sizes)
 
 
 def numbers(texts: Iterable[object]) -> list[float] | None:
@@ -128,10 +138,10 @@ def numbers(texts: Iterable[object]) -> list[float] | None:
 
 
 def size_of(width: object, height: object) -> tuple[float, float]:
-    """A stated size; 0, 0 where it is none."""
+    """A stated size; `NO_SIZE` where it is none."""
     size = numbers([width, height])
     stated = size is not None and all(1 <= side < LARGEST for side in size)
-    return (size[0], size[1]) if size is not None and stated else (0.0, 0.0)
+    return (size[0], size[1]) if size is not None and stated else NO_SIZE
 
 
 def span(xs: Sequence[float], ys: Sequence[float]) -> tuple[float, float, float, float] | None:

@@ -3,12 +3,23 @@
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 from opendetr.data.picture_files import PictureFinder, list_files
 from opendetr.decoding import picture_suffixes
 from opendetr.errors import UserError
 from opendetr.locations import FilePath
+
+
+@dataclass(frozen=True)
+class AnnotationFiles:
+    """The files of a split, of a format with one for each picture."""
+
+    folder: FilePath  # of the files
+    pictures: Sequence[FilePath]  # where the pictures may be, the likeliest first
+    listing: FilePath | None = None  # a text file with their names; None: all in the folder
+
 
 _SPLIT = re.compile(r"(train|training|val|valid|validation|dev|test|testing|trainval|minival)[0-9]*", re.IGNORECASE)
 
@@ -83,7 +94,7 @@ def read_text(source: FilePath, repairs: Counter[str], expected: str) -> str:
         UserError: it is missing or unreadable; `expected` describes it.
     """
     content = read_bytes(source, expected)
-    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") and b"\0" in content else "utf-8-sig"
     try:
         return content.decode(encoding)
     except UnicodeDecodeError:

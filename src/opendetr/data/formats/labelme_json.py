@@ -3,13 +3,13 @@
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from opendetr.data.formats.coco_json import load_json
-from opendetr.data.formats.entries import Entries, circle, numbers, shown, size_of, span, split_by_names
+from opendetr.data.formats.entries import SplitBuilder, circle, numbers, shown, size_of, span, split_by_names
 from opendetr.data.formats.folders import (
+    AnnotationFiles,
     PicturesByStem,
     begins_with,
     folder_with,
@@ -34,14 +34,6 @@ AREAS = ("rectangle", "polygon", "circle", "mask", "rotation", "quadrilateral")
 _SHAPES = re.compile(rb'"shapes"\s*:\s*\[')
 
 
-@dataclass(frozen=True)
-class _Source:
-    """The annotation files of a split."""
-
-    folder: FilePath
-    pictures: Sequence[FilePath]  # where the pictures may be
-
-
 def find_labelme(root: FilePath, options: ReadOptions) -> Iterator[FoundSplit]:
     """The splits of a folder: JSON files beside their pictures or in `json/`, in the folder or in `SPLIT/`."""
     found = dict(_splits(root))
@@ -49,19 +41,19 @@ def find_labelme(root: FilePath, options: ReadOptions) -> Iterator[FoundSplit]:
         yield FoundSplit(name, name, split.folder, LAYOUT, partial(_read, split, list(found.values())))
 
 
-def _splits(root: FilePath) -> Iterator[tuple[str, _Source]]:
+def _splits(root: FilePath) -> Iterator[tuple[str, AnnotationFiles]]:
     folder = folder_with(root, JSON_FOLDERS, ".json", _is_labelme)
     if folder is None:
         for place in split_folders(root):
             if (folder := folder_with(place, JSON_FOLDERS, ".json", _is_labelme)) is not None:
-                yield place.name, _Source(folder, _pictures(place, folder))
+                yield place.name, AnnotationFiles(folder, _pictures(place, folder))
         return
     pictures = _pictures(root, folder)
     inside = split_folders(folder) if folder != root else []
     for place in inside:
-        yield place.name, _Source(place, [place, *(one / place.name for one in pictures), *pictures])
+        yield place.name, AnnotationFiles(place, [place, *(one / place.name for one in pictures), *pictures])
     if not inside:
-        yield "train", _Source(folder, pictures)
+        yield "train", AnnotationFiles(folder, pictures)
 
 
 def _is_labelme(source: FilePath) -> bool:
@@ -73,13 +65,13 @@ def _pictures(base: FilePath, annotations: FilePath) -> list[FilePath]:
     return list(dict.fromkeys([annotations, *picture_folders(base, *PICTURE_FOLDERS)]))
 
 
-def _read(split: _Source, all_splits: Sequence[_Source]) -> RawSplit:
+def _read(split: AnnotationFiles, all_splits: Sequence[AnnotationFiles]) -> RawSplit:
     """What the annotations of a split state; UserError: it has no picture, or no object can be used."""
     return split_by_names(_gather(split), [_gather(other) for other in all_splits if other is not split])
 
 
-def _gather(split: _Source) -> Entries:
-    entries = Entries(split.folder, split.pictures)
+def _gather(split: AnnotationFiles) -> SplitBuilder:
+    entries = SplitBuilder(split.folder, split.pictures)
     pictures = PicturesByStem(split.pictures)
     names = [name for name, _ in list_files(split.folder) if suffix_of(name) == ".json"]
     for name in sorted(names, key=natural_order):
@@ -109,7 +101,7 @@ def _picture_name(content: Mapping[str, Any], stem: str, pictures: PicturesBySte
     return found or stated or stem
 
 
-def _add_shape(entries: Entries, picture: int, shape: object, where: str) -> None:
+def _add_shape(entries: SplitBuilder, picture: int, shape: object, where: str) -> None:
     if not isinstance(shape, dict):
         entries.leave_out("object", Unused.UNREADABLE, f"{where}: {shown(shape)} is no JSON object")
         return

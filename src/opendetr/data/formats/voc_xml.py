@@ -2,11 +2,11 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 
-from opendetr.data.formats.entries import NO_SIZE, Entries, numbers, size_of, split_by_names
+from opendetr.data.formats.entries import NO_SIZE, SplitBuilder, numbers, size_of, split_by_names
 from opendetr.data.formats.folders import (
+    AnnotationFiles,
     PicturesByStem,
     begins_with,
     folder_with,
@@ -37,15 +37,6 @@ _BEGINNING = re.compile(rb"<annotation[\s>]")
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
-@dataclass(frozen=True)
-class _Source:
-    """The annotation files of a split."""
-
-    folder: FilePath  # of the files
-    pictures: Sequence[FilePath]  # where the pictures may be
-    listing: FilePath | None = None  # a text file with the names of the annotations; None: all in the folder
-
-
 def find_voc(root: FilePath, options: ReadOptions) -> Iterator[FoundSplit]:
     """The splits of a folder.
 
@@ -62,12 +53,12 @@ def find_voc(root: FilePath, options: ReadOptions) -> Iterator[FoundSplit]:
             yield FoundSplit(name, name, source, LAYOUT, read)
 
 
-def _splits(base: FilePath) -> Iterator[tuple[str, _Source]]:
+def _splits(base: FilePath) -> Iterator[tuple[str, AnnotationFiles]]:
     folder = folder_with(base, XML_FOLDERS, ".xml", _is_voc)
     if folder is None:
         for place in split_folders(base):
             if (folder := folder_with(place, XML_FOLDERS, ".xml", _is_voc)) is not None:
-                yield place.name, _Source(folder, _pictures(place, folder))
+                yield place.name, AnnotationFiles(folder, _pictures(place, folder))
         return
     pictures = _pictures(base, folder)
     lists = sorted((base / "ImageSets" / "Main").glob("*.txt"))
@@ -75,14 +66,14 @@ def _splits(base: FilePath) -> Iterator[tuple[str, _Source]]:
     for listing in lists:
         yield (
             ("train" if len(lists) == 1 and listing.stem == "default" else listing.stem),
-            _Source(folder, pictures, listing),
+            AnnotationFiles(folder, pictures, listing),
         )
     if lists:
         return
     for place in (inside := split_folders(folder)):
-        yield place.name, _Source(place, [*(one / place.name for one in pictures), *pictures])
+        yield place.name, AnnotationFiles(place, [*(one / place.name for one in pictures), *pictures])
     if not inside:
-        yield "train", _Source(folder, pictures)
+        yield "train", AnnotationFiles(folder, pictures)
 
 
 def _is_voc(source: FilePath) -> bool:
@@ -95,7 +86,7 @@ def _pictures(base: FilePath, annotations: FilePath) -> list[FilePath]:
     return list(dict.fromkeys([*usual, annotations, last]))
 
 
-def _read(split: _Source, all_splits: Sequence[_Source], origin: int) -> RawSplit:
+def _read(split: AnnotationFiles, all_splits: Sequence[AnnotationFiles], origin: int) -> RawSplit:
     """What the annotations of a split state.
 
     Raises:
@@ -112,8 +103,8 @@ def _read(split: _Source, all_splits: Sequence[_Source], origin: int) -> RawSpli
     return split_by_names(entries, others)
 
 
-def _gather(split: _Source, origin: int) -> Entries:
-    entries = Entries(split.listing or split.folder, split.pictures)
+def _gather(split: AnnotationFiles, origin: int) -> SplitBuilder:
+    entries = SplitBuilder(split.listing or split.folder, split.pictures)
     pictures = PicturesByStem(split.pictures)
     boxes = _Boxes(entries, origin)
     for stem, source in _files(split, entries):
@@ -132,7 +123,7 @@ def _gather(split: _Source, origin: int) -> Entries:
     return entries
 
 
-def _files(split: _Source, entries: Entries) -> Iterator[tuple[str, FilePath]]:
+def _files(split: AnnotationFiles, entries: SplitBuilder) -> Iterator[tuple[str, FilePath]]:
     """The stem, relative to its folder, and the file of every annotation of a split."""
     if split.listing is None:
         names = [name for name, _ in list_files(split.folder) if suffix_of(name) == ".xml"]
@@ -173,7 +164,7 @@ def _size(root: Node) -> tuple[float, float]:
 class _Boxes:
     """The objects of a split, and what their boxes say about the number of the first pixel."""
 
-    def __init__(self, entries: Entries, origin: int) -> None:
+    def __init__(self, entries: SplitBuilder, origin: int) -> None:
         self.entries, self.origin = entries, origin
         self.from_0 = self.from_1 = self.beyond = self.at_end = 0
 
@@ -206,11 +197,11 @@ class _Boxes:
         if self.origin == 0 and not self.from_0 and (self.beyond or (self.from_1 and self.at_end)):
             notes.append(
                 f"{source}: {counted(self.from_1, 'box begins', 'boxes begin')} at 1 and none at 0, and "
-                f"{counted(self.beyond + self.at_end, 'ends', 'end')} at the last pixel or beyond: the first pixel seems "
-                f"to count as 1. Coordinates are taken as they are written; --voc-origin 1 subtracts 1."
+                f"{counted(self.beyond + self.at_end, 'ends', 'end')} at the last pixel or beyond: the first pixel "
+                f"seems to count as 1. Coordinates are taken as they are written; --voc-origin 1 subtracts 1."
             )
         elif self.origin == 1 and self.from_0:
             notes.append(
-                f"{source}: {counted(self.from_0, 'box begins', 'boxes begin')} at 0, so the first pixel counts as 0 and "
-                f"--voc-origin 1 moves all boxes by a pixel; leave it out."
+                f"{source}: {counted(self.from_0, 'box begins', 'boxes begin')} at 0, so the first pixel counts as 0 "
+                f"and --voc-origin 1 moves all boxes by a pixel; leave it out."
             )

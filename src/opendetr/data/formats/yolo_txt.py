@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from opendetr.data.formats.entries import Entries, numbers, shown, span
+from opendetr.data.formats.entries import SplitBuilder, numbers, shown, span
 from opendetr.data.formats.folders import (
     is_file,
     natural_order,
@@ -26,6 +26,7 @@ from opendetr.errors import UserError, first_line
 from opendetr.labels import LabelMap
 from opendetr.locations import FilePath, file_path
 from opendetr.raw_values import whole_number
+from opendetr.wording import counted
 
 LAYOUT = "YOLO"
 EXPECTED = "a YOLO data file, with names and the folders of train and val"
@@ -35,7 +36,7 @@ SPLIT_KEYS = ("train", "val", "valid", "validation", "test")
 
 
 @dataclass(frozen=True)
-class _Source:
+class PicturePlaces:
     """Where the pictures of a split are: in folders, or listed in text files."""
 
     places: Sequence[FilePath]
@@ -65,7 +66,7 @@ def find_yolo(root: FilePath, options: ReadOptions) -> Iterator[FoundSplit]:
         yield FoundSplit(name, name, place, LAYOUT, partial(_read, split, list(folders.values())))
 
 
-def _described(root: FilePath) -> tuple[FilePath, dict[str, _Source]] | None:
+def _described(root: FilePath) -> tuple[FilePath, dict[str, PicturePlaces]] | None:
     """The first data file of a folder, and the splits that it names."""
     for pattern in DATA_FILES:
         for source in sorted(root.glob(pattern)):
@@ -109,20 +110,22 @@ def _is_there(content: Mapping[str, Any], key: str, source: FilePath) -> bool:
     return key != "test" or bool(_of_data_file(content, key, source, names=False).places)
 
 
-def _of_data_file(content: Mapping[str, Any], key: str, source: FilePath, *, names: bool = True) -> _Source:
+def _of_data_file(content: Mapping[str, Any], key: str, source: FilePath, *, names: bool = True) -> PicturePlaces:
     root, given = source.parent, content[key]
     base = content.get("path")
     bases = [root] if not isinstance(base, str) or not base else [*_there(root, base), root]
     places: list[FilePath] = []
     missing = []
     for text in given if isinstance(given, list) else [given]:
-        found = next((place for one in bases for place in _there(one, str(text))), None)
+        if not isinstance(text, str):
+            raise UserError(f"{source}: {key} must be a folder, a text file, or a list of them; change it")
+        found = next((place for one in bases for place in _there(one, text)), None)
         if found is None:
-            missing.append(shown(str(text)))
+            missing.append(shown(text))
         else:
             places.append(found)
     label_map = _label_map(content, source) if names else None
-    return _Source(places, root, label_map, source, "kpt_shape" in content, missing)
+    return PicturePlaces(places, root, label_map, source, "kpt_shape" in content, missing)
 
 
 def _there(base: FilePath, text: str) -> list[FilePath]:
@@ -153,11 +156,13 @@ def _label_map(content: Mapping[str, Any], source: FilePath) -> LabelMap | None:
         if found is not None:
             return _names_of_file(found)
         names = [part.strip(" '\"") for part in names.strip("[]").split(",")]
-    if isinstance(names, list) and names:
-        return LabelMap.from_categories([{"id": at, "name": name} for at, name in enumerate(names)], str(source))
-    if isinstance(names, dict) and names:
-        return LabelMap.from_categories([{"id": at, "name": name} for at, name in names.items()], str(source))
-    return None
+    pairs = (
+        list(enumerate(names)) if isinstance(names, list) else list(names.items()) if isinstance(names, dict) else []
+    )
+    for at, name in pairs:
+        if not isinstance(name, str) or not isinstance(at, int | str):  # not shown: aliases may make it endless
+            raise UserError(f"{source}: names must be a list of texts, or numbers with a text each; change it")
+    return LabelMap.from_categories([{"id": at, "name": name} for at, name in pairs], str(source)) if pairs else None
 
 
 def _names_of_file(source: FilePath) -> LabelMap | None:
@@ -165,7 +170,7 @@ def _names_of_file(source: FilePath) -> LabelMap | None:
     return LabelMap(tuple(range(len(names))), tuple(names)) if names else None
 
 
-def _folders(root: FilePath) -> Iterator[tuple[str, _Source]]:
+def _folders(root: FilePath) -> Iterator[tuple[str, PicturePlaces]]:
     """Splits without a data file."""
     images = root / "images"
     if images.is_dir() and (root / "labels").is_dir():
@@ -190,13 +195,13 @@ def _folders(root: FilePath) -> Iterator[tuple[str, _Source]]:
             return
 
 
-def _of_folder(place: FilePath, root: FilePath) -> _Source:
+def _of_folder(place: FilePath, root: FilePath) -> PicturePlaces:
     near = [place, place.parent, place.parent / "labels", root, root / "labels"]
     for folder in near:
         for name in NAME_FILES:
             if (folder / name).is_file() and (label_map := _names_of_file(folder / name)) is not None:
-                return _Source([place], root, label_map, folder / name)
-    return _Source([place], root, None)
+                return PicturePlaces([place], root, label_map, folder / name)
+    return PicturePlaces([place], root, None)
 
 
 def _has_labels_beside(folder: FilePath) -> bool:
@@ -217,7 +222,7 @@ def _is_label_file(source: FilePath) -> bool:
     return any(len(line.split()) >= 5 and numbers(line.split()[:5]) is not None for line in lines)
 
 
-def _read(split: _Source, all_splits: Sequence[_Source]) -> RawSplit:
+def _read(split: PicturePlaces, all_splits: Sequence[PicturePlaces]) -> RawSplit:
     """What the label files of a split state.
 
     Raises:
@@ -231,27 +236,32 @@ def _read(split: _Source, all_splits: Sequence[_Source]) -> RawSplit:
             found |= set(_gather(other).class_names) if other is not split and other.places else set()
         ids = sorted(map(int, found)) or [0]
         label_map = LabelMap(tuple(ids), tuple(map(str, ids)))
-    return entries.split(label_map, class_names=[str(one) for one in label_map.category_ids], is_relative=True)
+    return entries.split(
+        label_map, class_names=[str(one) for one in label_map.category_ids], is_relative=True, states_sizes=False
+    )
 
 
-def _gather(split: _Source) -> Entries:
+def _gather(split: PicturePlaces) -> SplitBuilder:
     if split.missing:
         raise UserError(
             f"{split.class_file} names {' and '.join(split.missing)}, which does not exist; correct or remove the entry"
         )
-    entries = Entries(split.places[0], [split.root])
-    for place in split.places:
-        if place.is_dir():
-            _add_folder(entries, place, split)
-        else:
-            _add_list(entries, place, split)
+    entries = SplitBuilder(split.places[0], [split.root])
+    labelled = sum((_add_folder if place.is_dir() else _add_list)(entries, place, split) for place in split.places)
+    if unlabelled := len(entries.file_names) - labelled:
+        said = counted(
+            unlabelled,
+            "picture without a label file is taken as one",
+            "pictures without a label file are taken as ones",
+        )
+        entries.notes.append(f"{entries.source}: {said} without objects.")
     return entries
 
 
-def _add_folder(entries: Entries, place: FilePath, split: _Source) -> None:
+def _add_folder(entries: SplitBuilder, place: FilePath, split: PicturePlaces) -> int:
+    """The pictures of a folder, and labels in it that are of no picture; how many pictures have labels."""
     names = pictures_below(place)
-    for name in names:
-        _add_picture(entries, _relative(place / name, split.root), place / name, split)
+    labelled = sum(_add_picture(entries, _relative(place / name, split.root), place / name, split) for name in names)
     stems = {without_suffix(name)[0] for name in names}
     labels = _labels_folder(place)
     for name in sorted((name for name, _ in list_files(labels)), key=natural_order) if labels.is_dir() else []:
@@ -261,6 +271,7 @@ def _add_folder(entries: Entries, place: FilePath, split: _Source) -> None:
             for number, line in numbered_lines(read_text(labels / name, entries.repairs, "labels")):
                 sentence = f"{labels / name}:{number}: {shown(line)} is {Unused.NO_PICTURE}"
                 entries.leave_out("object", Unused.NO_PICTURE, sentence)
+    return labelled
 
 
 def _labels_folder(place: FilePath) -> FilePath:
@@ -272,16 +283,17 @@ def _labels_folder(place: FilePath) -> FilePath:
     return place
 
 
-def _add_list(entries: Entries, source: FilePath, split: _Source) -> None:
-    """The pictures of a text file with a path per line."""
+def _add_list(entries: SplitBuilder, source: FilePath, split: PicturePlaces) -> int:
+    """The pictures of a text file with a path per line; how many have labels."""
     folders = [source.parent, split.root]
-    finder = PictureFinder(folders)
+    finder, labelled = PictureFinder(folders), 0
     for _, line in numbered_lines(read_text(source, entries.repairs, "a path of a picture per line")):
         name = line.strip()
         found = finder.find(name)
         picture = file_path(found[0]) if found is not None else split.root / name.replace("\0", "?").lstrip("/")
         name = name if found is None else _relative(picture, split.root)
-        _add_picture(entries, name, picture, split)
+        labelled += _add_picture(entries, name, picture, split)
+    return labelled
 
 
 def _relative(path: FilePath, root: FilePath) -> str:
@@ -289,20 +301,21 @@ def _relative(path: FilePath, root: FilePath) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
 
-def _add_picture(entries: Entries, name: str, picture: FilePath, split: _Source) -> None:
+def _add_picture(entries: SplitBuilder, name: str, picture: FilePath, split: PicturePlaces) -> bool:
+    """Add a picture and its objects; whether it is there and has labels."""
     labels = next((file for file in _label_files(picture) if is_file(file)), None)
     if labels is None:
-        entries.repairs["picture without a label file: taken as one without objects"] += 1
         entries.add_picture(name)
-        return
+        return False
     try:
         text = read_text(labels, entries.repairs, "a line per object")
     except UserError as error:
         entries.leave_out("picture", Unused.UNREADABLE, str(error))
-        return
+        return False
     position = entries.add_picture(name)
     for number, line in numbered_lines(text):
         _add_line(entries, position, line, f"{labels}:{number}: {shown(line)}", split)
+    return True
 
 
 def _label_files(picture: FilePath) -> Iterator[FilePath]:
@@ -316,7 +329,7 @@ def _label_files(picture: FilePath) -> Iterator[FilePath]:
     yield picture.parent / (without_suffix(picture.name)[0] + ".txt")
 
 
-def _add_line(entries: Entries, position: int, line: str, where: str, split: _Source) -> None:
+def _add_line(entries: SplitBuilder, position: int, line: str, where: str, split: PicturePlaces) -> None:
     """An object: a box, which further columns may follow (a confidence, the number of a track), or a polygon."""
     columns = line.split()
     try:
