@@ -65,25 +65,29 @@ class PicturesByStem:
     """
 
     def __init__(self, folders: Sequence[FilePath]) -> None:
-        self.folders = folders
         self.finder = PictureFinder(folders)
+        self._names = [_NamesByStem(folder) for folder in folders]
 
     def of_stem(self, stem: str, wanted: str = "") -> str | None:
         """The name, relative to its folder, of the picture with this stem; `wanted` decides among several."""
-        for names in self._by_stem:
-            if found := names.get(stem):
+        for names in self._names:
+            if found := names.of_stem.get(stem):
                 return wanted if wanted in found else found[0]
         return None
 
+
+class _NamesByStem:
+    """The pictures below a folder, listed when they are needed."""
+
+    def __init__(self, folder: FilePath) -> None:
+        self.folder = folder
+
     @cached_property
-    def _by_stem(self) -> list[dict[str, list[str]]]:
-        """Of each folder: name without suffix -> names."""
-        found: list[dict[str, list[str]]] = []
-        for folder in self.folders:
-            names: dict[str, list[str]] = {}
-            for name in pictures_below(folder) if folder.is_dir() else []:
-                names.setdefault(without_suffix(name)[0], []).append(name)
-            found.append(names)
+    def of_stem(self) -> dict[str, list[str]]:
+        """Name without suffix -> names."""
+        found: dict[str, list[str]] = {}
+        for name in pictures_below(self.folder) if self.folder.is_dir() else []:
+            found.setdefault(without_suffix(name)[0], []).append(name)
         return found
 
 
