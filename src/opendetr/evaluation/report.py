@@ -65,8 +65,8 @@ def print_classes(index: DatasetIndex) -> None:
     )
 
 
-def print_findings(found: Sequence[tuple[bool, str]], data: str) -> None:
-    """The doctor's findings: notes, then problems, then the verdict on the data set in the folder `data`."""
+def print_findings(found: Sequence[tuple[bool, str]], data_options: Sequence[str]) -> None:
+    """The doctor's findings: notes, then problems, then the verdict on the data that the options of a command name."""
     table = Table.grid(padding=(0, 2, 0, 0))
     for is_problem, sentence in sorted(found, key=lambda finding: finding[0]):
         table.add_row("PROBLEM" if is_problem else "note", f"{sentence}.", style="red" if is_problem else None)
@@ -76,7 +76,7 @@ def print_findings(found: Sequence[tuple[bool, str]], data: str) -> None:
         console.print(f"Verdict: {must} before training.", style="bold red")
         return
     console.print("Verdict: no problem was found. Next:", style="bold")
-    print_command("opendetr", "train", "--data", data, "--minutes", 30)
+    print_command("opendetr", "train", *data_options, "--minutes", 30)
 
 
 def print_info(facts: dict[str, Any]) -> None:

@@ -57,7 +57,7 @@ def diagnose(config: RunConfig, source: DataSource, index: DatasetIndex, seconds
             found.append(Finding(True, f"eight pictures could not be overfitted: {error}"))
         else:
             found += verdict(result, index)
-    print_findings([(finding.is_problem, finding.sentence) for finding in found], str(source))
+    print_findings([(finding.is_problem, finding.sentence) for finding in found], source.as_options())
     return sorted(found, key=lambda finding: not finding.is_problem)
 
 
