@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Iterable
 from typing import Any
 
 RawId = int | str  # of a picture, a category or an annotation, as a data set has it
@@ -26,6 +27,11 @@ def raw_id(value: Any) -> RawId:
     elif isinstance(value, float) and value.is_integer():
         return int(value)
     raise ValueError(f"{value!r} is no id")
+
+
+def next_free(taken: Iterable[RawId]) -> int:
+    """The number after the largest id; 1 where there is none."""
+    return max((one for one in taken if isinstance(one, int)), default=0) + 1
 
 
 def whole_number(value: Any) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 
 from opendetr.data.index import OF_OBJECTS, DatasetIndex, LeftOut, Objects, Texts, Unused, id_array
 from opendetr.labels import LabelMap
-from opendetr.raw_values import RawId
+from opendetr.raw_values import RawId, next_free
 
 
 def joined(parts: Sequence[DatasetIndex], new_names: Sequence[Sequence[str]]) -> DatasetIndex:
@@ -59,12 +59,8 @@ def _joined_labels(parts: Sequence[DatasetIndex], new_names: Sequence[Sequence[s
         for category_id, _, name in sorted(of_part, key=lambda one: one[1] != one[2]):
             if category_id is not None and name not in id_of:
                 taken = set(id_of.values())
-                id_of[name] = _next_number(taken) if category_id in taken else category_id
+                id_of[name] = next_free(taken) if category_id in taken else category_id
     return LabelMap.from_categories([{"id": one, "name": name} for name, one in id_of.items()], str(parts[0].source))
-
-
-def _next_number(taken: set[RawId]) -> int:
-    return max((one for one in taken if isinstance(one, int)), default=0) + 1
 
 
 def _without_repeated_files(parts: Sequence[DatasetIndex]) -> list[DatasetIndex]:
@@ -94,7 +90,7 @@ def _without_repeated_files(parts: Sequence[DatasetIndex]) -> list[DatasetIndex]
 def _distinct(several: Sequence[np.ndarray], repairs: Counter[str], kind: str) -> np.ndarray:
     """Ids of all parts; one that an earlier part has becomes the next free number."""
     seen: set[RawId] = set()
-    free = max((one for ids in several for one in ids.tolist() if isinstance(one, int)), default=0) + 1
+    free = next_free(one for ids in several for one in ids.tolist())
     found: list[RawId] = []
     for ids in several:
         own: list[RawId] = ids.tolist()

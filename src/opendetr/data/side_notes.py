@@ -18,7 +18,7 @@ from opendetr.errors import UserError, first_line
 from opendetr.files import write_text
 from opendetr.labels import LabelMap
 from opendetr.locations import FilePath
-from opendetr.raw_values import RawId
+from opendetr.raw_values import RawId, next_free
 
 NOTES = "opendetr.json"
 VERSION = 1
@@ -154,17 +154,13 @@ def _classes(found: LabelMap, noted: Sequence[dict[str, Any]]) -> tuple[LabelMap
         as_number = category_id in id_of and isinstance(category_id, int)
         known: RawId | None = id_of.get(category_id if as_number and category_id is not None else name)
         if known is None:
-            known = category_id if category_id is not None and category_id not in names else _next_free(names)
+            known = category_id if category_id is not None and category_id not in names else next_free(names)
             names[known] = name
         elif as_number:
             names[known] = name
         ids.append(known)
     label_map = LabelMap.from_categories([{"id": one, "name": name} for one, name in names.items()], NOTES)
     return label_map, np.array([label_map.index_of[one] for one in ids], dtype=np.int64)
-
-
-def _next_free(taken: Iterable[RawId]) -> int:
-    return max((one for one in taken if isinstance(one, int)), default=0) + 1
 
 
 def _merge(raw: RawSplit, notes: _Notes) -> RawSplit:
@@ -213,7 +209,7 @@ def _merge(raw: RawSplit, notes: _Notes) -> RawSplit:
 
 def _with_free_ids(ids: Sequence[RawId | None], taken: Sequence[RawId]) -> list[RawId]:
     """Ids, with free numbers for those that are None."""
-    free = _next_free(taken)
+    free = next_free(taken)
     found: list[RawId] = []
     for one in ids:
         found.append(free if one is None else one)
