@@ -24,6 +24,7 @@ _HOME = {
     "benchmark": "api",
     "build_model": "model.build",
     "convert": "api",
+    "convert_data": "api",
     "demo": "api",
     "doctor": "api",
     "explain": "api",
@@ -47,6 +48,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; tests/contracts hold it
     from opendetr.api import ablate as ablate
     from opendetr.api import benchmark as benchmark
     from opendetr.api import convert as convert
+    from opendetr.api import convert_data as convert_data
     from opendetr.api import demo as demo
     from opendetr.api import doctor as doctor
     from opendetr.api import explain as explain

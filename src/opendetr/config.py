@@ -99,6 +99,9 @@ class DataConfig:
     """Pictures and their transforms (section A.4). Sizes are pixels of the shorter side."""
 
     root: Annotated[str, "the data set's folder"] = ""
+    more_roots: Annotated[tuple[str, ...], "folders of further sets, joined by class name"] = ()
+    classes: Annotated[tuple[str, ...], "the classes that are kept; [] keeps all"] = ()
+    renamed: Annotated[tuple[str, ...], "classes with other names, each as old=new"] = ()
     train_split: Annotated[str, "the split to train on"] = "train"
     val_split: Annotated[str, "the split that chooses the best weights"] = "val"
     strict: Annotated[bool, "stop at a picture that cannot be used, instead of leaving it out"] = False
@@ -308,23 +311,27 @@ class RunConfig:
         return self.with_values(values, "--set")
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
-        """Nested plain values, the inverse of `from_dict`."""
-        return dataclasses.asdict(self)
+        """Nested plain values, the inverse of `from_dict`; without what few runs need and this one does not."""
+        sections = dataclasses.asdict(self)
+        for name in FEW_NEED:
+            if not sections["data"][name]:
+                del sections["data"][name]
+        return sections
 
     def to_toml(self, *, comments: bool = True) -> str:
         """The whole config as TOML, each key with its meaning."""
         lines = []
-        for section in _SECTIONS:
-            part = getattr(self, section)
-            hints = typing.get_type_hints(type(part), include_extras=True)
+        for section, values in self.to_dict().items():
+            hints = typing.get_type_hints(type(getattr(self, section)), include_extras=True)
             lines.append(f"[{section}]")
-            for item in fields(part):
-                line = f"{item.name} = {_to_toml(getattr(part, item.name))}"
-                lines.append(f"{line}  # {hints[item.name].__metadata__[0]}" if comments else line)
+            for name, value in values.items():
+                line = f"{name} = {_to_toml(value)}"
+                lines.append(f"{line}  # {hints[name].__metadata__[0]}" if comments else line)
             lines.append("")
         return "\n".join(lines)
 
 
+FEW_NEED = ("more_roots", "classes", "renamed")  # keys of `data`
 PARTS = ("backbone", "input_proj", "encoder", "decoder", "heads")  # of a model, that can be frozen
 
 _SECTIONS = tuple(item.name for item in fields(RunConfig))

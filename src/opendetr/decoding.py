@@ -14,6 +14,7 @@ from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 from torch.utils.data import get_worker_info
 
 from opendetr.errors import UserError, first_line
+from opendetr.locations import FilePath, for_pillow
 from opendetr.pixels import is_scaled
 from opendetr.progress import warn
 from opendetr.wording import counted
@@ -40,7 +41,7 @@ def _kinds() -> set[str]:
     return {*Image.OPEN, "MPO"} - NO_PICTURES  # MPO is opened as JPEG
 
 
-def decoded(source: str | Path | io.BytesIO, name: str, use: Callable[[Image.Image], T]) -> T:
+def decoded(source: str | FilePath | io.BytesIO, name: str, use: Callable[[Image.Image], T]) -> T:
     """What `use` returns of a picture file, which is open and not loaded yet.
 
     A JPEG that is cut short is completed. Files of which only a part is used, and those that are scaled, are said.
@@ -50,6 +51,8 @@ def decoded(source: str | Path | io.BytesIO, name: str, use: Callable[[Image.Ima
     """
     with decoder_errors_said(name):
         try:
+            if not isinstance(source, io.BytesIO):
+                source = for_pillow(source)
             with Image.open(source) as image:
                 _forget_odd_xmp(image)
                 _say_what_is_used(image, name)
@@ -90,7 +93,7 @@ def decoder_errors_said(name: str) -> Iterator[None]:
         raise UserError(f"{name} cannot be read as a picture ({reason}); replace or remove the file") from None
 
 
-def _second_attempt(source: str | Path | io.BytesIO, name: str, error: OSError) -> io.BytesIO | None:
+def _second_attempt(source: str | FilePath | io.BytesIO, name: str, error: OSError) -> io.BytesIO | None:
     """The content of a file that Pillow could not read, where it can be read after all; None where it cannot be.
 
     Raises:

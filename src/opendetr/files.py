@@ -169,7 +169,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
         yield new
         mode = new.stat().st_mode & 0o666  # as the umask left it
         for path in new.rglob("*"):
-            if path.is_file():
+            if path.is_file() and not path.is_symlink():  # what a link leads to is not ours to change
                 path.chmod(mode)
         if folder.exists():
             shutil.rmtree(old, ignore_errors=True)

@@ -4,7 +4,6 @@ import io
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -13,6 +12,7 @@ from PIL import Image
 
 from opendetr.decoding import decoded, decoder_errors_said
 from opendetr.errors import UserError
+from opendetr.locations import FilePath
 from opendetr.pixels import WHITE_LEVELS, largest_of_16_bits, orientation_of, to_rgb, white_level_of
 
 
@@ -24,7 +24,7 @@ class OpenFile(Protocol):
         """Everything from where it stands."""
 
 
-Picture = str | Path | Image.Image | np.ndarray | torch.Tensor | bytes | OpenFile
+Picture = str | FilePath | Image.Image | np.ndarray | torch.Tensor | bytes | OpenFile
 EIGHT_BITS = frozenset({".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".webp"})  # suffixes of files that have no more
 QUARTER_TURNS = frozenset({5, 6, 7, 8})  # the orientations that exchange width and height
 OUTSIDE = 0.5 / 255  # how far a float tensor may leave 0..1: what rounds to 0 or 255
@@ -58,7 +58,7 @@ def read_image(
         return decode_image(source, f"what was given ({len(source)} bytes)", white_level)
     if isinstance(source, OpenFile):
         return decode_image(*read_open_file(source), white_level)
-    if not isinstance(source, str | Path):
+    if not isinstance(source, str | FilePath):
         raise UserError(
             f"{type(source).__name__} is no picture; expected a path, a PIL image, an array, a tensor, bytes or a file "
             f"open in binary mode"
@@ -87,7 +87,7 @@ def read_open_file(file: OpenFile) -> tuple[bytes, str]:
     return content, name
 
 
-def image_size(path: Path) -> tuple[int, int]:
+def image_size(path: FilePath) -> tuple[int, int]:
     """Width and height of a picture file as `read_image` returns it, of which only the beginning is read.
 
     Raises:
@@ -126,7 +126,7 @@ def pixels_unlimited() -> Iterator[None]:
 _unlimited = threading.Lock()
 
 
-def check_image(path: Path) -> tuple[int, int]:
+def check_image(path: FilePath) -> tuple[int, int]:
     """Width and height of a picture file as `read_image` returns it; UserError if that could not read it.
 
     A JPEG is decoded at an eighth of its size, which finds a cut or damaged file in a fraction of the time.
@@ -143,12 +143,12 @@ def check_image(path: Path) -> tuple[int, int]:
     return decoded(path, str(path), upright_size)
 
 
-def exif_orientation(path: Path) -> int:
+def exif_orientation(path: FilePath) -> int:
     """The orientation of a picture file by its EXIF, 1 to 8: 1 is upright, from 5 on width and height are exchanged."""
     return decoded(path, str(path), orientation_of)
 
 
-def find_white_level(paths: Iterable[Path]) -> int | None:
+def find_white_level(paths: Iterable[FilePath]) -> int | None:
     """The white level of a data set: the one that fits all its 16-bit pictures; None where it has none.
 
     Files that cannot be read are passed over. Only 16-bit pictures are decoded, up to the first that decides.

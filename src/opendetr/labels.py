@@ -1,7 +1,7 @@
 """LabelMap: raw category id <-> class index 0..C-1 <-> name. No other code converts between the three."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -43,7 +43,7 @@ class LabelMap:
             raise ValueError("a LabelMap needs at least one category, one name per index, and no category id twice")
 
     @classmethod
-    def from_categories(cls, categories: Iterable[Mapping[str, Any]], source: str) -> "LabelMap":
+    def from_categories(cls, categories: Iterable[Any], source: str) -> "LabelMap":
         """A class per category (`id` and `name`, as the file `source` lists it), used or not, in the order of the ids.
 
         Ids that are texts come after those that are numbers.
@@ -121,12 +121,12 @@ class LabelMap:
             if index is None:
                 raise UserError(
                     f"{source}: category {category_id} '{name}' is not among the categories that the model is trained "
-                    f"on ({self.describe()}); list it in the model's training data or remove it here"
+                    f"on ({self.describe()}); list it in the model's training data, or leave it out here by --classes"
                 )
             if self.names[index] != name:
                 raise UserError(
                     f"{source}: category {category_id} is called '{name}' here and '{self.names[index]}' in the data "
-                    f"that the model is trained on; give both the same ids and names"
+                    f"that the model is trained on; give both the same ids and names, by --rename or in the files"
                 )
 
     def describe(self, limit: int = 12) -> str:

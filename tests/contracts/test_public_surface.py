@@ -41,16 +41,22 @@ from opendetr.training.doctor import Finding
 
 PUBLIC_NAMES = {
     "Batch", "DETR", "Detections", "Detector", "DetrOutput", "LabelMap", "Matches", "RunConfig", "Target", "Targets",
-    "UserError", "__version__", "ablate", "benchmark", "build_model", "convert", "demo", "doctor", "explain",
+    "UserError", "__version__", "ablate", "benchmark", "build_model", "convert", "convert_data",
+    "demo", "doctor", "explain",
     "export", "info", "load_model", "load_recipe", "match", "predict", "prepare", "set_loss", "track", "train", "val",
     "write_digits",
 }  # fmt: skip
 
 COMMANDS = {
     "demo": {"--output", "--compare", "--threads"},
-    "doctor": {"--data", "--train-split", "--recipe", "--image-size", "--seconds", "--device", "--threads"},
+    "doctor": {
+        "--data", "--classes", "--rename",
+        "--train-split", "--recipe", "--image-size", "--seconds", "--device",
+        "--threads",
+    },
     "train": {
-        "--data", "--recipe", "--preset", "--train-split", "--val-split", "--output", "--resume", "--epochs",
+        "--data", "--classes", "--rename",
+        "--recipe", "--preset", "--train-split", "--val-split", "--output", "--resume", "--epochs",
         "--minutes",
         "--seed", "--batch-size", "--image-size", "--backbone", "--backbone-weights", "--workers", "--cache",
         "--strict",
@@ -59,7 +65,8 @@ COMMANDS = {
     },
     "convert": {"--to", "--push", "--private", "--licence", "--dc5"},
     "val": {
-        "--data", "--strict", "--split", "--detections", "--annotations", "--batch-size", "--engine", "--precision",
+        "--data", "--classes", "--rename", "--strict",
+        "--split", "--detections", "--annotations", "--batch-size", "--engine", "--precision",
         "--device", "--threads",
     },
     "predict": {
@@ -71,15 +78,18 @@ COMMANDS = {
         "--output", "--threshold", "--every", "--classes", "--draw", "--engine", "--precision", "--device", "--threads",
     },
     "explain": {
-        "--output", "--data", "--split", "--slots", "--image", "--matching", "--point", "--layer", "--head",
+        "--output", "--data", "--classes", "--rename",
+        "--split", "--slots", "--image", "--matching", "--point", "--layer", "--head",
         "--threshold", "--at-most", "--device", "--threads",
     },
     "ablate": {
-        "--data", "--output", "--recipe", "--split", "--seeds", "--epochs", "--minutes", "--set", "--device",
+        "--data", "--classes", "--rename",
+        "--output", "--recipe", "--split", "--seeds", "--epochs", "--minutes", "--set", "--device",
         "--threads",
     },
     "export": {
-        "--output", "--format", "--precision", "--with-preprocessing", "--with-attention", "--data", "--split",
+        "--output", "--format", "--precision", "--with-preprocessing", "--with-attention", "--data",
+        "--classes", "--rename", "--split",
         "--max-ap-loss", "--threads",
     },
     "prepare": {"--precision", "--device", "--threads"},
@@ -89,6 +99,7 @@ COMMANDS = {
         "--threads",
     },
     "data digits": {"--scenes", "--seed"},
+    "data convert": {"--to", "--split", "--classes", "--rename", "--copy"},
 }  # fmt: skip
 FOR_SCRIPTS = {"--quiet", "--json"}  # of all commands
 

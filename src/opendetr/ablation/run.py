@@ -14,9 +14,10 @@ import torch
 from opendetr.ablation.study import RowResults, Settings, Study, StudyRow
 from opendetr.ablation.tables import write_tables
 from opendetr.boxes import box_iou
-from opendetr.config import RunConfig
+from opendetr.config import FEW_NEED, RunConfig
 from opendetr.data.digits import SIDE, crowd_scenes, write_digits
 from opendetr.data.door import load_index
+from opendetr.data.source import DataSource
 from opendetr.errors import UserError, first_line
 from opendetr.evaluation.runner import evaluate_split
 from opendetr.explanation.slots import survey
@@ -62,8 +63,9 @@ def run_study(study: Study, settings: Settings, output: Path, seeds: int, device
     if settings.digits and not (Path(settings.data) / "annotations" / "test.json").is_file():
         console.print(f"making {SCENES} digit scenes in {settings.data}")
         write_digits(Path(settings.data), SCENES)
-    train_split = configs[study.baseline].data.train_split
-    learned, measured = (load_index(Path(settings.data), split) for split in (train_split, settings.split))
+    train_split, source = configs[study.baseline].data.train_split, _source(settings)
+    learned, measured = (load_index(source, split) for split in (train_split, settings.split))
+    measured = measured.with_ids_of(learned.label_map)
     learned.label_map.require_same_categories(measured.label_map, str(measured.source))
     write_json(output / "study.json", description)
     runs = [(row, seed) for seed in range(seeds) for row in study.rows]
@@ -127,6 +129,12 @@ def _config(row: StudyRow, settings: Settings, device: str) -> RunConfig:
     return config.with_values({**settings.fixed, **row.values}, f"row '{row.name}'")
 
 
+def _source(settings: Settings) -> DataSource:
+    """The data of all rows."""
+    more, classes, renamed = (tuple(settings.fixed.get(f"data.{name}", ())) for name in FEW_NEED)
+    return DataSource((settings.data, *more), classes, renamed)
+
+
 def _require_same_study(description: Any, output: Path) -> None:
     """Check that the folder holds the same study."""
     require_folder(output)
@@ -171,7 +179,7 @@ def _train(config: RunConfig, run: Path) -> None:
 def _measure(study: Study, settings: Settings, run: Path, device: str) -> dict[str, Any]:
     """AP on the split, and the other measures of the study."""
     detector = Detector.load(run, device, "torch")
-    index = load_index(Path(settings.data), settings.split)
+    index = load_index(_source(settings), settings.split).with_ids_of(detector.checkpoint.label_map)
     metrics = evaluate_split(detector.engine, detector.description, index)
     history = [line for line in read_metrics(run) if line["kind"] == "epoch"]
     found: dict[str, Any] = {key: metrics.summary[key] for key in ("AP", "AP50", "AP75")}

@@ -11,6 +11,7 @@ _FILES = {
     "ablate": "learning",
     "benchmark": "measuring",
     "convert": "models",
+    "convert_data": "data_sets",
     "demo": "learning",
     "doctor": "learning",
     "explain": "detection",
@@ -27,6 +28,7 @@ _FILES = {
 __all__ = list(_FILES)
 
 if TYPE_CHECKING:  # what editors and type checkers see
+    from opendetr.api.data_sets import convert_data as convert_data
     from opendetr.api.detection import explain as explain
     from opendetr.api.detection import predict as predict
     from opendetr.api.detection import track as track

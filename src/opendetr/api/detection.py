@@ -1,9 +1,10 @@
 """The commands that detect, and the one that explains: `predict`, `track`, `explain`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from opendetr.checkpoints.loading import load_checkpoint
+from opendetr.data.source import DataRoots, DataSource, Renames
 from opendetr.devices import resolve_device
 from opendetr.errors import UserError
 from opendetr.files import require_folder
@@ -188,7 +189,9 @@ def explain(
     pictures: Sequence[str] = (),
     output: str | Path = "explained",
     *,
-    data: str | Path | None = None,
+    data: DataRoots | None = None,
+    classes: str | Iterable[str] | None = None,
+    rename: Renames | None = None,
     split: str = "val",
     slots: bool = False,
     image: int | str | None = None,
@@ -207,7 +210,10 @@ def explain(
         model: any model (`docs/checkpoints.md`).
         pictures: files, folders and globs: attention of encoder, decoder and between queries, layer by layer.
         output: the folder for figures (PNG), raw arrays (npz) and the page `explain.html`.
-        data: instead of pictures: a data set's folder, with `slots`, or with `image` and `matching`.
+        data: instead of pictures: a data set's folder, or a list of several, with `slots`, or with `image` and
+            `matching`.
+        classes: only these classes, by name; the objects of others are left out. None keeps all.
+        rename: other names for classes, as a mapping from old to new; classes of one name become one.
         split: of the data set.
         slots: what every query does over the split, and AP by decoder layer.
         image: the file name or the raw id of one of its pictures.
@@ -248,4 +254,4 @@ def explain(
     asked.check(detector)
     if data is None:
         return explain_sources(detector, str(model), pictures, folder, asked)
-    return explain_data(detector, str(model), Path(data), split, image, folder, threshold)
+    return explain_data(detector, str(model), DataSource.of(data, classes, rename), split, image, folder, threshold)

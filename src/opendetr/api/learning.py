@@ -1,12 +1,13 @@
 """The commands that train: `train`, `ablate`, `doctor`, `demo`."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich.markdown import Markdown
 
 from opendetr.data.door import load_index
+from opendetr.data.source import DataRoots, DataSource, Renames, config_of
 from opendetr.devices import resolve_device
 from opendetr.errors import UserError
 from opendetr.options import Cache, TrainingPrecision, require_batch_size
@@ -18,8 +19,10 @@ from opendetr.training.start import run_training
 
 
 def train(
-    data: str | Path | None = None,
+    data: DataRoots | None = None,
     *,
+    classes: str | Iterable[str] | None = None,
+    rename: Renames | None = None,
     recipe: str | None = None,
     preset: str | None = None,
     train_split: str | None = None,
@@ -51,7 +54,9 @@ def train(
     None keeps the recipe's value. Ctrl-C ends the run cleanly, with everything written.
 
     Args:
-        data: the data set's folder; may be left out when resuming.
+        data: the data set's folder, zip archive or address, or a list of several; may be left out when resuming.
+        classes: only these classes, by name; the objects of others are left out. None keeps all.
+        rename: other names for classes, as a mapping from old to new; classes of one name become one.
         recipe: a shipped recipe or a TOML file.
         preset: a model section by name; replaces the recipe's.
         train_split: the split to learn from.
@@ -98,8 +103,8 @@ def train(
             "--resume continues a run with its own config: leave out --recipe, --preset, --init and --image-size"
         )
     options = {
-        "data.root": None if data is None else str(Path(data).resolve()), "data.train_split": train_split,
-        "data.val_split": val_split, "data.strict": strict, "data.cache": cache, "model.backbone": backbone,
+        **config_of(data, classes, rename), "data.train_split": train_split, "data.val_split": val_split,
+        "data.strict": strict, "data.cache": cache, "model.backbone": backbone,
         "model.backbone_weights": backbone_weights, "train.epochs": epochs,
         "train.minutes": 0.0 if epochs is not None else minutes, "train.patience": patience, "train.seed": seed,
         "train.batch_size": batch_size, "train.workers": workers, "train.precision": precision, "train.device": device,
@@ -115,9 +120,11 @@ def train(
 
 def ablate(
     study: str | None = None,
-    data: str | Path | None = None,
+    data: DataRoots | None = None,
     output: str | Path | None = None,
     *,
+    classes: str | Iterable[str] | None = None,
+    rename: Renames | None = None,
     recipe: str = "fast",
     split: str = "val",
     seeds: int = 2,
@@ -133,7 +140,9 @@ def ablate(
 
     Args:
         study: a shipped study; None makes a study of `overrides`.
-        data: the data set's folder; None writes digit scenes.
+        data: the data set's folder, or a list of several; None writes digit scenes.
+        classes: only these classes, by name; the objects of others are left out. None keeps all.
+        rename: other names for classes, as a mapping from old to new; classes of one name become one.
         output: the study's folder; by default `runs/ablate-STUDY`.
         recipe: the recipe that the rows change.
         split: the split to measure on.
@@ -166,8 +175,10 @@ def ablate(
         raise UserError("the study 'instances' counts digits on a canvas of its own making: leave out --data")
     if minutes is None:
         epochs = epochs or (3 if data is None else 20)
-    root = folder / "digits" if data is None else Path(data)
-    settings = Settings(str(root.resolve()), recipe, split, epochs, minutes, fixed, digits=data is None)
+    chosen_data = config_of(folder / "digits" if data is None else data, classes, rename)
+    root = chosen_data.pop("data.root")
+    fixed |= {name: list(values) for name, values in chosen_data.items() if values}
+    settings = Settings(root, recipe, split, epochs, minutes, fixed, digits=data is None)
     settle_threads(threads, measure=minutes is not None, device=resolve_device(device).type)
     table = run_study(chosen, settings, folder, seeds, device)
     text = table.read_text(encoding="utf-8")
@@ -177,8 +188,10 @@ def ablate(
 
 
 def doctor(
-    data: str | Path,
+    data: DataRoots,
     *,
+    classes: str | Iterable[str] | None = None,
+    rename: Renames | None = None,
     train_split: str = "train",
     recipe: str | None = None,
     image_size: int | None = None,
@@ -189,7 +202,9 @@ def doctor(
     """Check a data set for training and say what to change: its files, and whether eight pictures can be overfitted.
 
     Args:
-        data: the data set's folder.
+        data: the data set's folder, or a list of several.
+        classes: only these classes, by name; the objects of others are left out. None keeps all.
+        rename: other names for classes, as a mapping from old to new; classes of one name become one.
         train_split: the training split to check.
         recipe: a shipped recipe or a TOML file, as in `train`.
         image_size: the shorter side; by default chosen by the recipe.
@@ -204,11 +219,11 @@ def doctor(
         UserError: the data cannot be read at all.
     """
     settle_threads(threads, measure=True, device=resolve_device(device or "auto").type)
-    options = {"data.root": str(Path(data).resolve()), "data.train_split": train_split, "train.device": device}
+    source = DataSource.of(data, classes, rename)
+    options = {**source.to_config(), "data.train_split": train_split, "train.device": device}
     given = {name: value for name, value in options.items() if value is not None}
     config = resolve_config(recipe, None, given, image_size)
-    index = load_index(Path(data), train_split)
-    return diagnose(config, Path(data), index, seconds)
+    return diagnose(config, source, load_index(source, train_split), seconds)
 
 
 def demo(

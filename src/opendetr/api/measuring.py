@@ -1,6 +1,6 @@
 """The commands that measure: `val`, `benchmark`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from opendetr.benchmarking.benchmark import Benchmark, print_benchmark, write_benchmark
@@ -9,6 +9,7 @@ from opendetr.checkpoints.loading import is_exported, load_checkpoint
 from opendetr.checkpoints.origin import Origin
 from opendetr.data.check import left_out_in_words
 from opendetr.data.door import load_index
+from opendetr.data.source import DataRoots, DataSource, Renames
 from opendetr.devices import resolve_device
 from opendetr.errors import UserError
 from opendetr.evaluation.coco import CocoMetrics, evaluate_files
@@ -24,9 +25,11 @@ from opendetr.wording import counted
 
 def val(
     model: str | Path,
-    data: str | Path | None = None,
+    data: DataRoots | None = None,
     split: str | None = None,
     *,
+    classes: str | Iterable[str] | None = None,
+    rename: Renames | None = None,
     batch_size: int = 4,
     engine: EngineName | None = None,
     precision: PrecisionName = "fp32",
@@ -40,7 +43,10 @@ def val(
 
     Args:
         model: any model that can be loaded, or an exported file; of a run its `best`, else its `last`.
-        data: the data set's folder; by default the one that the run was trained on.
+        data: the data set's folder, or a list of several; by default what the run was trained on.
+        classes: only these classes, by name; the objects of others are left out. None keeps all,
+            without `data` those that the run was trained on.
+        rename: other names for classes, as a mapping from old to new; classes of one name become one.
         split: by default `val`; without `data` the one by which the run chose its best weights.
         batch_size: pictures at once, as far as they have one shape; the result does not depend on it.
         engine: what runs the model, as in `Detector.load`; by default PyTorch, and for a file the engine that it was
@@ -58,9 +64,13 @@ def val(
     engine = ("auto" if is_exported(model) else "torch") if engine is None else engine
     require_choice("engine", engine, EngineName)
     require_choice("precision", precision, PrecisionName)
-    root, split = own_data(model, split) if data is None else (Path(data), split or "val")
+    if data is None:
+        source, split = own_data(model, split)
+        source = source.narrowed(classes, rename)
+    else:
+        source, split = DataSource.of(data, classes, rename), split or "val"
     settle_threads(threads, measure=True, device=computes_on(model, engine, device))
-    index = load_index(root, split)
+    index = load_index(source, split)
     detector = Detector.load(model, device, engine, precision, len(index))
     origin = Origin() if is_exported(model) else detector.checkpoint.origin
     for sentence in left_out_in_words(index):
@@ -68,7 +78,7 @@ def val(
     weights = model if is_exported(model) else weights_in_words(detector.checkpoint)
     pictures, side = counted(len(index), "picture"), detector.description.preprocessing.image_size
     how = f"in {detector.engine.precision} at {side} pixels"
-    console.print(f"Measuring {weights} {how} on {pictures}: the split {split} of {root}.")
+    console.print(f"Measuring {weights} {how} on {pictures}: the split {split} of {source}.")
     return evaluate_data(detector.engine, detector.description, origin, index, batch_size=batch_size, strict=strict)
 
 

@@ -1,5 +1,6 @@
 """The commands that write models in other forms, and say what a model is: `convert`, `export`, `prepare`, `info`."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ from opendetr.checkpoints.conversion import write_model
 from opendetr.checkpoints.facts import facts_of
 from opendetr.checkpoints.loading import is_exported, load_checkpoint
 from opendetr.data.door import load_index
+from opendetr.data.source import DataRoots, DataSource, Renames
 from opendetr.devices import resolve_device
 from opendetr.errors import UserError
 from opendetr.exporting.certificate import Certificate, print_certificate
@@ -66,7 +68,9 @@ def export(
     precision: PrecisionName = "fp32",
     with_preprocessing: bool = False,
     with_attention: bool = False,
-    data: str | Path | None = None,
+    data: DataRoots | None = None,
+    classes: str | Iterable[str] | None = None,
+    rename: Renames | None = None,
     split: str = "val",
     max_ap_loss: float | None = None,
     threads: int | str | None = None,
@@ -80,7 +84,10 @@ def export(
         precision: `fp32`; `bf16` and `int8` where the format has them.
         with_preprocessing: the input is resized uint8 pictures, which the graph normalises.
         with_attention: the last layer's cross-attention is an output too.
-        data: a data set's folder, on which AP is compared too; `int8` needs it, to calibrate on its split `train`.
+        data: a data set's folder, or a list of several, on which AP is compared too; `int8` needs it, to calibrate on
+            its split `train`.
+        classes: only these classes, by name; the objects of others are left out. None keeps all.
+        rename: other names for classes, as a mapping from old to new; classes of one name become one.
         split: the split of `data` for AP.
         max_ap_loss: largest allowed loss of AP there, 0..1; by default 0.005, and 0.0005 for `fp32`.
         threads: number of threads, or `auto`, the default: the fastest, measured.
@@ -95,14 +102,15 @@ def export(
     path = Path(output)
     options = ExportOptions(format_of(path, format), precision, with_preprocessing, with_attention, max_ap_loss)
     require_writable(path)
-    index = None if data is None else load_index(Path(data), split)
+    source = None if data is None else DataSource.of(data, classes, rename)
+    index = None if source is None else load_index(source, split)
     options.require_possible(index)
     settle_threads(threads, measure=True)
     checkpoint = load_checkpoint(model)
-    if data is None or index is None:
+    if source is None or index is None:
         certificate = export_model(checkpoint, path, options)
     else:
-        certificate = export_with_data(checkpoint, path, options, Path(data), index)
+        certificate = export_with_data(checkpoint, path, options, source, index)
     print_certificate(certificate, path)
     return certificate
 

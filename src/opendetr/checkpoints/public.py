@@ -57,10 +57,12 @@ def without_places(checkpoint: Checkpoint) -> Checkpoint:
         "data.root": config.data.root, "train.init": config.train.init,
         "model.backbone_weights": config.model.backbone_weights,
     }  # fmt: skip
-    known = [*places.values(), origin.data, origin.source, str(checkpoint.source)]
-    values = {name: name_of_place(place, known) for name, place in places.items()}
-    values["data.root"] = last_part(config.data.root)  # which is always a folder
-    origin = Origin.from_json(_renamed(replace(origin, data=last_part(origin.data)).to_json(), known))
+    known = [*places.values(), *config.data.more_roots, origin.data, origin.source, str(checkpoint.source)]
+    values: dict[str, Any] = {name: name_of_place(place, known) for name, place in places.items()}
+    root, *others = map(last_part, (config.data.root, *config.data.more_roots))  # which are always folders
+    values |= {"data.root": root, "data.more_roots": others}
+    data = " and ".join([root, *others]) if others else last_part(origin.data)
+    origin = Origin.from_json(_renamed(replace(origin, data=data).to_json(), known))
     return replace(checkpoint, config=config.with_values(values, "the model"), origin=origin)
 
 

@@ -159,11 +159,12 @@ opendetr COMMAND -h explains a command."""),
 )
 data_app = App(
     cls=_Group,
-    help=marked("""Make data sets.
+    help=marked("""Make and convert data sets.
 
-Example:
-  opendetr data digits DATA"""),
+Examples:
+  opendetr data digits DATA
+  opendetr data convert DATA cells-yolo --to yolo"""),
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
-app.add_typer(data_app, name="data", short_help="Make data sets.", rich_help_panel=TRAIN)
+app.add_typer(data_app, name="data", short_help="Make and convert data sets.", rich_help_panel=TRAIN)

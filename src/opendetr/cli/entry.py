@@ -7,6 +7,7 @@ import typer
 import typer.main
 
 import opendetr
+import opendetr.cli.data_commands
 import opendetr.cli.export_commands
 import opendetr.cli.inference_commands
 import opendetr.cli.training_commands

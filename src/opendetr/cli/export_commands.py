@@ -11,13 +11,16 @@ from opendetr.cli.parameters import (
     DATA,
     DATA_HELP,
     LENGTH,
+    MORE_DATA,
     OUTPUT,
     RARE,
     SPEED,
     Device,
     InputSize,
+    KeptClasses,
     Model,
     Precision,
+    RenamedClasses,
     ThreadCount,
     flag,
     option,
@@ -68,13 +71,15 @@ def export(
         ExportFormat | None, option(OUTPUT, "FORMAT", f"{listed(get_args(ExportFormat))}.", default="by the suffix")
     ] = None,
     data: Annotated[
-        Path | None,
+        list[str] | None,
         option(
             DATA,
             "DIR",
-            f"{DATA_HELP}; compares AP too. int8 needs it, to be calibrated on train.",
+            f"{DATA_HELP}; {MORE_DATA}. Compares AP too; int8 needs it, to be calibrated on train.",
         ),
     ] = None,
+    classes: KeptClasses = None,
+    rename: RenamedClasses = None,
     split: Annotated[str, option(DATA, "SPLIT", "With --data: the split on which AP is compared.")] = "val",
     precision: Precision = "fp32",
     threads: ThreadCount = None,
@@ -97,7 +102,8 @@ def export(
     """
     certificate = opendetr.export(
         model, output, format, precision=precision, with_preprocessing=with_preprocessing,
-        with_attention=with_attention, data=data, split=split, max_ap_loss=max_ap_loss, threads=threads,
+        with_attention=with_attention, data=data or None, classes=classes, rename=rename,
+        split=split, max_ap_loss=max_ap_loss, threads=threads,
     )  # fmt: skip
     return Answer({"file": str(output), "certificate": certificate.to_json()})
 

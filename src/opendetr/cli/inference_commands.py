@@ -11,6 +11,7 @@ from opendetr.cli.parameters import (
     DATA,
     DATA_HELP,
     MODEL_HELP,
+    MORE_DATA,
     OUTPUT,
     RARE,
     SPEED,
@@ -18,9 +19,11 @@ from opendetr.cli.parameters import (
     Classes,
     Device,
     InputSize,
+    KeptClasses,
     Model,
     ModelOrExported,
     Precision,
+    RenamedClasses,
     Strict,
     ThreadCount,
     flag,
@@ -38,7 +41,11 @@ ENGINES = f"The program that runs the model: {listed(get_args(EngineName))}."
 @app.command(rich_help_panel=USE)
 def val(
     model: Annotated[str | None, typer.Argument(metavar="MODEL", help=f"{MODEL_HELP}, or an exported file.")] = None,
-    data: Annotated[Path | None, option(DATA, "DIR", f"{DATA_HELP}.", default="the one the run was trained on")] = None,
+    data: Annotated[
+        list[str] | None, option(DATA, "DIR", f"{DATA_HELP}; {MORE_DATA}.", default="what the run was trained on")
+    ] = None,
+    classes: KeptClasses = None,
+    rename: RenamedClasses = None,
     split: Annotated[
         str | None, option(DATA, "SPLIT", "The split to measure on.", default="val; without --data the run's own")
     ] = None,
@@ -67,10 +74,11 @@ def val(
 
     if model is not None and detections is None and annotations is None:
         metrics = opendetr.val(
-            model, data, split, batch_size=batch_size, engine=engine, precision=precision, device=device,
+            model, data or None, split, classes=classes, rename=rename,
+            batch_size=batch_size, engine=engine, precision=precision, device=device,
             threads=threads, strict=strict,
         )  # fmt: skip
-    elif model is None and data is None and split is None and detections is not None and annotations is not None:
+    elif model is None and not data and split is None and detections is not None and annotations is not None:
         metrics = val_files(detections, annotations)
     else:
         raise UserError("val needs either MODEL, or --detections RESULTS.json --annotations TRUTH.json")
@@ -173,7 +181,12 @@ def explain(
     pictures: Annotated[
         list[str] | None, typer.Argument(metavar="PICTURES", help="Pictures, folders, globs; none with --data.")
     ] = None,
-    data: Annotated[Path | None, option(DATA, "DIR", f"{DATA_HELP}; for --slots, or --image with --matching.")] = None,
+    data: Annotated[
+        list[str] | None,
+        option(DATA, "DIR", f"{DATA_HELP}; {MORE_DATA}. For --slots, or --image with --matching."),
+    ] = None,
+    classes: KeptClasses = None,
+    rename: RenamedClasses = None,
     split: Annotated[str, option(DATA, "SPLIT", "With --data: the split.")] = "val",
     image: Annotated[
         str | None,
@@ -208,7 +221,8 @@ def explain(
       opendetr explain runs/mine --data DATA --slots
     """
     page = opendetr.explain(
-        model, pictures or (), output, data=data, split=split, slots=slots, image=image, matching=matching,
+        model, pictures or (), output, data=data or None, classes=classes, rename=rename,
+        split=split, slots=slots, image=image, matching=matching,
         points=[parse_point(text) for text in point or ()], layer=layer, head=head, threshold=threshold,
         at_most=at_most, device=device, threads=threads,
     )  # fmt: skip

@@ -36,6 +36,23 @@ def flag(panel: str, help_: str, *names: str) -> Any:
 
 DATA_HELP = "A data set: a folder with annotations/SPLIT.json and images/ (COCO), or Roboflow's COCO export"
 MODEL_HELP = "A run folder, an official .pth or released name (detr-r50), a Hugging Face folder or id"
+MORE_DATA = "given again, sets are joined by the names of their classes"
+KeptClasses = Annotated[
+    list[str] | None,
+    option(
+        DATA,
+        "NAME,...",
+        "Only these classes; objects of others are left out. May be given again.",
+        "--classes",
+        default="all",
+    ),
+]
+RenamedClasses = Annotated[
+    list[str] | None,
+    option(
+        DATA, "OLD=NEW", "Another name for a class; classes of one name become one. May be given again.", "--rename"
+    ),
+]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=f"{MODEL_HELP}.")]
 ModelOrExported = Annotated[str, typer.Argument(metavar="MODEL", help=f"{MODEL_HELP}, or an exported file.")]
 Precision = Annotated[

@@ -16,11 +16,14 @@ from opendetr.cli.parameters import (
     DATA_HELP,
     LENGTH,
     MODEL,
+    MORE_DATA,
     OUTPUT,
     RARE,
     SPEED,
     Device,
+    KeptClasses,
     Recipe,
+    RenamedClasses,
     Strict,
     ThreadCount,
     device_option,
@@ -65,7 +68,9 @@ def demo(
 
 @app.command(rich_help_panel=TRAIN)
 def doctor(
-    data: Annotated[Path, option(DATA, "DIR", f"{DATA_HELP}.")],
+    data: Annotated[list[str], option(DATA, "DIR", f"{DATA_HELP}; {MORE_DATA}.")],
+    classes: KeptClasses = None,
+    rename: RenamedClasses = None,
     train_split: Annotated[str, option(DATA, "SPLIT", "The split that training would learn from.")] = "train",
     recipe: Recipe = None,
     image_size: Annotated[
@@ -82,8 +87,9 @@ def doctor(
       opendetr doctor --data DATA --train-split trainval --image-size 320
     """
     found = opendetr.doctor(
-        data, train_split=train_split, recipe=recipe, image_size=image_size, seconds=seconds, device=device,
-        threads=threads,
+        data, classes=classes, rename=rename,
+        train_split=train_split, recipe=recipe, image_size=image_size,
+        seconds=seconds, device=device, threads=threads,
     )  # fmt: skip
     findings = [asdict(finding) for finding in found]
     return Answer({"findings": findings}, FOUND_PROBLEMS if any(one.is_problem for one in found) else 0)
@@ -91,7 +97,11 @@ def doctor(
 
 @app.command(rich_help_panel=TRAIN)
 def train(
-    data: Annotated[Path | None, option(DATA, "DIR", f"{DATA_HELP}; not needed with --resume.")] = None,
+    data: Annotated[
+        list[str] | None, option(DATA, "DIR", f"{DATA_HELP}; {MORE_DATA}. Not needed with --resume.")
+    ] = None,
+    classes: KeptClasses = None,
+    rename: RenamedClasses = None,
     train_split: Annotated[
         str | None, option(DATA, "SPLIT", "The split to learn from.", default=FAST.data.train_split)
     ] = None,
@@ -189,7 +199,8 @@ def train(
       opendetr train --data DATA --init detr-r50 --num-classes-from data
     """
     run = opendetr.train(
-        data, init=init, new_head=num_classes_from == "data", freeze=freeze or (), recipe=recipe, preset=preset,
+        data or None, classes=classes, rename=rename,
+        init=init, new_head=num_classes_from == "data", freeze=freeze or (), recipe=recipe, preset=preset,
         train_split=train_split, val_split=val_split, strict=strict or None, output=output, resume=resume,
         epochs=epochs, minutes=minutes,
         patience=patience, seed=seed, batch_size=batch_size, image_size=image_size, backbone=backbone,
@@ -208,7 +219,9 @@ def ablate(
         str | None,
         typer.Argument(metavar="STUDY", help="A study of the list above; none where --set makes one of your own."),
     ] = None,
-    data: Annotated[Path | None, option(DATA, "DIR", f"{DATA_HELP}.", default="digit scenes")] = None,
+    data: Annotated[list[str] | None, option(DATA, "DIR", f"{DATA_HELP}; {MORE_DATA}.", default="digit scenes")] = None,
+    classes: KeptClasses = None,
+    rename: RenamedClasses = None,
     split: Annotated[str, option(DATA, "SPLIT", "The split to measure on.")] = "val",
     recipe: Annotated[str, recipe_option()] = ("fast"),
     set_: Annotated[
@@ -239,7 +252,8 @@ def ablate(
       opendetr ablate --set model.num_decoder_layers=1,3,6 --output runs/depth
     """
     table = opendetr.ablate(
-        study, data, output, recipe=recipe, split=split, seeds=seeds, epochs=epochs, minutes=minutes,
+        study, data or None, output, classes=classes, rename=rename,
+        recipe=recipe, split=split, seeds=seeds, epochs=epochs, minutes=minutes,
         overrides=set_ or (), device=device, threads=threads,
     )  # fmt: skip
     return Answer({"table": str(table), "csv": str(table.with_suffix(".csv"))})

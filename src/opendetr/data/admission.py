@@ -6,7 +6,7 @@ import numpy as np
 
 from opendetr.data.index import OF_OBJECTS, USED, DatasetIndex, LeftOut, Objects, Texts, Unused, id_array
 from opendetr.data.picture_files import PictureFinder
-from opendetr.data.raw import RawSplit
+from opendetr.data.raw import LARGEST, RawSplit
 from opendetr.errors import UserError
 from opendetr.locations import file_path
 from opendetr.wording import counted
@@ -35,7 +35,7 @@ def admit(raw: RawSplit, layout: str) -> DatasetIndex:
     objects = _objects(raw, sizes, new_position, np.flatnonzero(own))
     return DatasetIndex(
         raw.source, layout, raw.label_map, Texts(path for path in paths if path is not None),
-        id_array(raw.image_ids)[kept], sizes[kept], objects, tuple(left_out), dict(repairs),
+        id_array(raw.image_ids)[kept], sizes[kept], objects, tuple(left_out), dict(repairs), tuple(raw.notes),
     )  # fmt: skip
 
 
@@ -52,7 +52,7 @@ def _find_files(raw: RawSplit, left_out: list[LeftOut], repairs: Counter[str]) -
         found = finder.find(name)
         path = None if found is None else found[0]
         if found is None or path is None:
-            where = f"{raw.folders[0]}/{name}"
+            where = f"{raw.folders[0]}/{name if len(name) <= 255 else name[:252] + '...'}"
             sentence = f"{raw.source} names the picture {where}, which does not exist; add it or remove its entry"
             left_out.append(LeftOut("picture", Unused.MISSING_FILE, sentence))
         elif path in entry_of:
@@ -72,7 +72,7 @@ def _complete_sizes(
     raw: RawSplit, paths: list[str | None], left_out: list[LeftOut], repairs: Counter[str]
 ) -> np.ndarray:
     """The sizes [N, 2]; those that are not stated are read from the files. Paths of unreadable files become None."""
-    sizes = np.where(raw.sizes >= 1, raw.sizes, 0).astype(np.int64)
+    sizes = np.where((raw.sizes >= 1) & (raw.sizes < LARGEST), raw.sizes, 0).astype(np.int64)
     for position in np.flatnonzero((sizes == 0).any(1)).tolist():
         path = paths[position]
         if path is None:
@@ -81,7 +81,7 @@ def _complete_sizes(
 
         try:
             sizes[position] = image_size(file_path(path))
-            repairs["picture without a stated size: read from its file"] += 1
+            repairs["picture without a stated size: read from its file"] += raw.states_sizes
         except UserError as error:
             left_out.append(LeftOut("picture", Unused.BROKEN_FILE, str(error)))
             paths[position] = None
@@ -92,14 +92,16 @@ def _objects(raw: RawSplit, sizes: np.ndarray, new_position: np.ndarray, own: np
     """The objects whose numbers are `own`, those of one picture together, each used or with the reason why not."""
     own = own[np.argsort(raw.pictures[own], kind="stable")]
     pictures, boxes = raw.pictures[own], raw.boxes_xywh[own].astype(np.float64)
+    huge = (np.abs(boxes) >= LARGEST).any(1)  # their areas may be beyond any number
+    boxes[huge] = 0
     canvas = sizes[pictures].astype(np.float64).reshape(-1, 2)
-    if raw.is_relative:
-        boxes = boxes * np.tile(canvas, 2)
+    is_relative = np.broadcast_to(raw.is_relative, len(raw.pictures))[own]
+    boxes[is_relative] *= np.tile(canvas[is_relative], 2)
     ends = boxes[:, :2] + boxes[:, 2:]
     empty = (boxes[:, 2:] <= 0).any(1)
     outside = (np.minimum(ends, canvas) <= np.maximum(boxes[:, :2], 0)).any(1)
-    codes = [OF_OBJECTS.index(reason) for reason in (Unused.CROWD, Unused.EMPTY, Unused.OUTSIDE)]
-    reasons = np.select([raw.crowds[own], empty, outside], codes, USED)
+    codes = [OF_OBJECTS.index(reason) for reason in (Unused.NO_BOX, Unused.CROWD, Unused.EMPTY, Unused.OUTSIDE)]
+    reasons = np.select([huge, raw.crowds[own], empty, outside], codes, USED)
     areas = raw.areas[own]
     areas = np.where(areas > 0, areas, boxes[:, 2:].prod(1))
     ids = id_array(raw.ids)[own]

@@ -15,6 +15,7 @@ from opendetr.config import DataConfig
 from opendetr.data.index import Record
 from opendetr.data.transforms import largest_look
 from opendetr.files import cache_folder, write_bytes
+from opendetr.locations import FilePath, file_state
 from opendetr.memory import free_bytes, processes_here
 from opendetr.progress import warn
 from opendetr.version import __version__
@@ -34,7 +35,7 @@ class RamCache:
     def __init__(self, side: int) -> None:
         self.side, self.bytes = side, 0
         self.room = min(RAM_BYTES, free_bytes() // RAM_SHARE) // processes_here()  # processes of a machine share it
-        self.pictures: dict[Path, Tensor] = {}
+        self.pictures: dict[FilePath, Tensor] = {}
 
     def get(self, record: Record) -> Tensor | None:
         """The picture, where this process has read it."""
@@ -85,10 +86,9 @@ class DiskCache:
     def _file(self, record: Record) -> Path:
         """The file; its name depends on all that its content depends on, and on the size that the record states."""
         path = record.path.resolve()
-        state = path.stat()
         versions = __version__, PIL.__version__
         asked = record.width, record.height, self.side, self.white_level
-        parts = path, state.st_mtime, state.st_size, *asked, *versions
+        parts = path, *file_state(path), *asked, *versions
         name = hashlib.blake2b("\n".join(map(str, parts)).encode(), digest_size=16).hexdigest()
         return self.folder / name[:2] / f"{name}.npy"
 

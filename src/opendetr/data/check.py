@@ -4,7 +4,6 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from opendetr.data.index import OF_OBJECTS, DatasetIndex, Record, Unused
 from opendetr.errors import UserError
 from opendetr.images import QUARTER_TURNS, check_image, exif_orientation
 from opendetr.labels import LabelMap
+from opendetr.locations import FilePath
 from opendetr.progress import warn
 from opendetr.wording import counted
 
@@ -78,7 +78,7 @@ def _fitting(record: Record, index: DatasetIndex) -> str:
     return "the boxes fit either way: if they were drawn upright, only width and height need correcting, exchange them"
 
 
-def _is_turned(path: Path) -> bool:
+def _is_turned(path: FilePath) -> bool:
     try:
         return exif_orientation(path) in QUARTER_TURNS
     except UserError:
@@ -133,7 +133,7 @@ def left_out_by_reason(index: DatasetIndex) -> Iterator[tuple[str, Unused, int, 
 
 
 def left_out_in_words(index: DatasetIndex) -> list[str]:
-    """A sentence per reason why entries of the source are not used, and per kind of repair."""
+    """A sentence per reason why entries of the source are not used, per kind of repair, and what the split shows."""
     found = [
         f"{counted(number, kind)} {reason}: left out of training (first: {first})."
         for kind, reason, number, first in left_out_by_reason(index)
@@ -143,7 +143,7 @@ def left_out_in_words(index: DatasetIndex) -> list[str]:
         for what, number in index.repairs.items()
         if number
     ]
-    return found
+    return [*found, *index.notes]
 
 
 def every_entry_left_out(index: DatasetIndex) -> list[dict[str, str]]:
@@ -177,20 +177,20 @@ def describe_object(index: DatasetIndex, number: int) -> str:
     return f"{path}: annotation {objects.ids[number]} with box {box} in {width}x{height} pixels"
 
 
-def shared_pictures(one: DatasetIndex, other: DatasetIndex) -> list[Path]:
+def shared_pictures(one: DatasetIndex, other: DatasetIndex) -> list[FilePath]:
     """Pictures of `one` that `other` has too: the same file, or another file with the same bytes."""
     others = {record.path.resolve() for record in other.records}
-    of_size: dict[int, list[Path]] = {}
+    of_size: dict[int, list[FilePath]] = {}
     for path in others:
         of_size.setdefault(path.stat().st_size, []).append(path)
-    digests: dict[Path, bytes] = {}
+    digests: dict[FilePath, bytes] = {}
 
-    def digest(path: Path) -> bytes:
+    def digest(path: FilePath) -> bytes:
         if path not in digests:
             digests[path] = hashlib.blake2b(path.read_bytes()).digest()
         return digests[path]
 
-    def is_shared(path: Path) -> bool:
+    def is_shared(path: FilePath) -> bool:
         twins = of_size.get(path.stat().st_size, [])  # compare sizes first: hashing all of COCO would take minutes
         return path in others or any(digest(path) == digest(twin) for twin in twins)
 

@@ -1,67 +1,122 @@
 """The one door for data: finds out which format a folder has, and reads its splits."""
 
-import ctypes
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from opendetr.data.admission import admit
 from opendetr.data.formats.coco_json import find_coco
+from opendetr.data.formats.csv_tables import find_csv
+from opendetr.data.formats.labelme_json import find_labelme
+from opendetr.data.formats.picture_lines import find_picture_lines
+from opendetr.data.formats.voc_xml import find_voc
+from opendetr.data.formats.yolo_txt import find_yolo
 from opendetr.data.index import DatasetIndex
+from opendetr.data.joining import joined, keep_classes
 from opendetr.data.picture_files import PictureFinder
-from opendetr.data.raw import FoundSplit
+from opendetr.data.raw import FoundSplit, ReadOptions
+from opendetr.data.side_notes import with_notes
+from opendetr.data.source import DataSource
 from opendetr.errors import UserError
 from opendetr.locations import FilePath, folder_path
+from opendetr.progress import warn
 from opendetr.raw_values import RawId
 
-FORMATS: tuple[Callable[[FilePath], Iterator[FoundSplit]], ...] = (find_coco,)  # the first that finds a split reads all
+FORMATS: tuple[Callable[[FilePath, ReadOptions], Iterator[FoundSplit]], ...] = (
+    find_coco, find_yolo, find_voc, find_csv, find_labelme, find_picture_lines,
+)  # fmt: skip  # the first that finds a split reads all
+KNOWN = (  # an example of each, for those whose data is not recognised
+    "COCO: annotations/{split}.json + images/, annotations/instances_{split}2017.json + {split}2017/ or "
+    "{split}/_annotations.coco.json; YOLO: data.yaml, or images/ + labels/*.txt; Pascal VOC: JPEGImages/ + "
+    "Annotations/*.xml; CSV: {split}.csv with image,xmin,ymin,xmax,ymax,label; or LabelMe: pictures + *.json"
+)
 USUAL_NAMES = {"valid": "val", "validation": "val", "training": "train", "testing": "test"}
+AS_WRITTEN = ReadOptions()
 LEVELS = 8  # of folders above a picture in which its data set is looked for
 
 
-def load_index(root: str | Path, split: str) -> DatasetIndex:
-    """Find a split of the data set in `root` and read its annotations.
+def load_index(data: str | FilePath | DataSource, split: str, options: ReadOptions = AS_WRITTEN) -> DatasetIndex:
+    """Find a split of a data set, or of several that are joined, and read its annotations.
 
     Every format that `FORMATS` names is recognised. Where several files have the split's name, it is named by its own:
-    `annotations/val.json`. A data set with one split of an unusual name has it as `train`, too.
+    `annotations/val.json`. A data set with one split of an unusual name has it as `train`, too. Sets that lack the
+    split are passed over with a warning, as long as one has it.
 
     Args:
-        root: a folder, a zip archive, or an address that fsspec opens.
+        data: a folder, a zip archive, or an address that fsspec opens; or several, with the classes that are wanted.
         split: `train`, `val`, `test` or another name.
+        options: how files are read that leave it open.
 
     Raises:
-        UserError: no such folder or split, a name that several splits have, a file that is not of its format, or not
-            one picture that can be used.
+        UserError: no such folder, split or class, a name that several splits have, a file that is not of its format, or
+            not one picture that can be used.
     """
-    found = find_split(root, split)
-    index = admit(found.read(), found.layout)
-    _return_freed_memory()  # of the file's content, many times as much as the index
-    return index
+    source = _source(data)
+    roots = source.roots
+    if len(roots) > 1:
+        roots = tuple(root for root in roots if _named(_set_folder(root), split, options)) or roots[:1]
+    parts = [_read(root, split, options) for root in roots]
+    for root in source.roots:
+        if root not in roots:
+            warn(f"{root} has no split '{split}': it is that of {' and '.join(roots)} alone.")
+    if not source.is_joined and not source.classes:
+        return parts[0]
+    names = {name for part in parts for name in part.label_map.names}
+    source.require_known(names, lambda: _names_of_all(source, names))
+    index = parts[0]
+    if source.is_joined:
+        index = joined(parts, [source.new_names(part.label_map.names) for part in parts])
+    if not source.classes:
+        return index
+    kept = source.kept_names(index.label_map.names)
+    if not kept & set(index.label_map.names):
+        raise UserError(f"--classes: split '{split}' of {source} has none of {', '.join(sorted(kept))}")
+    return keep_classes(index, kept)
 
 
-def _return_freed_memory() -> None:
-    """Give freed memory back to the system, where the C library (glibc) would keep it for later."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
+def _source(data: str | FilePath | DataSource) -> DataSource:
+    return data if isinstance(data, DataSource) else DataSource((str(data),))
 
 
-def has_split(root: str | Path, split: str) -> bool:
-    """Whether the data set in `root` has the split."""
-    return bool(_named(folder_path(root), split))
+def _read(root: str, split: str, options: ReadOptions) -> DatasetIndex:
+    found = find_split(root, split, options)
+    raw = with_notes(found.read(), folder_path(root), usual_name(found.name), found.layout)
+    return admit(raw, found.layout)
 
 
-def split_names(root: str | Path) -> list[str]:
-    """The splits of the data set in `root`."""
-    return sorted({usual_name(split.name) for split in found_splits(folder_path(root))})
+def _names_of_all(source: DataSource, known: set[str]) -> set[str]:
+    """The names of the classes of all splits: a split may list fewer than others do."""
+    names = set(known)
+    for root in source.roots:
+        for split in found_splits(_set_folder(root)):
+            names |= set(split.read().label_map.names)
+    return names
 
 
-def find_split(root: str | Path, split: str) -> FoundSplit:
-    """Where a split is; errors as of `load_index`."""
+def has_split(data: str | FilePath | DataSource, split: str) -> bool:
+    """Whether the data set, or one of several, has the split."""
+    return any(_named(folder_path(root), split) for root in _source(data).roots)
+
+
+def split_names(data: str | FilePath | DataSource) -> list[str]:
+    """The splits of the data set, or of several."""
+    return sorted({
+        usual_name(split.name) for root in _source(data).roots for split in found_splits(folder_path(root))
+    })  # fmt: skip
+
+
+def _set_folder(root: str | Path) -> FilePath:
+    """The folder of a data set; UserError where it is none."""
     folder = folder_path(root)
     if not folder.is_dir():
         raise UserError(f"--data {root} is not a folder; expected a data set")
-    fitting = _named(folder, split)
+    return folder
+
+
+def find_split(root: str | Path, split: str, options: ReadOptions = AS_WRITTEN) -> FoundSplit:
+    """Where a split is; errors as of `load_index`."""
+    folder = _set_folder(root)
+    fitting = _named(folder, split, options)
     if len(fitting) > 1:
         sources = [one.source.relative_to(folder).as_posix() for one in fitting]
         raise UserError(
@@ -72,10 +127,7 @@ def find_split(root: str | Path, split: str) -> FoundSplit:
         return fitting[0]
     known = split_names(root)
     if not known:
-        raise UserError(
-            f"{root} has no data set that this version reads; expected annotations/{split}.json + images/, "
-            f"annotations/instances_{split}2017.json + {split}2017/, or {split}/_annotations.coco.json"
-        )
+        raise UserError(f"{root} has no data set that this version reads; expected {KNOWN.format(split=split)}")
     raise UserError(f"{root} has no split '{split}'; it has: {', '.join(known)}")
 
 
@@ -84,14 +136,14 @@ def usual_name(name: str) -> str:
     return USUAL_NAMES.get(name.lower(), name)
 
 
-def found_splits(folder: FilePath) -> list[FoundSplit]:
+def found_splits(folder: FilePath, options: ReadOptions = AS_WRITTEN) -> list[FoundSplit]:
     """The splits that the first format with any finds in a folder."""
-    return next((found for find in FORMATS if (found := list(find(folder)))), [])
+    return next((found for find in FORMATS if (found := list(find(folder, options)))), [])
 
 
-def _named(folder: FilePath, split: str) -> list[FoundSplit]:
+def _named(folder: FilePath, split: str, options: ReadOptions = AS_WRITTEN) -> list[FoundSplit]:
     """The splits of that name; the path of its file is a name of each."""
-    found = found_splits(folder)
+    found = found_splits(folder, options)
     if len(found) == 1 and split == "train" and usual_name(found[0].name) not in ("train", "val", "test"):
         return found
     return [
@@ -130,7 +182,7 @@ def _files_of(root: Path) -> dict[str, tuple[str, RawId] | None]:
     """Real path -> file name and image id, of every picture of the data set in a folder; None where splits disagree."""
     files: dict[str, tuple[str, RawId] | None] = {}
     try:
-        splits = list(find_coco(root))
+        splits = list(find_coco(root, AS_WRITTEN))
     except OSError:  # a folder above the pictures that must not be read
         return {}
     for split in splits:

@@ -12,6 +12,7 @@ from typing import overload
 
 import numpy as np
 
+from opendetr.errors import UserError
 from opendetr.labels import LabelMap
 from opendetr.locations import FilePath, file_path
 from opendetr.raw_values import RawId
@@ -54,7 +55,7 @@ class Objects:
 
     Args:
         pictures: [M] positions of their pictures, ascending.
-        labels: [M] class indices.
+        labels: [M] class indices; -1 of objects whose class is not asked for.
         boxes_xywh: [M, 4] x, y, width, height in pixels of the picture; float64, finite.
         areas: [M] in square pixels, positive where the box has an area.
         reasons: [M] `USED`, or the place in `OF_OBJECTS` of the reason why training leaves it out.
@@ -147,6 +148,8 @@ class DatasetIndex:
     objects: Objects
     left_out: tuple[LeftOut, ...] = ()  # entries that are not in `objects` or not in `paths`
     repairs: dict[str, int] = field(default_factory=dict)  # what was put right, in words, and how often
+    notes: tuple[str, ...] = ()  # what the whole split shows, a sentence each
+    classes_by_name: bool = False  # sets were joined, or classes renamed: the raw ids say nothing beyond this split
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -188,14 +191,32 @@ class DatasetIndex:
         """The same split with the class indices of a model; UserError if the model lacks one of its categories."""
         if label_map == self.label_map:
             return self
-        label_map.require_same_categories(self.label_map, str(self.source))
-        new = [-1 if raw is None else label_map.index_of[raw] for raw in self.label_map.category_ids]
-        return self.with_labels(label_map, np.array(new))
+        known = self.with_ids_of(label_map)
+        label_map.require_same_categories(known.label_map, str(self.source))
+        new = [-1 if raw is None else label_map.index_of[raw] for raw in known.label_map.category_ids]
+        return known.with_labels(label_map, np.array(new))
+
+    def with_ids_of(self, label_map: LabelMap) -> "DatasetIndex":
+        """The same split; where names alone say which class is which, with the raw ids that `label_map` has for them.
+
+        Raises:
+            UserError: a name is not in `label_map`.
+        """
+        own = self.label_map
+        if not self.classes_by_name or label_map == own:
+            return self
+        id_of = {name: raw for raw, name in zip(label_map.category_ids, label_map.names) if raw is not None}
+        if lacking := [name for name in own.names if name not in id_of]:
+            raise UserError(
+                f"{self.source}: class '{lacking[0]}' is not among the classes that the model is trained on "
+                f"({label_map.describe()}); name it as there by --rename, or leave it out by --classes"
+            )
+        return replace(self, label_map=LabelMap(tuple(id_of[name] for name in own.names), own.names))
 
     def with_labels(self, label_map: LabelMap, new_indices: np.ndarray) -> "DatasetIndex":
-        """The same split with other classes; `new_indices` [C] holds the new index of every class."""
+        """The same split with other classes; `new_indices` [C] holds the new index of every class, -1 for none."""
         one = self.objects
-        labels = new_indices[one.labels] if len(one) else one.labels
+        labels = np.where(one.labels < 0, -1, new_indices[one.labels]) if len(one) else one.labels
         objects = Objects(one.pictures, labels, one.boxes_xywh, one.areas, one.reasons, one.ids)
         return replace(self, label_map=label_map, objects=objects)
 
@@ -208,7 +229,7 @@ class DatasetIndex:
         paths, at = Texts(self.paths[position] for position in positions), np.array(positions, dtype=np.int64)
         return replace(
             self, paths=paths, image_ids=self.image_ids[at], sizes=self.sizes[at], objects=objects, left_out=(),
-            repairs={},
+            repairs={}, notes=(),
         )  # fmt: skip
 
 

@@ -12,6 +12,15 @@ from opendetr.labels import LabelMap
 from opendetr.locations import FilePath
 from opendetr.raw_values import RawId
 
+LARGEST = 1e9  # pixels: a larger number is a fault
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How a data set is read where its files do not say it."""
+
+    voc_origin: int = 0  # the number of the first pixel in Pascal VOC's coordinates: 0 takes them as they are written
+
 
 @dataclass
 class RawSplit:
@@ -29,9 +38,11 @@ class RawSplit:
     areas: np.ndarray  # [M] in square pixels; nan where they are not stated
     crowds: np.ndarray  # [M] whether it is a crowd, or difficult
     ids: Sequence[RawId]  # [M]
-    is_relative: bool = False
+    is_relative: bool | np.ndarray = False  # of all objects, or [M]
+    states_sizes: bool = True  # whether the format has a place for them
     left_out: list[LeftOut] = field(default_factory=list)
     repairs: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)  # what the whole split shows, a sentence each
 
 
 class FoundSplit(NamedTuple):

@@ -92,8 +92,9 @@ def evaluate_arrays(truth: TruthArrays, found: FoundArrays) -> CocoMetrics:
 
 
 def truth_of(index: DatasetIndex) -> TruthArrays:
-    """The true objects of a split, with those that training leaves out."""
+    """The true objects of a split, with those that training leaves out, but without classes that are not asked for."""
     labels, objects = index.label_map, index.objects
+    objects = objects.at(objects.labels >= 0)
     return _truth(
         index.image_ids.tolist(), labels, objects.pictures, objects.labels, objects.boxes_xywh, objects.areas,
         objects.is_crowd,

@@ -4,12 +4,13 @@ from pathlib import Path
 
 from opendetr.checkpoints.native import Checkpoint, model_folder
 from opendetr.data.door import has_split, split_names
+from opendetr.data.source import DataSource
 from opendetr.errors import UserError
 from opendetr.recipes.recipe import load_recipe
 from opendetr.wording import listed
 
 
-def own_data(model: str | Path, split: str | None = None) -> tuple[Path, str]:
+def own_data(model: str | Path, split: str | None = None) -> tuple[DataSource, str]:
     """The data set that a run was trained on, and the split that chose its best weights, where none is given.
 
     Raises:
@@ -22,12 +23,12 @@ def own_data(model: str | Path, split: str | None = None) -> tuple[Path, str]:
     data = load_recipe(str(config_file)).data
     if not data.root:
         raise UserError(f"{config_file} does not name the data set of the model: give one by --data DIR")
-    root = Path(data.root)
-    if not root.is_dir():
-        raise UserError(f"{config_file} names the data set {root}, which is not there: give its folder by --data DIR")
-    if split is None and not has_split(root, data.val_split):
-        raise UserError(f"{model} was trained without a val split: give --split {listed(split_names(root))}")
-    return root, split or data.val_split
+    source = DataSource.of_config(data)
+    if (gone := source.missing()) is not None:
+        raise UserError(f"{config_file} names the data set {gone}, which is not there: give its folder by --data DIR")
+    if split is None and not has_split(source, data.val_split):
+        raise UserError(f"{model} was trained without a val split: give --split {listed(split_names(source))}")
+    return source, split or data.val_split
 
 
 def weights_in_words(checkpoint: Checkpoint) -> str:

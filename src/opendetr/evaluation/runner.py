@@ -101,6 +101,7 @@ def evaluate_data(
         UserError: the data have a category that the model does not know, or most pictures cannot be used, or with
             `strict` one.
     """
+    index = index.with_ids_of(description.label_map)
     labels = labels_on(description.label_map, origin, index.label_map, str(index.source))
     check_pictures(index, seconds=math.inf if strict else 5.0, strict=strict)
     return evaluate_split(engine, replace(description, label_map=labels), index, batch_size=batch_size)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from opendetr.data.door import load_index
 from opendetr.data.index import DatasetIndex, Record
+from opendetr.data.source import DataSource
 from opendetr.errors import UserError
 from opendetr.explanation.explaining import Asked, explain_picture, require_inside
 from opendetr.explanation.false_alarms import letter_of
@@ -50,7 +51,13 @@ def explain_sources(detector: Detector, model: str, sources: Sequence[str], outp
 
 
 def explain_data(
-    detector: Detector, model: str, data: Path, split: str, image: int | str | None, output: Path, threshold: float
+    detector: Detector,
+    model: str,
+    data: DataSource,
+    split: str,
+    image: int | str | None,
+    output: Path,
+    threshold: float,
 ) -> Path:
     """Write the page of what queries do over a split, or of the matching in one picture, and return its path.
 

@@ -11,6 +11,7 @@ from opendetr.checkpoints.adapt import labels_on
 from opendetr.checkpoints.native import Checkpoint
 from opendetr.data.door import has_split, load_index
 from opendetr.data.index import DatasetIndex
+from opendetr.data.source import DataSource
 from opendetr.engines.engine import require_installed
 from opendetr.engines.file_kinds import FILE_KINDS, FORMATS, run_file, write_file
 from opendetr.engines.graph_engine import INPUTS, FromPixels
@@ -115,13 +116,14 @@ def format_of(output: Path, format: ExportFormat | None) -> ExportFormat:
 
 
 def export_with_data(
-    checkpoint: Checkpoint, output: Path, options: ExportOptions, data: Path, index: DatasetIndex
+    checkpoint: Checkpoint, output: Path, options: ExportOptions, data: DataSource, index: DatasetIndex
 ) -> Certificate:
-    """As `export_model`, certified on a split of the data set in the folder `data` and calibrated on its split train.
+    """As `export_model`, certified on a split of the data set of `data` and calibrated on its split train.
 
     Raises:
         UserError: as there; or the data have a category that the model does not know.
     """
+    index = index.with_ids_of(checkpoint.label_map)
     labels = labels_on(checkpoint.label_map, checkpoint.origin, index.label_map, str(index.source))
     calibration = load_index(data, "train") if options.precision == "int8" and has_split(data, "train") else None
     return export_model(replace(checkpoint, label_map=labels), output, options, index, calibration)

@@ -22,6 +22,7 @@ from filelock import FileLock
 from opendetr.checkpoints.native import Checkpoint
 from opendetr.data.door import has_split, load_index
 from opendetr.data.index import DatasetIndex
+from opendetr.data.source import DataSource
 from opendetr.devices import describe_machine, describe_processor, resolve_device
 from opendetr.engines.engine import (
     GRAPH_ENGINES,
@@ -253,9 +254,10 @@ def _own_data(checkpoint: Checkpoint) -> DatasetIndex:
         UserError: it is not there.
     """
     data = checkpoint.config.data
+    source = DataSource.of_config(data) if data.root else None
     for split in (data.val_split, data.train_split):
-        if data.root and Path(data.root).is_dir() and has_split(Path(data.root), split):
-            return load_index(Path(data.root), split)
+        if source is not None and source.missing() is None and has_split(source, split):
+            return load_index(source, split)
     raise UserError(
         "--precision int8 is calibrated on your pictures and this model's data set is not there; "
         "opendetr export MODEL --precision int8 --data DIR --output FILE writes a file that predict can use"

@@ -16,6 +16,7 @@ from opendetr.config import RunConfig
 from opendetr.data.check import require_size, shared_pictures, warnings
 from opendetr.data.door import has_split, load_index
 from opendetr.data.index import DatasetIndex, Record
+from opendetr.data.source import DataSource
 from opendetr.engines.engine import TorchEngine
 from opendetr.errors import UserError
 from opendetr.evaluation.coco import CocoMetrics
@@ -41,13 +42,13 @@ class Finding:
     sentence: str
 
 
-def diagnose(config: RunConfig, root: Path, index: DatasetIndex, seconds: float) -> list[Finding]:
+def diagnose(config: RunConfig, source: DataSource, index: DatasetIndex, seconds: float) -> list[Finding]:
     """Check the files of a split as `examine` does, then overfit eight of its pictures; problems come first.
 
     Prints the classes before, and the findings with a verdict after that.
     """
     print_classes(index)
-    found = list(examine(root, config.data.train_split, index))
+    found = list(examine(source, config.data.train_split, index))
     found += [Finding(False, warning.removesuffix(".")) for warning in warnings(index, config.model.num_queries)]
     if not any(finding.is_problem for finding in found):
         try:
@@ -56,11 +57,11 @@ def diagnose(config: RunConfig, root: Path, index: DatasetIndex, seconds: float)
             found.append(Finding(True, f"eight pictures could not be overfitted: {error}"))
         else:
             found += verdict(result, index)
-    print_findings([(finding.is_problem, finding.sentence) for finding in found], str(root))
+    print_findings([(finding.is_problem, finding.sentence) for finding in found], str(source))
     return sorted(found, key=lambda finding: not finding.is_problem)
 
 
-def examine(root: Path, split: str, index: DatasetIndex) -> Iterator[Finding]:
+def examine(source: DataSource | Path, split: str, index: DatasetIndex) -> Iterator[Finding]:
     """Check the files of a split, whose index was read; UserError if the annotation file of val cannot be read."""
     yield from _boxes(index)
     if not len(index.labels):
@@ -69,8 +70,8 @@ def examine(root: Path, split: str, index: DatasetIndex) -> Iterator[Finding]:
     yield from _classes(index)
     yield from _pictures(index)
     yield from _duplicates(index)
-    if split != "val" and has_split(root, "val"):
-        val_index = load_index(root, "val")
+    if split != "val" and has_split(source, "val"):
+        val_index = load_index(source, "val")
         try:  # as train reads it: val may list fewer categories, no other ones
             unseen = _seen(val_index.under(index.label_map)) - _seen(index)
         except UserError as error:

@@ -1,10 +1,10 @@
 """What a training says at its end: how good the model is, where it is, and what to do next."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 from opendetr.data.door import has_split
+from opendetr.data.source import DataSource
 from opendetr.progress import console, print_command, warn
 from opendetr.training.choices import FEWEST_PASSES
 from opendetr.training.loop import Trainer
@@ -34,8 +34,9 @@ def sum_up(trainer: Trainer) -> None:
         console.print(f"\nThe model was not measured: {_why_not_measured(trainer)}.")
     there = [name for name in names if (run / name).exists()]
     console.print(f"The run is in {run}: {', '.join(there)}. Next:")
-    split = next((name for name in ("test", data.val_split) if has_split(Path(data.root), name)), "SPLIT")
-    print_command("opendetr", "val", run, "--data", data.root, "--split", split)
+    source = DataSource.of_config(data)
+    split = next((name for name in ("test", data.val_split) if has_split(source, name)), "SPLIT")
+    print_command("opendetr", "val", run, *source.as_options(), "--split", split)
     print_command("opendetr", "predict", run, "PICTURES", "--output", "found")
     if left_out:
         shown = "\n  ".join(left_out[:MOST_LISTED])
@@ -80,4 +81,8 @@ def learned_nothing(trainer: Trainer, val: dict[str, Any] | None) -> tuple[str, 
     if passes < 10 * FEWEST_PASSES:
         epochs, minutes = ["--epochs", 2 * config.train.epochs], ["--minutes", math.ceil(config.train.minutes)]
         return f"{said} Continue it:", resume + (minutes if config.train.minutes else epochs)
-    return f"{said} Ask whether the data can be learned:", ["opendetr", "doctor", "--data", config.data.root]
+    return f"{said} Ask whether the data can be learned:", [
+        "opendetr",
+        "doctor",
+        *DataSource.of_config(config.data).as_options(),
+    ]

@@ -29,6 +29,7 @@ from opendetr.data.check import (
 from opendetr.data.door import has_split, load_index
 from opendetr.data.index import DatasetIndex
 from opendetr.data.loader import DetectionDataset
+from opendetr.data.source import DataSource
 from opendetr.data.transforms import Preprocessing, training_transform
 from opendetr.devices import default_workers, keep_freed_memory, place, resolve_device
 from opendetr.errors import UserError
@@ -190,20 +191,20 @@ def leave_processes() -> None:
 
 def read_splits(config: RunConfig, check_seconds: float) -> tuple[DatasetIndex, DatasetIndex | None]:
     """The training split, and the split that chooses `best`, None where there can be none; prints what it finds."""
-    root, data = Path(config.data.root), config.data
-    train_index = load_index(root, data.train_split)
+    data, source = config.data, DataSource.of_config(config.data)
+    train_index = load_index(source, data.train_split)
     console.print(f"{data.train_split}: {describe(train_index)}; {describe_classes(train_index.label_map)}")
     for warning in warnings(train_index, config.model.num_queries):
         warn(warning)
     check_pictures(train_index, check_seconds, strict=data.strict)
-    if not has_split(root, data.val_split):
+    if not has_split(source, data.val_split):
         kept = "only the last weights are kept."
         if data.val_split == "none":
             console.print(f"No val split is used: {kept}")
         else:
-            warn(f"{root} has no split '{data.val_split}' to choose the best weights by: {kept}")
+            warn(f"{source} has no split '{data.val_split}' to choose the best weights by: {kept}")
         return train_index, None
-    val_index = load_index(root, data.val_split)
+    val_index = load_index(source, data.val_split).with_ids_of(train_index.label_map)
     train_index.label_map.require_same_categories(val_index.label_map, str(val_index.source))
     console.print(f"{data.val_split}: {describe(val_index)}")
     for sentence in left_out_in_words(val_index):
@@ -264,7 +265,7 @@ def new_model(
         white_level = trained.preprocessing.white_level
     preprocessing = Preprocessing(data.image_size, data.max_size, mean, std, data.multiple_of, white_level)
     origin = Origin(
-        data=str(Path(data.root).resolve()), train_split=data.train_split, backbone_weights=weights_from,
+        data=str(DataSource.of_config(data)), train_split=data.train_split, backbone_weights=weights_from,
         created=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     )  # fmt: skip
     return Checkpoint(model, config, label_map, preprocessing, origin, Path()), speed

@@ -10,6 +10,7 @@ from opendetr.checkpoints.adapt import require_same_architecture
 from opendetr.checkpoints.loading import load_checkpoint
 from opendetr.checkpoints.native import Checkpoint
 from opendetr.config import RunConfig
+from opendetr.data.source import DataSource
 from opendetr.devices import resolve_device
 from opendetr.errors import UserError
 from opendetr.progress import console
@@ -51,7 +52,7 @@ def run_training(
         raise UserError("--data is missing: give the folder of the data set to learn from")
     run = resume if output is None else output
     if run is None:
-        run = _free_folder(Path("runs") / Path(config.data.root).resolve().name)
+        run = _free_folder(Path("runs") / DataSource.of_config(config.data).name)
     settled = settle_threads(threads, measure=config.train.minutes > 0, device=resolve_device(config.train.device).type)
     trainer = prepare_training(
         config, run, started, resume, trained=trained, fresh_minutes=bool(given.get("train.minutes")), threads=settled

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from opendetr.data.index import LeftOut, Unused
-from opendetr.data.raw import FoundSplit, RawSplit
+from opendetr.data.raw import FoundSplit, RawSplit, ReadOptions
 from opendetr.errors import UserError, first_line
 from opendetr.labels import LabelMap
 from opendetr.locations import FilePath
@@ -27,7 +27,7 @@ _LIST = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
 T = TypeVar("T")
 
 
-def find_coco(root: FilePath) -> Iterator[FoundSplit]:
+def find_coco(root: FilePath, options: ReadOptions) -> Iterator[FoundSplit]:
     """The splits of a folder.
 
     `annotations/SPLIT.json` or `annotations/instances_SPLIT.json`, with the pictures in `images/SPLIT/`, `images/`,
