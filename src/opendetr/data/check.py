@@ -4,6 +4,7 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -146,14 +147,18 @@ def left_out_in_words(index: DatasetIndex) -> list[str]:
     return [*found, *index.notes]
 
 
-def every_entry_left_out(index: DatasetIndex) -> list[dict[str, str]]:
-    """Kind, reason and sentence of every single entry that training leaves out, for `--report`."""
-    found = [{"kind": one.kind, "reason": str(one.reason), "entry": one.sentence} for one in index.left_out]
+def account_of(index: DatasetIndex) -> dict[str, Any]:
+    """How many entries of a split are used, and every single one that training leaves out: for `--report`."""
+    left_out = [{"kind": one.kind, "reason": str(one.reason), "entry": one.sentence} for one in index.left_out]
     reasons = index.objects.reasons
-    return found + [
+    left_out += [
         {"kind": "object", "reason": str(OF_OBJECTS[reasons[number]]), "entry": describe_object(index, number)}
         for number in np.flatnonzero(reasons >= 0).tolist()
     ]
+    return {
+        "source": str(index.source), "format": index.layout, "pictures": len(index), "objects": len(index.labels),
+        "left_out": left_out, "put_right": index.repairs,
+    }  # fmt: skip
 
 
 def _about_crowds(index: DatasetIndex) -> str:

@@ -3,10 +3,12 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from opendetr.data.door import load_index, split_names, usual_name
+from opendetr.data.check import account_of
+from opendetr.data.door import has_split, load_index, split_names
 from opendetr.data.findings import (
     Finding,
     Place,
@@ -17,7 +19,9 @@ from opendetr.data.findings import (
 )
 from opendetr.data.index import USED, DatasetIndex, Objects
 from opendetr.data.picture_findings import examine_pictures, glance_at, parts_of_others
+from opendetr.data.source import DataSource
 from opendetr.errors import UserError
+from opendetr.files import write_json
 from opendetr.wording import counted
 
 ORDER = (Severity.ERROR, Severity.WARNING, Severity.NOTE)
@@ -30,25 +34,35 @@ class CheckedData:
     splits: dict[str, DatasetIndex]
     findings: list[Finding] = field(default_factory=list)
 
+    def to_json(self) -> dict[str, Any]:
+        """The findings, and of every split how many entries are used and each that is not."""
+        findings = [
+            {"severity": str(one.severity), "kind": one.kind, "sentence": one.sentence, "count": one.count}
+            for one in self.findings
+        ]
+        return {"findings": findings, "splits": {name: account_of(index) for name, index in self.splits.items()}}
+
     @property
     def errors(self) -> int:
         """How many findings are errors."""
         return sum(finding.is_problem for finding in self.findings)
 
 
-def read_all_splits(root: str | Path, names: Sequence[str] = ()) -> CheckedData:
+def read_all_splits(data: str | Path | DataSource, names: Sequence[str] = ()) -> CheckedData:
     """Read splits, by default all; those that cannot be read, or have other classes than the first, are errors.
+
+    The first is the one to train on.
 
     Raises:
         UserError: there is no data set.
     """
-    names = list(names) or split_names(root)
+    names = list(names) or sorted(split_names(data), key=lambda name: (name != "train", name))
     checked = CheckedData({})
     if not names:
-        load_index(root, "train")  # says what is expected
-    for name in sorted(names, key=lambda name: (usual_name(name) != "train", name)):
+        load_index(data, "train")  # says what is expected
+    for name in names:
         try:
-            index = load_index(root, name)
+            index = load_index(data, name)
             first = next(iter(checked.splits.values()), None)
             checked.splits[name] = index if first is None else index.under(first.label_map)
         except UserError as error:
@@ -78,11 +92,22 @@ def check_splits(
     if learnable:
         size = image_size(next(iter(learnable.values())))
         found += examine_boxes(learnable, size, num_queries)
-        found += examine_classes(learnable)
+        first = next(iter(splits))
+        found += examine_classes(learnable, first if first in learnable else None)
     glances = {name: glance_at(index, seconds) for name, index in splits.items()}
     found += examine_pictures(splits, glances)
-    checked.findings = sorted(found, key=lambda finding: ORDER.index(finding.severity))
+    checked.findings = by_severity(found)
     return checked
+
+
+def write_accounts(path: Path, data: str | Path | DataSource, splits: Sequence[str]) -> None:
+    """Write how many entries of splits are used, and each that is not, as JSON."""
+    write_json(path, {split: account_of(load_index(data, split)) for split in splits if has_split(data, split)})
+
+
+def by_severity(found: Sequence[Finding]) -> list[Finding]:
+    """Errors first, then warnings, then notes."""
+    return sorted(found, key=lambda finding: ORDER.index(finding.severity))
 
 
 def mended(checked: CheckedData, how: str) -> dict[str, DatasetIndex]:

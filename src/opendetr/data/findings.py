@@ -255,8 +255,11 @@ def _unusual_sizes(splits: Splits) -> Iterator[Finding]:
             yield Finding(Severity.NOTE, "unusual size", said, len(numbers), _places(split, index, numbers))
 
 
-def examine_classes(splits: Splits) -> Iterator[Finding]:
-    """Classes that are never used, rare, in one split only, or far more frequent in one split than in another."""
+def examine_classes(splits: Splits, train: str | None) -> Iterator[Finding]:
+    """Classes that are never used, rare, in one split only, or far more frequent in one split than in another.
+
+    `train` is the split to learn from, where there is one.
+    """
     names = next(iter(splits.values())).label_map.names
     counts = {split: np.bincount(index.labels, minlength=len(names)) for split, index in splits.items()}
     total = np.sum(list(counts.values()), axis=0)
@@ -271,19 +274,19 @@ def examine_classes(splits: Splits) -> Iterator[Finding]:
     if rare:
         said = f"classes with fewer than {FEW} objects will hardly be learned: {_named(names, rare, total)}"
         yield Finding(Severity.NOTE, "rare", said, len(rare))
-    learned = counts.get("train")
+    learned = None if train is None else counts[train]
     for split, of_split in counts.items():
-        if learned is None or split == "train" or not learned.any() or not of_split.any():
+        if learned is None or split == train or not learned.any() or not of_split.any():
             continue
         unseen = [label for label in range(len(names)) if of_split[label] and not learned[label]]
         if unseen:
             named = _named(names, unseen)
-            said = f"{split} has objects of classes that train never shows: {named}; move some pictures over"
+            said = f"{split} has objects of classes that {train} never shows: {named}; move some pictures over"
             yield Finding(Severity.ERROR, "class only outside train", said, len(unseen))
         absent = [label for label in range(len(names)) if learned[label] >= FEW and not of_split[label]]
         if absent:
             named = _named(names, absent)
-            said = f"{split} has no object of classes that train shows: {named}: it cannot measure them"
+            said = f"{split} has no object of classes that {train} shows: {named}: it cannot measure them"
             yield Finding(Severity.NOTE, "class not measured", said, len(absent))
         shares = learned / learned.sum(), of_split / of_split.sum()
         fewest = np.minimum(learned, of_split)
@@ -293,7 +296,7 @@ def examine_classes(splits: Splits) -> Iterator[Finding]:
         ]  # fmt: skip
         if skewed:
             said = (
-                f"{split} and train differ by more than {SKEW} times in the share of: {_named(names, skewed)}; "
+                f"{split} and {train} differ by more than {SKEW} times in the share of: {_named(names, skewed)}; "
                 f"split at random"
             )
             yield Finding(Severity.WARNING, "classes differ between splits", said, len(skewed))
