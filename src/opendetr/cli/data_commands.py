@@ -31,7 +31,7 @@ def convert_data(
 
     Examples:
       opendetr data convert DATA cells-yolo --to yolo
-      opendetr data convert DATA cats.coco --to coco --split val --classes cat --copy
+      opendetr data convert DATA cats --to coco --split val --classes cat
     """
     folder = opendetr.convert_data(
         source,

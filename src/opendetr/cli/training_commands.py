@@ -114,7 +114,7 @@ def train(
     val_share: Annotated[
         float | None,
         option(
-            DATA, "SHARE", "The share of the training pictures to use as val, where the data have none.", default="none"
+            DATA, "SHARE", "The share of the training pictures that becomes val, where there is none.", default="none"
         ),
     ] = None,
     train_split: Annotated[
