@@ -25,6 +25,8 @@ _HOME = {
     "build_model": "model.build",
     "convert": "api",
     "convert_data": "api",
+    "check_data": "api",
+    "data_stats": "api",
     "demo": "api",
     "doctor": "api",
     "explain": "api",
@@ -47,8 +49,10 @@ __all__ = sorted([*_HOME, "__version__"])
 if TYPE_CHECKING:  # what editors and type checkers see; tests/contracts hold it equal to _HOME
     from opendetr.api import ablate as ablate
     from opendetr.api import benchmark as benchmark
+    from opendetr.api import check_data as check_data
     from opendetr.api import convert as convert
     from opendetr.api import convert_data as convert_data
+    from opendetr.api import data_stats as data_stats
     from opendetr.api import demo as demo
     from opendetr.api import doctor as doctor
     from opendetr.api import explain as explain

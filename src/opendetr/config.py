@@ -102,6 +102,9 @@ class DataConfig:
     more_roots: Annotated[tuple[str, ...], "folders of further sets, joined by class name"] = ()
     classes: Annotated[tuple[str, ...], "the classes that are kept; [] keeps all"] = ()
     renamed: Annotated[tuple[str, ...], "classes with other names, each as old=new"] = ()
+    voc_origin: Annotated[int, "the number of the first pixel in Pascal VOC's coordinates: 0 or 1"] = 0
+    val_share: Annotated[float, "the share of the training pictures that are val, where the data have no val"] = 0.0
+    split_seed: Annotated[int, "chooses the pictures of val_share"] = 0
     train_split: Annotated[str, "the split to train on"] = "train"
     val_split: Annotated[str, "the split that chooses the best weights"] = "val"
     strict: Annotated[bool, "stop at a picture that cannot be used, instead of leaving it out"] = False
@@ -134,6 +137,8 @@ class DataConfig:
     multiple_of: Annotated[int, "both sides are multiples of this, so that shapes repeat and nothing is padded"] = 1
 
     def __post_init__(self) -> None:
+        _require(self, "voc_origin", self.voc_origin in (0, 1), "0 or 1")
+        _require(self, "val_share", 0 <= self.val_share < 1, "at least 0 and below 1")
         _require_at_least(self, 1, "crop_min", "crop_max", "multiple_of")
         _require_at_least(self, 0, "image_size", "max_size", "zoom_in", "zoom_out", "colour")
         _require(self, "train_sizes", min(self.train_sizes, default=1) >= 1, "a list of positive sizes")
@@ -331,7 +336,7 @@ class RunConfig:
         return "\n".join(lines)
 
 
-FEW_NEED = ("more_roots", "classes", "renamed")  # keys of `data`
+FEW_NEED = ("more_roots", "classes", "renamed", "voc_origin", "val_share", "split_seed")  # keys of `data`
 PARTS = ("backbone", "input_proj", "encoder", "decoder", "heads")  # of a model, that can be frozen
 
 _SECTIONS = tuple(item.name for item in fields(RunConfig))

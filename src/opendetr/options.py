@@ -15,6 +15,7 @@ ExportFormat = Literal["onnx", "openvino", "pt2"]
 EXPORT_SUFFIXES: dict[ExportFormat, str] = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2"}  # of exported files
 PeerName = Literal["huggingface", "official"]  # whose code of DETR a benchmark compares with
 DataFormat = Literal["coco", "yolo", "voc", "csv"]
+DataFix = Literal["drop", "clip"]  # what is done to boxes that reach out of their pictures
 ModelForm = Literal[PeerName, "opendetr"]  # whose format a model is written in
 SAY_DC5 = "opendetr convert {path} DIR --to opendetr {option}"  # whether a .pth is dilated
 HeadFrom = Literal["data", "model"]  # whose classes the head of the initial model has

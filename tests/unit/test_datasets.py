@@ -118,9 +118,10 @@ def test_crowds_are_left_out_of_training_but_not_of_evaluation(with_boxes):
     assert len(index.objects) == len(truth_of(index).crowds) == 2
     assert truth_of(index).crowds.tolist() == [False, True]
     assert left_out_in_words(index) == [
-        "1 object marked as a crowd or as difficult: left out of training; that is 50% of all objects, and some tools, "
-        "such as CVAT, mark every mask so: if they are single objects, set their iscrowd to 0 "
-        f"(first: {index.records[0].path}: annotation 2 with box [1.0, 2.0, 3.0, 4.0] in 64x48 pixels)."
+        "1 object marked as a crowd or as difficult: left out of training (first: "
+        f"{index.records[0].path}: annotation 2 with box [1.0, 2.0, 3.0, 4.0] in 64x48 pixels; these are 50% of all "
+        "objects, and some tools, such as CVAT, mark every mask so: if they are single objects, set their iscrowd to "
+        "0)."
     ]
 
 

@@ -12,6 +12,8 @@ _FILES = {
     "benchmark": "measuring",
     "convert": "models",
     "convert_data": "data_sets",
+    "check_data": "data_sets",
+    "data_stats": "data_sets",
     "demo": "learning",
     "doctor": "learning",
     "explain": "detection",
@@ -28,7 +30,9 @@ _FILES = {
 __all__ = list(_FILES)
 
 if TYPE_CHECKING:  # what editors and type checkers see
+    from opendetr.api.data_sets import check_data as check_data
     from opendetr.api.data_sets import convert_data as convert_data
+    from opendetr.api.data_sets import data_stats as data_stats
     from opendetr.api.detection import explain as explain
     from opendetr.api.detection import predict as predict
     from opendetr.api.detection import track as track

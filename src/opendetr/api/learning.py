@@ -6,7 +6,8 @@ from pathlib import Path
 
 from rich.markdown import Markdown
 
-from opendetr.data.door import load_index
+from opendetr.data.data_check import write_accounts
+from opendetr.data.findings import Finding
 from opendetr.data.source import DataRoots, DataSource, Renames, config_of
 from opendetr.devices import resolve_device
 from opendetr.errors import UserError
@@ -14,7 +15,7 @@ from opendetr.options import Cache, TrainingPrecision, require_batch_size
 from opendetr.progress import console
 from opendetr.recipes.recipe import load_recipe, resolve_config
 from opendetr.threads import settle_threads
-from opendetr.training.doctor import Finding, diagnose
+from opendetr.training.doctor import diagnose
 from opendetr.training.start import run_training
 
 
@@ -23,11 +24,14 @@ def train(
     *,
     classes: str | Iterable[str] | None = None,
     rename: Renames | None = None,
+    voc_origin: int | None = None,
+    val_share: float | None = None,
     recipe: str | None = None,
     preset: str | None = None,
     train_split: str | None = None,
     val_split: str | None = None,
     strict: bool | None = None,
+    report: str | Path | None = None,
     output: str | Path | None = None,
     resume: str | Path | None = None,
     init: str | Path | None = None,
@@ -57,11 +61,15 @@ def train(
         data: the data set's folder, zip archive or address, or a list of several; may be left out when resuming.
         classes: only these classes, by name; the objects of others are left out. None keeps all.
         rename: other names for classes, as a mapping from old to new; classes of one name become one.
+        voc_origin: the number of the first pixel in Pascal VOC's coordinates, 0 or 1.
+        val_share: the share of the training pictures that are val, where the data have none; near duplicates stay on
+            one side.
         recipe: a shipped recipe or a TOML file.
         preset: a model section by name; replaces the recipe's.
         train_split: the split to learn from.
         val_split: the split that chooses the best weights.
         strict: stop at a picture that cannot be used, instead of leaving it out.
+        report: a JSON file for what of the data is used, and every entry that is not, with the reason.
         output: the run folder; by default `runs/NAME-OF-DATA`, numbered where it exists.
         resume: a run folder to continue from its last written state.
         init: a model to start from: a run folder, an official `.pth`, a released name, a Hugging Face folder or id.
@@ -103,7 +111,8 @@ def train(
             "--resume continues a run with its own config: leave out --recipe, --preset, --init and --image-size"
         )
     options = {
-        **config_of(data, classes, rename), "data.train_split": train_split, "data.val_split": val_split,
+        **config_of(data, classes, rename), "data.voc_origin": voc_origin,
+        "data.val_share": val_share, "data.train_split": train_split, "data.val_split": val_split,
         "data.strict": strict, "data.cache": cache, "model.backbone": backbone,
         "model.backbone_weights": backbone_weights, "train.epochs": epochs,
         "train.minutes": 0.0 if epochs is not None else minutes, "train.patience": patience, "train.seed": seed,
@@ -115,6 +124,7 @@ def train(
     return run_training(
         given, recipe, preset, image_size, overrides, None if output is None else Path(output),
         None if resume is None else Path(resume), started or time.time(), threads,
+        None if report is None else Path(report),
     )  # fmt: skip
 
 
@@ -192,12 +202,14 @@ def doctor(
     *,
     classes: str | Iterable[str] | None = None,
     rename: Renames | None = None,
+    voc_origin: int = 0,
     train_split: str = "train",
     recipe: str | None = None,
     image_size: int | None = None,
     seconds: float = 45.0,
     device: str | None = None,
     threads: int | str | None = None,
+    report: str | Path | None = None,
 ) -> list[Finding]:
     """Check a data set for training and say what to change: its files, and whether eight pictures can be overfitted.
 
@@ -205,12 +217,14 @@ def doctor(
         data: the data set's folder, or a list of several.
         classes: only these classes, by name; the objects of others are left out. None keeps all.
         rename: other names for classes, as a mapping from old to new; classes of one name become one.
+        voc_origin: the number of the first pixel in Pascal VOC's coordinates, 0 or 1.
         train_split: the training split to check.
         recipe: a shipped recipe or a TOML file, as in `train`.
         image_size: the shorter side; by default chosen by the recipe.
         seconds: for overfitting eight pictures.
         device: `auto`, `cpu`, `cuda` or `mps`.
         threads: number of threads, or `auto`, the default: the fastest, measured.
+        report: a JSON file for what of the data is used, and every entry that is not, with the reason.
 
     Returns:
         The findings, the most important first.
@@ -219,11 +233,13 @@ def doctor(
         UserError: the data cannot be read at all.
     """
     settle_threads(threads, measure=True, device=resolve_device(device or "auto").type)
-    source = DataSource.of(data, classes, rename)
+    source = DataSource.of(data, classes, rename, voc_origin)
     options = {**source.to_config(), "data.train_split": train_split, "train.device": device}
     given = {name: value for name, value in options.items() if value is not None}
     config = resolve_config(recipe, None, given, image_size)
-    return diagnose(config, source, load_index(source, train_split), seconds)
+    if report is not None:
+        write_accounts(Path(report), source, (train_split, "val"))
+    return diagnose(config, source, seconds)
 
 
 def demo(

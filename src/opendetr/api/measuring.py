@@ -7,7 +7,7 @@ from opendetr.benchmarking.benchmark import Benchmark, print_benchmark, write_be
 from opendetr.benchmarking.measure import run_benchmark
 from opendetr.checkpoints.loading import is_exported, load_checkpoint
 from opendetr.checkpoints.origin import Origin
-from opendetr.data.check import left_out_in_words
+from opendetr.data.check import account_of, left_out_in_words
 from opendetr.data.door import load_index
 from opendetr.data.source import DataRoots, DataSource, Renames
 from opendetr.devices import resolve_device
@@ -15,7 +15,7 @@ from opendetr.errors import UserError
 from opendetr.evaluation.coco import CocoMetrics, evaluate_files
 from opendetr.evaluation.own_data import own_data, weights_in_words
 from opendetr.evaluation.runner import evaluate_data
-from opendetr.files import require_folder
+from opendetr.files import require_folder, write_json
 from opendetr.inference.detector import Detector, computes_on
 from opendetr.options import EngineName, OneEngine, PeerName, PrecisionName, require_batch_size, require_choice
 from opendetr.progress import console, warn
@@ -30,12 +30,14 @@ def val(
     *,
     classes: str | Iterable[str] | None = None,
     rename: Renames | None = None,
+    voc_origin: int = 0,
     batch_size: int = 4,
     engine: EngineName | None = None,
     precision: PrecisionName = "fp32",
     device: str = "auto",
     threads: int | str | None = None,
     strict: bool = False,
+    report: str | Path | None = None,
 ) -> CocoMetrics:
     """COCO metrics of a model, or of an exported file, on any split of a data set whose categories it knows.
 
@@ -47,6 +49,7 @@ def val(
         classes: only these classes, by name; the objects of others are left out. None keeps all,
             without `data` those that the run was trained on.
         rename: other names for classes, as a mapping from old to new; classes of one name become one.
+        voc_origin: the number of the first pixel in Pascal VOC's coordinates, 0 or 1.
         split: by default `val`; without `data` the one by which the run chose its best weights.
         batch_size: pictures at once, as far as they have one shape; the result does not depend on it.
         engine: what runs the model, as in `Detector.load`; by default PyTorch, and for a file the engine that it was
@@ -55,6 +58,7 @@ def val(
         device: `auto`, `cpu`, `cuda` or `mps`.
         threads: number of threads, or `auto`, the default: the fastest, measured.
         strict: stop at a picture that cannot be used; otherwise it is said, and its objects count as missed.
+        report: a JSON file for what of the split is used, and every entry that is not, with the reason.
 
     Raises:
         UserError: no such model, data set or split; no `data`, and the model does not say which are its own, or they
@@ -68,13 +72,15 @@ def val(
         source, split = own_data(model, split)
         source = source.narrowed(classes, rename)
     else:
-        source, split = DataSource.of(data, classes, rename), split or "val"
+        source, split = DataSource.of(data, classes, rename, voc_origin), split or "val"
     settle_threads(threads, measure=True, device=computes_on(model, engine, device))
     index = load_index(source, split)
     detector = Detector.load(model, device, engine, precision, len(index))
     origin = Origin() if is_exported(model) else detector.checkpoint.origin
     for sentence in left_out_in_words(index):
         warn(sentence)
+    if report is not None:
+        write_json(Path(report), {split: account_of(index)})
     weights = model if is_exported(model) else weights_in_words(detector.checkpoint)
     pictures, side = counted(len(index), "picture"), detector.description.preprocessing.image_size
     how = f"in {detector.engine.precision} at {side} pixels"

@@ -24,8 +24,10 @@ from opendetr.cli.parameters import (
     ModelOrExported,
     Precision,
     RenamedClasses,
+    Report,
     Strict,
     ThreadCount,
+    VocOrigin,
     flag,
     option,
     parse_point,
@@ -46,6 +48,7 @@ def val(
     ] = None,
     classes: KeptClasses = None,
     rename: RenamedClasses = None,
+    voc_origin: VocOrigin = 0,
     split: Annotated[
         str | None, option(DATA, "SPLIT", "The split to measure on.", default="val; without --data the run's own")
     ] = None,
@@ -61,6 +64,7 @@ def val(
     precision: Precision = "fp32",
     device: Device = "auto",
     threads: ThreadCount = None,
+    report: Report = None,
 ) -> Answer:
     """Measure a model on a split: the 12 COCO numbers and AP per class; or measure detections that are there already.
 
@@ -77,6 +81,7 @@ def val(
             model, data or None, split, classes=classes, rename=rename,
             batch_size=batch_size, engine=engine, precision=precision, device=device,
             threads=threads, strict=strict,
+            voc_origin=voc_origin, report=report,
         )  # fmt: skip
     elif model is None and not data and split is None and detections is not None and annotations is not None:
         metrics = val_files(detections, annotations)

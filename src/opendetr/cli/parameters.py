@@ -1,6 +1,7 @@
 """Options and arguments of commands: how they are declared, the groups of their help, and those of several commands."""
 
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import typer
@@ -34,7 +35,7 @@ def flag(panel: str, help_: str, *names: str) -> Any:
     return option(panel, "", help_, *names)
 
 
-DATA_HELP = "A data set: a folder with annotations/SPLIT.json and images/ (COCO), or Roboflow's COCO export"
+DATA_HELP = "A data set: a folder or zip archive in the form of COCO, YOLO, Pascal VOC, CSV or LabelMe"
 MODEL_HELP = "A run folder, an official .pth or released name (detr-r50), a Hugging Face folder or id"
 MORE_DATA = "given again, sets are joined by the names of their classes"
 KeptClasses = Annotated[
@@ -52,6 +53,13 @@ RenamedClasses = Annotated[
     option(
         DATA, "OLD=NEW", "Another name for a class; classes of one name become one. May be given again.", "--rename"
     ),
+]
+VocOrigin = Annotated[
+    int, option(DATA, "0|1", "The number of the first pixel in Pascal VOC's coordinates.", "--voc-origin")
+]
+Report = Annotated[
+    Path | None,
+    option(OUTPUT, "FILE", "Write what of the data is used, and every entry that is not, with the reason, as JSON."),
 ]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=f"{MODEL_HELP}.")]
 ModelOrExported = Annotated[str, typer.Argument(metavar="MODEL", help=f"{MODEL_HELP}, or an exported file.")]

@@ -1,6 +1,5 @@
 """Commands that make models: demo, doctor, train, ablate, and the embedded data set."""
 
-from dataclasses import asdict
 from pathlib import Path
 from textwrap import fill
 from typing import Annotated
@@ -24,8 +23,10 @@ from opendetr.cli.parameters import (
     KeptClasses,
     Recipe,
     RenamedClasses,
+    Report,
     Strict,
     ThreadCount,
+    VocOrigin,
     device_option,
     flag,
     option,
@@ -71,6 +72,7 @@ def doctor(
     data: Annotated[list[str], option(DATA, "DIR", f"{DATA_HELP}; {MORE_DATA}.")],
     classes: KeptClasses = None,
     rename: RenamedClasses = None,
+    voc_origin: VocOrigin = 0,
     train_split: Annotated[str, option(DATA, "SPLIT", "The split that training would learn from.")] = "train",
     recipe: Recipe = None,
     image_size: Annotated[
@@ -79,6 +81,7 @@ def doctor(
     seconds: Annotated[float, option(LENGTH, "SECONDS", "Time to overfit eight pictures.")] = 45.0,
     device: Device = "auto",
     threads: ThreadCount = None,
+    report: Report = None,
 ) -> Answer:
     """Check a data set before training: its files, and whether a model can overfit eight pictures; about a minute.
 
@@ -89,9 +92,12 @@ def doctor(
     found = opendetr.doctor(
         data, classes=classes, rename=rename,
         train_split=train_split, recipe=recipe, image_size=image_size,
-        seconds=seconds, device=device, threads=threads,
+        seconds=seconds, device=device, threads=threads, voc_origin=voc_origin, report=report,
     )  # fmt: skip
-    findings = [asdict(finding) for finding in found]
+    findings = [
+        {"severity": str(one.severity), "kind": one.kind, "sentence": one.sentence, "is_problem": one.is_problem}
+        for one in found
+    ]
     return Answer({"findings": findings}, FOUND_PROBLEMS if any(one.is_problem for one in found) else 0)
 
 
@@ -102,6 +108,15 @@ def train(
     ] = None,
     classes: KeptClasses = None,
     rename: RenamedClasses = None,
+    voc_origin: Annotated[
+        int | None, option(DATA, "0|1", "The number of the first pixel in Pascal VOC's coordinates.", default="0")
+    ] = None,
+    val_share: Annotated[
+        float | None,
+        option(
+            DATA, "SHARE", "The share of the training pictures that becomes val, where there is none.", default="none"
+        ),
+    ] = None,
     train_split: Annotated[
         str | None, option(DATA, "SPLIT", "The split to learn from.", default=FAST.data.train_split)
     ] = None,
@@ -166,6 +181,7 @@ def train(
         option(SPEED, "none|ram|disk", "Where decoded pictures are kept for later epochs.", default=FAST.data.cache),
     ] = None,
     output: Annotated[Path | None, option(OUTPUT, "DIR", "The run folder.", default="runs/NAME-OF-DATA")] = None,
+    report: Report = None,
     backbone_weights: Annotated[
         str | None,
         option(
@@ -201,7 +217,8 @@ def train(
     run = opendetr.train(
         data or None, classes=classes, rename=rename,
         init=init, new_head=num_classes_from == "data", freeze=freeze or (), recipe=recipe, preset=preset,
-        train_split=train_split, val_split=val_split, strict=strict or None, output=output, resume=resume,
+        train_split=train_split, val_split=val_split, strict=strict or None, voc_origin=voc_origin,
+        val_share=val_share, report=report, output=output, resume=resume,
         epochs=epochs, minutes=minutes,
         patience=patience, seed=seed, batch_size=batch_size, image_size=image_size, backbone=backbone,
         backbone_weights=backbone_weights, workers=workers, cache=cache, precision=precision,

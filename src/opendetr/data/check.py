@@ -3,6 +3,8 @@
 import hashlib
 import time
 from collections import Counter
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -118,8 +120,8 @@ def warnings(index: DatasetIndex, num_queries: int) -> list[str]:
     return found
 
 
-def left_out_in_words(index: DatasetIndex) -> list[str]:
-    """A sentence per reason why entries of the source are not used, per kind of repair, and what the split shows."""
+def left_out_by_reason(index: DatasetIndex) -> Iterator[tuple[str, Unused, int, str]]:
+    """Kind of entry (picture, object), reason, number, and a sentence on the first, of all that training leaves out."""
     number_of = Counter((one.kind, one.reason) for one in index.left_out)
     first = {(one.kind, one.reason): one.sentence for one in reversed(index.left_out)}
     objects = index.objects
@@ -127,10 +129,16 @@ def left_out_in_words(index: DatasetIndex) -> list[str]:
         key, these = ("object", OF_OBJECTS[code]), np.flatnonzero(objects.reasons == code)
         number_of[key] += len(these)
         first[key] = describe_object(index, int(these[0]))
-    found = []
     for (kind, reason), number in number_of.items():
-        more = _about_crowds(index) if reason == Unused.CROWD else ""
-        found.append(f"{counted(number, kind)} {reason}: left out of training{more} (first: {first[kind, reason]}).")
+        yield kind, reason, number, first[kind, reason] + (_about_crowds(index) if reason == Unused.CROWD else "")
+
+
+def left_out_in_words(index: DatasetIndex) -> list[str]:
+    """A sentence per reason why entries of the source are not used, per kind of repair, and what the split shows."""
+    found = [
+        f"{counted(number, kind)} {reason}: left out of training (first: {first})."
+        for kind, reason, number, first in left_out_by_reason(index)
+    ]
     found += [
         f"{counted(number, 'entry was', 'entries were')} put right: {what}."
         for what, number in index.repairs.items()
@@ -139,13 +147,27 @@ def left_out_in_words(index: DatasetIndex) -> list[str]:
     return [*found, *index.notes]
 
 
+def account_of(index: DatasetIndex) -> dict[str, Any]:
+    """How many entries of a split are used, and every single one that training leaves out: for `--report`."""
+    left_out = [{"kind": one.kind, "reason": str(one.reason), "entry": one.sentence} for one in index.left_out]
+    reasons = index.objects.reasons
+    left_out += [
+        {"kind": "object", "reason": str(OF_OBJECTS[reasons[number]]), "entry": describe_object(index, number)}
+        for number in np.flatnonzero(reasons >= 0).tolist()
+    ]
+    return {
+        "source": str(index.source), "format": index.layout, "pictures": len(index), "objects": len(index.labels),
+        "left_out": left_out, "put_right": index.repairs,
+    }  # fmt: skip
+
+
 def _about_crowds(index: DatasetIndex) -> str:
     """What to do where a tool has marked ordinary objects as crowds."""
     share = index.objects.is_crowd.mean()
     if share < MANY_CROWDS:
         return ""
     return (
-        f"; that is {share:.0%} of all objects, and some tools, such as CVAT, mark every mask so: if they are single "
+        f"; these are {share:.0%} of all objects, and some tools, such as CVAT, mark every mask so: if they are single "
         f"objects, set their iscrowd to 0"
     )
 

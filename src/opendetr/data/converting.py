@@ -58,10 +58,24 @@ def write_data(
         if isinstance(place := folder_path(root), Path) and folder.resolve().is_relative_to(place.resolve()):
             raise UserError(f"{folder} lies in the data set {root}; give a folder outside of it")
     indices = _read(source, splits)
+    written = write_indices(indices, folder, to, copies=copies)
+    _say(folder, written, indices, WRITTEN_FORMATS[to])
+    return indices
+
+
+def write_indices(
+    indices: Mapping[str, DatasetIndex], folder: Path, to: DataFormat = "coco", *, copies: bool = False
+) -> list[SplitToWrite]:
+    """Write splits, by their names, in a format; returns them as they are written.
+
+    Raises:
+        UserError: no object is there, where a format names classes by their objects.
+    """
     format = WRITTEN_FORMATS[to]
     written = _prepared(indices, format)
     if format.names_only and not any(split.is_written.any() for split in written):
-        raise UserError(f"{source} has no object, and {format.layout} names classes by their objects: use coco or yolo")
+        first = next(iter(indices.values())).source
+        raise UserError(f"{first} has no object, and {format.layout} names classes by their objects: use coco or yolo")
     with replacing_folder(folder) as new:
         format.write(new, written, [name for _, name in _all_classes(indices.values())])
         if not format.holds_ids:
@@ -72,8 +86,7 @@ def write_data(
             paths = zip(split.index.paths, split.file_names)
             for path, name in show_progress(paths, f"pictures of {split.name}", len(split.index)):
                 _place(file_path(path), pictures / name, copies=copies)
-    _say(folder, written, indices, format)
-    return indices
+    return written
 
 
 def _read(source: DataSource, splits: Sequence[str]) -> dict[str, DatasetIndex]:

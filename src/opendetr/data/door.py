@@ -1,8 +1,14 @@
 """The one door for data: finds out which format a folder has, and reads its splits."""
 
+import ctypes
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
+
+import numpy as np
 
 from opendetr.data.admission import admit
 from opendetr.data.formats.coco_json import find_coco
@@ -19,8 +25,9 @@ from opendetr.data.side_notes import with_notes
 from opendetr.data.source import DataSource
 from opendetr.errors import UserError
 from opendetr.locations import FilePath, folder_path
-from opendetr.progress import warn
+from opendetr.progress import console, warn
 from opendetr.raw_values import RawId
+from opendetr.wording import counted
 
 FORMATS: tuple[Callable[[FilePath, ReadOptions], Iterator[FoundSplit]], ...] = (
     find_coco, find_yolo, find_voc, find_csv, find_labelme, find_picture_lines,
@@ -35,7 +42,7 @@ AS_WRITTEN = ReadOptions()
 LEVELS = 8  # of folders above a picture in which its data set is looked for
 
 
-def load_index(data: str | FilePath | DataSource, split: str, options: ReadOptions = AS_WRITTEN) -> DatasetIndex:
+def load_index(data: str | FilePath | DataSource, split: str) -> DatasetIndex:
     """Find a split of a data set, or of several that are joined, and read its annotations.
 
     Every format that `FORMATS` names is recognised. Where several files have the split's name, it is named by its own:
@@ -45,14 +52,23 @@ def load_index(data: str | FilePath | DataSource, split: str, options: ReadOptio
     Args:
         data: a folder, a zip archive, or an address that fsspec opens; or several, with the classes that are wanted.
         split: `train`, `val`, `test` or another name.
-        options: how files are read that leave it open.
 
     Raises:
         UserError: no such folder, split or class, a name that several splits have, a file that is not of its format, or
             not one picture that can be used.
     """
     source = _source(data)
-    roots = source.roots
+    if source.val_share and split in ("train", "val"):
+        train, val = _divided(source)
+        return train if split == "train" else val
+    index = _load(source, split)
+    _return_freed_memory()  # of the files' content, many times as much as the index
+    return index
+
+
+def _load(source: DataSource, split: str) -> DatasetIndex:
+    """A split as its files have it, of all sets together, with the classes that are wanted."""
+    roots, options = source.roots, ReadOptions(source.voc_origin)
     if len(roots) > 1:
         roots = tuple(root for root in roots if _named(_set_folder(root), split, options)) or roots[:1]
     parts = [_read(root, split, options) for root in roots]
@@ -72,6 +88,33 @@ def load_index(data: str | FilePath | DataSource, split: str, options: ReadOptio
     if not kept & set(index.label_map.names):
         raise UserError(f"--classes: split '{split}' of {source} has none of {', '.join(sorted(kept))}")
     return keep_classes(index, kept)
+
+
+@lru_cache(maxsize=1)  # train and val are asked for one after the other
+def _divided(source: DataSource) -> tuple[DatasetIndex, DatasetIndex]:
+    """The pictures of train as train and val, near duplicates on one side; it reads all pictures."""
+    from opendetr.data.near_duplicates import near_pairs, share_of
+    from opendetr.data.picture_findings import glance_at
+
+    if has_split(replace(source, val_share=0.0), "val"):
+        raise UserError(f"--val-share {source.val_share:g}: {source} has a split val already; leave out the option")
+    whole = _load(source, "train")
+    pairs = near_pairs(np.array([glance.hash for glance in glance_at(whole)]))
+    labels = np.split(whole.labels, whole.starts[1:-1])
+    train, val = share_of(labels, pairs, source.val_share, source.split_seed)
+    if not train or not val:
+        raise UserError(f"--val-share {source.val_share:g} of {counted(len(whole), 'picture')} leaves a split empty")
+    console.print(
+        f"val is {counted(len(val), 'picture')} of the {len(whole):,} of train, chosen by the seed "
+        f"{source.split_seed}; near duplicates stay on one side."
+    )
+    return whole.subset(train), whole.subset(val)
+
+
+def _return_freed_memory() -> None:
+    """Give freed memory back to the system, where the C library (glibc) would keep it for later."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _source(data: str | FilePath | DataSource) -> DataSource:
@@ -95,7 +138,10 @@ def _names_of_all(source: DataSource, known: set[str]) -> set[str]:
 
 def has_split(data: str | FilePath | DataSource, split: str) -> bool:
     """Whether the data set, or one of several, has the split."""
-    return any(_named(folder_path(root), split) for root in _source(data).roots)
+    source = _source(data)
+    if source.val_share and split == "val":
+        return True
+    return any(_named(folder_path(root), split) for root in source.roots)
 
 
 def split_names(data: str | FilePath | DataSource) -> list[str]:

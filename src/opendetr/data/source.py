@@ -1,7 +1,7 @@
 """What `--data`, `--classes` and `--rename` mean: one or several data sets, with some classes kept or renamed."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -22,13 +22,23 @@ class DataSource:
         classes: the classes that are kept, by their names after renaming; a text may hold several, with commas
             between. None keeps all.
         renamed: `old=new` for every class with another name; classes of one name become one.
+        voc_origin: the number of the first pixel in Pascal VOC's coordinates.
+        val_share: the share of the pictures of train that are val; 0 leaves the splits as they are.
+        split_seed: chooses these pictures.
     """
 
     roots: tuple[str, ...]
     classes: tuple[str, ...] = ()
     renamed: tuple[str, ...] = ()
+    voc_origin: int = 0
+    val_share: float = 0.0
+    split_seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.voc_origin not in (0, 1):
+            raise UserError(f"--voc-origin {self.voc_origin}: expected 0 or 1, the number of the first pixel")
+        if not 0 <= self.val_share < 1:
+            raise UserError(f"--val-share {self.val_share:g}: expected a share above 0 and below 1, such as 0.2")
         for text in self.renamed:
             old, equals, new = text.partition("=")
             if not (equals and old.strip() and new.strip()):
@@ -36,26 +46,30 @@ class DataSource:
 
     @classmethod
     def of(
-        cls, data: DataRoots, classes: str | Iterable[str] | None = None,
-        rename: Renames | None = None,
+        cls, data: DataRoots, classes: str | Iterable[str] | None = None, rename: Renames | None = None,
+        voc_origin: int = 0,
     ) -> "DataSource":  # fmt: skip
         """As users give them; folders of this machine become absolute."""
         several: list[str | FilePath] = [data] if isinstance(data, str | FilePath) else list(data)
         if not several or not all(map(str, several)):
             raise UserError("--data is empty: give the folder of a data set")
-        return cls(tuple(map(_absolute, several)), texts_of(classes), texts_of(rename))
+        return cls(tuple(map(_absolute, several)), texts_of(classes), texts_of(rename), voc_origin)
 
     @classmethod
     def of_config(cls, config: DataConfig) -> "DataSource":
         """The data of a run."""
-        return cls((config.root, *config.more_roots), config.classes, config.renamed)
+        return cls(
+            (config.root, *config.more_roots), config.classes, config.renamed, config.voc_origin, config.val_share,
+            config.split_seed,
+        )  # fmt: skip
 
-    def to_config(self) -> dict[str, str | tuple[str, ...]]:
+    def to_config(self) -> dict[str, str | float | tuple[str, ...]]:
         """The values of a run's config."""
         first, *others = self.roots
         return {
             "data.root": first, "data.more_roots": tuple(others), "data.classes": self.classes,
-            "data.renamed": self.renamed,
+            "data.renamed": self.renamed, "data.voc_origin": self.voc_origin, "data.val_share": self.val_share,
+            "data.split_seed": self.split_seed,
         }  # fmt: skip
 
     @property
@@ -76,14 +90,12 @@ class DataSource:
     def as_options(self) -> list[str]:
         """The options of a command that read the same data."""
         given = [("--data", self.roots), ("--classes", self.classes), ("--rename", self.renamed)]
-        return [word for option, values in given for value in values for word in (option, value)]
+        words = [word for option, values in given for value in values for word in (option, value)]
+        return words + (["--voc-origin", str(self.voc_origin)] if self.voc_origin else [])
 
     def narrowed(self, classes: str | Iterable[str] | None, rename: Renames | None) -> "DataSource":
         """The same sets with other classes, where any are given."""
-        return DataSource(
-            self.roots, texts_of(classes) or self.classes,
-            texts_of(rename) or self.renamed,
-        )  # fmt: skip
+        return replace(self, classes=texts_of(classes) or self.classes, renamed=texts_of(rename) or self.renamed)
 
     def __str__(self) -> str:
         return " and ".join(self.roots)

@@ -8,7 +8,10 @@ import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from opendetr.data.data_check import by_severity
+from opendetr.data.findings import Finding, Severity
 from opendetr.data.index import DatasetIndex
+from opendetr.data.source import DataSource
 from opendetr.evaluation.coco import CocoMetrics
 from opendetr.progress import console, print_command
 from opendetr.wording import counted
@@ -65,18 +68,26 @@ def print_classes(index: DatasetIndex) -> None:
     )
 
 
-def print_findings(found: Sequence[tuple[bool, str]], data_options: Sequence[str]) -> None:
-    """The doctor's findings: notes, then problems, then the verdict on the data that the options of a command name."""
+STYLES = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: None}
+
+
+def print_findings(found: Sequence[Finding]) -> None:
+    """Findings about a data set: notes first, errors last, where they are seen."""
     table = Table.grid(padding=(0, 2, 0, 0))
-    for is_problem, sentence in sorted(found, key=lambda finding: finding[0]):
-        table.add_row("PROBLEM" if is_problem else "note", f"{sentence}.", style="red" if is_problem else None)
+    for finding in reversed(by_severity(found)):
+        word = "PROBLEM" if finding.is_problem else str(finding.severity)
+        table.add_row(word, f"{finding.sentence.removesuffix('.')}.", style=STYLES[finding.severity])
     console.print(table)
-    if problems := sum(is_problem for is_problem, _ in found):
+
+
+def print_verdict(found: Sequence[Finding], data: DataSource) -> None:
+    """Whether a data set can be trained on, and what is next."""
+    if problems := sum(finding.is_problem for finding in found):
         must = counted(problems, "problem must be solved", "problems must be solved")
         console.print(f"Verdict: {must} before training.", style="bold red")
         return
     console.print("Verdict: no problem was found. Next:", style="bold")
-    print_command("opendetr", "train", *data_options, "--minutes", 30)
+    print_command("opendetr", "train", *data.as_options(), "--minutes", 30)
 
 
 def print_info(facts: dict[str, Any]) -> None:

@@ -56,6 +56,11 @@ def measure_objects(index: DatasetIndex) -> ObjectSizes:
     )
 
 
+def usual_size(index: DatasetIndex) -> int:
+    """The shorter side of pictures, in pixels, at which `train` would train where time is no question."""
+    return choose_size(measure_objects(index), len(index), None)[0]
+
+
 def fit_to_data(config: RunConfig, index: DatasetIndex) -> tuple[RunConfig, list[str]]:
     """The config with queries, strides and zoom chosen where they are open, and a sentence for each choice.
 

@@ -10,6 +10,7 @@ from opendetr.checkpoints.adapt import require_same_architecture
 from opendetr.checkpoints.loading import load_checkpoint
 from opendetr.checkpoints.native import Checkpoint
 from opendetr.config import RunConfig
+from opendetr.data.data_check import write_accounts
 from opendetr.data.source import DataSource
 from opendetr.devices import resolve_device
 from opendetr.errors import UserError
@@ -31,6 +32,7 @@ def run_training(
     resume: Path | None,
     started: float,
     threads: int | str | None,
+    report: Path | None = None,
 ) -> Path:
     """Train, and print what the run is and what comes next.
 
@@ -50,6 +52,9 @@ def run_training(
         config = usual.with_values(given, "the command line").with_overrides(overrides)
     if not config.data.root:
         raise UserError("--data is missing: give the folder of the data set to learn from")
+    if report is not None:
+        data = config.data
+        write_accounts(report, DataSource.of_config(data), (data.train_split, data.val_split))
     run = resume if output is None else output
     if run is None:
         run = _free_folder(Path("runs") / DataSource.of_config(config.data).name)
