@@ -12,6 +12,7 @@ from opendetr.data.formats.entries import SplitBuilder, circle, numbers, shown, 
 from opendetr.data.formats.folders import (
     PicturesByStem,
     is_split_name,
+    name_of_split,
     numbered_lines,
     picture_folders,
     read_text,
@@ -110,7 +111,8 @@ def _tables(root: FilePath) -> list[_Table]:
                 found.append(table)
     for folder in [] if found else split_folders(root):
         for source in sorted(folder.glob("*.csv")):
-            if (table := _recognised(source, folder.name, picture_folders(folder, *PICTURE_FOLDERS))) is not None:
+            places = picture_folders(folder, *PICTURE_FOLDERS)
+            if (table := _recognised(source, name_of_split(folder), places)) is not None:
                 found.append(table)
     is_alone = len(found) == 1 and not is_split_name(found[0].split)
     return [replace(found[0], split="train")] if is_alone else found

@@ -6,7 +6,14 @@ from collections.abc import Iterator
 from functools import partial
 
 from opendetr.data.formats.entries import SplitBuilder, numbers, shown
-from opendetr.data.formats.folders import begins_with, numbered_lines, picture_folders, read_text, split_folders
+from opendetr.data.formats.folders import (
+    begins_with,
+    name_of_split,
+    numbered_lines,
+    picture_folders,
+    read_text,
+    split_folders,
+)
 from opendetr.data.index import Unused
 from opendetr.data.raw import FoundSplit, RawSplit, ReadOptions
 from opendetr.errors import UserError
@@ -24,8 +31,8 @@ def find_picture_lines(root: FilePath, options: ReadOptions) -> Iterator[FoundSp
     for folder in [*split_folders(root), root]:
         source = folder / "_annotations.txt"
         if begins_with(source, _LINE):
-            name = "train" if folder == root else folder.name
-            yield FoundSplit(name, name, source, LAYOUT, partial(read_picture_lines, source))
+            name = "train" if folder == root else name_of_split(folder)
+            yield FoundSplit(name, folder.name, source, LAYOUT, partial(read_picture_lines, source))
 
 
 def read_picture_lines(source: FilePath) -> RawSplit:

@@ -11,6 +11,7 @@ import yaml
 from opendetr.data.formats.entries import SplitBuilder, numbers, shown, span
 from opendetr.data.formats.folders import (
     is_file,
+    name_of_split,
     natural_order,
     numbered_lines,
     pictures_below,
@@ -60,10 +61,10 @@ def find_yolo(root: FilePath, options: ReadOptions) -> Iterator[FoundSplit]:
         for name, split in found.items():
             yield FoundSplit(name, name, source, LAYOUT, partial(_read, split, list(found.values())))
         return
-    folders = dict(_folders(root))
-    for name, split in folders.items():
+    folders = list(_folders(root))
+    for name, split in folders:
         place = split.places[0]
-        yield FoundSplit(name, name, place, LAYOUT, partial(_read, split, list(folders.values())))
+        yield FoundSplit(name, place.name, place, LAYOUT, partial(_read, split, [one for _, one in folders]))
 
 
 def _described(root: FilePath) -> tuple[FilePath, dict[str, PicturePlaces]] | None:
@@ -176,17 +177,17 @@ def _folders(root: FilePath) -> Iterator[tuple[str, PicturePlaces]]:
         label_names = [name for name, _ in list_files(root / "labels")]
         if any(suffix_of(name) == ".txt" for name in label_names):
             for place in split_folders(images) or [images]:
-                yield ("train" if place == images else place.name), _of_folder(place, root)
+                yield ("train" if place == images else name_of_split(place)), _of_folder(place, root)
             return
     in_splits = split_folders(root)
     of_splits = [folder for folder in in_splits if (folder / "images").is_dir() and (folder / "labels").is_dir()]
     if of_splits:
         for folder in of_splits:
-            yield folder.name, _of_folder(folder / "images", root)
+            yield name_of_split(folder), _of_folder(folder / "images", root)
         return
     beside = [folder for folder in in_splits if _has_labels_beside(folder)]
     for folder in beside:
-        yield folder.name, _of_folder(folder, root)
+        yield name_of_split(folder), _of_folder(folder, root)
     data = root / "obj_train_data"  # CVAT's
     for folder in (root, data):
         if not beside and folder.is_dir() and _has_labels_beside(folder):
