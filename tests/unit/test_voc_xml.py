@@ -113,6 +113,9 @@ def test_difficult_objects_are_crowds(one):
     index = load_index(one(was="<difficult>0", becomes="<difficult>1"), "train")
     assert index.objects.is_crowd.tolist() == [True, False]
     assert len(index.labels) == 1
+    index = load_index(one(was="<difficult>0", becomes="<difficult>very"), "train")
+    assert not index.objects.is_crowd.any()
+    assert index.repairs["difficult that is neither 0 nor 1: taken as 0"] == 1
 
 
 @pytest.mark.parametrize("size", ["<width>0<", "<width>-1<", "<width>?<", "<width><"])
