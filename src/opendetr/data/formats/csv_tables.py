@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from opendetr.data.formats.entries import SplitBuilder, circle, numbers, shown, size_of, span, split_by_names
+from opendetr.data.formats.entries import Place, SplitBuilder, circle, numbers, size_of, span, split_by_names
 from opendetr.data.formats.folders import (
     PicturesByStem,
     is_split_name,
@@ -218,7 +218,7 @@ class _Rows:
         self.is_relative = table.is_relative
         self.states_sizes = {"image_width", "image_height"} <= set(table.column_of)
 
-    def add(self, table: _Table, cells: Sequence[str], where: str) -> None:
+    def add(self, table: _Table, cells: Sequence[str], where: Place) -> None:
         """Add what a line states: an object, or a picture without any."""
         row = {meaning: cells[at].strip() for meaning, at in table.column_of.items() if at < len(cells)}
         if any(cell.strip() for cell in cells[table.num_columns :]):
@@ -334,7 +334,7 @@ def _gather(tables: Sequence[_Table]) -> dict[str, _Rows]:
         if "split" not in table.column_of:
             found[key] = _Rows(table)
         for number, line in lines:
-            where = f"{table.source}:{number}: {shown(line)}"
+            where = Place(table.source, number, line)
             cells = _cells(line, table.separator)
             if "split" in table.column_of:
                 at = table.column_of["split"]

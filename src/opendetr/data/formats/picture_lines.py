@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 
-from opendetr.data.formats.entries import SplitBuilder, numbers, shown
+from opendetr.data.formats.entries import Place, SplitBuilder, numbers, shown
 from opendetr.data.formats.folders import (
     begins_with,
     name_of_split,
@@ -51,7 +51,7 @@ def read_picture_lines(source: FilePath) -> RawSplit:
         name, boxes = (line, "") if first is None else (line[: first.start()], line[first.start() :])
         picture = entries.add_picture(name.strip())
         for text in boxes.split():
-            where = f"{source}:{number}: {shown(text)}"
+            where = Place(source, number, text)
             *corners, label = text.split(",")
             try:
                 known = whole_number(label) in range(len(names))

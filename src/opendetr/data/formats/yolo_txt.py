@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from opendetr.data.formats.entries import SplitBuilder, numbers, shown, span
+from opendetr.data.formats.entries import Place, SplitBuilder, numbers, shown, span
 from opendetr.data.formats.folders import (
     is_file,
     name_of_split,
@@ -269,7 +269,7 @@ def _add_folder(entries: SplitBuilder, place: FilePath, split: PicturePlaces) ->
         if suffix.lower() == ".txt" and stem not in stems and _is_label_file(labels / name):
             entries.leave_out("picture", Unused.MISSING_FILE, f"{labels / name} is of a picture that is not in {place}")
             for number, line in numbered_lines(read_text(labels / name, entries.repairs, "labels")):
-                sentence = f"{labels / name}:{number}: {shown(line)} is {Unused.NO_PICTURE}"
+                sentence = f"{Place(labels / name, number, line)} is {Unused.NO_PICTURE}"
                 entries.leave_out("object", Unused.NO_PICTURE, sentence)
     return labelled
 
@@ -314,7 +314,7 @@ def _add_picture(entries: SplitBuilder, name: str, picture: FilePath, split: Pic
         return False
     position = entries.add_picture(name)
     for number, line in numbered_lines(text):
-        _add_line(entries, position, line, f"{labels}:{number}: {shown(line)}", split)
+        _add_line(entries, position, line, Place(labels, number, line), split)
     return True
 
 
@@ -329,7 +329,7 @@ def _label_files(picture: FilePath) -> Iterator[FilePath]:
     yield picture.parent / (without_suffix(picture.name)[0] + ".txt")
 
 
-def _add_line(entries: SplitBuilder, position: int, line: str, where: str, split: PicturePlaces) -> None:
+def _add_line(entries: SplitBuilder, position: int, line: str, where: Place, split: PicturePlaces) -> None:
     """An object: a box, which further columns may follow (a confidence, the number of a track), or a polygon."""
     columns = line.split()
     try:
