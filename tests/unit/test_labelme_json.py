@@ -124,3 +124,12 @@ def test_a_picture_that_is_not_there(shapes, tmp_path):
     (tmp_path / "one/train_0.png").unlink()
     with pytest.raises(UserError, match=r"train_0\.png, which does not exist"):
         load_index(tmp_path / "one", "train")
+
+
+def test_pictures_without_an_annotation_are_not_listed(coco, tmp_path):
+    copy_pictures(coco, tmp_path / "data/images")
+    write_labelme(coco, tmp_path / "data/json", to_pictures="../images/")
+    (tmp_path / "data/json/train_2.json").unlink()
+    (left_out,) = load_index(tmp_path / "data", "train").left_out
+    assert (left_out.kind, left_out.reason) == ("picture", Unused.NOT_LISTED)
+    assert "images/train_2.png has no annotation" in left_out.sentence

@@ -187,7 +187,7 @@ WRITERS = [coco, yolo, voc, table, labelme]
 
 @pytest.mark.parametrize("write", WRITERS)
 def test_mutated_files(coco_folder, tmp_path, write):
-    outcomes = try_all(coco_folder((1, 2, 0, 3)), tmp_path, write, 30 if write is voc else 60)
+    outcomes = try_all(coco_folder((1, 2, 0, 3)), tmp_path, write, 20 if write is voc else 40)
     assert outcomes["index"] > 10
 
 

@@ -113,6 +113,9 @@ def test_difficult_objects_are_crowds(one):
     index = load_index(one(was="<difficult>0", becomes="<difficult>1"), "train")
     assert index.objects.is_crowd.tolist() == [True, False]
     assert len(index.labels) == 1
+    index = load_index(one(was="<difficult>0", becomes="<difficult>very"), "train")
+    assert not index.objects.is_crowd.any()
+    assert index.repairs["difficult that is neither 0 nor 1: taken as 0"] == 1
 
 
 @pytest.mark.parametrize("size", ["<width>0<", "<width>-1<", "<width>?<", "<width><"])
@@ -232,3 +235,29 @@ def test_other_files_are_no_annotations(tmp_path, coco):
     (tmp_path / "data/more.json").write_text(json.dumps({"shapes": 3}))
     with pytest.raises(UserError, match="has no data set"):
         load_index(tmp_path / "data", "train")
+
+
+def test_pictures_without_an_annotation_are_not_listed(coco, tmp_path):
+    copy_pictures(coco, tmp_path / "voc/JPEGImages")
+    write_voc(coco, tmp_path / "voc/Annotations")
+    (tmp_path / "voc/Annotations/train_2.xml").unlink()
+    index = load_index(tmp_path / "voc", "train")
+    (left_out,) = index.left_out
+    assert (left_out.kind, left_out.reason) == ("picture", Unused.NOT_LISTED)
+    assert "JPEGImages/train_2.png has no annotation" in left_out.sentence
+
+
+def test_splits_of_one_name_are_told_apart_by_their_folders(coco, tmp_path):
+    for year in ("train2014", "train2017"):
+        copy_pictures(coco, tmp_path / "voc" / year)
+        write_voc(coco, tmp_path / "voc" / year)
+    with pytest.raises(UserError, match=r"could be any of train2014, train2017"):
+        load_index(tmp_path / "voc", "train")
+    assert len(load_index(tmp_path / "voc", "train2017")) == 4
+
+
+def test_a_data_set_in_a_folder_is_named(coco, tmp_path):
+    copy_pictures(coco, tmp_path / "above/set/JPEGImages")
+    write_voc(coco, tmp_path / "above/set/Annotations")
+    with pytest.raises(UserError, match=r"above is no data set, but holds one: give .*above/set"):
+        load_index(tmp_path / "above", "train")

@@ -251,7 +251,7 @@ def test_labels_without_a_picture_and_pictures_of_a_list_that_are_missing(yolo):
         ("train: {a: b}\n" + NAMES, r"data\.yaml: train must be a folder"),
         (LAUGHS, r"data\.yaml: names must be"),
         ("train: images/train\nnames: &a [*a, *a]\n", r"data\.yaml"),
-        ("[" * 3000, r"data\.yaml"),
+        ("[" * 1200, r"data\.yaml"),
     ],
 )
 def test_data_files_that_cannot_be_used_are_named(yolo, data, expected):

@@ -173,6 +173,9 @@ def find_split(root: str | Path, split: str, options: ReadOptions = AS_WRITTEN) 
         return fitting[0]
     known = split_names(root)
     if not known:
+        inside = [one for one in sorted(folder.iterdir()) if one.is_dir() and found_splits(one)]
+        if inside:
+            raise UserError(f"{root} is no data set, but holds one: give {inside[0]}")
         raise UserError(f"{root} has no data set that this version reads; expected {KNOWN.format(split=split)}")
     raise UserError(f"{root} has no split '{split}'; it has: {', '.join(known)}")
 

@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from opendetr.data.formats.entries import SplitBuilder, circle, numbers, shown, size_of, span, split_by_names
+from opendetr.data.formats.entries import Place, SplitBuilder, circle, numbers, size_of, span, split_by_names
 from opendetr.data.formats.folders import (
     PicturesByStem,
     is_split_name,
+    name_of_split,
     numbered_lines,
     picture_folders,
     read_text,
@@ -110,7 +111,8 @@ def _tables(root: FilePath) -> list[_Table]:
                 found.append(table)
     for folder in [] if found else split_folders(root):
         for source in sorted(folder.glob("*.csv")):
-            if (table := _recognised(source, folder.name, picture_folders(folder, *PICTURE_FOLDERS))) is not None:
+            places = picture_folders(folder, *PICTURE_FOLDERS)
+            if (table := _recognised(source, name_of_split(folder), places)) is not None:
                 found.append(table)
     is_alone = len(found) == 1 and not is_split_name(found[0].split)
     return [replace(found[0], split="train")] if is_alone else found
@@ -216,7 +218,7 @@ class _Rows:
         self.is_relative = table.is_relative
         self.states_sizes = {"image_width", "image_height"} <= set(table.column_of)
 
-    def add(self, table: _Table, cells: Sequence[str], where: str) -> None:
+    def add(self, table: _Table, cells: Sequence[str], where: Place) -> None:
         """Add what a line states: an object, or a picture without any."""
         row = {meaning: cells[at].strip() for meaning, at in table.column_of.items() if at < len(cells)}
         if any(cell.strip() for cell in cells[table.num_columns :]):
@@ -332,7 +334,7 @@ def _gather(tables: Sequence[_Table]) -> dict[str, _Rows]:
         if "split" not in table.column_of:
             found[key] = _Rows(table)
         for number, line in lines:
-            where = f"{table.source}:{number}: {shown(line)}"
+            where = Place(table.source, number, line)
             cells = _cells(line, table.separator)
             if "split" in table.column_of:
                 at = table.column_of["split"]

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,6 +15,17 @@ from opendetr.locations import FilePath
 from opendetr.raw_values import raw_number
 
 NO_SIZE = (0.0, 0.0)  # of a picture whose size is not stated
+
+
+class Place(NamedTuple):
+    """A line of a text file; a text only where a sentence names it."""
+
+    file: FilePath
+    number: int  # from 1
+    line: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.number}: {shown(self.line)}"
 
 
 class SplitBuilder:
@@ -47,7 +59,7 @@ class SplitBuilder:
         self.left_out.append(LeftOut(kind, reason, sentence))
 
     def add_object(
-        self, picture: int, class_name: str, box_xywh: Sequence[float] | None, where: str, crowd: bool = False
+        self, picture: int, class_name: str, box_xywh: Sequence[float] | None, where: str | Place, crowd: bool = False
     ) -> None:
         """Add an object, or note why it is none.
 

@@ -1,11 +1,14 @@
 """Files of data sets: texts in any encoding, folders of splits, pictures by their names without suffix."""
 
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from opendetr.data.formats.entries import SplitBuilder
+from opendetr.data.index import Unused
 from opendetr.data.picture_files import PictureFinder, list_files
 from opendetr.decoding import picture_suffixes
 from opendetr.errors import UserError
@@ -27,6 +30,11 @@ _SPLIT = re.compile(r"(train|training|val|valid|validation|dev|test|testing|trai
 def is_split_name(name: str) -> bool:
     """Whether a folder or file of this name is a split, not a part of one."""
     return _SPLIT.fullmatch(name) is not None
+
+
+def name_of_split(folder: FilePath) -> str:
+    """`train` for the folder `train2017`."""
+    return folder.name.rstrip("0123456789")
 
 
 def split_folders(folder: FilePath) -> list[FilePath]:
@@ -58,7 +66,7 @@ def without_suffix(name: str) -> tuple[str, str]:
 
 
 class PicturesByStem:
-    """Finds pictures by their names, or by their names without suffix, where files of labels have these.
+    """Finds pictures by their names, or by their names without suffix, where files of annotations have these.
 
     Args:
         folders: where the files may be, the likeliest first.
@@ -136,9 +144,9 @@ def folder_with(
 ) -> FilePath | None:
     """The first sub-folder of these names that has a fitting file at any depth, else the base if it has one itself."""
     for name in names:
-        if any(is_one(file) for file in (base / name).rglob(f"*{suffix}") if not file.name.startswith(".")):
+        if any(is_one(base / name / file) for file, _ in list_files(base / name) if suffix_of(file) == suffix):
             return base / name
-    files = (file for file in base.glob(f"*{suffix}") if not file.name.startswith("."))
+    files = (file for file in base.iterdir() if suffix_of(file.name) == suffix and not file.name.startswith("."))
     return base if any(is_one(file) for file in files) else None
 
 
@@ -154,3 +162,25 @@ def begins_with(source: FilePath, pattern: re.Pattern[bytes], length: int = 6553
             return pattern.search(file.read(length).replace(b"\0", b"")) is not None
     except OSError:
         return False
+
+
+def note_unlisted(entries: SplitBuilder, split: AnnotationFiles, all_splits: Sequence[AnnotationFiles]) -> None:
+    """Note the pictures without an annotation, in a folder that is of this split alone."""
+    finder = PictureFinder(split.pictures)
+    used = {os.path.normpath(path) for name in entries.file_names if (path := finder.find_exactly(name)) is not None}
+    for folder in split.pictures:
+        paths = [path for name, path in list_files(folder) if suffix_of(name) in PICTURE_SUFFIXES]
+        if any(os.path.normpath(path) in used for path in paths):
+            break
+    else:
+        return
+    if split.listing is not None or any(folder in other.pictures for other in all_splits if other is not split):
+        return
+    of_files = {_last_stem(name) for name, _ in list_files(split.folder) if suffix_of(name) not in PICTURE_SUFFIXES}
+    for path in sorted(paths, key=natural_order):
+        if os.path.normpath(path) not in used and _last_stem(path) not in of_files:  # a broken annotation is named
+            entries.leave_out("picture", Unused.NOT_LISTED, f"{path} has no annotation")
+
+
+def _last_stem(name: str) -> str:
+    return without_suffix(name)[0].rpartition("/")[2]

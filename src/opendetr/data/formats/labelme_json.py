@@ -13,7 +13,9 @@ from opendetr.data.formats.folders import (
     PicturesByStem,
     begins_with,
     folder_with,
+    name_of_split,
     natural_order,
+    note_unlisted,
     picture_folders,
     split_folders,
     suffix_of,
@@ -36,9 +38,10 @@ _SHAPES = re.compile(rb'"shapes"\s*:\s*\[')
 
 def find_labelme(root: FilePath, options: ReadOptions) -> Iterator[FoundSplit]:
     """The splits of a folder: JSON files beside their pictures or in `json/`, in the folder or in `SPLIT/`."""
-    found = dict(_splits(root))
-    for name, split in found.items():
-        yield FoundSplit(name, name, split.folder, LAYOUT, partial(_read, split, list(found.values())))
+    found = list(_splits(root))
+    for name, split in found:
+        read = partial(_read, split, [one for _, one in found])
+        yield FoundSplit(name, split.folder.name, split.folder, LAYOUT, read)
 
 
 def _splits(root: FilePath) -> Iterator[tuple[str, AnnotationFiles]]:
@@ -46,12 +49,12 @@ def _splits(root: FilePath) -> Iterator[tuple[str, AnnotationFiles]]:
     if folder is None:
         for place in split_folders(root):
             if (folder := folder_with(place, JSON_FOLDERS, ".json", _is_labelme)) is not None:
-                yield place.name, AnnotationFiles(folder, _pictures(place, folder))
+                yield name_of_split(place), AnnotationFiles(folder, _pictures(place, folder))
         return
     pictures = _pictures(root, folder)
     inside = split_folders(folder) if folder != root else []
     for place in inside:
-        yield place.name, AnnotationFiles(place, [place, *(one / place.name for one in pictures), *pictures])
+        yield name_of_split(place), AnnotationFiles(place, [place, *(one / place.name for one in pictures), *pictures])
     if not inside:
         yield "train", AnnotationFiles(folder, pictures)
 
@@ -67,7 +70,9 @@ def _pictures(base: FilePath, annotations: FilePath) -> list[FilePath]:
 
 def _read(split: AnnotationFiles, all_splits: Sequence[AnnotationFiles]) -> RawSplit:
     """What the annotations of a split state; UserError: it has no picture, or no object can be used."""
-    return split_by_names(_gather(split), [_gather(other) for other in all_splits if other is not split])
+    entries = _gather(split)
+    note_unlisted(entries, split, all_splits)
+    return split_by_names(entries, [_gather(other) for other in all_splits if other is not split])
 
 
 def _gather(split: AnnotationFiles) -> SplitBuilder:

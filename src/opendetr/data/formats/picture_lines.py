@@ -5,8 +5,15 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 
-from opendetr.data.formats.entries import SplitBuilder, numbers, shown
-from opendetr.data.formats.folders import begins_with, numbered_lines, picture_folders, read_text, split_folders
+from opendetr.data.formats.entries import Place, SplitBuilder, numbers, shown
+from opendetr.data.formats.folders import (
+    begins_with,
+    name_of_split,
+    numbered_lines,
+    picture_folders,
+    read_text,
+    split_folders,
+)
 from opendetr.data.index import Unused
 from opendetr.data.raw import FoundSplit, RawSplit, ReadOptions
 from opendetr.errors import UserError
@@ -24,8 +31,8 @@ def find_picture_lines(root: FilePath, options: ReadOptions) -> Iterator[FoundSp
     for folder in [*split_folders(root), root]:
         source = folder / "_annotations.txt"
         if begins_with(source, _LINE):
-            name = "train" if folder == root else folder.name
-            yield FoundSplit(name, name, source, LAYOUT, partial(read_picture_lines, source))
+            name = "train" if folder == root else name_of_split(folder)
+            yield FoundSplit(name, folder.name, source, LAYOUT, partial(read_picture_lines, source))
 
 
 def read_picture_lines(source: FilePath) -> RawSplit:
@@ -44,7 +51,7 @@ def read_picture_lines(source: FilePath) -> RawSplit:
         name, boxes = (line, "") if first is None else (line[: first.start()], line[first.start() :])
         picture = entries.add_picture(name.strip())
         for text in boxes.split():
-            where = f"{source}:{number}: {shown(text)}"
+            where = Place(source, number, text)
             *corners, label = text.split(",")
             try:
                 known = whole_number(label) in range(len(names))

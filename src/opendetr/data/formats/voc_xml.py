@@ -11,7 +11,9 @@ from opendetr.data.formats.folders import (
     begins_with,
     folder_with,
     is_file,
+    name_of_split,
     natural_order,
+    note_unlisted,
     numbered_lines,
     picture_folders,
     read_text,
@@ -46,11 +48,11 @@ def find_voc(root: FilePath, options: ReadOptions) -> Iterator[FoundSplit]:
     """
     years = [folder for pattern in ("VOC*/Annotations", "VOCdevkit/VOC*/Annotations") for folder in root.glob(pattern)]
     for base in [root, *sorted(folder.parent for folder in years)]:
-        found = dict(_splits(base))
-        for name, split in found.items():
+        found = list(_splits(base))
+        for name, split in found:
             source = split.listing or split.folder
-            read = partial(_read, split, list(found.values()), options.voc_origin)
-            yield FoundSplit(name, name, source, LAYOUT, read)
+            read = partial(_read, split, [one for _, one in found], options.voc_origin)
+            yield FoundSplit(name, source.stem, source, LAYOUT, read)
 
 
 def _splits(base: FilePath) -> Iterator[tuple[str, AnnotationFiles]]:
@@ -58,7 +60,7 @@ def _splits(base: FilePath) -> Iterator[tuple[str, AnnotationFiles]]:
     if folder is None:
         for place in split_folders(base):
             if (folder := folder_with(place, XML_FOLDERS, ".xml", _is_voc)) is not None:
-                yield place.name, AnnotationFiles(folder, _pictures(place, folder))
+                yield name_of_split(place), AnnotationFiles(folder, _pictures(place, folder))
         return
     pictures = _pictures(base, folder)
     lists = sorted((base / "ImageSets" / "Main").glob("*.txt"))
@@ -71,7 +73,7 @@ def _splits(base: FilePath) -> Iterator[tuple[str, AnnotationFiles]]:
     if lists:
         return
     for place in (inside := split_folders(folder)):
-        yield place.name, AnnotationFiles(place, [*(one / place.name for one in pictures), *pictures])
+        yield name_of_split(place), AnnotationFiles(place, [*(one / place.name for one in pictures), *pictures])
     if not inside:
         yield "train", AnnotationFiles(folder, pictures)
 
@@ -93,6 +95,7 @@ def _read(split: AnnotationFiles, all_splits: Sequence[AnnotationFiles], origin:
         UserError: the list of the split is missing, it has no picture, or no object can be used.
     """
     entries = _gather(split, origin)
+    note_unlisted(entries, split, all_splits)
     others = []
     for other in all_splits:
         if other is not split:

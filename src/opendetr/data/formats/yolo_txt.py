@@ -8,9 +8,10 @@ from typing import Any
 
 import yaml
 
-from opendetr.data.formats.entries import SplitBuilder, numbers, shown, span
+from opendetr.data.formats.entries import Place, SplitBuilder, numbers, shown, span
 from opendetr.data.formats.folders import (
     is_file,
+    name_of_split,
     natural_order,
     numbered_lines,
     pictures_below,
@@ -60,10 +61,10 @@ def find_yolo(root: FilePath, options: ReadOptions) -> Iterator[FoundSplit]:
         for name, split in found.items():
             yield FoundSplit(name, name, source, LAYOUT, partial(_read, split, list(found.values())))
         return
-    folders = dict(_folders(root))
-    for name, split in folders.items():
+    folders = list(_folders(root))
+    for name, split in folders:
         place = split.places[0]
-        yield FoundSplit(name, name, place, LAYOUT, partial(_read, split, list(folders.values())))
+        yield FoundSplit(name, place.name, place, LAYOUT, partial(_read, split, [one for _, one in folders]))
 
 
 def _described(root: FilePath) -> tuple[FilePath, dict[str, PicturePlaces]] | None:
@@ -177,17 +178,17 @@ def _folders(root: FilePath) -> Iterator[tuple[str, PicturePlaces]]:
         label_names = [name for name, _ in list_files(root / "labels")]
         if any(suffix_of(name) == ".txt" for name in label_names):
             for place in split_folders(images) or [images]:
-                yield ("train" if place == images else place.name), _of_folder(place, root)
+                yield ("train" if place == images else name_of_split(place)), _of_folder(place, root)
             return
     in_splits = split_folders(root)
     of_splits = [folder for folder in in_splits if (folder / "images").is_dir() and (folder / "labels").is_dir()]
     if of_splits:
         for folder in of_splits:
-            yield folder.name, _of_folder(folder / "images", root)
+            yield name_of_split(folder), _of_folder(folder / "images", root)
         return
     beside = [folder for folder in in_splits if _has_labels_beside(folder)]
     for folder in beside:
-        yield folder.name, _of_folder(folder, root)
+        yield name_of_split(folder), _of_folder(folder, root)
     data = root / "obj_train_data"  # CVAT's
     for folder in (root, data):
         if not beside and folder.is_dir() and _has_labels_beside(folder):
@@ -269,7 +270,7 @@ def _add_folder(entries: SplitBuilder, place: FilePath, split: PicturePlaces) ->
         if suffix.lower() == ".txt" and stem not in stems and _is_label_file(labels / name):
             entries.leave_out("picture", Unused.MISSING_FILE, f"{labels / name} is of a picture that is not in {place}")
             for number, line in numbered_lines(read_text(labels / name, entries.repairs, "labels")):
-                sentence = f"{labels / name}:{number}: {shown(line)} is {Unused.NO_PICTURE}"
+                sentence = f"{Place(labels / name, number, line)} is {Unused.NO_PICTURE}"
                 entries.leave_out("object", Unused.NO_PICTURE, sentence)
     return labelled
 
@@ -314,7 +315,7 @@ def _add_picture(entries: SplitBuilder, name: str, picture: FilePath, split: Pic
         return False
     position = entries.add_picture(name)
     for number, line in numbered_lines(text):
-        _add_line(entries, position, line, f"{labels}:{number}: {shown(line)}", split)
+        _add_line(entries, position, line, Place(labels, number, line), split)
     return True
 
 
@@ -329,7 +330,7 @@ def _label_files(picture: FilePath) -> Iterator[FilePath]:
     yield picture.parent / (without_suffix(picture.name)[0] + ".txt")
 
 
-def _add_line(entries: SplitBuilder, position: int, line: str, where: str, split: PicturePlaces) -> None:
+def _add_line(entries: SplitBuilder, position: int, line: str, where: Place, split: PicturePlaces) -> None:
     """An object: a box, which further columns may follow (a confidence, the number of a track), or a polygon."""
     columns = line.split()
     try:
