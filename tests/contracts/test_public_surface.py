@@ -22,6 +22,7 @@ import opendetr.api
 from opendetr.cli import application, main
 from opendetr.cli.application import Answer, app, data_app
 from opendetr.config import LossConfig
+from opendetr.data.findings import Finding, Severity
 from opendetr.errors import UserError
 from opendetr.model.build import build_model
 from opendetr.options import (
@@ -37,11 +38,11 @@ from opendetr.options import (
     TrainingPrecision,
 )
 from opendetr.recipes.presets import PRESETS
-from opendetr.training.doctor import Finding
 
 PUBLIC_NAMES = {
     "Batch", "DETR", "Detections", "Detector", "DetrOutput", "LabelMap", "Matches", "RunConfig", "Target", "Targets",
-    "UserError", "__version__", "ablate", "benchmark", "build_model", "convert", "convert_data",
+    "UserError", "__version__", "ablate", "benchmark", "build_model", "check_data", "convert", "convert_data",
+    "data_stats",
     "demo", "doctor", "explain",
     "export", "info", "load_model", "load_recipe", "match", "predict", "prepare", "set_loss", "track", "train", "val",
     "write_digits",
@@ -50,12 +51,12 @@ PUBLIC_NAMES = {
 COMMANDS = {
     "demo": {"--output", "--compare", "--threads"},
     "doctor": {
-        "--data", "--classes", "--rename",
+        "--data", "--classes", "--rename", "--voc-origin", "--report",
         "--train-split", "--recipe", "--image-size", "--seconds", "--device",
         "--threads",
     },
     "train": {
-        "--data", "--classes", "--rename",
+        "--data", "--classes", "--rename", "--voc-origin", "--val-share", "--report",
         "--recipe", "--preset", "--train-split", "--val-split", "--output", "--resume", "--epochs",
         "--minutes",
         "--seed", "--batch-size", "--image-size", "--backbone", "--backbone-weights", "--workers", "--cache",
@@ -65,7 +66,7 @@ COMMANDS = {
     },
     "convert": {"--to", "--push", "--private", "--licence", "--dc5"},
     "val": {
-        "--data", "--classes", "--rename", "--strict",
+        "--voc-origin", "--report", "--data", "--classes", "--rename", "--strict",
         "--split", "--detections", "--annotations", "--batch-size", "--engine", "--precision",
         "--device", "--threads",
     },
@@ -99,7 +100,11 @@ COMMANDS = {
         "--threads",
     },
     "data digits": {"--scenes", "--seed"},
-    "data convert": {"--to", "--split", "--classes", "--rename", "--copy"},
+    "data check": {
+        "--output", "--fix", "--image-size", "--num-queries", "--classes", "--rename", "--voc-origin",
+    },
+    "data stats": {"--output", "--image-size", "--classes", "--rename", "--voc-origin"},
+    "data convert": {"--voc-origin", "--to", "--split", "--classes", "--rename", "--copy"},
 }  # fmt: skip
 FOR_SCRIPTS = {"--quiet", "--json"}  # of all commands
 
@@ -318,15 +323,22 @@ def test_exit_codes(monkeypatch, capsys):
     monkeypatch.setattr("opendetr.evaluation.report.print_info", lambda facts: None)
     assert exits("info m", monkeypatch) == 0
     for is_problem in (False, True):
-        found = [Finding(is_problem, "a sentence")]
+        found = [Finding(Severity.ERROR if is_problem else Severity.NOTE, "a kind", "a sentence")]
         monkeypatch.setattr(opendetr, "doctor", lambda *_, found=found, **__: found, raising=False)
         assert exits("doctor --data d --json", monkeypatch) == is_problem
         assert json.loads(capsys.readouterr().out) == {
-            "findings": [{"is_problem": is_problem, "sentence": "a sentence"}]
+            "findings": [
+                {
+                    "severity": "error" if is_problem else "note",
+                    "kind": "a kind",
+                    "sentence": "a sentence",
+                    "is_problem": is_problem,
+                }
+            ]
         }
     monkeypatch.setenv("COLUMNS", "300")
     assert exits("--help", monkeypatch) == 0
-    assert "Exit codes: 0 done; 1 doctor found a problem" in capsys.readouterr().out
+    assert "Exit codes: 0 done; 1 doctor or data check found a problem" in capsys.readouterr().out
 
 
 def test_scripts_get_one_object_or_nothing(tmp_path, monkeypatch, capfd):

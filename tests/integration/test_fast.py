@@ -294,7 +294,7 @@ def test_doctor_says_problems_first(coco_folder, edit_json, tmp_path):
     (data / "images/train_0.png").write_bytes(b"no picture")
     problem, *notes = api.doctor(data, recipe=str(_tiny_recipe(tmp_path)), device="cpu")
     assert problem.is_problem
-    assert "1 picture is unusable" in problem.sentence
+    assert "1 picture cannot be used" in problem.sentence
     assert any("never used" in note.sentence for note in notes)
     assert not any(note.is_problem for note in notes)
 

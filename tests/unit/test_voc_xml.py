@@ -8,7 +8,7 @@ from foreign_data import assert_same, copy_pictures, pictures_of, voc_text, writ
 from opendetr.data.check import left_out_in_words
 from opendetr.data.door import find_split, load_index, split_names
 from opendetr.data.index import Unused
-from opendetr.data.raw import ReadOptions
+from opendetr.data.source import DataSource
 from opendetr.errors import UserError
 
 
@@ -221,10 +221,10 @@ def test_the_first_pixel(coco, tmp_path, edit_json):
     (note,) = from_1.notes
     assert "1 box begins at 1 and none at 0" in note
     assert "--voc-origin 1" in note
-    subtracted = load_index(tmp_path / "1", "train", ReadOptions(voc_origin=1))
+    subtracted = load_index(DataSource((str(tmp_path / "1"),), voc_origin=1), "train")
     assert_same(subtracted, expected)
     assert subtracted.notes == ()
-    (note,) = load_index(tmp_path / "0", "train", ReadOptions(voc_origin=1)).notes
+    (note,) = load_index(DataSource((str(tmp_path / "0"),), voc_origin=1), "train").notes
     assert "1 box begins at 0, so the first pixel counts as 0" in note
     assert left_out_in_words(from_1) == list(from_1.notes)
 

@@ -9,15 +9,13 @@ from opendetr.data.converting import write_data, write_indices
 from opendetr.data.data_check import check_splits, mended, read_all_splits
 from opendetr.data.findings import Finding, Severity
 from opendetr.data.source import DataRoots, DataSource, Renames
-from opendetr.data.transforms import Preprocessing
 from opendetr.errors import UserError
 from opendetr.evaluation.report import print_findings
 from opendetr.evaluation.statistics_page import statistics_page
 from opendetr.files import write_json, write_text
 from opendetr.options import DataFix, DataFormat, require_choice
 from opendetr.progress import console
-from opendetr.recipes.recipe import load_recipe
-from opendetr.training.choices import usual_size
+from opendetr.training.choices import usual_preprocessing, usual_size
 from opendetr.wording import counted
 
 
@@ -142,9 +140,7 @@ def data_stats(
     checked = read_all_splits(source)
     if not checked.splits:
         raise UserError(checked.findings[0].sentence)
-    size = image_size or usual_size(next(iter(checked.splits.values())))
-    data_config = load_recipe("fast").data.resized(size)
-    preprocessing = Preprocessing(size, data_config.max_size, (0.5,) * 3, (0.5,) * 3, data_config.multiple_of)
+    preprocessing = usual_preprocessing(next(iter(checked.splits.values())), image_size)
     path = Path(output) / "data-stats.html"
     write_text(path, statistics_page(f"Statistics of {source.name}", checked.splits, preprocessing))
     console.print(f"Classes, sizes and positions: {path}")

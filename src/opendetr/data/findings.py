@@ -76,6 +76,8 @@ def examine_entries(splits: Splits) -> Iterator[Finding]:
         for what, number in index.repairs.items():
             said = f"{split}: {counted(number, 'entry was', 'entries were')} put right: {what}"
             yield Finding(Severity.NOTE, "put right", said, number)
+        for note in index.notes:
+            yield Finding(Severity.NOTE, "of the whole split", f"{split}: {note}")
         if not len(index.labels):
             said = f"{split}: {index.source} has no box that can be learned from"
             yield Finding(Severity.ERROR, "no objects", said)

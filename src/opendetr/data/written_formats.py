@@ -13,7 +13,7 @@ from xml.sax.saxutils import escape
 import numpy as np
 import yaml
 
-from opendetr.data.formats.folders import natural_order
+from opendetr.data.formats.split_files import natural_order
 from opendetr.data.index import OF_OBJECTS, USED, DatasetIndex, Unused
 from opendetr.files import write_lines, write_text
 from opendetr.options import DataFormat

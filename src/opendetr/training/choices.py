@@ -8,6 +8,7 @@ import numpy as np
 
 from opendetr.config import LONGEST_ASPECT, DataConfig, RunConfig
 from opendetr.data.index import DatasetIndex
+from opendetr.data.transforms import Preprocessing
 from opendetr.wording import counted
 
 FINE_ENOUGH = 0.2  # of a picture's shorter side: objects from this size on need no feature map finer than stride 16
@@ -59,6 +60,13 @@ def measure_objects(index: DatasetIndex) -> ObjectSizes:
 def usual_size(index: DatasetIndex) -> int:
     """The shorter side of pictures, in pixels, at which `train` would train where time is no question."""
     return choose_size(measure_objects(index), len(index), None)[0]
+
+
+def usual_preprocessing(index: DatasetIndex, image_size: int | None) -> Preprocessing:
+    """The sizes of pictures that `train` would choose where time is no question; without normalisation."""
+    size = image_size or usual_size(index)
+    longest = round(size * max(LONGEST_ASPECT, measure_objects(index).aspect))
+    return Preprocessing(size, longest, (0.0,) * 3, (1.0,) * 3)
 
 
 def fit_to_data(config: RunConfig, index: DatasetIndex) -> tuple[RunConfig, list[str]]:

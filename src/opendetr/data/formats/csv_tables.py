@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from opendetr.data.formats.entries import Place, SplitBuilder, circle, numbers, size_of, span, split_by_names
-from opendetr.data.formats.folders import (
+from opendetr.data.formats.split_files import (
     PicturesByStem,
     is_split_name,
     name_of_split,

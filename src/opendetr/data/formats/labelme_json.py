@@ -8,7 +8,7 @@ from typing import Any
 
 from opendetr.data.formats.coco_json import load_json
 from opendetr.data.formats.entries import SplitBuilder, circle, numbers, shown, size_of, span, split_by_names
-from opendetr.data.formats.folders import (
+from opendetr.data.formats.split_files import (
     AnnotationFiles,
     PicturesByStem,
     begins_with,

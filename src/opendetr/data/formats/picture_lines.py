@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from opendetr.data.formats.entries import Place, SplitBuilder, numbers, shown
-from opendetr.data.formats.folders import (
+from opendetr.data.formats.split_files import (
     begins_with,
     name_of_split,
     numbered_lines,

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 from opendetr.data.formats.entries import NO_SIZE, SplitBuilder, numbers, size_of, split_by_names
-from opendetr.data.formats.folders import (
+from opendetr.data.formats.split_files import (
     AnnotationFiles,
     PicturesByStem,
     begins_with,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from xml.parsers import expat
 
-from opendetr.data.formats.folders import read_bytes
+from opendetr.data.formats.split_files import read_bytes
 from opendetr.errors import UserError, first_line
 from opendetr.locations import FilePath
 

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from opendetr.data.formats.entries import Place, SplitBuilder, numbers, shown, span
-from opendetr.data.formats.folders import (
+from opendetr.data.formats.split_files import (
     is_file,
     name_of_split,
     natural_order,

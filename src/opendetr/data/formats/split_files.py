@@ -169,14 +169,14 @@ def note_unlisted(entries: SplitBuilder, split: AnnotationFiles, all_splits: Seq
     finder = PictureFinder(split.pictures)
     used = {os.path.normpath(path) for name in entries.file_names if (path := finder.find_exactly(name)) is not None}
     for folder in split.pictures:
-        paths = [path for name, path in list_files(folder) if suffix_of(name) in PICTURE_SUFFIXES]
+        paths = [path for name, path in list_files(folder) if suffix_of(name) in picture_suffixes()]
         if any(os.path.normpath(path) in used for path in paths):
             break
     else:
         return
     if split.listing is not None or any(folder in other.pictures for other in all_splits if other is not split):
         return
-    of_files = {_last_stem(name) for name, _ in list_files(split.folder) if suffix_of(name) not in PICTURE_SUFFIXES}
+    of_files = {_last_stem(name) for name, _ in list_files(split.folder) if suffix_of(name) not in picture_suffixes()}
     for path in sorted(paths, key=natural_order):
         if os.path.normpath(path) not in used and _last_stem(path) not in of_files:  # a broken annotation is named
             entries.leave_out("picture", Unused.NOT_LISTED, f"{path} has no annotation")
