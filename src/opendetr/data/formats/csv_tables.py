@@ -1,6 +1,6 @@
 """CSV: a table with a line per object, in the ways in which the common tools write it.
 
-The file is long because the tools have no header, no columns and no splits in common; what they call things is in its tables.
+The file is long because the tools have neither header nor columns nor splits in common.
 """
 
 import csv
