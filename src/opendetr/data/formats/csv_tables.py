@@ -1,4 +1,7 @@
-"""CSV: a table with a line per object, in the ways in which the common tools write it."""
+"""CSV: a table with a line per object, in the ways in which the common tools write it.
+
+The file is long because the tools have neither header nor columns nor splits in common.
+"""
 
 import csv
 import json

@@ -1,4 +1,7 @@
-"""YOLO: a text file per picture, with a line `class x y width height` per object, in shares of the picture's sides."""
+"""YOLO: a text file per picture, with a line `class x y width height` per object, in shares of the picture's sides.
+
+The file is long because tools lay the same files out in many ways, and each way is a few lines of it.
+"""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
