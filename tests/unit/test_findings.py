@@ -213,7 +213,9 @@ def test_a_few_boxes_that_reach_out_are_no_convention(coco_folder, edit_json):
             a["bbox"] = [630 if number % 40 == 1 else number % 40, 240, 20, 20]
 
     edit_json(data / "annotations" / "train.json", change)
-    assert not any("reach out" in sentence for sentence in sentences(data))
+    found = sentences(data)
+    assert not found[only(found, "4 boxes reach out of the picture by more than 2 pixels")]
+    assert not any("they all fit" in sentence for sentence in found)
 
 
 def test_digits_and_sparse_boxes_are_clean(sparse):
@@ -246,7 +248,7 @@ def test_a_planted_box_is_found_and_no_other(sparse, boxes, kind, severity, coun
     before = kinds(sparse)
     put_boxes(sparse, *boxes, picture=3)
     found = kinds(sparse)
-    assert set(found) - set(before) == {kind} | ({"unusual size"} if kind == "as large as the picture" else set())
+    assert {kind} <= set(found) - set(before) <= {kind, "unusual size"}
     assert (found[kind].severity, found[kind].count) == (severity, count)
     (place,) = found[kind].places
     assert (place.split, place.picture, len(place.objects)) == ("train", 2, len(boxes))
@@ -302,7 +304,9 @@ def test_a_split_of_other_splits_is_not_looked_at_again(data, edit_json):
     assert list(checked.splits) == ["train", "val"]
     assert "trainval lists 8 pictures of other splits" in only(sentences(data), "trainval")
     shutil.copy(data / "annotations/train.json", data / "annotations/val.json")
-    assert kinds(data)["listed in two splits"].severity == Severity.WARNING
+    assert [one.severity for one in check(data).findings if one.kind == "listed in two splits"] == [
+        Severity.WARNING, Severity.NOTE,
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("how", ["drop", "clip"])
@@ -325,7 +329,7 @@ def test_a_split_that_cannot_be_read_is_an_error(data):
 
 def test_bccd_has_what_its_page_says(test_data):
     """The double field 00037/00038, eight pairs of cells, and five very large platelets; cards: near duplicates."""
-    found = check(test_data("bccd"))
+    found = check(test_data / "bccd")
     paths = {name: index.paths for name, index in found.splits.items()}
 
     def names(kind):
@@ -339,7 +343,7 @@ def test_bccd_has_what_its_page_says(test_data):
     assert {"00133", "00135", "00382", "00233", "00407", "00113"} <= names("unusual size")
     assert len(names("unusual size")) <= 9
     assert found.errors == 0
-    cards = check(test_data("cards"))
+    cards = check(test_data / "cards")
     pairs = next(one for one in cards.findings if one.kind == "near duplicates within a split").places
     named = [cards.splits[place.split].paths[place.picture].rpartition("/")[2].partition(".")[0] for place in pairs]
     assert {frozenset(pair) for pair in zip(named[::2], named[1::2])} >= {

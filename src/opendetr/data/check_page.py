@@ -6,7 +6,7 @@ from html import escape
 import numpy as np
 
 from opendetr.data.data_check import CheckedData
-from opendetr.data.findings import Finding, Place, Severity
+from opendetr.data.findings import Finding, PicturePlace, Severity
 from opendetr.data.index import DatasetIndex
 from opendetr.errors import UserError
 from opendetr.images import read_image
@@ -56,7 +56,7 @@ class _Pictures:
         self.splits = splits
         self.thumbnails: dict[str, Thumbnail | None] = {}
 
-    def drawn(self, places: Sequence[Place]) -> Iterator[str]:
+    def drawn(self, places: Sequence[PicturePlace]) -> Iterator[str]:
         """The first pictures with the boxes concerned."""
         for place in places[:SHOWN]:
             index = self.splits[place.split]

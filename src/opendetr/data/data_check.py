@@ -11,7 +11,7 @@ from opendetr.data.check import account_of
 from opendetr.data.door import has_split, load_index, split_names
 from opendetr.data.findings import (
     Finding,
-    Place,
+    PicturePlace,
     Severity,
     examine_boxes,
     examine_classes,
@@ -141,7 +141,7 @@ def mended(checked: CheckedData, how: str) -> dict[str, DatasetIndex]:
     return clean
 
 
-def _add(bad: dict[str, set[int]], places: Sequence[Place]) -> None:
+def _add(bad: dict[str, set[int]], places: Sequence[PicturePlace]) -> None:
     for place in places:
         bad[place.split].add(place.picture)
 

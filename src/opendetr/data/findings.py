@@ -11,11 +11,13 @@ import torch
 from opendetr.boxes import box_iou
 from opendetr.data.check import MANY_CROWDS, left_out_by_reason
 from opendetr.data.index import OF_OBJECTS, USED, DatasetIndex, Unused
+from opendetr.locations import file_path
 from opendetr.wording import counted
 
 SAME_BOX = 0.8  # IoU from which on two boxes are of one object
 SMALLEST = 3  # pixels of a side at the training size below which an object can hardly be seen
 LONGEST = 20  # times as long as wide
+FEWEST_OUT = 3  # boxes that reach out, from which on all of them may be written in another way
 REACHES_OUT = 2  # pixels by which a box may leave its picture without a word
 UNUSUAL_SCORE, UNUSUAL_RATIO = 3.5, 1.75  # of sizes within a class: modified z-score (Iglewicz and Hoaglin 1993), ratio
 FEW, ENOUGH = 10, 20  # objects of a class: too few to learn, enough to know the usual size
@@ -31,7 +33,7 @@ class Severity(StrEnum):
     NOTE = "note"  # worth knowing
 
 
-class Place(NamedTuple):
+class PicturePlace(NamedTuple):
     """A picture that a finding concerns."""
 
     split: str
@@ -47,7 +49,7 @@ class Finding:
     kind: str  # a few words
     sentence: str  # what was found, where first, and what to do
     count: int = 1  # of the entries that it concerns
-    places: tuple[Place, ...] = ()
+    places: tuple[PicturePlace, ...] = ()
 
     @property
     def is_problem(self) -> bool:
@@ -111,17 +113,17 @@ def examine_boxes(splits: Splits, image_size: int, num_queries: int = 0) -> Iter
                 f"{split}: {index.paths[int(index.counts.argmax())]} has {most} objects and the model only "
                 f"{num_queries} queries; raise it with --set model.num_queries={most}"
             )
-            places = tuple(Place(split, picture) for picture in crowded.tolist())
+            places = tuple(PicturePlace(split, picture) for picture in crowded.tolist())
             yield Finding(Severity.WARNING, "more objects than queries", said, len(crowded), places)
     yield from _unusual_sizes(splits)
 
 
-def _places(split: str, index: DatasetIndex, numbers: Sequence[int] | np.ndarray) -> tuple[Place, ...]:
+def _places(split: str, index: DatasetIndex, numbers: Sequence[int] | np.ndarray) -> tuple[PicturePlace, ...]:
     """The pictures of some objects."""
     of_picture: dict[int, list[int]] = {}
     for number in np.asarray(numbers, dtype=np.int64).tolist():
         of_picture.setdefault(int(index.objects.pictures[number]), []).append(number)
-    return tuple(Place(split, picture, tuple(those)) for picture, those in of_picture.items())
+    return tuple(PicturePlace(split, picture, tuple(those)) for picture, those in of_picture.items())
 
 
 def _canvas(index: DatasetIndex) -> np.ndarray:
@@ -142,16 +144,18 @@ def _convention(split: str, index: DatasetIndex) -> Finding | None:
             f"{split}: boxes are far larger than their pictures: pixels are written where shares of 0 to 1 are expected"
         )
         return Finding(Severity.ERROR, "pixels instead of shares", said, len(boxes))
-    outside = (boxes[:, :2] + boxes[:, 2:] > canvas + REACHES_OUT).any(1).mean()
+    number = int((boxes[:, :2] + boxes[:, 2:] > canvas + REACHES_OUT).any(1).sum())
+    outside = number / len(boxes)
     as_corners = ((boxes[:, 2:] > boxes[:, :2]) & (boxes[:, 2:] <= canvas + REACHES_OUT)).all(1).mean()
     starts, ends = boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2
     as_centres = ((starts >= -REACHES_OUT) & (ends <= canvas + REACHES_OUT)).all(1).mean()
-    if outside > 0.1 or (outside > 0.01 and max(as_corners, as_centres) == 1):  # small boxes seldom reach out
+    # Of small boxes few reach out; a single one that does is no convention.
+    if number >= FEWEST_OUT and (outside > 0.1 or (outside > 0.01 and max(as_corners, as_centres) == 1)):
         other = "x1, y1, x2, y2" if as_corners > 0.98 else "centre x, centre y, width, height"
         hint = f"read as {other} they all fit: convert them" if max(as_corners, as_centres) > 0.98 else "look at them"
         said = f"{split}: {outside:.0%} of the boxes reach out of their pictures; {expected}; {hint}"
         kind = other if max(as_corners, as_centres) > 0.98 else "boxes reach out"
-        return Finding(Severity.ERROR, f"boxes as {kind}" if "," in kind else kind, said, round(outside * len(boxes)))
+        return Finding(Severity.ERROR, f"boxes as {kind}" if "," in kind else kind, said, number)
     return None
 
 
@@ -162,7 +166,7 @@ def _reaching_out(split: str, index: DatasetIndex) -> Iterator[Finding]:
     if len(numbers):
         said = (
             f"{split}: {counted(len(numbers), 'box reaches', 'boxes reach')} out of the picture by more than "
-            f"{REACHES_OUT} pixels, first in {_name(index, numbers[0])}; training clips them: --fix clip writes that"
+            f"{REACHES_OUT} pixels, first in {_first_name(index, numbers)}; training clips them: --fix clip writes that"
         )
         yield Finding(Severity.WARNING, "partly outside", said, len(numbers), _places(split, index, numbers))
 
@@ -176,7 +180,7 @@ def _shapes(split: str, index: DatasetIndex, image_size: int) -> Iterator[Findin
     if len(tiny):
         said = (
             f"{split}: {counted(len(tiny), 'box has', 'boxes have')} a side below {SMALLEST} pixels at pictures of "
-            f"{image_size}, first in {_name(index, tiny[0])}: train with a larger --image-size, or remove them"
+            f"{image_size}, first in {_first_name(index, tiny)}: train with a larger --image-size, or remove them"
         )
         yield Finding(Severity.WARNING, "tiny", said, len(tiny), _places(split, index, tiny))
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -185,7 +189,7 @@ def _shapes(split: str, index: DatasetIndex, image_size: int) -> Iterator[Findin
     if len(long):
         said = (
             f"{split}: {counted(len(long), 'box is', 'boxes are')} more than {LONGEST} times as long as wide, first in "
-            f"{_name(index, long[0])}: look whether a side is wrong"
+            f"{_first_name(index, long)}: look whether a side is wrong"
         )
         yield Finding(Severity.NOTE, "extreme aspect", said, len(long), _places(split, index, long))
     share = sides.prod(1) / canvas.prod(1)
@@ -195,7 +199,7 @@ def _shapes(split: str, index: DatasetIndex, image_size: int) -> Iterator[Findin
     if len(huge) and typical.max() < WHOLE / 2:  # in pictures of single things such boxes are usual
         said = (
             f"{split}: {counted(len(huge), 'box covers', 'boxes cover')} its whole picture, where others are small, "
-            f"first in {_name(index, huge[0])}: look whether it is a mistake"
+            f"first in {_first_name(index, huge)}: look whether it is a mistake"
         )
         yield Finding(Severity.WARNING, "as large as the picture", said, len(huge), _places(split, index, huge))
 
@@ -215,14 +219,14 @@ def _double(split: str, index: DatasetIndex) -> Iterator[Finding]:
         number = len(twice) // 2
         said = (
             f"{split}: {counted(number, 'object looks', 'objects look')} labelled twice (same class, IoU above "
-            f"{SAME_BOX:g}), first in {_name(index, twice[0])}: keep one box of each"
+            f"{SAME_BOX:g}), first in {_first_name(index, twice)}: keep one box of each"
         )
         yield Finding(Severity.WARNING, "double box", said, number, _places(split, index, twice))
     if otherwise:
         number = len(otherwise) // 2
         said = (
             f"{split}: {counted(number, 'object has', 'objects have')} two classes (IoU above {SAME_BOX:g}), first in "
-            f"{_name(index, otherwise[0])}: keep the right one"
+            f"{_first_name(index, otherwise)}: keep the right one"
         )
         yield Finding(Severity.WARNING, "two classes", said, number, _places(split, index, otherwise))
 
@@ -252,7 +256,7 @@ def _unusual_sizes(splits: Splits) -> Iterator[Finding]:
             name = index.label_map.names[index.objects.labels[numbers[0]]]
             said = (
                 f"{split}: {counted(len(numbers), 'object is', 'objects are')} far larger or smaller than others of "
-                f"the class, first a '{name}' in {_name(index, numbers[0])}: look whether the label is right"
+                f"the class, first a '{name}' in {_first_name(index, numbers)}: look whether the label is right"
             )
             yield Finding(Severity.NOTE, "unusual size", said, len(numbers), _places(split, index, numbers))
 
@@ -304,8 +308,9 @@ def examine_classes(splits: Splits, train: str | None) -> Iterator[Finding]:
             yield Finding(Severity.WARNING, "classes differ between splits", said, len(skewed))
 
 
-def _name(index: DatasetIndex, number: int) -> str:
-    return index.paths[int(index.objects.pictures[number])].replace("\\", "/").rpartition("/")[2]
+def _first_name(index: DatasetIndex, numbers: Sequence[int] | np.ndarray) -> str:
+    """The file of the first of some objects."""
+    return file_path(index.paths[int(index.objects.pictures[numbers[0]])]).name
 
 
 def _named(names: Sequence[str], labels: Sequence[int], counts: np.ndarray | None = None) -> str:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from opendetr.cores import available_cores
 from opendetr.data.check import require_size
-from opendetr.data.findings import Finding, Place, Severity, Splits
+from opendetr.data.findings import Finding, PicturePlace, Severity, Splits
 from opendetr.data.index import DatasetIndex, Record
 from opendetr.data.near_duplicates import SIDE, difference_hash, near_pairs
 from opendetr.decoding import decoded, picture_suffixes
@@ -94,8 +94,8 @@ def examine_pictures(splits: Splits, glances: Mapping[str, list[Glance]]) -> Ite
     yield from _not_listed(splits)
 
 
-def _pictures(split: str, positions: list[int]) -> tuple[Place, ...]:
-    return tuple(Place(split, at) for at in positions)
+def _pictures(split: str, positions: list[int]) -> tuple[PicturePlace, ...]:
+    return tuple(PicturePlace(split, at) for at in positions)
 
 
 def _real(path: str) -> str:
@@ -130,14 +130,14 @@ def _listed_twice(splits: Splits) -> Iterator[Finding]:
 
 def _alike(splits: Splits, glances: Mapping[str, list[Glance]]) -> Iterator[Finding]:
     """Different files that show the same, within a split or across splits."""
-    first_place: dict[str, Place] = {}
+    first_place: dict[str, PicturePlace] = {}
     splits_of: dict[str, set[str]] = {}
     hashes = []
     for split, index in splits.items():
         for at, path in enumerate(index.paths):
             real = _real(path)
             if real not in first_place:
-                first_place[real] = Place(split, at)
+                first_place[real] = PicturePlace(split, at)
                 hashes.append(glances[split][at].hash)
             splits_of.setdefault(real, set()).add(split)
     files = list(first_place)
