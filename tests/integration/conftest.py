@@ -4,7 +4,20 @@ import pytest
 from tiny import TINY
 
 from opendetr import api
-from opendetr.training import flips
+from opendetr.model import precision
+from opendetr.training import flips, speed
+
+
+@pytest.fixture(scope="session", autouse=True)
+def machine_hardly_measured():
+    """Measuring a machine takes longer than the steps of a tiny run; tests/unit measures it in earnest.
+
+    It is one that gains nothing from bf16, so that `auto` is fp32 everywhere.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(speed, "LOOKED_AT", (32, 64))
+        patch.setattr(precision, "gain_of_products", lambda device: 1.0)
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)
