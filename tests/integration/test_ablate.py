@@ -119,6 +119,7 @@ def test_decoder_layers_are_measured_one_by_one(layers):
 def test_crowds_of_digits_are_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "SCENES", 16)
     monkeypatch.setattr(run, "DIGITS_COUNTED", 1)
+    monkeypatch.setattr(run, "INSTANCES", (4, 30))
     assert "| 30 | 0% |" in ablate("instances", None, tmp_path / "out", seeds=1).read_text()
     assert (tmp_path / "out" / "digits" / "annotations" / "val.json").is_file()
 
