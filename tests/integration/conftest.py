@@ -1,6 +1,8 @@
+import io
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from tiny import TINY
 
 from opendetr import api
@@ -35,6 +37,15 @@ def small_figures():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("opendetr._matplotlib.DPI", 30)
         yield
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Figures are made and not drawn, for tests of what stands beside them; those of `explain` are drawn in others."""
+    blank = io.BytesIO()
+    Image.new("L", (120, 120)).save(blank, "PNG")
+    for room in ("_matplotlib", "explanation.folder"):
+        monkeypatch.setattr(f"opendetr.{room}.png_of", lambda figure: blank.getvalue())
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,8 @@ from opendetr.recipes.recipe import resolve_config
 from opendetr.structures import Detections
 from opendetr.training.run_folder import read_metrics
 
+pytestmark = pytest.mark.usefixtures("undrawn")  # the studies of all tests, made before, have their figures drawn
+
 SMALL = (
     "model.backbone=test_resnet", "model.backbone_weights=none", "data.image_size=64", "train.workers=0",
     "train.batch_size=8", "train.precision=fp32", "data.horizontal_flip=0.0", "data.vertical_flip=0.0",

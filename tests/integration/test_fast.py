@@ -349,6 +349,7 @@ def demo(tmp_path_factory):
         patch.setattr(demonstration, "ENOUGH_AP50", 0.0)
         patch.setattr(demonstration, "TRAINING_SCENES", 64)  # an epoch of all steps, and twelve held-out scenes
         patch.setattr(demonstration, "_learn", in_short)
+        patch.setattr("opendetr.explanation.folder.png_of", lambda figure: b"drawn by `explain` in its own tests")
         patch.setattr(demonstration, "resolve_config", lambda recipe, options: resolve(recipe, options=options | tiny))
         demonstration.run_demo(folder, time.time(), compare=True)
     return folder, learned, given
