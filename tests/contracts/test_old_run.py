@@ -2,12 +2,15 @@
 
 import json
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 from accelerate import Accelerator
 
 from opendetr import api
+from opendetr.engines.file_kinds import read_metadata
 
 STORED = Path(__file__).parent / "stored" / "run-of-dd1bd25"
 EXPECTED = json.loads((STORED / "expected.json").read_text())
@@ -43,7 +46,29 @@ def test_it_goes_on_learning_as_it_did(tmp_path, monkeypatch):
     assert (run / "best" / "model.safetensors").is_file()
 
 
-def test_it_exports(tmp_path):
-    file = tmp_path / "old.pt2"
-    assert api.export(STORED / "run", file).problems() == []
-    assert api.val(file, PICTURES).summary["AP50"] == pytest.approx(EXPECTED["ap50"], abs=0.02)
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """The run as a .pt2, and its certificate; other kinds of files are in integration/test_export.py."""
+    file = tmp_path_factory.mktemp("exported") / "old.pt2"
+    return file, api.export(STORED / "run", file, data=PICTURES)
+
+
+def test_it_is_measured_as_it_was():
+    assert api.val(STORED / "run", PICTURES).summary["AP50"] == pytest.approx(EXPECTED["ap50"], abs=0.02)
+
+
+def test_it_exports(exported):
+    """What is compared with the run, AP too, is the file as it was written and read."""
+    file, certificate = exported
+    assert certificate.problems() == []
+    assert certificate.ap["engine"] == pytest.approx(certificate.ap["torch"], abs=1e-3)
+    assert read_metadata(file)["certificate"]["holds"]
+
+
+def test_its_file_names_no_folder_of_this_machine(exported):
+    """torch keeps the line of code behind every operation, with its path."""
+    file, _ = exported
+    with zipfile.ZipFile(file) as parts:
+        content = b"".join(parts.read(name) for name in parts.namelist())
+    for place in (Path(torch.__file__).parents[1], Path(api.__file__).parent, file.parent, Path.home()):
+        assert str(place).encode() not in content

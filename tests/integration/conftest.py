@@ -1,10 +1,25 @@
+import io
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from tiny import TINY
 
 from opendetr import api
-from opendetr.training import flips
+from opendetr.model import precision
+from opendetr.training import flips, speed
+
+
+@pytest.fixture(scope="session", autouse=True)
+def machine_hardly_measured():
+    """Measuring a machine takes longer than the steps of a tiny run; tests/unit measures it in earnest.
+
+    It is one that gains nothing from bf16, so that `auto` is fp32 everywhere.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(speed, "LOOKED_AT", (32, 64))
+        patch.setattr(precision, "gain_of_products", lambda device: 1.0)
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -22,6 +37,15 @@ def small_figures():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("opendetr._matplotlib.DPI", 30)
         yield
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Figures are made and not drawn, for tests of what stands beside them; those of `explain` are drawn in others."""
+    blank = io.BytesIO()
+    Image.new("L", (120, 120)).save(blank, "PNG")
+    for room in ("_matplotlib", "explanation.folder"):
+        monkeypatch.setattr(f"opendetr.{room}.png_of", lambda figure: blank.getvalue())
 
 
 @pytest.fixture(scope="session")

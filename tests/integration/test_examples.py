@@ -34,7 +34,7 @@ def test_detect_finetune_and_convert(run_example, tiny_run, digits, tmp_path, ca
 
 def test_models_of_others_go_in_and_out(run_example, digits, tmp_path, capsys):
     """A run with the paper's architecture to an official file, from there to Hugging Face's folder, and back."""
-    options = {**TINY, "backbone": "resnet18", "backbone_weights": "none"}
+    options = {**TINY, "backbone": "resnet18", "backbone_weights": "none", "val_split": "none"}
     run = api.train(digits, **options, epochs=1, output=tmp_path / "run", overrides=["model.output_stride=32"])
     run_example("convert.py", run, tmp_path / "official", "official")
     run_example("convert.py", tmp_path / "official" / "checkpoint.pth", tmp_path / "hf")  # huggingface by default

@@ -58,6 +58,7 @@ def test_a_picture_is_explained(run, digits, tmp_path):
     np.testing.assert_allclose(arrays["self_attention"].sum(-1), 1, atol=1e-5)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_layer_and_head_are_chosen(run, digits, tmp_path):
     picture = str(sorted((digits / "images").glob("test_*.png"))[0])
     api.explain(run, [picture], tmp_path / "out", layer=1, head=2, threshold=0.0, at_most=2)
@@ -75,6 +76,7 @@ def test_layer_and_head_are_chosen(run, digits, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_pictures_of_one_name_stay_apart_and_broken_ones_are_left_out(fast_run, digits, tmp_path):
     picture = Image.open(sorted((digits / "images").glob("test_*.png"))[0])
     (tmp_path / "pictures").mkdir()
@@ -99,6 +101,7 @@ def test_a_survey_measures_the_last_layer_as_val_does(run, digits):
     np.testing.assert_allclose(found.by_gradient[:, 1], found.widenings)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_detections_left_out_are_counted(run, digits, tmp_path):
     picture = str(sorted((digits / "images").glob("test_*.png"))[0])
     text = api.explain(run, [picture], tmp_path / "out", threshold=0.0, at_most=2).read_text()
@@ -110,6 +113,7 @@ def test_detections_left_out_are_counted(run, digits, tmp_path):
         api.explain(run, [picture], tmp_path / "out", at_most=0)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_new_page_takes_the_files_of_the_old_one_away_and_no_others(fast_run, digits, tmp_path):
     first, second = (str(path) for path in sorted((digits / "images").glob("test_*.png"))[:2])
     api.explain(fast_run, [first], tmp_path)
@@ -175,6 +179,7 @@ def test_matching_says_why_objects_were_missed(run, digits, tmp_path, capsys):
     assert "0 detections, no false alarm" in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_matching_says_what_every_false_alarm_is(run, digits, tmp_path, capsys):
     image = load_index(digits, "val").records[0]
     page = api.explain(
@@ -188,6 +193,7 @@ def test_matching_says_what_every_false_alarm_is(run, digits, tmp_path, capsys):
     assert capsys.readouterr().out.count("\nfalse alarm ") >= len(wrong) - 1
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_model_without_encoder(digits, tmp_path):
     bare = api.train(
         digits, **TINY, epochs=1, overrides=["model.num_encoder_layers=0"], output=tmp_path / "run"

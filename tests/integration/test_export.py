@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-import zipfile
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -174,7 +173,9 @@ def labelled(digits, tmp_path_factory) -> Path:
 @pytest.mark.parametrize(
     ("recipe", "kind"),
     [
-        ("paper", "onnx"), ("paper", "openvino"), ("fast", "onnx"), ("fast", "openvino"),
+        ("paper", "onnx"), ("paper", "openvino"), ("fast", "onnx"),
+        # OpenVINO's own files differ from ONNX by one translation; it runs fast's ONNX file in the test after this.
+        pytest.param("fast", "openvino", marks=pytest.mark.slow),
         # A .pt2 is what was traced, the same as for ONNX; that it is kept and read is in contracts/test_old_run.py.
         pytest.param("paper", "pt2", marks=pytest.mark.slow),
         pytest.param("fast", "pt2", marks=pytest.mark.slow),
@@ -740,14 +741,11 @@ def test_a_backbone_with_tensorflow_padding_needs_sides_that_fit(tmp_path):
         api.export(checkpoint.source, tmp_path / "model.onnx")
 
 
-@pytest.mark.parametrize("kind", ["onnx", "openvino", "pt2"])
+@pytest.mark.parametrize("kind", ["onnx", "openvino"])
 def test_a_file_names_no_folder_of_this_machine(exported, kind):
-    """torch keeps the line of code behind every operation, with its path."""
-    path, _ = exported("fast", kind)
+    """torch keeps the line of code behind every operation, with its path; .pt2: see contracts/test_old_run.py."""
+    path, _ = exported("paper", kind)
     content = path.read_bytes()
-    if kind == "pt2":
-        with zipfile.ZipFile(path) as parts:
-            content = b"".join(parts.read(name) for name in parts.namelist())
     for place in (Path(torch.__file__).parents[1], Path(api.__file__).parent, path.parent, Path.home()):
         assert str(place).encode() not in content
 

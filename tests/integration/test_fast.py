@@ -328,8 +328,14 @@ def test_what_is_frozen_stays_and_what_learns_moves(digits, tmp_path):
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    """The folder of a demo with its comparison, what it learned, and the minutes that it gave the comparison."""
+    """The folder of a demo with its comparison, what it learned, and the minutes that it gave the comparison.
+
+    Its networks are tiny; the recipe's own backbone learns in the test before this.
+    """
     folder, learned, given, learn = tmp_path_factory.mktemp("demo") / "demo", [], [], demonstration._learn
+    tiny = {"model.backbone": "test_resnet", "model.backbone_weights": "none", "train.backbone_lr": 1e-4,
+            "model.embed_dim": 32, "model.feedforward_dim": 64}  # fmt: skip
+    resolve = demonstration.resolve_config
 
     def in_short(*settings):
         settings, minutes = settings[:5], settings[5:]
@@ -343,6 +349,8 @@ def demo(tmp_path_factory):
         patch.setattr(demonstration, "ENOUGH_AP50", 0.0)
         patch.setattr(demonstration, "TRAINING_SCENES", 64)  # an epoch of all steps, and twelve held-out scenes
         patch.setattr(demonstration, "_learn", in_short)
+        patch.setattr("opendetr.explanation.folder.png_of", lambda figure: b"drawn by `explain` in its own tests")
+        patch.setattr(demonstration, "resolve_config", lambda recipe, options: resolve(recipe, options=options | tiny))
         demonstration.run_demo(folder, time.time(), compare=True)
     return folder, learned, given
 

@@ -126,9 +126,9 @@ def test_processes_that_begin_anew_read_the_same(spawned, coco_folder):
     config = load_recipe("fast").with_values(chosen, "a test").data
     transform = training_transform(config, replace(PREPROCESSING, image_size=64, max_size=106, multiple_of=32))
     index = load_index(coco_folder((1, 2, 0, 3)), "train")
-    dataset = DetectionDataset(index, transform, 7, build_cache(config, index.sizes, workers=2))
+    dataset = DetectionDataset(index, transform, 7, build_cache(config, index.sizes, workers=1))
     batches = [keys for epoch in range(2) for keys in epoch_order(4, epoch, 0, 2)]
-    loaded = list(training_loader(dataset, batches, workers=2))
+    loaded = list(training_loader(dataset, batches, workers=1))
     assert len(loaded) == 4
     for (batch, targets), keys in zip(loaded, batches):
         expected, expected_targets = collate([dataset[key] for key in keys])
