@@ -38,7 +38,7 @@ import official
 
 from opendetr.checkpoints.adapt import train_mode
 from opendetr.config import RunConfig
-from opendetr.data.index import DatasetIndex, Record
+from opendetr.data.index import Record, index_of_records
 from opendetr.data.loader import collate
 from opendetr.devices import autocast, describe_machine, keep_freed_memory
 from opendetr.labels import LabelMap
@@ -165,7 +165,7 @@ class OurSide:
     def __init__(self, config: RunConfig, samples: list[Sample], num_classes: int, folder: Path) -> None:
         """Assemble it; a backbone with weights from a file is fixed in parts, as a pretrained one."""
         classes = LabelMap(tuple(range(num_classes)), tuple(f"class {number}" for number in range(num_classes)))
-        index = DatasetIndex(Path("annotations.json"), classes, [record for _, _, record in samples], {}, [])
+        index = index_of_records([record for _, _, record in samples], classes, Path("annotations.json"))
         with console.capture() as said:
             self.trainer = assemble(config, index, None, folder / "run", time.time())
         trainer, self.steps = self.trainer, 0

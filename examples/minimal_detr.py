@@ -95,8 +95,6 @@ def detect(folder, picture):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit("Give a folder of weights and a picture: minimal_detr.py runs/cells/best picture.jpg")
-    for score, name, box in zip(*detect(*sys.argv[1:3])):
-        if score > 0.5:
-            print(f"{score:.2f} {name} {[round(v) for v in box.tolist()]}")
+    found = zip(*detect(*sys.argv[1:])) if len(sys.argv) == 3 else sys.exit(__doc__)
+    for score, name, box in (one for one in found if one[0] > 0.5):
+        print(f"{score:.2f} {name} {[round(v) for v in box.tolist()]}")

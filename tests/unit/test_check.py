@@ -1,12 +1,12 @@
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
-from indices import indexed
 from PIL import Image
 
 from opendetr.data.check import require_size
-from opendetr.data.index import Record
+from opendetr.data.index import Record, index_of_records
 from opendetr.errors import UserError
 from opendetr.images import check_image
 from opendetr.labels import LabelMap
@@ -26,7 +26,7 @@ def index(tmp_path):
             kept = np.array(box, np.float32).reshape(-1, 4).clip(0, (120, 160, 120, 160))
             records.append(Record(number, path, 120, 160, np.zeros(len(kept), np.int64), kept))
         labels = LabelMap.from_categories([{"id": 1, "name": "cell"}], "train.json")
-        return replace(indexed(records, labels), source=tmp_path / "train.json")
+        return replace(index_of_records(records, labels, Path("data.json")), source=tmp_path / "train.json")
 
     return make
 

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from indices import indexed
 
-from opendetr.data.index import DatasetIndex, Record
+from opendetr.data.index import DatasetIndex, Record, index_of_records
 from opendetr.labels import LabelMap
 from opendetr.recipes.recipe import load_recipe, resolve_config
 from opendetr.training import choices
@@ -23,7 +22,7 @@ def index_of(*pictures, names=("cell", "rod"), size=(640, 480)) -> DatasetIndex:
         )
         for number, objects in enumerate(pictures)
     ]  # fmt: skip
-    return indexed(records, LabelMap.from_categories(categories, "data.json"))
+    return index_of_records(records, LabelMap.from_categories(categories, "data.json"), Path("data.json"))
 
 
 def test_objects_are_measured_against_the_shorter_side():

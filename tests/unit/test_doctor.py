@@ -1,10 +1,11 @@
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
-from indices import indexed
 
 from opendetr.data.door import load_index
+from opendetr.data.index import index_of_records
 from opendetr.evaluation.coco import CocoMetrics
 from opendetr.evaluation.report import print_classes
 from opendetr.recipes.recipe import resolve_config
@@ -27,7 +28,7 @@ def test_the_table_counts_objects_and_pictures_of_every_class(coco_folder, capsy
         )
         for record, objects in zip(index.records, boxes)
     ]  # fmt: skip
-    print_classes(indexed(records, index.label_map))
+    print_classes(index_of_records(records, index.label_map, Path("data.json")))
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     names, ids = index.label_map.names, [str(number) for number in index.label_map.category_ids]
     assert [row for row in rows if row[:1] and row[0] in names] == [

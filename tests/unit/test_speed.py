@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from indices import indexed
 
 from opendetr.data.index import DatasetIndex, Record
 from opendetr.labels import LabelMap
@@ -26,7 +25,7 @@ def index_of(*counts: int, side: int = 96) -> DatasetIndex:
         Record(number, Path(f"{number}.png"), 640, 480, np.zeros(count, dtype=np.int64), boxes(count, side))
         for number, count in enumerate(counts)
     ]
-    return indexed(records, LabelMap((1,), ("cell",)))
+    return index_of_records(records, LabelMap((1,), ("cell",)), Path("data.json"))
 
 
 def boxes(count: int, side: int) -> np.ndarray:

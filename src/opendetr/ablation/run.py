@@ -14,7 +14,7 @@ import torch
 from opendetr.ablation.study import RowResults, Settings, Study, StudyRow
 from opendetr.ablation.tables import write_tables
 from opendetr.boxes import box_iou
-from opendetr.config import FEW_NEED, RunConfig
+from opendetr.config import RunConfig
 from opendetr.data.digits import SIDE, crowd_scenes, write_digits
 from opendetr.data.door import load_index
 from opendetr.data.source import DataSource
@@ -131,8 +131,8 @@ def _config(row: StudyRow, settings: Settings, device: str) -> RunConfig:
 
 def _source(settings: Settings) -> DataSource:
     """The data of all rows."""
-    more, classes, renamed = (tuple(settings.fixed.get(f"data.{name}", ())) for name in FEW_NEED)
-    return DataSource((settings.data, *more), classes, renamed)
+    fixed = {name: value for name, value in settings.fixed.items() if name.startswith("data.")}
+    return DataSource.of_config(RunConfig().with_values({**fixed, "data.root": settings.data}, "the study").data)
 
 
 def _require_same_study(description: Any, output: Path) -> None:

@@ -233,6 +233,22 @@ class DatasetIndex:
         )  # fmt: skip
 
 
+def index_of_records(records: Sequence[Record], label_map: LabelMap, source: FilePath) -> DatasetIndex:
+    """The index of pictures and objects that were made by hand; no file is looked at."""
+    counts = [len(record.labels) for record in records]
+    corners = np.concatenate([record.boxes_xyxy for record in records]).astype(np.float64)
+    boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
+    objects = Objects(
+        np.repeat(np.arange(len(records)), counts), np.concatenate([record.labels for record in records]), boxes,
+        boxes[:, 2:].prod(1), np.full(sum(counts), USED), np.arange(sum(counts)),
+    )  # fmt: skip
+    return DatasetIndex(
+        source, "by hand", label_map, Texts(str(record.path) for record in records),
+        id_array([record.image_id for record in records]),
+        np.array([(record.width, record.height) for record in records]), objects,
+    )  # fmt: skip
+
+
 class Records(Sequence[Record]):
     """The pictures of an index, each made when it is asked for."""
 

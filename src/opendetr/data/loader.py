@@ -61,6 +61,11 @@ class DetectionDataset(Dataset[Sample]):
     ) -> None:
         self.index, self.transform, self.seed, self.cache = index, transform, seed, cache
         self.white_level, self.skips_broken = white_level, skips_broken
+        _ = (
+            index.starts,
+            index.labels,
+            index.boxes_xyxy,
+        )  # made once, before loader processes are forked, which share them
         self.broken: dict[int, str] = {}  # position -> why the picture cannot be used, as far as this process knows
         self.unsaid: list[str] = []  # of these, what no batch has said yet
 

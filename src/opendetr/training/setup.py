@@ -193,6 +193,7 @@ def read_splits(config: RunConfig, check_seconds: float) -> tuple[DatasetIndex, 
     """The training split, and the split that chooses `best`, None where there can be none; prints what it finds."""
     data, source = config.data, DataSource.of_config(config.data)
     train_index = load_index(source, data.train_split)
+    console.print(f"{source}: read as {train_index.layout}")
     console.print(f"{data.train_split}: {describe(train_index)}; {describe_classes(train_index.label_map)}")
     for warning in warnings(train_index, config.model.num_queries):
         warn(warning)

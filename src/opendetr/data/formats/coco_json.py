@@ -106,7 +106,7 @@ def _content(source: FilePath, expected: str) -> bytes:
 
 
 def _decode(content: bytes, source: FilePath, expected: str) -> Any:
-    with suppress(msgspec.MsgspecError, RecursionError):  # NaN is no JSON, but Python and JavaScript programs write it
+    with suppress(ValueError, RecursionError):  # NaN is no JSON, but Python and JavaScript programs write it
         return msgspec.json.decode(content)
     try:
         return json.loads(content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8"))
@@ -121,7 +121,7 @@ def read_coco(source: FilePath, folders: Sequence[FilePath]) -> RawSplit:
         UserError: the file is not of this format, no annotation names a listed picture, or none a listed category.
     """
     content = _content(source, EXPECTED)
-    with suppress(msgspec.MsgspecError, RecursionError):
+    with suppress(ValueError, RecursionError):
         found = msgspec.json.decode(content, type=CocoFile)
         if all(annotation.bbox for annotation in found.annotations):
             del content
