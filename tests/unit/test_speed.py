@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from opendetr.data.index import DatasetIndex, Record
+from opendetr.data.index import DatasetIndex, Record, index_of_records
 from opendetr.labels import LabelMap
 from opendetr.model.build import build_model
 from opendetr.recipes.recipe import resolve_config
