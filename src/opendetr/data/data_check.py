@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from opendetr.data.check import account_of
+from opendetr.data.class_findings import examine_classes
 from opendetr.data.door import has_split, load_index, split_names
 from opendetr.data.findings import (
     Finding,
     PicturePlace,
     Severity,
     examine_boxes,
-    examine_classes,
     examine_entries,
 )
 from opendetr.data.index import USED, DatasetIndex, Objects

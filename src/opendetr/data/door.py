@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from opendetr.data.admission import admit
-from opendetr.data.formats.coco_json import find_coco
+from opendetr.data.formats.coco_folders import find_coco
 from opendetr.data.formats.csv_tables import find_csv
 from opendetr.data.formats.labelme_json import find_labelme
 from opendetr.data.formats.picture_lines import find_picture_lines
