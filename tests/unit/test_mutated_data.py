@@ -135,7 +135,8 @@ def num_objects(path: Path) -> int:
 def entries(root: Path, write: Callable) -> tuple[int, int]:
     """How many pictures and objects the files of a data set have at least."""
     if write is coco:
-        content = json.loads((root / "annotations/train.json").read_bytes().removeprefix(b"\xef\xbb\xbf"))
+        text = (root / "annotations/train.json").read_bytes().removeprefix(b"\xef\xbb\xbf").decode(errors="replace")
+        content = json.loads(text)  # a text that no one reads, such as a licence, may be no UTF-8
         return len(content["images"]), len(content["annotations"])
     if write is table:  # a line may be an object, or a picture without any
         return 0, num_lines(root / "train.csv") - 1
