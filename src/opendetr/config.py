@@ -139,6 +139,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         _require(self, "voc_origin", self.voc_origin in (0, 1), "0 or 1")
         _require(self, "val_share", 0 <= self.val_share < 1, "at least 0 and below 1")
+        of_train = not self.val_share or (self.train_split, self.val_split) == ("train", "val")
+        _require(self, "val_share", of_train, "0 where the splits to train on and to choose by are not train and val")
         _require_at_least(self, 1, "crop_min", "crop_max", "multiple_of")
         _require_at_least(self, 0, "image_size", "max_size", "zoom_in", "zoom_out", "colour")
         _require(self, "train_sizes", min(self.train_sizes, default=1) >= 1, "a list of positive sizes")

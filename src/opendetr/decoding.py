@@ -11,7 +11,6 @@ from typing import IO, TypeVar
 
 import numpy as np
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
-from torch.utils.data import get_worker_info
 
 from opendetr.errors import UserError, first_line
 from opendetr.locations import FilePath, for_pillow
@@ -172,6 +171,8 @@ def _say_what_is_used(image: Image.Image, name: str) -> None:
 
 def _say_once(what: str, sentence: str) -> None:
     """Warn once for all files alike; of several loader processes only the first speaks."""
+    from torch.utils.data import get_worker_info  # reading annotations alone needs no torch
+
     worker = get_worker_info()
     if what not in _said and (worker is None or worker.id == 0):
         _said.add(what)

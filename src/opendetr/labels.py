@@ -63,7 +63,7 @@ class LabelMap:
                 ) from None
             if category_id in names:
                 raise UserError(f"{source}: category id {category_id} is listed twice; ids must be unique")
-            names[category_id] = str(name)
+            names[category_id] = str(name).encode("utf-8", "replace").decode()  # half a pair of surrogates is no text
         if not names:
             raise UserError(f"{source}: the list 'categories' is empty; at least one class is needed")
         in_order = sorted(names, key=lambda one: (isinstance(one, str), one))

@@ -47,7 +47,8 @@ _above: Output | None = None  # prints above the bar of `waiting`, where nothing
 def warn(sentence: str, command: Iterable[object] = ()) -> None:
     """Print a warning, and a command that helps; where nothing else is printed (`--quiet`), on standard error."""
     shown = _above or (_errors if console.quiet else console)
-    shown.print(f"Warning: {sentence}", style="yellow")
+    text = sentence.encode("utf-8", "replace").decode()  # names of files may be no text
+    shown.print(f"Warning: {text}", style="yellow")
     if command:
         _print_command(shown, command)
 

@@ -188,6 +188,46 @@ def test_labels_that_were_changed_later_are_those_of_the_label_file(coco_folder,
     assert second.boxes_xywh.tobytes() == before.objects.boxes_xywh[before.objects.pictures == 1].tobytes()
 
 
+@pytest.mark.parametrize("to", ["yolo", "voc"])
+def test_a_class_that_is_added_later_leaves_the_noted_objects_theirs(coco_folder, tmp_path, edit_json, to):
+    """The new class comes between the others in the order of the ids or names."""
+    data = coco_folder((3, 3), names=("ant", "yak"))
+
+    def change(coco):
+        for category, number in zip(coco["categories"], (5, 9)):
+            category["id"] = number
+        for number, annotation in enumerate(coco["annotations"]):
+            annotation.update(category_id=9 if number % 2 else 5, id=70 + number, iscrowd=int(number == 1))
+
+    edit_json(data / "annotations/train.json", change)
+    before = load_index(data, "train")
+    api.convert_data(data, tmp_path / "out", to)
+    if to == "yolo":
+        path = tmp_path / "out/data.yaml"
+        path.write_text(path.read_text().replace("1: yak", "1: yak\n  2: bee"))
+        assert "bee" in path.read_text()
+        label = tmp_path / "out/labels/train/train_0.txt"
+        label.write_text(label.read_text() + "2 0.5 0.5 0.1 0.1\n")
+    else:
+        label = tmp_path / "out/Annotations/train_0.xml"
+        box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
+        added = f"<object><name>bee</name>{box}</object></annotation>"
+        label.write_text(label.read_text().replace("</annotation>", added))
+    after = load_index(tmp_path / "out", "train")
+    assert set(after.label_map.names) == {"ant", "bee", "yak"}
+
+    def told(index, picture):
+        one = index.objects
+        return {
+            (int(one.ids[number]), index.label_map.names[one.labels[number]], bool(one.is_crowd[number]))
+            for number in np.flatnonzero(one.pictures == picture)
+        }
+
+    assert told(after, 1) == told(before, 1)
+    assert told(after, 0) >= told(before, 0)
+    assert len(told(after, 0)) == 4
+
+
 def test_pictures_and_classes_that_came_and_went_later(coco_folder, tmp_path):
     source = coco_folder([1, 1, 1])
     folder = api.convert_data(source, tmp_path / "yolo", "yolo")

@@ -1,6 +1,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from opendetr.data.check import (
     shared_pictures,
     warnings,
 )
-from opendetr.data.door import has_split, known_ids, load_index
+from opendetr.data.door import has_split, known_ids, load_index, split_names
+from opendetr.data.source import DataSource
 from opendetr.errors import UserError
 from opendetr.evaluation.coco import truth_of
 from opendetr.labels import LabelMap
@@ -492,3 +494,64 @@ def test_a_model_that_knows_more_classes_gives_its_own_indices(coco_folder):
     assert index.under(index.label_map) is index
     with pytest.raises(UserError, match="category 3 'star' is not among"):
         index.under(LabelMap((1, 2), ("circle", "square")))
+
+
+@pytest.mark.parametrize("layout", ["roboflow", "folders"])
+def test_a_missing_picture_is_not_that_of_another_split(coco_folder, layout):
+    """Pictures of the splits have the same names; the one of train is gone."""
+    root = coco_folder((1, 2), ("train", "valid"), "roboflow")
+    for split in ("train", "valid"):
+        content = json.loads((root / split / "_annotations.coco.json").read_text())
+        for number, image in enumerate(content["images"]):
+            (root / split / image["file_name"]).rename(root / split / f"{number}.png")
+            image["file_name"] = f"{number}.png"
+        (root / split / "_annotations.coco.json").write_text(json.dumps(content))
+        if layout == "folders":
+            (root / "annotations").mkdir(exist_ok=True)
+            (root / split / "_annotations.coco.json").rename(root / "annotations" / f"{split}.json")
+            (root / "images").mkdir(exist_ok=True)
+            (root / split).rename(root / "images" / split)
+    train = next(path for path in root.rglob("1.png") if path.parent.name == "train")
+    train.unlink()
+    index = load_index(root, "train")
+    assert [Path(path).parts[-2:] for path in index.paths] == [("train", "0.png")]
+    assert "1 picture whose file does not exist" in left_out_in_words(index)[0]
+
+
+def test_splits_of_capital_letters_and_other_json_files(coco_folder):
+    root = coco_folder((1, 2), ("Train", "Val"))
+    (root / "package.json").write_text('{"name": "x", "images": []}')
+    assert split_names(root) == ["train", "val"]
+    assert len(load_index(root, "val")) == 2
+
+
+def test_a_part_of_train_as_val_is_the_same_whatever_classes_are_wanted(coco_folder, edit_json):
+    root = coco_folder((3,) * 20)
+    edit_json(root / TRAIN, lambda coco: coco["annotations"].append({**coco["annotations"][0], "category_id": 9}))
+    source = DataSource((str(root),), val_share=0.2)
+    train, val = (load_index(source, split) for split in ("train", "val"))
+    assert (len(train), len(val)) == (16, 4)
+    assert set(train.paths) | set(val.paths) == set(load_index(root, "train").paths)
+    assert "1 object of a category that is not listed" in left_out_in_words(train)[0]
+    narrowed = load_index(replace(source, classes=("star",)), "val")
+    assert list(narrowed.paths) == list(val.paths)
+    assert has_split(source, "val")
+    with pytest.raises(UserError, match="has a split val already"):
+        load_index(DataSource((str(coco_folder((1,) * 9, ("train", "val"))),), val_share=0.2), "val")
+
+
+def test_an_area_without_end_is_the_boxs(with_boxes):
+    assert truth_of(with_boxes({"area": float("inf"), "bbox": [1, 2, 3, 4]})).areas.tolist() == [12]
+
+
+def test_half_a_surrogate_in_a_name(changed):
+    index = load_index(changed(lambda coco: coco["categories"][0].update(name="\ud83d cat")), "train")
+    assert index.label_map.names[0] == "? cat"
+
+
+@pytest.mark.parametrize("read", [split_names, lambda root: has_split(root, "val")])
+def test_no_folder_is_one_sentence(tmp_path, read):
+    (tmp_path / "file").write_text("x")
+    for root in (tmp_path / "nowhere", tmp_path / "file"):
+        with pytest.raises(UserError, match="is not a folder"):
+            read(root)

@@ -11,10 +11,11 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from opendetr.data.door import load_index, split_names, usual_name
+from opendetr.data.door import load_index, split_names
 from opendetr.data.index import OF_OBJECTS, DatasetIndex, Unused
 from opendetr.data.side_notes import NOTES, write_notes
 from opendetr.data.source import DataSource
+from opendetr.data.split_names import usual_name
 from opendetr.data.written_formats import (
     WRITTEN_FORMATS,
     SplitToWrite,

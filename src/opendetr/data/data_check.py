@@ -122,9 +122,13 @@ def mended(checked: CheckedData, how: str) -> dict[str, DatasetIndex]:
     for finding in checked.findings:
         places = finding.places
         if finding.kind == "double box" or (finding.kind == "partly outside" and how == "drop"):
-            step = 2 if finding.kind == "double box" else 1
             for place in places:
-                bad_objects[place.split].update(place.objects[step - 1 :: step])
+                if finding.kind == "partly outside":
+                    bad_objects[place.split].update(place.objects)
+                    continue
+                for kept, other in zip(place.objects[::2], place.objects[1::2]):
+                    if kept not in bad_objects[place.split]:
+                        bad_objects[place.split].add(other)
         elif finding.kind == "copies within a split":
             _add(bad_pictures, places[1::2])
         elif finding.kind in ("picture cannot be used", "uniform picture"):

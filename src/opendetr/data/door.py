@@ -23,6 +23,7 @@ from opendetr.data.picture_files import PictureFinder
 from opendetr.data.raw import FoundSplit, ReadOptions
 from opendetr.data.side_notes import with_notes
 from opendetr.data.source import DataSource
+from opendetr.data.split_names import APART, usual_name
 from opendetr.errors import UserError
 from opendetr.locations import FilePath, folder_path
 from opendetr.progress import console, warn
@@ -37,8 +38,8 @@ KNOWN = (  # an example of each, for those whose data is not recognised
     "{split}/_annotations.coco.json; YOLO: data.yaml, or images/ + labels/*.txt; Pascal VOC: JPEGImages/ + "
     "Annotations/*.xml; CSV: {split}.csv with image,xmin,ymin,xmax,ymax,label; or LabelMe: pictures + *.json"
 )
-USUAL_NAMES = {"valid": "val", "validation": "val", "training": "train", "testing": "test"}
 AS_WRITTEN = ReadOptions()
+OF_OTHER_FORMATS = ("data.yaml", "opendetr.json", "JPEGImages")  # in folders of data sets that are not COCO's
 LEVELS = 8  # of folders above a picture in which its data set is looked for
 
 
@@ -59,8 +60,8 @@ def load_index(data: str | FilePath | DataSource, split: str) -> DatasetIndex:
     """
     source = _source(data)
     if source.val_share and split in ("train", "val"):
-        train, val = _divided(source)
-        return train if split == "train" else val
+        whole = _load(replace(source, val_share=0.0), "train")
+        return _part(whole, split, _divided(replace(source, classes=(), renamed=())))
     index = _load(source, split)
     _return_freed_memory()  # of the files' content, many times as much as the index
     return index
@@ -91,8 +92,11 @@ def _load(source: DataSource, split: str) -> DatasetIndex:
 
 
 @lru_cache(maxsize=1)  # train and val are asked for one after the other
-def _divided(source: DataSource) -> tuple[DatasetIndex, DatasetIndex]:
-    """The pictures of train as train and val, near duplicates on one side; it reads all pictures."""
+def _divided(source: DataSource) -> frozenset[str]:
+    """The paths of the pictures of train that are val, near duplicates on one side; it reads all pictures.
+
+    Which they are does not depend on the classes that are wanted.
+    """
     from opendetr.data.near_duplicates import near_pairs, share_of
     from opendetr.data.picture_findings import glance_at
 
@@ -108,7 +112,16 @@ def _divided(source: DataSource) -> tuple[DatasetIndex, DatasetIndex]:
         f"val is {counted(len(val), 'picture')} of the {len(whole):,} of train, chosen by the seed "
         f"{source.split_seed}; near duplicates stay on one side."
     )
-    return whole.subset(train), whole.subset(val)
+    return frozenset(whole.paths[position] for position in val)
+
+
+def _part(whole: DatasetIndex, split: str, val: frozenset[str]) -> DatasetIndex:
+    """The pictures of train that are val, or the others, which have what the whole split left out."""
+    chosen = [at for at, path in enumerate(whole.paths) if (path in val) == (split == "val")]
+    part = whole.subset(chosen)
+    if split == "val":
+        return part
+    return replace(part, left_out=whole.left_out, repairs=whole.repairs, notes=whole.notes)
 
 
 def _return_freed_memory() -> None:
@@ -141,13 +154,13 @@ def has_split(data: str | FilePath | DataSource, split: str) -> bool:
     source = _source(data)
     if source.val_share and split == "val":
         return True
-    return any(_named(folder_path(root), split) for root in source.roots)
+    return any(_named(_set_folder(root), split) for root in source.roots)
 
 
 def split_names(data: str | FilePath | DataSource) -> list[str]:
     """The splits of the data set, or of several."""
     return sorted({
-        usual_name(split.name) for root in _source(data).roots for split in found_splits(folder_path(root))
+        usual_name(split.name) for root in _source(data).roots for split in found_splits(_set_folder(root))
     })  # fmt: skip
 
 
@@ -180,11 +193,6 @@ def find_split(root: str | Path, split: str, options: ReadOptions = AS_WRITTEN) 
     raise UserError(f"{root} has no split '{split}'; it has: {', '.join(known)}")
 
 
-def usual_name(name: str) -> str:
-    """`val` for `valid`, and the like."""
-    return USUAL_NAMES.get(name.lower(), name)
-
-
 def found_splits(folder: FilePath, options: ReadOptions = AS_WRITTEN) -> list[FoundSplit]:
     """The splits that the first format with any finds in a folder."""
     return next((found for find in FORMATS if (found := list(find(folder, options)))), [])
@@ -193,7 +201,7 @@ def found_splits(folder: FilePath, options: ReadOptions = AS_WRITTEN) -> list[Fo
 def _named(folder: FilePath, split: str, options: ReadOptions = AS_WRITTEN) -> list[FoundSplit]:
     """The splits of that name; the path of its file is a name of each."""
     found = found_splits(folder, options)
-    if len(found) == 1 and split == "train" and usual_name(found[0].name) not in ("train", "val", "test"):
+    if len(found) == 1 and split == "train" and usual_name(found[0].name) not in APART:
         return found
     return [
         one for one in found
@@ -230,19 +238,20 @@ def _above(path: str) -> list[str]:
 def _files_of(root: Path) -> dict[str, tuple[str, RawId] | None]:
     """Real path -> file name and image id, of every picture of the data set in a folder; None where splits disagree."""
     files: dict[str, tuple[str, RawId] | None] = {}
+    has_others = any((root / name).exists() for name in OF_OTHER_FORMATS)
     try:
-        splits = list(find_coco(root, AS_WRITTEN))
+        splits = found_splits(root) if has_others else list(find_coco(root, AS_WRITTEN))
     except OSError:  # a folder above the pictures that must not be read
         return {}
     for split in splits:
         try:
-            raw = split.read()
+            raw = with_notes(split.read(), root, usual_name(split.name), split.layout)
         except UserError:
             continue
         finder = PictureFinder(raw.folders)
         for name, image_id in zip(raw.file_names, raw.image_ids):
-            if (place := finder.find_exactly(name)) is not None:
-                real = os.path.realpath(place)
+            if (place := finder.find(name)) is not None:
+                real = os.path.realpath(place[0])
                 entry = (name, image_id)
                 files[real] = entry if files.get(real, entry) == entry else None
     return files

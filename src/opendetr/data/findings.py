@@ -71,7 +71,8 @@ def examine_entries(splits: Splits) -> Iterator[Finding]:
             if reason == Unused.CROWD and index.objects.is_crowd.mean() >= MANY_CROWDS:
                 severity = Severity.WARNING
             is_reason = (index.objects.reasons == OF_OBJECTS.index(reason)) & (kind == "object")
-            places = _places(split, index, np.flatnonzero(is_reason))
+            asked = reason != Unused.NOT_ASKED  # whose objects have no class here
+            places = _places(split, index, np.flatnonzero(is_reason)) if asked else ()
             said = f"{split}: {counted(number, kind)} {reason}, left out of training; first: {first}"
             yield Finding(severity, f"{kind} {reason}", said, number, places)
         for what, number in index.repairs.items():

@@ -88,14 +88,13 @@ def share_of(
         for label in set(of_picture.tolist()):
             pictures_of[label] = pictures_of.get(label, 0) + 1
     lacking = {label for label, number in pictures_of.items() if share * number >= 1}
-    taken: list[int] = []
+    taken: set[int] = set()
     for needs_class in (True, False):
         for number in order:
             group = together[number]
             shown = {label for position in group for label in labels[position].tolist()}
             is_wanted = bool(shown & lacking) if needs_class else group[0] not in taken
             if is_wanted and len(taken) + len(group) <= wanted and group[0] not in taken:
-                taken += group
+                taken.update(group)
                 lacking -= shown
-    chosen = set(taken)
-    return [position for position in range(len(labels)) if position not in chosen], sorted(chosen)
+    return [position for position in range(len(labels)) if position not in taken], sorted(taken)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
+from opendetr.data.split_names import is_split_name
 from opendetr.locations import FilePath
 
 
@@ -83,12 +84,17 @@ class _Listing:
         found = self.by_plain_name.get(wanted, [])
         if not found:
             last = wanted.rpartition("/")[2]
-            near = [
-                name for name in self.by_last_part.get(last, [])
-                if f"/{name}".endswith(f"/{wanted}") or f"/{wanted}".endswith(f"/{name}")
-            ]  # fmt: skip
+            near = [name for name in self.by_last_part.get(last, []) if _means(wanted, name)]
             found = [path for name in near for path in self.by_plain_name[name]]
         return found[0] if len(found) == 1 else None
+
+
+def _means(wanted: str, name: str) -> bool:
+    """Whether one is the end of the other; a file in the folder of another split is another picture."""
+    if f"/{wanted}".endswith(f"/{name}"):
+        return not any(is_split_name(part) for part in wanted.removesuffix(name).split("/"))
+    above = name.removesuffix(wanted)
+    return f"/{name}".endswith(f"/{wanted}") and not any(is_split_name(part) for part in above.split("/"))
 
 
 def list_files(folder: FilePath) -> Iterator[tuple[str, str]]:

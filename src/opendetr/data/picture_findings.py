@@ -4,7 +4,6 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +14,7 @@ from opendetr.data.check import require_size
 from opendetr.data.findings import Finding, PicturePlace, Severity, Splits
 from opendetr.data.index import DatasetIndex, Record
 from opendetr.data.near_duplicates import SIDE, difference_hash, near_pairs
+from opendetr.data.split_names import APART, usual_name
 from opendetr.decoding import decoded, picture_suffixes
 from opendetr.errors import UserError
 from opendetr.images import QUARTER_TURNS
@@ -23,7 +23,6 @@ from opendetr.pixels import orientation_of, to_rgb
 from opendetr.progress import show_progress
 from opendetr.wording import counted
 
-USUAL = ("train", "val", "valid", "test")  # names of splits that are meant to be apart
 UNIFORM = 1.0  # standard deviation of all values, 0..255, below which a picture shows nothing
 
 
@@ -108,7 +107,7 @@ def parts_of_others(splits: Splits) -> list[str]:
     found: list[str] = []
     for split in splits:
         others = [files[other] for other in splits if other != split and other not in found]
-        if split not in USUAL and others and files[split] <= set().union(*others):
+        if usual_name(split) not in APART and others and files[split] <= set().union(*others):
             found.append(split)
     return found
 
@@ -150,7 +149,7 @@ def _alike(splits: Splits, glances: Mapping[str, list[Glance]]) -> Iterator[Find
         kinds.setdefault(f"{what} {where}", []).append((a, b))
     for kind, those in kinds.items():
         a, b = those[0]
-        in_words = [f"{Path(path).name} ({', '.join(sorted(splits_of[path]))})" for path in (a, b)]
+        in_words = [f"{file_path(path).name} ({', '.join(sorted(splits_of[path]))})" for path in (a, b)]
         advice = "keep them on one side" if "across" in kind else "keep one of each"
         said = f"{counted(len(those), 'pair of pictures shows', 'pairs of pictures show')} the same ({kind}), first "
         said += f"{in_words[0]} and {in_words[1]}: {advice}"
@@ -172,7 +171,7 @@ def _letter_case(splits: Splits) -> Iterator[Finding]:
         if names.setdefault(path.casefold(), path) != path:
             clashes.append((names[path.casefold()], path))
     if clashes:
-        one, other = (Path(path).name for path in clashes[0])
+        one, other = (file_path(path).name for path in clashes[0])
         said = (
             f"{counted(len(clashes), 'pair of files has', 'pairs of files have')} names that differ in letter case "
             f"only, first {one} and {other}: on Windows and macOS they are one file; rename them"

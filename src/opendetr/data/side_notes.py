@@ -132,6 +132,8 @@ def with_notes(raw: RawSplit, folder: FilePath, split: str, layout: str) -> RawS
         noted = content["splits"][split]
         notes = _Notes.of(noted["pictures"])
         label_map, new_labels = _classes(raw.label_map, noted["classes"])
+        now = np.array([label_map.index_of[one["id"]] for one in noted["classes"]])  # classes may have been added
+        notes = replace(notes, labels=now[notes.labels])
     except FileNotFoundError:
         return raw
     except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:

@@ -36,7 +36,8 @@ def sum_up(trainer: Trainer) -> None:
     console.print(f"The run is in {run}: {', '.join(there)}. Next:")
     source = DataSource.of_config(data)
     split = next((name for name in ("test", data.val_split) if has_split(source, name)), "SPLIT")
-    print_command("opendetr", "val", run, *source.as_options(), "--split", split)
+    options = [] if source.val_share else source.as_options()  # the run alone knows which pictures are val
+    print_command("opendetr", "val", run, *options, "--split", split)
     print_command("opendetr", "predict", run, "PICTURES", "--output", "found")
     if left_out:
         shown = "\n  ".join(left_out[:MOST_LISTED])

@@ -77,8 +77,9 @@ class Validation:
             warn("the evaluation on val was cut short; opendetr val measures the model that is written.")
             return None
         detections = of_all_processes(self.accelerator, detections)
-        if not self.folder.measured:  # each evaluation finds the same
-            say_broken(of_all_processes(self.accelerator, broken))
+        broken = of_all_processes(self.accelerator, broken)  # by all processes: not each has the log
+        if self.accelerator.is_main_process and not self.folder.measured:  # each evaluation finds the same
+            say_broken(broken)
         metrics = metrics_of(self.index, detections)
         self.plan.record_evaluation(time.time() - begun)
         self.step, self.ap50 = when["step"], metrics.summary["AP50"]

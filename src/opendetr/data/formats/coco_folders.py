@@ -9,7 +9,7 @@ from opendetr.data.raw import FoundSplit, ReadOptions
 from opendetr.locations import FilePath
 
 OTHER_TASKS = ("panoptic_", "captions_", "person_keypoints_", "stuff_", "image_info_")  # files of COCO's beside ours
-_LIST = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
+_LIST = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[\s*\{')
 
 
 def find_coco(root: FilePath, options: ReadOptions) -> Iterator[FoundSplit]:
@@ -47,5 +47,5 @@ def _holds_coco(source: FilePath) -> bool:
     try:
         with source.open("rb") as file:
             return _LIST.search(file.read(65536)) is not None
-    except OSError:
+    except Exception:  # whatever is wrong with the file, it is named where it is read
         return False

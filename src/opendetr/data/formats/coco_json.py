@@ -58,8 +58,8 @@ def _content(source: FilePath, expected: str) -> bytes:
         return source.read_bytes().removeprefix(b"\xef\xbb\xbf")
     except FileNotFoundError:
         raise UserError(f"{source} does not exist; expected {expected}") from None
-    except OSError as error:
-        raise UserError(f"{source} cannot be read ({error}); expected {expected}") from None
+    except Exception as error:  # of a disk, an archive, or any library that opens addresses
+        raise UserError(f"{source} cannot be read ({first_line(error)}); expected {expected}") from None
 
 
 def _decode(content: bytes, source: FilePath, expected: str) -> Any:
@@ -125,7 +125,7 @@ def _split(
     file: CocoFile, source: FilePath, folders: Sequence[FilePath], left_out: list[LeftOut], repairs: Counter[str]
 ) -> RawSplit:
     label_map = LabelMap.from_categories(file.categories, str(source))
-    images, position_of = _images(file, source, left_out)
+    images, position_of = _images(file, source, left_out, needs_files=bool(folders))
     sizes = [_column([image.get(key) for image in images], raw_number, 0.0) for key in ("width", "height")]
     annotations, index_of = file.annotations, label_map.index_of
     pictures = _positions([one.image_id for one in annotations], position_of)
@@ -133,6 +133,7 @@ def _split(
     boxes = _boxes([one.bbox for one in annotations], repairs)
     given = [one.area for one in annotations]
     areas = _column(given, raw_number, math.nan)
+    areas[~np.isfinite(areas)] = math.nan
     _count(repairs, "area that is no positive number: taken from the box", given, ~(areas > 0))
     given = [one.iscrowd for one in annotations]
     flags = _column(given, raw_flag, math.nan)
@@ -158,14 +159,18 @@ def _split(
     )  # fmt: skip
 
 
-def _images(file: CocoFile, source: FilePath, left_out: list[LeftOut]) -> tuple[list[dict[str, Any]], dict[RawId, int]]:
+def _images(
+    file: CocoFile, source: FilePath, left_out: list[LeftOut], *, needs_files: bool
+) -> tuple[list[dict[str, Any]], dict[RawId, int]]:
     """The entries of pictures that can be used, and the position of each by its id."""
     entries = _entries(file.images, "picture", source, left_out)
     position_of: dict[RawId, int] = {}
     kept: list[dict[str, Any]] = []
     for image, image_id in zip(entries, _ids([image.get("id") for image in entries])):
         name = image.get("file_name")
-        if image_id is None or not isinstance(name, str) or not name:
+        if image_id is not None and name is None and not needs_files:
+            name = image["file_name"] = ""
+        if image_id is None or not isinstance(name, str) or not (name or not needs_files):
             problem, reason = "needs an id and a file_name", Unused.UNREADABLE
         elif image_id not in position_of:
             position_of[image_id] = len(kept)

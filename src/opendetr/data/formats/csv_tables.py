@@ -14,7 +14,6 @@ from functools import partial
 from opendetr.data.formats.entries import Place, SplitBuilder, circle, numbers, size_of, span, split_by_names
 from opendetr.data.formats.split_files import (
     PicturesByStem,
-    is_split_name,
     name_of_split,
     numbered_lines,
     picture_folders,
@@ -24,6 +23,7 @@ from opendetr.data.formats.split_files import (
 )
 from opendetr.data.index import Unused
 from opendetr.data.raw import FoundSplit, RawSplit, ReadOptions
+from opendetr.data.split_names import is_split_name
 from opendetr.decoding import picture_suffixes
 from opendetr.locations import FilePath
 from opendetr.raw_values import raw_flag

@@ -10,8 +10,9 @@ from functools import cached_property
 from opendetr.data.formats.entries import SplitBuilder
 from opendetr.data.index import Unused
 from opendetr.data.picture_files import PictureFinder, list_files
+from opendetr.data.split_names import is_split_name
 from opendetr.decoding import picture_suffixes
-from opendetr.errors import UserError
+from opendetr.errors import UserError, first_line
 from opendetr.locations import FilePath
 
 
@@ -22,14 +23,6 @@ class AnnotationFiles:
     folder: FilePath  # of the files
     pictures: Sequence[FilePath]  # where the pictures may be, the likeliest first
     listing: FilePath | None = None  # a text file with their names; None: all in the folder
-
-
-_SPLIT = re.compile(r"(train|training|val|valid|validation|dev|test|testing|trainval|minival)[0-9]*", re.IGNORECASE)
-
-
-def is_split_name(name: str) -> bool:
-    """Whether a folder or file of this name is a split, not a part of one."""
-    return _SPLIT.fullmatch(name) is not None
 
 
 def name_of_split(folder: FilePath) -> str:
@@ -120,8 +113,8 @@ def read_bytes(source: FilePath, expected: str) -> bytes:
         return source.read_bytes()
     except FileNotFoundError:
         raise UserError(f"{source} does not exist; expected {expected}") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{source} cannot be read ({error}); expected {expected}") from None
+    except Exception as error:  # of a disk, an archive, or any library that opens addresses
+        raise UserError(f"{source} cannot be read ({first_line(error)}); expected {expected}") from None
 
 
 def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
