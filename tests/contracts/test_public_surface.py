@@ -79,7 +79,7 @@ COMMANDS = {
         "--output", "--threshold", "--every", "--classes", "--draw", "--engine", "--precision", "--device", "--threads",
     },
     "explain": {
-        "--output", "--data", "--classes", "--rename",
+        "--voc-origin", "--output", "--data", "--classes", "--rename",
         "--split", "--slots", "--image", "--matching", "--point", "--layer", "--head",
         "--threshold", "--at-most", "--device", "--threads",
     },
@@ -89,7 +89,7 @@ COMMANDS = {
         "--threads",
     },
     "export": {
-        "--output", "--format", "--precision", "--with-preprocessing", "--with-attention", "--data",
+        "--voc-origin", "--output", "--format", "--precision", "--with-preprocessing", "--with-attention", "--data",
         "--classes", "--rename", "--split",
         "--max-ap-loss", "--threads",
     },

@@ -261,3 +261,19 @@ def test_a_data_set_in_a_folder_is_named(coco, tmp_path):
     write_voc(coco, tmp_path / "above/set/Annotations")
     with pytest.raises(UserError, match=r"above is no data set, but holds one: give .*above/set"):
         load_index(tmp_path / "above", "train")
+
+
+def test_classes_are_known_by_their_names_where_a_format_has_no_ids(coco, tmp_path, edit_json):
+    """A test set that shows fewer classes than the model was trained on would number them anew."""
+    copy_pictures(coco, tmp_path / "trained")
+    write_voc(coco, tmp_path / "trained")
+    trained = load_index(tmp_path / "trained", "train")
+    edit_json(
+        coco / "annotations/train.json", lambda content: [one.update(category_id=3) for one in content["annotations"]]
+    )
+    copy_pictures(coco, tmp_path / "fewer")
+    write_voc(coco, tmp_path / "fewer")
+    fewer = load_index(tmp_path / "fewer", "train")
+    assert fewer.label_map.names == ("star",)
+    known = fewer.under(trained.label_map)
+    assert {trained.label_map.names[label] for label in known.labels} == {"star"}

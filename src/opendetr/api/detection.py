@@ -192,6 +192,7 @@ def explain(
     data: DataRoots | None = None,
     classes: str | Iterable[str] | None = None,
     rename: Renames | None = None,
+    voc_origin: int = 0,
     split: str = "val",
     slots: bool = False,
     image: int | str | None = None,
@@ -214,6 +215,7 @@ def explain(
             `matching`.
         classes: only these classes, by name; the objects of others are left out. None keeps all.
         rename: other names for classes, as a mapping from old to new; classes of one name become one.
+        voc_origin: the number of the first pixel in Pascal VOC's coordinates, 0 or 1.
         split: of the data set.
         slots: what every query does over the split, and AP by decoder layer.
         image: the file name or the raw id of one of its pictures.
@@ -254,4 +256,6 @@ def explain(
     asked.check(detector)
     if data is None:
         return explain_sources(detector, str(model), pictures, folder, asked)
-    return explain_data(detector, str(model), DataSource.of(data, classes, rename), split, image, folder, threshold)
+    return explain_data(
+        detector, str(model), DataSource.of(data, classes, rename, voc_origin), split, image, folder, threshold
+    )

@@ -71,6 +71,7 @@ def export(
     data: DataRoots | None = None,
     classes: str | Iterable[str] | None = None,
     rename: Renames | None = None,
+    voc_origin: int = 0,
     split: str = "val",
     max_ap_loss: float | None = None,
     threads: int | str | None = None,
@@ -88,6 +89,7 @@ def export(
             its split `train`.
         classes: only these classes, by name; the objects of others are left out. None keeps all.
         rename: other names for classes, as a mapping from old to new; classes of one name become one.
+        voc_origin: the number of the first pixel in Pascal VOC's coordinates, 0 or 1.
         split: the split of `data` for AP.
         max_ap_loss: largest allowed loss of AP there, 0..1; by default 0.005, and 0.0005 for `fp32`.
         threads: number of threads, or `auto`, the default: the fastest, measured.
@@ -102,7 +104,7 @@ def export(
     path = Path(output)
     options = ExportOptions(format_of(path, format), precision, with_preprocessing, with_attention, max_ap_loss)
     require_writable(path)
-    source = None if data is None else DataSource.of(data, classes, rename)
+    source = None if data is None else DataSource.of(data, classes, rename, voc_origin)
     index = None if source is None else load_index(source, split)
     options.require_possible(index)
     settle_threads(threads, measure=True)

@@ -22,6 +22,7 @@ from opendetr.cli.parameters import (
     Precision,
     RenamedClasses,
     ThreadCount,
+    VocOrigin,
     flag,
     option,
     parse_size,
@@ -80,6 +81,7 @@ def export(
     ] = None,
     classes: KeptClasses = None,
     rename: RenamedClasses = None,
+    voc_origin: VocOrigin = 0,
     split: Annotated[str, option(DATA, "SPLIT", "With --data: the split on which AP is compared.")] = "val",
     precision: Precision = "fp32",
     threads: ThreadCount = None,
@@ -102,7 +104,7 @@ def export(
     """
     certificate = opendetr.export(
         model, output, format, precision=precision, with_preprocessing=with_preprocessing,
-        with_attention=with_attention, data=data or None, classes=classes, rename=rename,
+        with_attention=with_attention, data=data or None, classes=classes, rename=rename, voc_origin=voc_origin,
         split=split, max_ap_loss=max_ap_loss, threads=threads,
     )  # fmt: skip
     return Answer({"file": str(output), "certificate": certificate.to_json()})

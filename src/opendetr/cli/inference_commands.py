@@ -192,6 +192,7 @@ def explain(
     ] = None,
     classes: KeptClasses = None,
     rename: RenamedClasses = None,
+    voc_origin: VocOrigin = 0,
     split: Annotated[str, option(DATA, "SPLIT", "With --data: the split.")] = "val",
     image: Annotated[
         str | None,
@@ -226,7 +227,7 @@ def explain(
       opendetr explain runs/mine --data DATA --slots
     """
     page = opendetr.explain(
-        model, pictures or (), output, data=data or None, classes=classes, rename=rename,
+        model, pictures or (), output, data=data or None, classes=classes, rename=rename, voc_origin=voc_origin,
         split=split, slots=slots, image=image, matching=matching,
         points=[parse_point(text) for text in point or ()], layer=layer, head=head, threshold=threshold,
         at_most=at_most, device=device, threads=threads,

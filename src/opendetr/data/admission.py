@@ -36,6 +36,7 @@ def admit(raw: RawSplit, layout: str) -> DatasetIndex:
     return DatasetIndex(
         raw.source, layout, raw.label_map, Texts(path for path in paths if path is not None),
         id_array(raw.image_ids)[kept], sizes[kept], objects, tuple(left_out), dict(repairs), tuple(raw.notes),
+        raw.classes_by_name,
     )  # fmt: skip
 
 

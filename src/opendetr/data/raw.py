@@ -40,6 +40,7 @@ class RawSplit:
     ids: Sequence[RawId]  # [M]
     is_relative: bool | np.ndarray = False  # of all objects, or [M]
     states_sizes: bool = True  # whether the format has a place for them
+    classes_by_name: bool = False  # the format has no ids of classes: their names alone say which is which
     left_out: list[LeftOut] = field(default_factory=list)
     repairs: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)  # what the whole split shows, a sentence each

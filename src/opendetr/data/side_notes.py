@@ -141,7 +141,7 @@ def with_notes(raw: RawSplit, folder: FilePath, split: str, layout: str) -> RawS
             f"{source} cannot be read ({type(error).__name__}: {first_line(error)}); remove it to read the labels "
             f"alone, or convert the data set again"
         ) from None
-    return _merge(replace(raw, label_map=label_map, labels=new_labels[raw.labels]), notes)
+    return _merge(replace(raw, label_map=label_map, labels=new_labels[raw.labels], classes_by_name=False), notes)
 
 
 def _classes(found: LabelMap, noted: Sequence[dict[str, Any]]) -> tuple[LabelMap, np.ndarray]:

@@ -122,6 +122,7 @@ class SplitBuilder:
             np.array(self.boxes_xywh, dtype=np.float64).reshape(-1, 4), np.full(len(self.pictures), np.nan),
             np.array(self.crowds, dtype=bool), range(1, len(self.pictures) + 1), is_relative=is_relative,
             states_sizes=states_sizes, left_out=self.left_out, repairs=self.repairs, notes=self.notes,
+            classes_by_name=len(set(label_map.names)) == label_map.num_classes,
         )  # fmt: skip
 
 
