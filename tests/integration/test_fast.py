@@ -375,9 +375,9 @@ def test_the_demo_reports_what_it_learned(demo):
     assert given == [pytest.approx(facts["minutes"], abs=0.01)]  # the comparison has the same
     assert facts["threads"] == torch.get_num_threads()
     history = read_metrics(folder / "run-1")
-    assert [line["step"] for line in history if line["kind"] == "step"] == [5]
+    assert [line["step"] for line in history if line["kind"] == "step"][:1] == [5]
     assert len([line for line in history if line["kind"] == "val"]) >= 2  # AP while it learns, and at the end
-    assert history[-1]["step"] == 8
+    assert history[-1]["step"] >= 8  # where steps are very fast, some more until the evaluation that ends it
     assert [run.name for run in sorted(folder.glob("run-?"))] == ["run-1", "run-2"]
 
 
