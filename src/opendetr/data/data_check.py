@@ -121,14 +121,14 @@ def mended(checked: CheckedData, how: str) -> dict[str, DatasetIndex]:
     bad_pictures: dict[str, set[int]] = {name: set() for name in checked.splits}
     for finding in checked.findings:
         places = finding.places
-        if finding.kind == "double box" or (finding.kind == "partly outside" and how == "drop"):
+        if finding.kind == "double box":
             for place in places:
-                if finding.kind == "partly outside":
-                    bad_objects[place.split].update(place.objects)
-                    continue
                 for kept, other in zip(place.objects[::2], place.objects[1::2]):
                     if kept not in bad_objects[place.split]:
                         bad_objects[place.split].add(other)
+        elif finding.kind == "partly outside" and how == "drop":
+            for place in places:
+                bad_objects[place.split].update(place.objects)
         elif finding.kind == "copies within a split":
             _add(bad_pictures, places[1::2])
         elif finding.kind in ("picture cannot be used", "uniform picture"):

@@ -215,20 +215,15 @@ def _double(split: str, index: DatasetIndex) -> Iterator[Finding]:
         for one, other in zip(first.tolist(), second.tolist()):
             found = twice if labels[one] == labels[other] else otherwise
             found += [int(used[own.start + one]), int(used[own.start + other])]
-    if twice:
-        number = len(twice) // 2
-        said = (
-            f"{split}: {counted(number, 'object looks', 'objects look')} labelled twice (same class, IoU above "
-            f"{SAME_BOX:g}), first in {_first_name(index, twice)}: keep one box of each"
-        )
-        yield Finding(Severity.WARNING, "double box", said, number, _places(split, index, twice))
-    if otherwise:
-        number = len(otherwise) // 2
-        said = (
-            f"{split}: {counted(number, 'object has', 'objects have')} two classes (IoU above {SAME_BOX:g}), first in "
-            f"{_first_name(index, otherwise)}: keep the right one"
-        )
-        yield Finding(Severity.WARNING, "two classes", said, number, _places(split, index, otherwise))
+    iou = f"IoU above {SAME_BOX:g})"
+    for kind, numbers, words, what in (
+        ("double box", twice, ("object looks", "objects look"), f"labelled twice (same class, {iou}"),
+        ("two classes", otherwise, ("object has", "objects have"), f"two classes ({iou}"),
+    ):
+        if numbers:
+            pairs, keep = len(numbers) // 2, "keep one box of each" if numbers is twice else "keep the right one"
+            said = f"{split}: {counted(pairs, *words)} {what}, first in {_first_name(index, numbers)}: {keep}"
+            yield Finding(Severity.WARNING, kind, said, pairs, _places(split, index, numbers))
 
 
 def _unusual_sizes(splits: Splits) -> Iterator[Finding]:

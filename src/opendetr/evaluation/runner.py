@@ -54,8 +54,8 @@ def detect_split(
     dataset = DetectionDataset(
         index, description.preprocessing.transform(), white_level=description.preprocessing.white_level
     )
-    records, positions = index.records, range(len(index)) if positions is None else positions
-    order = sorted(positions, key=lambda position: (records[position].height, records[position].width))
+    shapes = index.sizes[:, ::-1].tolist()  # height, width
+    order = sorted(range(len(index)) if positions is None else positions, key=shapes.__getitem__)
 
     def pictures() -> Iterator[Prepared]:
         for position in order:
