@@ -72,6 +72,8 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
 
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
     """A context in which every operation keeps the type it was given: boxes, costs and losses need float32."""
+    if not torch.is_autocast_enabled(device.type):
+        return nullcontext()  # so that a trace of the model has no region of its own for it
     return torch.autocast(device.type, enabled=False)
 
 

@@ -6,7 +6,8 @@ import threading
 import pytest
 import torch
 
-from opendetr.config import LossConfig, TrainConfig
+from opendetr.checkpoints.adapt import freeze
+from opendetr.config import LossConfig, ModelConfig, TrainConfig
 from opendetr.model.build import build_model
 from opendetr.recipes.presets import PRESETS
 from opendetr.training import plan as plan_module
@@ -305,3 +306,19 @@ def test_the_forecast_is_said_once_and_again_when_it_changes(clock, capsys):
     plan.step_seconds = 0.6
     forecast.say_after(60, 4.0)
     assert "longer than expected: 6.0 minutes in all" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("frozen", "rate"), [(False, 1e-5), (True, 1e-4)])
+def test_learned_positions_have_the_rate_of_the_backbone_while_it_learns(frozen, rate):
+    """The official code would leave them at random numbers where it does not train the backbone."""
+    config = ModelConfig(
+        backbone="test_resnet", backbone_weights="none", embed_dim=32, num_heads=4, num_encoder_layers=1,
+        num_decoder_layers=1, feedforward_dim=32, num_queries=5, position_encoding="learned",
+    )  # fmt: skip
+    model = build_model(config, LossConfig(), 3)
+    freeze(model, ("backbone",) if frozen else ())
+    optimizer = build_optimizer(model, TrainConfig(lr=1e-4, backbone_lr=0.0 if frozen else 1e-5))
+    rates = {id(parameter): group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
+    assert rates[id(model.position_encoding.row_embed.weight)] == rate
+    assert rates[id(model.position_encoding.col_embed.weight)] == rate
+    assert rates[id(model.input_proj.weight)] == 1e-4

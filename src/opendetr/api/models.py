@@ -17,6 +17,7 @@ from opendetr.exporting.exported_file import describe_exported
 from opendetr.exporting.fastest_engine import prepare_engines
 from opendetr.files import require_writable
 from opendetr.options import ExportFormat, ModelForm, PrecisionName, require_choice
+from opendetr.progress import console
 from opendetr.threads import settle_threads
 
 
@@ -107,6 +108,8 @@ def export(
     source = None if data is None else DataSource.of(data, classes, rename, voc_origin)
     index = None if source is None else load_index(source, split)
     options.require_possible(index)
+    if path.exists():
+        console.print(f"{path} is there already: it is replaced at the end, if the new one agrees with the model")
     settle_threads(threads, measure=True)
     checkpoint = load_checkpoint(model)
     if source is None or index is None:

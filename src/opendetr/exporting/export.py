@@ -19,8 +19,9 @@ from opendetr.engines.openvino_engine import require_bf16
 from opendetr.errors import UserError
 from opendetr.exporting.certificate import Certificate, certify
 from opendetr.exporting.exported_file import metadata_of
-from opendetr.exporting.graph import ExportError, export_program, to_onnx
+from opendetr.exporting.graph import ExportError, export_program
 from opendetr.exporting.quantization import quantize
+from opendetr.exporting.translation import to_onnx
 from opendetr.options import ExportFormat, PrecisionName, require_choice
 from opendetr.progress import stages
 

@@ -2,7 +2,6 @@
 
 import copy
 import itertools
-import logging
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -16,15 +15,13 @@ from torch.nn import functional as F
 
 from opendetr.boxes import cxcywh_to_xyxy
 from opendetr.checkpoints.native import Checkpoint
-from opendetr.engines.graph_engine import OUTPUTS
 from opendetr.errors import UserError, first_line
 from opendetr.model.attention import MultiheadAttention
 from opendetr.model.detr import DETR
-from opendetr.model.folding import merge_folded_norms
+from opendetr.model.folding import fold_frozen_norms, merge_folded_norms
 from opendetr.model.postprocess import answers
 
 STRIDE = 32  # of the coarsest map
-OPSET = 20
 
 
 class ExportError(UserError):
@@ -115,37 +112,6 @@ def export_program(
     return program
 
 
-def to_onnx(program: ExportedProgram) -> Any:
-    """The graph as an `onnx.ModelProto`.
-
-    Only its constants are folded: the rewriting that torch does by default takes as long as all else here, and every
-    program that runs the graph does it again when it loads it.
-
-    Raises:
-        UserError: the packages for it are missing.
-    """
-    try:
-        import onnx  # noqa: F401 # torch needs it
-        from onnxscript.optimizer import fold_constants, remove_unused_nodes
-    except ImportError:
-        raise UserError("writing ONNX needs the packages onnx and onnxscript: pip install 'opendetr[export]'") from None
-    with_attention = len(program.graph_signature.user_outputs) > len(OUTPUTS)
-    logging.getLogger("onnxscript").setLevel(logging.ERROR)  # it logs every unchanged node
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            written: Any = torch.onnx.export(
-                program, dynamo=True, opset_version=OPSET, verbose=False, optimize=False,
-                input_names=["images", "padding_mask"],
-                output_names=[*OUTPUTS, *(["attention"] if with_attention else [])],
-            )  # fmt: skip
-            fold_constants(written.model)
-            remove_unused_nodes(written.model)
-        except Exception as error:  # as above
-            raise ExportError(f"torch cannot write this model as ONNX ({first_line(error)})") from error
-    return written.model_proto
-
-
 def require_exportable(checkpoint: Checkpoint) -> None:
     """Check that the graph will be right for every size of the model's input.
 
@@ -186,7 +152,11 @@ def is_same_convolution(module: nn.Module) -> bool:
 
 def easy_to_trace(model: DETR) -> DETR:
     """The model, changed where tracing takes long or fails: it computes the same, and can no longer be trained."""
-    merge_folded_norms(model.backbone)
+    from timm.layers import freeze_batch_norm_2d  # type: ignore[attr-defined]
+
+    model.backbone.body = freeze_batch_norm_2d(model.backbone.body)  # type: ignore[no-untyped-call] # as in evaluation
+    fold_frozen_norms(model.backbone.body)
+    merge_folded_norms(model.backbone.body)
     for name, module in list(model.named_modules()):
         if is_same_convolution(module):  # its arithmetic on sizes cannot be traced in reasonable time
             parent, _, own = name.rpartition(".")

@@ -8,12 +8,21 @@ from torch.optim import AdamW
 from opendetr.config import TrainConfig
 from opendetr.model.detr import DETR
 
+# The official code keeps the learned positions within its backbone, so they learn at its rate.
+OF_BACKBONE = ("backbone.", "position_encoding.row_embed.", "position_encoding.col_embed.")
+
 
 def build_optimizer(model: DETR, config: TrainConfig) -> AdamW:
-    """AdamW over the weights that are not frozen, the backbone with a learning rate of its own."""
+    """AdamW over the weights that are not frozen, the backbone with a learning rate of its own.
+
+    Learned positions have the backbone's rate, as in the official code; where that is 0 or the backbone is frozen, they
+    learn like the rest, while the official code would leave them at random.
+    """
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    backbone = [parameter for name, parameter in trained.items() if name.startswith("backbone.")]
-    rest = [parameter for name, parameter in trained.items() if not name.startswith("backbone.")]
+    learns = any(name.startswith("backbone.") for name in trained)
+    of_backbone = OF_BACKBONE if learns else ()
+    backbone = [parameter for name, parameter in trained.items() if name.startswith(of_backbone)]
+    rest = [parameter for name, parameter in trained.items() if not name.startswith(of_backbone)]
     rates = ((rest, config.lr), (backbone, config.backbone_lr))
     groups = [{"params": parameters, "lr": lr, "initial_lr": lr} for parameters, lr in rates if parameters]
     # Fused: one pass over all weights is several times as fast on a CPU as one per weight.

@@ -1,0 +1,106 @@
+"""The traced model as ONNX, in a third of the time that PyTorch takes by itself."""
+
+import copy
+import logging
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+
+from opendetr.engines.graph_engine import OUTPUTS
+from opendetr.errors import UserError, first_line
+from opendetr.exporting.graph import ExportError
+
+OPSET = 20
+
+
+def to_onnx(program: ExportedProgram) -> Any:
+    """The graph as an `onnx.ModelProto`.
+
+    PyTorch first traces a program twice more, to replace the operators that ONNX lacks. Ours has few of them, and
+    `_operators` translates those; a program with others goes the long way. Only constants are folded: the rewriting
+    that torch does by default takes as long as all else here, and every program that runs the graph does it again when
+    it loads it.
+
+    Raises:
+        UserError: the packages for it are missing.
+    """
+    try:
+        import onnx  # noqa: F401 # torch needs it
+        from onnxscript.optimizer import fold_constants, remove_unused_nodes
+    except ImportError:
+        raise UserError("writing ONNX needs the packages onnx and onnxscript: pip install 'opendetr[export]'") from None
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)  # it logs every unchanged node
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            try:
+                written = _translate(_without_decompositions(program))
+            except torch.onnx.OnnxExporterError:  # an operator that neither ONNX nor `_operators` has
+                written = _translate(program)
+            fold_constants(written.model)
+            remove_unused_nodes(written.model)
+        except Exception as error:  # torch has many classes of exceptions
+            raise ExportError(f"torch cannot write this model as ONNX ({first_line(error)})") from error
+    return written.model_proto
+
+
+def _translate(program: ExportedProgram) -> Any:
+    with_attention = len(program.graph_signature.user_outputs) > len(OUTPUTS)
+    return torch.onnx.export(
+        program, dynamo=True, opset_version=OPSET, verbose=False, optimize=False,
+        input_names=["images", "padding_mask"], output_names=[*OUTPUTS, *(["attention"] if with_attention else [])],
+        custom_translation_table=_operators(),
+    )  # fmt: skip
+
+
+def _without_decompositions(program: ExportedProgram) -> ExportedProgram:
+    """A copy of the program, with the same weights, that answers the request to decompose itself with itself.
+
+    The translation writes into the graph that it is given, so the program itself must not be that.
+
+    Raises:
+        OnnxExporterError: the program needs the decomposition, since it reads a tensor after it was changed in place.
+    """
+    for node in program.graph.nodes:
+        schema = getattr(node.target, "_schema", None)
+        if schema is not None and schema.is_mutable and len(node.args[0].users) > 1:
+            raise torch.onnx.OnnxExporterError(f"{node.args[0]} is read after {node} changed it")
+    weights = {id(part): part for part in (program.state_dict, program.constants)}
+    alike: Any = copy.deepcopy(program, weights)
+    alike.run_decompositions = lambda *_: alike
+    return alike  # type: ignore[no-any-return]
+
+
+def _operators() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """The operators of our models that PyTorch would decompose, in ONNX."""
+    from onnxscript import opset20 as op
+
+    def to_dtype(x: Any, dtype: int) -> Any:
+        return op.Cast(x, to=dtype)
+
+    def add_in_place(x: Any, y: Any) -> Any:
+        return op.Add(x, y)
+
+    def square(x: Any) -> Any:
+        return op.Mul(x, x)
+
+    def nan_to_num(x: Any, nan: float, posinf: float, neginf: float) -> Any:
+        for is_meant, number in (
+            (op.IsNaN(x), nan), (op.IsInf(x, detect_negative=0), posinf), (op.IsInf(x, detect_positive=0), neginf)
+        ):  # fmt: skip
+            x = op.Where(is_meant, op.CastLike(number, x), x)  # type: ignore[type-var] # a float becomes a constant
+        return x
+
+    def movedim(x: Any, source: int, destination: int) -> Any:
+        axes = list(range(len(x.shape)))
+        axes.insert(destination % len(axes), axes.pop(source))
+        return op.Transpose(x, perm=axes)
+
+    aten = torch.ops.aten
+    return {
+        aten.to.dtype: to_dtype, aten.square.default: square, aten.nan_to_num.default: nan_to_num,
+        aten.movedim.int: movedim, aten.add_.Tensor: add_in_place,
+    }  # fmt: skip

@@ -1,0 +1,70 @@
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from opendetr.engines.graph_engine import OUTPUTS
+from opendetr.exporting import translation
+from opendetr.exporting.translation import to_onnx
+
+X = torch.tensor([[1.0, -2.0, 3.0], [float("nan"), float("inf"), float("-inf")]])
+MASK = torch.tensor([[True, False, True], [False, True, True]])
+
+
+class Computes(nn.Module):
+    """A module of two inputs whose outputs are all those that a function gives, repeated."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, images, padding_mask):
+        found = self.function(images * 1, padding_mask)
+        return tuple(found + 0 for _ in OUTPUTS)
+
+
+def answers(function):
+    """What the function gives for `X` and `MASK`, and what its translation gives."""
+    module = Computes(function)
+    model = to_onnx(torch.export.export(module, (X, MASK)))
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    return module(X, MASK)[0].numpy(), session.run(None, {"images": X.numpy(), "padding_mask": MASK.numpy()})[0]
+
+
+def added_in_place(x, mask):
+    y = x * 2
+    y += mask
+    return y
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, mask: torch.nan_to_num(x, nan=0.5, posinf=9.0, neginf=-7.0),
+        lambda x, mask: x[:, :, None].expand(-1, -1, 4).movedim(-1, 0),
+        lambda x, mask: x[:, :, None].expand(-1, -1, 4).movedim(0, 1),
+        lambda x, mask: x.square() + mask.to(torch.float32),
+        added_in_place,
+    ],
+)
+def test_operators_that_onnx_lacks_are_translated_without_decomposing(function, monkeypatch):
+    taken = []
+    real = translation._translate
+    monkeypatch.setattr(translation, "_translate", lambda program: (taken.append(program), real(program))[1])
+    expected, found = answers(function)
+    np.testing.assert_array_equal(found, expected)
+    assert len(taken) == 1
+
+
+def read_after_it_was_changed(x, mask):
+    y = x * 2
+    z = y + 1
+    y += 1
+    return z * y
+
+
+@pytest.mark.parametrize("function", [read_after_it_was_changed, lambda x, mask: torch.special.entr(x)])
+def test_other_programs_are_decomposed(function):
+    expected, found = answers(function)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
