@@ -13,11 +13,11 @@ from torch import Tensor
 
 from opendetr.checkpoints.huggingface_backbone import require_features
 from opendetr.checkpoints.huggingface_config import (
-    architecture,
+    architecture_of,
     config_fields,
     kept_fields,
     not_in_their_fields,
-    read_config,
+    read_detr_config,
     read_labels,
     remark_on_training,
     told_of_labels,
@@ -52,7 +52,7 @@ def load_huggingface(folder: Path, state: Mapping[str, Tensor] | None = None) ->
     Raises:
         UserError: no DETR, a file is missing or damaged, no `id2label`, or a part that is not the paper's.
     """
-    config, file = read_config(folder), f"{folder}/config.json"
+    config, file = read_detr_config(folder), f"{folder}/config.json"
     whole = read_weights(folder) if state is None else state
     with damage_is_said(folder):
         theirs = file_names(without_masks(whole))
@@ -60,7 +60,7 @@ def load_huggingface(folder: Path, state: Mapping[str, Tensor] | None = None) ->
         if "class_embed.weight" not in renamed or "query_embed.weight" not in renamed:
             raise UserError(f"{folder} holds no weights of DetrForObjectDetection")
         label_map = read_labels(config, renamed["class_embed.weight"].shape[0] - 1, folder)
-        model_config, network = architecture(config, renamed, file)
+        model_config, network = architecture_of(config, renamed, file)
         run = with_loss(replace(load_recipe("paper"), model=model_config), config, file)
         told, kept = _told_of_processor(config), kept_fields(config)
         preprocessing, assumed = read_preprocessing(folder, told, model_config)

@@ -36,7 +36,7 @@ KEPT = (*NOT_TRAINED_WITH, "init_std", "init_xavier_std", "mask_loss_coefficient
 PLACEHOLDER = re.compile(r"LABEL_\d+")  # what transformers calls a class without a name
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_detr_config(folder: Path) -> dict[str, Any]:
     """The config of a DETR or Table Transformer; UserError for another model, by its name."""
     config = read_json(folder / "config.json", "the config of a Hugging Face model")
     kind = config.get("model_type") if isinstance(config, dict) else type(config).__name__
@@ -48,7 +48,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     raise UserError(f"{folder}/config.json is of {said}; expected '{POST_NORM}' or '{PRE_NORM}'")
 
 
-def architecture(config: Mapping[str, Any], state: Mapping[str, Tensor], file: str) -> tuple[ModelConfig, Network]:
+def architecture_of(config: Mapping[str, Any], state: Mapping[str, Tensor], file: str) -> tuple[ModelConfig, Network]:
     """The architecture of a config and of weights in our names; UserError for what is not the paper's."""
     computed: dict[str, tuple[Any, ...]] = {  # options that change the result, and their values here
         "activation_function": ("relu",), "num_channels": (3,), "position_embedding_type": ("sine", "learned"),

@@ -156,7 +156,8 @@ def predict(
     detections = opendetr.predict(
         model, sources, output, threshold=threshold, batch_size=batch_size, tile=tile, overlap=overlap, every=every,
         image_size=image_size, shards=shards, classes=classes, drawn=drawn, save_txt=save_txt, save_csv=save_csv,
-        save_coco=save_coco, save_crops=save_crops, engine=engine, workers=workers, precision=precision, device=device, threads=threads,
+        save_coco=save_coco, save_crops=save_crops, engine=engine, workers=workers, precision=precision,
+        device=device, threads=threads,
     )  # fmt: skip
     return Answer({"detections": str(detections)})
 
