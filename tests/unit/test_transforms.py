@@ -9,7 +9,7 @@ from torchvision import tv_tensors
 
 from opendetr.boxes import cxcywh_to_xyxy
 from opendetr.config import DataConfig
-from opendetr.data.shapes import resized_shape, snapped_shape
+from opendetr.data.sizes import resized_shape, snapped_shape
 from opendetr.data.transforms import Preprocessing, RandomSizeCrop, RandomZoom, to_target, training_transform
 
 PLAIN = Preprocessing(120, 160, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))

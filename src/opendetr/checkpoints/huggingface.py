@@ -3,6 +3,7 @@
 The weights are from their files or from memory. A Table Transformer is a DETR with `pre_norm`.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from opendetr.checkpoints.git_lfs import require_content
 from opendetr.checkpoints.huggingface_backbone import require_features
 from opendetr.checkpoints.huggingface_config import (
     architecture_of,
@@ -88,6 +90,10 @@ def save_huggingface(checkpoint: Checkpoint, folder: Path, card: str = "") -> Pa
     require_writable_model(checkpoint.model, checkpoint.config.model)
     timm_backbone = checkpoint.origin.timm_backbone or checkpoint.config.model.output_stride != 32
     weights = from_ours(stored_weights(checkpoint, "huggingface"), timm_backbone=timm_backbone)
+    if checkpoint.config.model.pre_norm:  # release 5 gave these another name in files of DETR only
+        weights = {
+            re.sub(r"^model\.(?=position_embedding\.)", "model.backbone.", name): weights[name] for name in weights
+        }
     kind = str(weights["class_labels_classifier.weight"].dtype).removeprefix("torch.")
     with replacing_folder(folder) as new:
         save_file(weights, new / "model.safetensors", {"format": "pt"})
@@ -128,6 +134,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     """The weights in a folder of `save_pretrained`, under the names they have there; UserError if there are none."""
     expected = "the weights of DetrForObjectDetection"
     path = folder / "model.safetensors"
+    require_content(path)
     if path.is_file():
         try:
             return load_file(path)

@@ -7,7 +7,7 @@ from typing import Any
 
 from opendetr.checkpoints.families import IMAGENET, PREPROCESSING, table_model
 from opendetr.config import ModelConfig
-from opendetr.data.shapes import Rounding
+from opendetr.data.sizes import Rounding
 from opendetr.data.transforms import Preprocessing, Resampling
 from opendetr.errors import UserError
 from opendetr.files import read_json
@@ -88,7 +88,7 @@ def _sizes(
         return edges["max_height"], edges["max_width"], "down"
     if edges.keys() == {"longest_edge"} and model is not None and table_model(model):
         return edges["longest_edge"], edges["longest_edge"], "nearest"  # transformers itself cannot read these folders
-    raise UserError(f"{path}: size = {size}; {SIZES}")
+    raise UserError(f"{path}: size = {size} cannot be computed here; {SIZES}")
 
 
 def processor_fields(preprocessing: Preprocessing) -> dict[str, Any]:

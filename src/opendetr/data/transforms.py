@@ -15,7 +15,7 @@ from torchvision.transforms import v2
 
 from opendetr.boxes import xyxy_to_cxcywh
 from opendetr.config import DataConfig
-from opendetr.data.shapes import Rounding, resized_shape, snapped_shape
+from opendetr.data.sizes import Rounding, resized_shape, snapped_shape
 from opendetr.errors import UserError
 from opendetr.pixels import WHITE_LEVELS
 from opendetr.structures import Target
