@@ -36,7 +36,9 @@ class ModelConfig:
         "resnet50.tv_in1k"
     )
     backbone_weights: Annotated[str, "auto (ImageNet weights, never silently random), none, or a file"] = "auto"
-    output_stride: Annotated[Literal[16, 32], "pixels per feature cell; 16 dilates the last stage (DC5)"] = 32
+    output_stride: Annotated[
+        Literal[8, 16, 32], "pixels per feature cell; 16 dilates the last stage (DC5), 8 the last two"
+    ] = 32
     batch_norm: Annotated[
         Literal["timm", "huggingface"], "the backbone's: timm's own, or as transformers replaces it (checkpoints only)"
     ] = "timm"

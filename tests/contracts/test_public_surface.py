@@ -64,24 +64,25 @@ COMMANDS = {
         "--precision",
         "--device", "--set", "--init", "--num-classes-from", "--freeze", "--patience", "--threads",
     },
-    "convert": {"--to", "--push", "--private", "--licence", "--dc5"},
+    "convert": {"--to", "--push", "--private", "--licence", "--dc5", "--image-size"},
     "val": {
         "--voc-origin", "--report", "--data", "--classes", "--rename", "--strict",
         "--split", "--detections", "--annotations", "--batch-size", "--engine", "--precision",
-        "--device", "--threads",
+        "--image-size", "--device", "--threads",
     },
     "predict": {
         "--output", "--threshold", "--batch-size", "--tile", "--overlap", "--every", "--shards", "--draw",
         "--classes", "--save-txt", "--save-csv", "--save-coco", "--save-crops",
-        "--engine", "--workers", "--precision", "--device", "--threads",
+        "--image-size", "--engine", "--workers", "--precision", "--device", "--threads",
     },
     "track": {
         "--output", "--threshold", "--every", "--classes", "--draw", "--engine", "--precision", "--device", "--threads",
+        "--image-size",
     },
     "explain": {
         "--voc-origin", "--output", "--data", "--classes", "--rename",
         "--split", "--slots", "--image", "--matching", "--point", "--layer", "--head",
-        "--threshold", "--at-most", "--device", "--threads",
+        "--threshold", "--at-most", "--image-size", "--device", "--threads",
     },
     "ablate": {
         "--data", "--classes", "--rename",
@@ -91,7 +92,7 @@ COMMANDS = {
     "export": {
         "--voc-origin", "--output", "--format", "--precision", "--with-preprocessing", "--with-attention", "--data",
         "--classes", "--rename", "--split",
-        "--max-ap-loss", "--threads",
+        "--image-size", "--max-ap-loss", "--threads",
     },
     "prepare": {"--precision", "--device", "--threads"},
     "info": {"--size"},

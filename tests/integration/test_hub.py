@@ -33,7 +33,7 @@ def hub(tmp_path, monkeypatch):
         def upload_folder(self, folder_path, repo_id, commit_message):
             shutil.copytree(folder_path, folder / repo_id)
 
-    def snapshot_download(repository, allow_patterns):
+    def snapshot_download(repository, revision, allow_patterns):
         if not (folder / repository).is_dir():
             raise ConnectionError("no such repository")
         cache = tmp_path / "cache" / repository

@@ -220,7 +220,7 @@ def test_the_written_config_tells_the_kind_of_the_weights(small_folder, tmp_path
     ("change", "said"),
     [
         ({"rescale_factor": 1.0}, "rescale_factor = 1.0 cannot be computed here; expected 0.0039"),
-        ({"resample": 3}, "resample = 3 cannot be computed here; expected 2"),
+        ({"resample": 1}, "resample = 1 cannot be computed here; expected 2 or 3"),
         ({"do_center_crop": True}, "do_center_crop = True cannot be computed here"),
         ({"do_rescale": False}, "do_rescale = False cannot be computed here"),
         ({"pad_size": {"height": 9, "width": 9}}, "pad_size"),
@@ -407,7 +407,10 @@ def test_damaged_folders_are_one_sentence_code_2_and_nothing_written(
     ("change", "sentence"),
     [
         ({"id2label": None}, "no id2label"),
-        ({"model_type": "yolos"}, "of type 'yolos'; expected 'detr'"),
+        (
+            {"model_type": "yolos"},
+            r"is of a YOLOS \(model_type 'yolos'\), another architecture than DETR; expected 'detr' or",
+        ),
         ({"id2label": {str(n): str(n) for n in range(7)}}, "names 7 classes; the weights have 3"),
         ({"id2label": {"0": "cat"}}, "names 1 classes; the weights have 3"),
         ({"auxiliary_loss": True}, "auxiliary_loss = True cannot be computed here"),
@@ -427,8 +430,8 @@ def test_other_folders_are_refused(small_folder, tmp_path, change, sentence):
 def test_the_hub_by_name(small_folder, monkeypatch, tmp_path):
     asked = []
 
-    def snapshot(repository, allow_patterns):
-        asked.append(repository)
+    def snapshot(repository, revision, allow_patterns):
+        asked.append((repository, revision))
         return str(small_folder)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
@@ -438,11 +441,16 @@ def test_the_hub_by_name(small_folder, monkeypatch, tmp_path):
     shutil.copytree(small_folder, tmp_path / "someone" / "cells")  # a path that exists wins
     load_checkpoint("someone/cells")
     load_checkpoint("hf://someone/cells")
-    assert asked == ["someone/cells"] * 3
+    assert asked == [("someone/cells", None)] * 3
+    for name in ("hf://someone/cells@v1.0", "someone/cells@refs/pr/1"):
+        assert load_checkpoint(name).origin.source == name  # with the revision
+    assert asked[3:] == [("someone/cells", "v1.0"), ("someone/cells", "refs/pr/1")]
+    with pytest.raises(UserError, match=r"hf://someone/cells@: the revision is missing"):
+        load_checkpoint("hf://someone/cells@")
 
 
 def test_what_is_neither_here_nor_there_is_told_both_ways(monkeypatch, tmp_path):
-    def snapshot(repository, allow_patterns):
+    def snapshot(repository, revision, allow_patterns):
         raise ConnectionError("no network")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)

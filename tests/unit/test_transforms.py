@@ -9,15 +9,8 @@ from torchvision import tv_tensors
 
 from opendetr.boxes import cxcywh_to_xyxy
 from opendetr.config import DataConfig
-from opendetr.data.transforms import (
-    Preprocessing,
-    RandomSizeCrop,
-    RandomZoom,
-    resized_shape,
-    snapped_shape,
-    to_target,
-    training_transform,
-)
+from opendetr.data.sizes import resized_shape, snapped_shape
+from opendetr.data.transforms import Preprocessing, RandomSizeCrop, RandomZoom, to_target, training_transform
 
 PLAIN = Preprocessing(120, 160, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 AS_IT_IS = replace(  # no flip, no crop, one size

@@ -32,6 +32,7 @@ def predict(
     tile: int | None = None,
     overlap: float = 0.2,
     every: int = 1,
+    image_size: int | None = None,
     shards: str | None = None,
     classes: str | int | Sequence[str | int] | None = None,
     drawn: bool = True,
@@ -60,6 +61,7 @@ def predict(
         tile: cut pictures into tiles of this side in pixels, for objects that are small in huge pictures.
         overlap: smallest overlap of neighbouring tiles, as a share of their side.
         every: use every N-th frame of a video.
+        image_size: another shorter side of pictures, in pixels, than the model's own; the longer one in proportion.
         shards: `I/N`: only part I of N of the pictures; the last part to finish writes `detections.json` of all.
         classes: names or raw category ids of the classes that are reported; None for all.
         drawn: whether to write the pictures with their detections drawn.
@@ -99,7 +101,7 @@ def predict(
         if videos or shard.count > 1:
             raise UserError("--engine ray works on pictures and shares them itself: leave out videos and --shards")
         settle_threads(threads, measure=False, device=resolve_device(device).type)
-        job = Job(str(model), "auto", precision, device, str(output), threshold, batch_size, tiling, named)
+        job = Job(str(model), "auto", precision, device, str(output), threshold, batch_size, tiling, named, image_size)
         return predict_distributed(job, list(sources), workers)
     if workers is not None:
         raise UserError("--workers belongs to --engine ray; other engines use all threads of one process")
@@ -113,7 +115,7 @@ def predict(
     todo = count_frames(videos[0], every) if videos else pictures_left(folder, shard, in_shard)
     many = bool(videos) or todo >= WORTH_MEASURING
     settle_threads(threads, measure=many, device=computes_on(model, engine, device))
-    detector = Detector.load(model, device, engine, precision, todo)
+    detector = Detector.load(model, device, engine, precision, todo, image_size)
     indices = None if named is None else detector.description.label_map.indices_of(named)
     if videos:
         return predict_video(
@@ -139,6 +141,7 @@ def track(
     *,
     threshold: float = 0.5,
     every: int = 1,
+    image_size: int | None = None,
     classes: str | int | Sequence[str | int] | None = None,
     drawn: bool = True,
     engine: EngineName = "auto",
@@ -154,6 +157,7 @@ def track(
         output: the folder for `tracks.json`, `tracks.csv` and the drawn video.
         threshold: the lowest score with which an object begins to be followed; lower ones continue its track.
         every: use every N-th frame.
+        image_size: another shorter side of frames, in pixels, than the model's own; the longer one in proportion.
         classes: names or raw category ids of the classes that are followed; None for all.
         drawn: whether to write the video with boxes, ids and the lines along which objects came.
         engine: what runs the model, as in `Detector.load`.
@@ -178,7 +182,7 @@ def track(
     folder = Path(output)
     require_folder(folder)
     settle_threads(threads, measure=True, device=computes_on(model, engine, device))
-    detector = Detector.load(model, device, engine, precision, count_frames(video, every))
+    detector = Detector.load(model, device, engine, precision, count_frames(video, every), image_size)
     named = _named(classes)
     indices = None if named is None else detector.description.label_map.indices_of(named)
     return track_video(detector, video, folder, every, threshold, drawn=drawn, classes=indices)
@@ -202,6 +206,7 @@ def explain(
     head: int = 0,
     threshold: float = 0.5,
     at_most: int = 12,
+    image_size: int | None = None,
     device: str = "auto",
     threads: int | str | None = None,
 ) -> Path:
@@ -227,6 +232,7 @@ def explain(
         head: number of the attention head, from 1; 0 is the mean.
         threshold: lowest score of the detections that are explained; the best three where none reaches it.
         at_most: most detections explained per picture, best first.
+        image_size: another shorter side of pictures, in pixels, than the model's own; the longer one in proportion.
         device: `auto`, `cpu`, `cuda` or `mps`.
         threads: number of threads, or `auto`, the default: the fastest, measured.
 
@@ -252,7 +258,7 @@ def explain(
     folder, asked = Path(output), Asked(threshold, points, layer, head, at_most)
     require_folder(folder)
     settle_threads(threads, measure=True, device=resolve_device(device).type)
-    detector = Detector.of_checkpoint(load_checkpoint(model), device)
+    detector = Detector.of_checkpoint(load_checkpoint(model, image_size=image_size), device)
     asked.check(detector)
     if data is None:
         return explain_sources(detector, str(model), pictures, folder, asked)

@@ -31,6 +31,7 @@ def val(
     classes: str | Iterable[str] | None = None,
     rename: Renames | None = None,
     voc_origin: int = 0,
+    image_size: int | None = None,
     batch_size: int = 4,
     engine: EngineName | None = None,
     precision: PrecisionName = "fp32",
@@ -51,6 +52,7 @@ def val(
         rename: other names for classes, as a mapping from old to new; classes of one name become one.
         voc_origin: the number of the first pixel in Pascal VOC's coordinates, 0 or 1.
         split: by default `val`; without `data` the one by which the run chose its best weights.
+        image_size: another shorter side of pictures, in pixels, than the model's own; the longer one in proportion.
         batch_size: pictures at once, as far as they have one shape; the result does not depend on it.
         engine: what runs the model, as in `Detector.load`; by default PyTorch, and for a file the engine that it was
             exported for.
@@ -75,7 +77,7 @@ def val(
         source, split = DataSource.of(data, classes, rename, voc_origin), split or "val"
     settle_threads(threads, measure=True, device=computes_on(model, engine, device))
     index = load_index(source, split)
-    detector = Detector.load(model, device, engine, precision, len(index))
+    detector = Detector.load(model, device, engine, precision, len(index), image_size)
     origin = Origin() if is_exported(model) else detector.checkpoint.origin
     for sentence in left_out_in_words(index):
         warn(sentence)

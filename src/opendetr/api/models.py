@@ -30,6 +30,7 @@ def convert(
     private: bool = False,
     licence: str | None = None,
     dc5: bool | None = None,
+    image_size: int | None = None,
 ) -> Path:
     """Write a model in another format.
 
@@ -45,6 +46,8 @@ def convert(
         licence: of the model, as the hub calls it (`apache-2.0`), for its card.
         dc5: whether an official `.pth` has a dilated backbone, which its weights do not show; None takes its stored
             arguments, else its name.
+        image_size: the shorter side of pictures that is written, in pixels, and the longer one in proportion; None
+            keeps the model's own.
 
     Returns:
         The folder.
@@ -58,7 +61,9 @@ def convert(
         raise UserError(f"--push {push} needs --to huggingface or --to opendetr: nothing reads a .pth from the hub")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists and is not empty; give the name of a new folder")
-    return write_model(load_checkpoint(model, dc5=dc5), folder, to, push, licence, private=private)
+    return write_model(
+        load_checkpoint(model, dc5=dc5, image_size=image_size), folder, to, push, licence, private=private
+    )
 
 
 def export(
@@ -69,6 +74,7 @@ def export(
     precision: PrecisionName = "fp32",
     with_preprocessing: bool = False,
     with_attention: bool = False,
+    image_size: int | None = None,
     data: DataRoots | None = None,
     classes: str | Iterable[str] | None = None,
     rename: Renames | None = None,
@@ -86,6 +92,7 @@ def export(
         precision: `fp32`; `bf16` and `int8` where the format has them.
         with_preprocessing: the input is resized uint8 pictures, which the graph normalises.
         with_attention: the last layer's cross-attention is an output too.
+        image_size: another shorter side of pictures, in pixels, than the model's own; the longer one in proportion.
         data: a data set's folder, or a list of several, on which AP is compared too; `int8` needs it, to calibrate on
             its split `train`.
         classes: only these classes, by name; the objects of others are left out. None keeps all.
@@ -111,7 +118,7 @@ def export(
     if path.exists():
         console.print(f"{path} is there already: it is replaced at the end, if the new one agrees with the model")
     settle_threads(threads, measure=True)
-    checkpoint = load_checkpoint(model)
+    checkpoint = load_checkpoint(model, image_size=image_size)
     if source is None or index is None:
         certificate = export_model(checkpoint, path, options)
     else:

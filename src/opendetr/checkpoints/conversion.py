@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from opendetr.checkpoints.card import model_card, push_to_hub
-from opendetr.checkpoints.huggingface import require_writable_model, save_huggingface
+from opendetr.checkpoints.huggingface import differences_there, require_writable_model, save_huggingface
 from opendetr.checkpoints.native import Checkpoint, save_checkpoint
 from opendetr.checkpoints.official import save_official
 from opendetr.checkpoints.public import without_places
@@ -26,6 +26,11 @@ def write_model(
             save_official(checkpoint, folder)
         except UserError as reason:
             raise UserError(f"{reason}; --to huggingface and --to opendetr write any model") from None
+        if (sizes := checkpoint.preprocessing).rounding != "official" or sizes.resampling != "bilinear":
+            console.print(
+                f"the official code resizes by its own rule, not by the model's ('{sizes.rounding}', "
+                f"{sizes.resampling}), which its argument `opendetr` keeps for opendetr"
+            )
     elif push is None:
         save_checkpoint(folder, checkpoint)
     else:
@@ -46,3 +51,5 @@ def _save_for_transformers(checkpoint: Checkpoint, folder: Path, name: str, lice
         save_with_code(checkpoint, folder, model_card(checkpoint, name, licence, "code"))
     else:
         save_huggingface(checkpoint, folder, model_card(checkpoint, name, licence, "transformers"))
+        for sentence in differences_there(checkpoint):
+            console.print(sentence)

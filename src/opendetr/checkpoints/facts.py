@@ -3,7 +3,7 @@
 from typing import Any
 
 from opendetr.checkpoints.native import Checkpoint
-from opendetr.data.transforms import snapped_shape
+from opendetr.data.sizes import snapped_shape
 from opendetr.model.complexity import count_gflops, count_parameters
 
 

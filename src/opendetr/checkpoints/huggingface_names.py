@@ -1,4 +1,4 @@
-"""The names of tensors in Hugging Face's DETR, in files and in memory, and here."""
+"""The names of tensors in Hugging Face's DETR and Table Transformer, in files and in memory, and here."""
 
 import re
 from collections.abc import Mapping
@@ -25,6 +25,7 @@ ATTENTIONS = {
 ELSEWHERE = {
     "model.input_projection": "input_proj",
     "model.query_position_embeddings": "query_embed",
+    "model.encoder.layernorm": "transformer.encoder.norm",  # of the Table Transformer
     "model.decoder.layernorm": "transformer.decoder.norm",
     "model.position_embedding.row_embeddings": "position_encoding.row_embed",
     "model.position_embedding.column_embeddings": "position_encoding.col_embed",

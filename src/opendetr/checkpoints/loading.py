@@ -24,7 +24,7 @@ NO_WEIGHTS = (
     "an exported file is a finished graph, which predict, val and info take; here give the model it was made from"
 )
 HUB = "hf://"
-HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+(?<!\.pth)(?<!\.pt)(?<!\.bin)(?<!\.safetensors)")
+HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+(?<!\.pth)(?<!\.pt)(?<!\.bin)(?<!\.safetensors)(@[\w./-]+)?")
 HUB_FILES = [  # of the forms of `transformers` and of ours; no code, and no pickles
     "config.json", "preprocessor_config.json", "model.safetensors",
     "config.toml", "labels.json", "preprocessing.json", "metrics.json",
@@ -37,7 +37,11 @@ def is_exported(model: str | Path) -> bool:
 
 
 def load_checkpoint(
-    name: str | Path, *, dc5: bool | None = None, state: Mapping[str, Tensor] | None = None
+    name: str | Path,
+    *,
+    dc5: bool | None = None,
+    state: Mapping[str, Tensor] | None = None,
+    image_size: int | None = None,
 ) -> Checkpoint:
     """Read a model in any format, and print what was read from where. A path that exists comes before a name.
 
@@ -45,10 +49,11 @@ def load_checkpoint(
         name: a run folder (its `best`, else its `last`) or model folder; a `.pth` of the official code; `detr-r50`,
             `detr-r101`, `detr-r50-dc5` or `detr-r101-dc5`, the paper's released checkpoints; a folder written by
             `save_pretrained` or `convert`; `hf://ORGANISATION/NAME`, whose files tell which kind it is, or the same
-            without `hf://` where no such folder exists.
+            without `hf://` where no such folder exists; `@REVISION` behind it is a branch, tag or commit.
         dc5: for `convert` only: whether an official `.pth` has a dilated backbone, as in `load_official`.
         state: of a Hugging Face folder, the weights to use instead of those in its files: a `state_dict()` of
             `DetrForObjectDetection`, of any release.
+        image_size: another shorter side of pictures, as `Preprocessing.resized` takes it; None keeps the model's own.
 
     Returns:
         The model, in eval mode, with its config, labels and preprocessing.
@@ -56,6 +61,11 @@ def load_checkpoint(
     Raises:
         UserError: no such model, it cannot be read, or it is an exported file.
     """
+    found = _read(name, dc5, state)
+    return found if image_size is None else replace(found, preprocessing=found.preprocessing.resized(image_size))
+
+
+def _read(name: str | Path, dc5: bool | None, state: Mapping[str, Tensor] | None) -> Checkpoint:
     text, path = str(name), Path(name)
     if state is not None and not (path / "config.json").is_file():
         raise UserError(f"{path} has no config.json: a state dict of transformers needs the folder of its config")
@@ -94,17 +104,24 @@ def _without_dc5(found: Checkpoint, dc5: bool | None) -> Checkpoint:
     return found
 
 
-def _of_hub(repository: str, problem: str) -> Checkpoint:
+def _of_hub(name: str, problem: str) -> Checkpoint:
     """A model of the Hugging Face hub, from the local cache or downloaded: a folder of ours or of `transformers`."""
     from huggingface_hub import snapshot_download
 
+    repository, at, revision = name.partition("@")
+    if at and not revision:
+        raise UserError(f"{HUB}{name}: the revision is missing; expected a branch, tag or commit after @")
+
+    def fetched(patterns: list[str]) -> Path:
+        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=patterns))
+
     try:
-        folder = Path(snapshot_download(repository, allow_patterns=HUB_FILES))
+        folder = fetched(HUB_FILES)
         if not (folder / "model.safetensors").is_file():
-            folder = Path(snapshot_download(repository, allow_patterns=[*HUB_FILES, "pytorch_model.bin"]))
+            folder = fetched([*HUB_FILES, "pytorch_model.bin"])
     except Exception as error:  # the hub's library raises many kinds of errors
         raise UserError(
-            f"'{repository}': {problem} ({first_line(error)}); check the spelling, or connect to the network once"
+            f"'{name}': {problem} ({first_line(error)}); check the spelling, or connect to the network once"
         ) from None
     return native.load_folder(folder) if (folder / "config.toml").is_file() else _of_transformers(folder)
 

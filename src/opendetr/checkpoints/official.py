@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from opendetr.checkpoints.download import RELEASES
+from opendetr.checkpoints.families import PREPROCESSING, TableModel, table_model
 from opendetr.checkpoints.native import Checkpoint
 from opendetr.checkpoints.origin import NAMES_ASSUMED, Origin
 from opendetr.checkpoints.pickles import read_pickle
@@ -26,8 +27,6 @@ from opendetr.model.build import build_model
 from opendetr.options import SAY_DC5
 from opendetr.recipes.recipe import load_recipe
 
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-PREPROCESSING = Preprocessing(800, 1333, *IMAGENET)
 OFFICIAL_FILE = "checkpoint.pth"  # what the official training writes, and what we do
 PANOPTIC = "a panoptic checkpoint: its boxes are read, its masks are not read yet"
 PANOPTIC_CLASSES = 250  # COCO's 91 ids, then stuff
@@ -60,9 +59,17 @@ def load_official(path: Path, *, dc5: bool | None = None) -> Checkpoint:
         state = without_masks(whole)
         panoptic = len(state) < len(whole)
         config, remarks = architecture(state, arguments, path.name, dc5)
-        label_map, labels_are, labels_from = _labels(state, arguments, path.name, panoptic=panoptic)
+        table = table_model(config)
+        label_map, labels_are, labels_from = _labels(state, arguments, path.name, table, panoptic=panoptic)
         told = arguments.get("opendetr", {}).get("preprocessing")  # from `save_official`
-        preprocessing = PREPROCESSING if told is None else Preprocessing.from_json(told)
+        preprocessing = PREPROCESSING if table is None else table.preprocessing
+        if told is not None:
+            preprocessing = Preprocessing.from_json(told)
+        elif table is not None:
+            remarks.append(
+                f"{table.in_words}: assumed by its {config.num_queries} queries; if it is another model, give its "
+                f"size by --image-size"
+            )
         recipe = load_recipe("paper")
         run = replace(recipe, model=config, loss=replace(recipe.loss, **_loss_of(arguments)))
         renamed = {our_name(name): tensor for name, tensor in state.items()}
@@ -89,7 +96,7 @@ def save_official(checkpoint: Checkpoint, folder: Path) -> Path:
     ours: dict[str, Any] = {"preprocessing": checkpoint.preprocessing.to_json()}
     if checkpoint.origin.labels != NAMES_ASSUMED:
         ours["labels"] = checkpoint.label_map.to_json()
-    kept = checkpoint.origin.arguments
+    kept = checkpoint.origin.arguments if checkpoint.origin.format == "official" else {}
     arguments = argparse.Namespace(**{**kept, **arguments_of(checkpoint.config), "opendetr": ours})
     with replacing_folder(folder) as new:
         torch.save({"model": state, "args": arguments}, new / OFFICIAL_FILE)
@@ -210,7 +217,12 @@ def arguments_of(config: RunConfig) -> dict[str, Any]:
 
 
 def _labels(
-    state: Mapping[str, Tensor], arguments: Mapping[str, Any], file_name: str, *, panoptic: bool
+    state: Mapping[str, Tensor],
+    arguments: Mapping[str, Any],
+    file_name: str,
+    table: TableModel | None,
+    *,
+    panoptic: bool,
 ) -> tuple[LabelMap, Literal["told", "names assumed"], str]:
     """The classes, whether the file has them, and their source in words.
 
@@ -224,6 +236,9 @@ def _labels(
     if file_name in RELEASES.values() or panoptic:
         return labels, "told", f"{num_classes} classes: COCO's"
     said = "taken for COCO's" if num_classes == len(COCO_CLASSES) else "their names are not in the file"
+    if table is not None and num_classes == len(table.class_names):
+        labels = LabelMap(tuple(range(num_classes)), table.class_names)
+        said = f"taken for the Table Transformer's for {table.task}"
     return labels, NAMES_ASSUMED, f"{num_classes} classes: {said}"
 
 
@@ -249,6 +264,10 @@ def require_official_model(config: ModelConfig) -> None:
     """Check that the official code can read a model; UserError if not."""
     reader = "the official code"
     require_paper_model(config, reader)
+    if config.output_stride not in (16, 32):
+        raise UserError(
+            f"{reader} cannot read a model with model.output_stride = {config.output_stride}; it knows 16 and 32"
+        )
     if config.backbone.split(".")[0] not in {f"resnet{depth}" for depth in RESNETS}:
         raise UserError(f"{reader} cannot read a model with the backbone {config.backbone}; it knows resnet18 to 152")
 

@@ -16,7 +16,7 @@ class Origin:
     source: str = ""  # the name that it was loaded by
     read: Sequence[str] = ()  # sentences: what was read from where
     labels: Literal["", "told", "names assumed", "ids assumed"] = ""  # what the file says about the classes
-    arguments: Mapping[str, Any] = field(default_factory=dict)  # that the official code stored beside the weights
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # of the file's config: what nothing here uses
     kinds: Mapping[str, str] = field(default_factory=dict)  # types of the file's tensors that are not float32
     counters: Mapping[str, int] = field(default_factory=dict)  # batch norm's, which a frozen one does without
     timm_backbone: bool = True  # whether a Hugging Face folder had timm's names for the backbone

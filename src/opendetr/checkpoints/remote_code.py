@@ -15,7 +15,9 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from opendetr.checkpoints.huggingface import read_labels, read_preprocessing, read_weights
+from opendetr.checkpoints.huggingface import read_weights
+from opendetr.checkpoints.huggingface_config import read_labels
+from opendetr.checkpoints.huggingface_processor import FILE, read_preprocessing
 from opendetr.checkpoints.native import Checkpoint
 from opendetr.checkpoints.one_file import one_file
 from opendetr.checkpoints.origin import Origin
@@ -41,7 +43,7 @@ def save_with_code(checkpoint: Checkpoint, folder: Path, card: str = "") -> Path
         write_text(new / f"{CODE}.py", one_file(f"{CODE}.py.txt"))
         write_text(new / "README.md", card)
         write_json(new / "config.json", _config_of(without_places(checkpoint)))
-        write_json(new / "preprocessor_config.json", _processor_of(checkpoint))
+        write_json(new / FILE, _processor_of(checkpoint))
     return folder
 
 
@@ -58,8 +60,10 @@ def load_with_code(folder: Path, state: Mapping[str, Tensor] | None = None) -> C
         run = RunConfig.from_dict(told["config"], f"{folder}/config.json")
         label_map = read_labels(config, len(told["category_ids"]), folder)
         origin = replace(Origin.from_json(told["origin"]), read=READ)
-        processor = read_json(folder / "preprocessor_config.json", "the config of an image processor")
-        preprocessing = read_preprocessing(folder, processor["multiple_of"], processor.get("white_level"))
+        processor = read_json(folder / FILE, "the config of an image processor")
+        values = {"multiple_of": processor["multiple_of"], "rounding": "official"}  # as before it was stored
+        values |= {name: processor[name] for name in ("white_level", "rounding", "resampling") if name in processor}
+        preprocessing, _ = read_preprocessing(folder, values)
     model = build_model(run.model, run.loss, label_map.num_classes)
     fill(model, {name.removeprefix(PREFIX): tensor for name, tensor in whole.items()}, str(folder), PREFIX.__add__)
     return Checkpoint(model.eval(), run, label_map, preprocessing, origin, folder)
@@ -91,5 +95,6 @@ def _processor_of(checkpoint: Checkpoint) -> dict[str, Any]:
         "size": {"shortest_edge": preprocessing.image_size, "longest_edge": preprocessing.max_size},
         "image_mean": list(preprocessing.mean), "image_std": list(preprocessing.std),
         "multiple_of": preprocessing.multiple_of, "scoring": checkpoint.config.model.scoring, "unused_labels": unused,
-        "white_level": preprocessing.white_level,
+        "white_level": preprocessing.white_level, "rounding": preprocessing.rounding,
+        "resampling": preprocessing.resampling,
     }  # fmt: skip

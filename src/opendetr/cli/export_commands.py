@@ -16,6 +16,7 @@ from opendetr.cli.parameters import (
     RARE,
     SPEED,
     Device,
+    ImageSize,
     InputSize,
     KeptClasses,
     Model,
@@ -44,6 +45,7 @@ def convert(
         str | None, option(OUTPUT, "ORG/NAME", "Upload the folder to the Hugging Face hub too, with a model card.")
     ] = None,
     private: Annotated[bool, flag(OUTPUT, "With --push: make a private repository.", "--private")] = False,
+    image_size: ImageSize = None,
     licence: Annotated[str | None, option(OUTPUT, "NAME", "Licence for the model card, e.g. apache-2.0.")] = None,
     dc5: Annotated[
         bool | None,
@@ -60,7 +62,9 @@ def convert(
       opendetr convert runs/mine shared --to huggingface
       opendetr convert facebook/detr-resnet-50 mine --to opendetr
     """
-    folder = opendetr.convert(model, output, to, push=push, private=private, licence=licence, dc5=dc5)
+    folder = opendetr.convert(
+        model, output, to, push=push, private=private, licence=licence, dc5=dc5, image_size=image_size
+    )
     return Answer({"folder": str(folder)})
 
 
@@ -83,6 +87,7 @@ def export(
     rename: RenamedClasses = None,
     voc_origin: VocOrigin = 0,
     split: Annotated[str, option(DATA, "SPLIT", "With --data: the split on which AP is compared.")] = "val",
+    image_size: ImageSize = None,
     precision: Precision = "fp32",
     threads: ThreadCount = None,
     max_ap_loss: Annotated[
@@ -104,8 +109,8 @@ def export(
     """
     certificate = opendetr.export(
         model, output, format, precision=precision, with_preprocessing=with_preprocessing,
-        with_attention=with_attention, data=data or None, classes=classes, rename=rename, voc_origin=voc_origin,
-        split=split, max_ap_loss=max_ap_loss, threads=threads,
+        with_attention=with_attention, image_size=image_size, data=data or None, classes=classes, rename=rename,
+        voc_origin=voc_origin, split=split, max_ap_loss=max_ap_loss, threads=threads,
     )  # fmt: skip
     return Answer({"file": str(output), "certificate": certificate.to_json()})
 

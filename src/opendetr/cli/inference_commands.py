@@ -18,6 +18,7 @@ from opendetr.cli.parameters import (
     BatchSize,
     Classes,
     Device,
+    ImageSize,
     InputSize,
     KeptClasses,
     Model,
@@ -57,6 +58,7 @@ def val(
     ] = None,
     annotations: Annotated[Path | None, option(DATA, "FILE", "With --detections: the COCO annotation file.")] = None,
     strict: Strict = False,
+    image_size: ImageSize = None,
     batch_size: BatchSize = 4,
     engine: Annotated[
         EngineName | None, option(SPEED, "ENGINE", ENGINES, default="torch; of an exported file its own")
@@ -81,9 +83,16 @@ def val(
             model, data or None, split, classes=classes, rename=rename,
             batch_size=batch_size, engine=engine, precision=precision, device=device,
             threads=threads, strict=strict,
-            voc_origin=voc_origin, report=report,
+            voc_origin=voc_origin, image_size=image_size, report=report,
         )  # fmt: skip
-    elif model is None and not data and split is None and detections is not None and annotations is not None:
+    elif (
+        model is None
+        and image_size is None
+        and not data
+        and split is None
+        and detections is not None
+        and annotations is not None
+    ):
         metrics = val_files(detections, annotations)
     else:
         raise UserError("val needs either MODEL, or --detections RESULTS.json --annotations TRUTH.json")
@@ -105,6 +114,7 @@ def predict(
         int | None, option(DATA, "PIXELS", "Cut pictures into tiles of this side: for small objects in huge pictures.")
     ] = None,
     every: Annotated[int, option(DATA, "N", "Of a video, use every N-th frame.")] = 1,
+    image_size: ImageSize = None,
     threshold: Annotated[float, option(OUTPUT, "SCORE", "The lowest score that is reported, 0 to 1.")] = 0.5,
     classes: Classes = None,
     drawn: Annotated[bool, flag(OUTPUT, "Whether to write drawn pictures too.", "--draw/--no-draw")] = (True),
@@ -145,8 +155,9 @@ def predict(
     """
     detections = opendetr.predict(
         model, sources, output, threshold=threshold, batch_size=batch_size, tile=tile, overlap=overlap, every=every,
-        shards=shards, classes=classes, drawn=drawn, save_txt=save_txt, save_csv=save_csv, save_coco=save_coco,
-        save_crops=save_crops, engine=engine, workers=workers, precision=precision, device=device, threads=threads,
+        image_size=image_size, shards=shards, classes=classes, drawn=drawn, save_txt=save_txt, save_csv=save_csv,
+        save_coco=save_coco, save_crops=save_crops, engine=engine, workers=workers, precision=precision,
+        device=device, threads=threads,
     )  # fmt: skip
     return Answer({"detections": str(detections)})
 
@@ -157,6 +168,7 @@ def track(
     video: Annotated[str, typer.Argument(metavar="VIDEO", help="A video file, webcam, webcam:1, rtsp://...")],
     output: Annotated[Path, option(OUTPUT, "DIR", "Folder for tracks.json, tracks.csv and the drawn video.")],
     every: Annotated[int, option(DATA, "N", "Use every N-th frame.")] = 1,
+    image_size: ImageSize = None,
     threshold: Annotated[float, option(OUTPUT, "SCORE", "The lowest score that begins a track, 0 to 1.")] = 0.5,
     classes: Classes = None,
     drawn: Annotated[bool, flag(OUTPUT, "Whether to write the drawn video too.", "--draw/--no-draw")] = True,
@@ -174,8 +186,8 @@ def track(
       opendetr track detr-r50 webcam --output followed --classes person
     """
     tracks = opendetr.track(
-        model, video, output, threshold=threshold, every=every, classes=classes, drawn=drawn, engine=engine,
-        precision=precision, device=device, threads=threads,
+        model, video, output, threshold=threshold, every=every, image_size=image_size, classes=classes,
+        drawn=drawn, engine=engine, precision=precision, device=device, threads=threads,
     )  # fmt: skip
     return Answer({"tracks": str(tracks)})
 
@@ -198,6 +210,7 @@ def explain(
         str | None,
         option(DATA, "NAME", "With --data and --matching: a picture's file name, or its id in the annotations."),
     ] = None,
+    image_size: ImageSize = None,
     matching: Annotated[
         bool, flag(OUTPUT, "With --image: what was found, what was missed and why, and false alarms.", "--matching")
     ] = False,
@@ -230,7 +243,7 @@ def explain(
         model, pictures or (), output, data=data or None, classes=classes, rename=rename, voc_origin=voc_origin,
         split=split, slots=slots, image=image, matching=matching,
         points=[parse_point(text) for text in point or ()], layer=layer, head=head, threshold=threshold,
-        at_most=at_most, device=device, threads=threads,
+        at_most=at_most, image_size=image_size, device=device, threads=threads,
     )  # fmt: skip
     return Answer({"page": str(page)})
 

@@ -75,6 +75,13 @@ BatchSize = Annotated[int, option(SPEED, "N", "Pictures that go through the mode
 InputSize = Annotated[
     str | None, option(DATA, "HEIGHTxWIDTH", "Size of the model's input, in pixels.", default="a 480x640 picture's")
 ]
+ImageSize = Annotated[
+    int | None,
+    option(
+        DATA, "PIXELS", "Shorter side of the pictures, the longer in proportion.", "--image-size",
+        default="the model's own",
+    ),
+]  # fmt: skip
 recipe_option = partial(
     option, MODEL, "NAME", f"{listed(recipe_names())}, or a TOML file, such as a run's config.toml."
 )

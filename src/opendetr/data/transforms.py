@@ -3,11 +3,10 @@
 Between transforms a sample is `(tv_tensors.Image, {"boxes": tv_tensors.BoundingBoxes, "labels": Tensor})`.
 """
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -16,8 +15,12 @@ from torchvision.transforms import v2
 
 from opendetr.boxes import xyxy_to_cxcywh
 from opendetr.config import DataConfig
+from opendetr.data.sizes import Rounding, resized_shape, snapped_shape
+from opendetr.errors import UserError
 from opendetr.pixels import WHITE_LEVELS
 from opendetr.structures import Target
+
+Resampling = Literal["bilinear", "bicubic"]
 
 
 @dataclass(frozen=True)
@@ -30,27 +33,42 @@ class Preprocessing:
     std: tuple[float, float, float]
     multiple_of: int = 1  # both sides are multiples of this
     white_level: int | None = None  # of the data set's 16-bit pictures (`opendetr.pixels`); None: that of each file
+    rounding: Rounding = "official"  # of the resized sides, before `multiple_of`
+    resampling: Resampling = "bilinear"  # with antialiasing
 
     def transform(self) -> v2.Transform:
         """Resize, scale to 0..1, normalise."""
-        resize = ResizeShorterSide((self.image_size,), self.max_size, self.multiple_of)
+        resize = ResizeShorterSide(
+            (self.image_size,), self.max_size, self.multiple_of, rounding=self.rounding, resampling=self.resampling
+        )
         return v2.Compose([resize, Normalise(self.mean, self.std)])
 
     def shape(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of a picture after `transform`."""
-        return snapped_shape(*resized_shape(height, width, self.image_size, self.max_size), self.multiple_of)
+        resized = resized_shape(height, width, self.image_size, self.max_size, self.rounding)
+        return snapped_shape(*resized, self.multiple_of)
 
     def with_shorter_side(self, most: int) -> "Preprocessing":
         """The same for pictures whose shorter side is at most that many pixels; the longer one in proportion."""
-        if self.image_size <= most:
-            return self
-        return replace(self, image_size=most, max_size=max(1, round(self.max_size * most / self.image_size)))
+        return self if self.image_size <= most else self.resized(most)
+
+    def resized(self, image_size: int) -> "Preprocessing":
+        """The same with another shorter side, in pixels, and the largest longer one in proportion.
+
+        Where both are equal, as of the Table Transformer, it is the longer side that has this size.
+        """
+        if image_size < 1:
+            raise UserError(f"--image-size must be at least 1, got {image_size}")
+        longer = round(self.max_size * image_size / self.image_size)
+        return replace(self, image_size=image_size, max_size=max(1, longer))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, the inverse of `from_json`."""
         values = asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
-        if self.white_level is None:  # as in files of earlier versions, of which fingerprints are made
-            del values["white_level"]
+        unusual = ("white_level", "rounding", "resampling")  # not in files of earlier versions, nor in fingerprints
+        for name in unusual:
+            if values[name] == getattr(Preprocessing, name):
+                del values[name]
         return values
 
     @classmethod
@@ -69,7 +87,12 @@ class Preprocessing:
         white_level = values.get("white_level")
         if white_level not in (None, *WHITE_LEVELS):
             raise ValueError(f"white_level must be one of {', '.join(map(str, WHITE_LEVELS))}, got {white_level!r}")
-        return cls(mean=tuple(values["mean"]), std=tuple(values["std"]), white_level=white_level, **sizes)
+        rules = {"rounding": get_args(Rounding), "resampling": get_args(Resampling)}
+        for name, known in rules.items():
+            if values.get(name, known[0]) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {values[name]!r}")
+        told = {name: values.get(name, known[0]) for name, known in rules.items()}
+        return cls(mean=tuple(values["mean"]), std=tuple(values["std"]), white_level=white_level, **sizes, **told)
 
 
 def training_transform(config: DataConfig, preprocessing: Preprocessing, share: float = 1.0) -> v2.Transform:
@@ -115,19 +138,29 @@ class ResizeShorterSide(v2.Transform):
     Both then become the nearest multiples of `multiple_of`.
     """
 
-    def __init__(self, sizes: Sequence[int], max_size: int | None, multiple_of: int = 1) -> None:
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        max_size: int | None,
+        multiple_of: int = 1,
+        rounding: Rounding = "official",
+        resampling: Resampling = "bilinear",
+    ) -> None:
         super().__init__()
         self.sizes, self.max_size, self.multiple_of = tuple(sizes), max_size, multiple_of
+        self.rounding: Rounding = rounding
+        self.interpolation = v2.InterpolationMode(resampling)
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """Draw a size from torch's generator, which the loader seeds."""
         size = self.sizes[int(torch.randint(len(self.sizes), ()))] if len(self.sizes) > 1 else self.sizes[0]
         height, width = v2.query_size(flat_inputs)
-        return {"size": snapped_shape(*resized_shape(height, width, size, self.max_size), self.multiple_of)}
+        resized = resized_shape(height, width, size, self.max_size, self.rounding)
+        return {"size": snapped_shape(*resized, self.multiple_of)}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Resize a picture or its boxes."""
-        resized = v2.functional.resize(inpt, list(params["size"]), antialias=True)
+        resized = v2.functional.resize(inpt, list(params["size"]), self.interpolation, antialias=True)
         # A decoder stores the colours of a pixel side by side; planes make the next steps three times as fast.
         return tv_tensors.wrap(resized.contiguous(), like=resized)
 
@@ -146,32 +179,6 @@ class Normalise(v2.Transform):
         scaled = v2.functional.to_dtype(inpt, torch.float32, scale=True)
         is_new = inpt.dtype != torch.float32  # else it is the caller's
         return v2.functional.normalize(scaled, self.mean, self.std, inplace=is_new)
-
-
-def resized_shape(height: int, width: int, size: int, max_size: int | None) -> tuple[int, int]:
-    """Height and width after a resize that keeps the aspect ratio, rounded as the official code rounds."""
-    shorter, longer = min(height, width), max(height, width)
-    if max_size is not None and longer / shorter * size > max_size:
-        size = round(max_size * shorter / longer)
-    size = max(1, size)
-    return (size, int(size * width / height)) if height <= width else (int(size * height / width), size)
-
-
-def snapped_shape(height: int, width: int, multiple: int) -> tuple[int, int]:
-    """Height and width as multiples, near the given ones and as nearly of their aspect ratio as that allows.
-
-    So there are few different shapes, little padding, and no partial cells in any feature map.
-    """
-    if multiple == 1:
-        return height, width
-    around = [[max(1, side // multiple + step) * multiple for step in (-1, 0, 1, 2)] for side in (height, width)]
-
-    def misfit(shape: tuple[int, int]) -> float:
-        aspect = math.log(shape[1] / shape[0]) - math.log(width / height)
-        area = math.log(shape[0] * shape[1]) - math.log(height * width)
-        return abs(aspect) + 0.15 * abs(area)
-
-    return min(itertools.product(around[0], around[1]), key=misfit)
 
 
 class RandomZoom(v2.Transform):

@@ -55,6 +55,7 @@ class Detector:
         engine: EngineName = "auto",
         precision: PrecisionName = "fp32",
         pictures: int = 0,
+        image_size: int | None = None,
     ) -> "Detector":
         """Load any model.
 
@@ -67,16 +68,22 @@ class Detector:
                 model, else PyTorch.
             precision: `fp32`, `bf16` or `int8`.
             pictures: how many are to come, if that is known: for many of them, `auto` prepares engines first.
+            image_size: another shorter side of pictures, in pixels, and the largest longer side in proportion.
 
         Raises:
             UserError: there is no such model, device, engine or precision; the engine does not agree with PyTorch; or
                 an option contradicts an exported file.
         """
         if is_exported(model):
+            if image_size is not None:
+                raise UserError(
+                    f"{model} is an exported file, which keeps its own size of pictures: leave out --image-size, or "
+                    f"export the model with it"
+                )
             exported = load_exported(Path(model), engine)
             _require_no_contradiction(Path(model), exported.engine.precision, device, precision)
             return cls(exported.engine, exported.description, identity=exported.metadata["weights"])
-        checkpoint = load_checkpoint(model)
+        checkpoint = load_checkpoint(model, image_size=image_size)
         return cls(choose_engine(checkpoint, engine, precision, device, pictures), checkpoint.description, checkpoint)
 
     @classmethod

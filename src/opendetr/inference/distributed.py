@@ -46,10 +46,11 @@ class Job:
     batch_size: int
     tiling: Tiling | None
     classes: tuple[str | int, ...] | None = None  # names or raw category ids; None for all
+    image_size: int | None = None  # as in `Detector.load`
 
     def load(self) -> Detector:
         """The model, ready to detect."""
-        return Detector.load(self.model, self.device, self.engine, self.precision)
+        return Detector.load(self.model, self.device, self.engine, self.precision, image_size=self.image_size)
 
     def indices(self, detector: Detector) -> list[int] | None:
         """The class indices that are reported; None for all."""

@@ -1,0 +1,111 @@
+"""The image processor of Hugging Face's DETR: `preprocessor_config.json`, read and written."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from opendetr.checkpoints.families import IMAGENET, PREPROCESSING, table_model
+from opendetr.config import ModelConfig
+from opendetr.data.sizes import Rounding
+from opendetr.data.transforms import Preprocessing, Resampling
+from opendetr.errors import UserError
+from opendetr.files import read_json
+
+FILE = "preprocessor_config.json"
+RESAMPLING: dict[int, Resampling] = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
+SIZES = "expected shortest_edge and longest_edge, or equal max_height and max_width, which keep a picture's aspect"
+OTHER_SIZE = "if it was trained at another size, give that by --image-size"
+
+
+def read_preprocessing(
+    folder: Path, told: Mapping[str, Any], model: ModelConfig | None = None
+) -> tuple[Preprocessing, list[str]]:
+    """The preprocessing of an image processor, and in words what was assumed.
+
+    Args:
+        folder: of the model.
+        told: the values of our own that the folder has: `multiple_of`, `rounding`, `resampling` and `white_level`;
+            empty for a folder that `transformers` wrote.
+        model: the architecture, by which released models without a processor are known.
+
+    Raises:
+        UserError: an option that is not computed here, or a damaged file.
+    """
+    path = folder / FILE
+    if model is not None and not path.is_file():
+        return _assumed(model)
+    found = read_json(path, "the config of an image processor")
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is damaged; expected the config of an image processor")
+    computed: dict[str, tuple[Any, ...]] = {  # options that change the result, and the values that are computed here
+        "do_resize": (True,), "do_rescale": (True,), "do_normalize": (True,), "do_center_crop": (False,),
+        "rescale_factor": (1 / 255,), "resample": tuple(RESAMPLING),
+    }  # fmt: skip
+    for name, values in computed.items():
+        value = found.get(name)
+        if value is not None and value not in values:
+            raise UserError(
+                f"{path}: {name} = {value} cannot be computed here; expected {' or '.join(map(str, values))}"
+            )
+    if found.get("pad_size") is not None and found.get("do_pad", True):
+        raise UserError(
+            f"{path}: pad_size = {found['pad_size']} pads every picture to that size, and opendetr pads none; remove "
+            f"pad_size from the file to compute pictures without padding, and measure with val what that changes"
+        )
+    shorter, longer, rounding = _sizes(found, path, told, model)
+    mean, std = (found.get(key) or default for key, default in zip(("image_mean", "image_std"), IMAGENET))
+    try:
+        return Preprocessing.from_json(
+            {"resampling": RESAMPLING[found.get("resample") or 2], "multiple_of": 1, **told, "image_size": shorter,
+             "max_size": longer, "mean": mean, "std": std, "rounding": rounding}
+        ), []  # fmt: skip
+    except ValueError as error:
+        raise UserError(f"{path}: {error}; correct the value, or get the file anew") from None
+
+
+def _assumed(model: ModelConfig) -> tuple[Preprocessing, list[str]]:
+    """The preprocessing of the released model of this architecture, where no file says it."""
+    table, mean = table_model(model), "ImageNet's mean and standard deviation"
+    if table is not None:
+        guess = f"{table.in_words}, and {mean}: assumed by its {model.num_queries} queries"
+        return table.preprocessing, [f"no {FILE}: {guess}; {OTHER_SIZE}"]
+    size = f"shorter side {PREPROCESSING.image_size}, longer at most {PREPROCESSING.max_size}"
+    return replace(PREPROCESSING, rounding="transformers"), [f"no {FILE}: {size}, and {mean}: assumed; {OTHER_SIZE}"]
+
+
+def _sizes(
+    found: Mapping[str, Any], path: Path, told: Mapping[str, Any], model: ModelConfig | None
+) -> tuple[Any, Any, Rounding]:
+    """The shorter and the longer side, and how they are rounded."""
+    size = found.get("size", {"shortest_edge": 800, "longest_edge": 1333})
+    if isinstance(size, int):  # releases before 4.26 wrote a number, and max_size beside it
+        size = {"shortest_edge": size, "longest_edge": found.get("max_size", 1333)}
+    edges = {name: value for name, value in size.items() if value is not None} if isinstance(size, dict) else {}
+    if edges.keys() == {"shortest_edge", "longest_edge"}:
+        return edges["shortest_edge"], edges["longest_edge"], told.get("rounding", "transformers")
+    if edges.keys() == {"max_height", "max_width"} and edges["max_height"] == edges["max_width"]:
+        return edges["max_height"], edges["max_width"], "down"
+    if edges.keys() == {"longest_edge"} and model is not None and table_model(model):
+        return edges["longest_edge"], edges["longest_edge"], "nearest"  # transformers itself cannot read these folders
+    raise UserError(f"{path}: size = {size} cannot be computed here; {SIZES}")
+
+
+def processor_fields(preprocessing: Preprocessing) -> dict[str, Any]:
+    """The image processor of `transformers` nearest to a preprocessing; `says_rounding` tells whether it is equal."""
+    sides = (preprocessing.image_size, preprocessing.max_size)
+    by_longer = preprocessing.rounding == "down" and sides[0] == sides[1]
+    names = ("max_height", "max_width") if by_longer else ("shortest_edge", "longest_edge")
+    numbers = {name: number for number, name in RESAMPLING.items()}
+    return {
+        "image_processor_type": "DetrImageProcessor", "do_resize": True, "do_rescale": True, "do_normalize": True,
+        "do_pad": True, "rescale_factor": 1 / 255, "format": "coco_detection",
+        "resample": numbers[preprocessing.resampling], "size": dict(zip(names, sides)),
+        "image_mean": list(preprocessing.mean), "image_std": list(preprocessing.std),
+    }  # fmt: skip
+
+
+def says_rounding(preprocessing: Preprocessing) -> bool:
+    """Whether the image processor of `transformers` rounds sides as a preprocessing does."""
+    is_square = preprocessing.image_size == preprocessing.max_size
+    return preprocessing.rounding == "transformers" or (preprocessing.rounding == "down" and is_square)
