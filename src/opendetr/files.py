@@ -123,7 +123,7 @@ def read_json(path: Path, expected: str) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; expected {expected}") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: no text, no JSON, or thousands of digits
         raise UserError(f"{path} cannot be read as JSON ({error}); expected {expected}") from None
 
 
@@ -147,7 +147,7 @@ def read_json_lines(path: Path, expected: str) -> list[Any]:
     for number, line in enumerate(lines[:-1], start=1):  # after the last line break: an incomplete line, or nothing
         try:
             values.append(json.loads(line))
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{path}, line {number} cannot be read as JSON ({error}); expected {expected}") from None
     return values
 

@@ -140,5 +140,12 @@ class LabelMap:
 
     @classmethod
     def from_json(cls, entries: list[dict[str, Any]]) -> "LabelMap":
-        """The inverse of `to_json`."""
+        """The inverse of `to_json`; KeyError, TypeError or ValueError if it is something else."""
+        for entry in entries:
+            if not isinstance(entry["name"], str) or type(entry["id"]) not in (int, str, type(None)):
+                raise ValueError(
+                    f"a class needs a text as 'name' and a whole number or a text as 'id', got {entry!r:.100}"
+                )
+        if not entries:
+            raise ValueError("the list of classes is empty")
         return cls(tuple(entry["id"] for entry in entries), tuple(entry["name"] for entry in entries))

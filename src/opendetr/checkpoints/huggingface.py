@@ -21,10 +21,11 @@ from opendetr.checkpoints.official import (
 )  # fmt: skip
 from opendetr.checkpoints.origin import IDS_ASSUMED, Origin
 from opendetr.checkpoints.pickles import read_pickle
+from opendetr.checkpoints.shapes import require_shapes, require_stored, shapes_of
 from opendetr.checkpoints.weights import as_stored, damage_is_said, fill, stored_weights
 from opendetr.config import ModelConfig
 from opendetr.data.transforms import Preprocessing
-from opendetr.errors import UserError
+from opendetr.errors import UserError, said_of
 from opendetr.files import read_json, replacing_folder, write_json, write_text
 from opendetr.labels import COCO_CLASSES, UNUSED, LabelMap
 from opendetr.model.backbone import is_normed_as_transformers
@@ -53,6 +54,7 @@ def load_huggingface(folder: Path, state: Mapping[str, Tensor] | None = None) ->
         kind = config.get("model_type") if isinstance(config, dict) else type(config).__name__
         raise UserError(f"{folder}/config.json is of a model of type '{kind}'; expected 'detr'")
     whole = read_weights(folder) if state is None else state
+    require_stored(whole, folder)
     with damage_is_said(folder):
         theirs = file_names(without_masks(whole))
         renamed = to_ours(theirs)
@@ -68,6 +70,7 @@ def load_huggingface(folder: Path, state: Mapping[str, Tensor] | None = None) ->
             labels="told" if "category_ids" in told else IDS_ASSUMED,
             read=_remarks(model_config, label_map.num_classes, panoptic=len(theirs) < len(whole)),
         )  # fmt: skip
+    require_shapes(model_config, shapes_of(renamed), str(folder))
     run = replace(load_recipe("paper"), model=model_config)
     model = build_model(model_config, run.loss, label_map.num_classes)
     fill(model, renamed, str(folder), lambda name: name_in_files(name, timm_backbone=timm_backbone))
@@ -139,19 +142,20 @@ def _architecture(config: Mapping[str, Any], state: Mapping[str, Tensor], folder
                 f"{folder}/config.json: {name} = {config[name]} cannot be computed here; expected {expected}"
             )
     name, dilated = _backbone(config, folder)
-    return ModelConfig(
-        backbone=name,
-        output_stride=16 if dilated else 32,
-        batch_norm="timm" if RESNET.fullmatch(name) else "huggingface",
-        embed_dim=state["input_proj.weight"].shape[0],
-        num_heads=int(config.get("encoder_attention_heads", 8)),
-        num_encoder_layers=int(config.get("encoder_layers", 6)),
-        num_decoder_layers=int(config.get("decoder_layers", 6)),
-        feedforward_dim=int(config.get("encoder_ffn_dim", 2048)),
-        dropout=float(config.get("dropout", 0.1)),
-        num_queries=state["query_embed.weight"].shape[0],
-        position_encoding=config.get("position_embedding_type", "sine"),
-    )
+    with said_of(f"{folder}/config.json"):
+        return ModelConfig(
+            backbone=name,
+            output_stride=16 if dilated else 32,
+            batch_norm="timm" if RESNET.fullmatch(name) else "huggingface",
+            embed_dim=state["input_proj.weight"].shape[0],
+            num_heads=config.get("encoder_attention_heads", 8),
+            num_encoder_layers=config.get("encoder_layers", 6),
+            num_decoder_layers=config.get("decoder_layers", 6),
+            feedforward_dim=config.get("encoder_ffn_dim", 2048),
+            dropout=config.get("dropout", 0.1),
+            num_queries=state["query_embed.weight"].shape[0],
+            position_encoding=config.get("position_embedding_type", "sine"),
+        )
 
 
 def _remarks(model: ModelConfig, num_classes: int, *, panoptic: bool) -> list[str]:

@@ -1,7 +1,7 @@
 """`torch.export`'s archives, read so that nothing in them runs but operations on tensors.
 
-`torch.export.load` has no safe mode: weights, constants and sample inputs may be pickles and scripted objects, sizes and
-guards are texts that become Python, operations are named by any attribute of `torch`, and compiled libraries may lie
+`torch.export.load` has no safe mode: weights, constants and sample inputs may be pickles and scripted objects, sizes
+and guards are texts that become Python, an operation may be any attribute of `torch`, and compiled libraries may lie
 beside them. So what `opendetr export` writes is copied, and anything else is refused; torch reads the copy alone.
 """
 
@@ -9,7 +9,7 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -127,12 +127,12 @@ def _require_harmless_graph(value: Any, path: Path, key: str = "") -> None:
         for inner in value:
             _require_harmless_graph(inner, path, key)
     elif isinstance(value, str):
-        harmless = {
+        kinds: dict[str, Callable[[str], object]] = {
             "target": TARGETS.fullmatch, "expr_str": _is_expression, "guards_code": _is_expression,
             "as_string": STRINGS.__contains__, "as_strings": STRINGS.__contains__, "metadata": METADATA.fullmatch,
             "in_spec": _is_plain_tree, "out_spec": _is_plain_tree,
-        }.get(key, NAME.fullmatch)  # fmt: skip
-        if not harmless(value):
+        }  # fmt: skip
+        if not kinds.get(key, NAME.fullmatch)(value):
             raise _refused(path, f"{key} '{value}' in its program")
 
 
