@@ -125,7 +125,7 @@ def _of_model(facts: dict[str, Any]) -> dict[str, str]:
         "backbone": f"{model['backbone']}, stride {model['output_stride']}",
         "transformer": f"{layers}, {model['embed_dim']} wide, {model['num_queries']} queries",
         "parameters": f"{facts['parameters'] / 1e6:.1f} M",
-        "GFLOPs": f"{facts['gflops']:.1f} at {height}x{width} (multiply-adds, as in the paper's table 1)",
+        "GFLOPs": f"{facts['gflops']:.1f} at {height}x{width}: {facts['gflops_remark']}",
         "trained on": f"{origin.get('train_split', '?')} of {origin.get('data', '?')}",
         "backbone weights": str(origin.get("backbone_weights", "?")),
     }
