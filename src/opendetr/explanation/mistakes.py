@@ -19,7 +19,7 @@ from opendetr.images import read_image
 from opendetr.inference.detector import Detector
 from opendetr.loss.matcher import CostWeights
 from opendetr.structures import DetrOutput, Target
-from opendetr.wording import counted
+from opendetr.wording import counted, without_hidden
 
 
 def explain_image_matching(
@@ -37,7 +37,7 @@ def explain_image_matching(
     matches = explain_matching(on_cpu, target, seen.scoring, costs, names, threshold)
     label_map, crowds = detector.checkpoint.label_map, _crowds_of(record, index)
     detections = explain_detections(on_cpu, target, matches, seen.scoring, label_map, threshold, crowds)
-    name = f"{record.path.stem}-matching"
+    name = f"{without_hidden(record.path.stem)}-matching"
     folder.heading(f"{record.path.name} (image {record.image_id})")
     folder.figure(
         name,
