@@ -40,6 +40,10 @@ class Output(Console):
             soft_wrap = not self.is_terminal and all(isinstance(one, str) for one in objects)
         super().print(*objects, soft_wrap=soft_wrap, **options)
 
+    def render_str(self, text: str, **options: Any) -> Text:
+        """As rich's, for a text that is measured before it is shown, such as a table's cell."""
+        return super().render_str(visible(text), **options)
+
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """As rich's; whatever is shown, bars and tables too, passes here, and names in it do not steer the terminal."""
         for segment in super().render(renderable, options):
@@ -136,7 +140,7 @@ def live_bar() -> Iterator[Progress]:
 def show_progress(items: Iterable[T], description: str, total: int, unit: str = "pictures") -> Iterator[T]:
     """Yield the items while a bar counts them, with items per second and the time left; in a file a line per minute."""
     with live_bar() as bar:
-        task = bar.add_task(description, total=total, figures=())
+        task = bar.add_task(visible(description), total=total, figures=())
         begun = spoken = time.monotonic()
         try:
             for done, item in enumerate(items, start=1):
