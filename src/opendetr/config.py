@@ -11,16 +11,59 @@ import tomllib
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from typing import Annotated, Any, Literal
 
-from opendetr.errors import UserError, nearest
+from opendetr.errors import UserError, nearest, said_of
 from opendetr.options import Cache, TrainingPrecision
+
+# What no one needs: a larger value is a mistake, or meant to use up the memory of whoever reads it. Sizes are pixels.
+MOST_PIXELS = 20_000
+LIMITS = {
+    "embed_dim": 8_192, "num_heads": 1_024, "num_encoder_layers": 200, "num_decoder_layers": 200,
+    "feedforward_dim": 65_536, "num_queries": 100_000,
+    "image_size": MOST_PIXELS, "max_size": 1_000_000, "crop_min": MOST_PIXELS, "crop_max": MOST_PIXELS,
+    "multiple_of": 4_096, "zoom_in": 100, "zoom_out": 100, "colour": 100,
+    "proposal_repeats": 1_000, "denoising_queries": 100_000,
+    "epochs": 10**8, "patience": 10**8, "batch_size": 10**6, "accumulate": 10**6, "minutes": 10**8, "workers": 10_000,
+}  # fmt: skip
+MOST_WEIGHTS = 4 * 10**9  # of a transformer: 16 GB
 
 
 def _require(config: Any, name: str, holds: bool, expected: str) -> None:
     if not holds:
-        section = type(config).__name__.removesuffix("Config").lower()
-        raise UserError(f"{section}.{name} must be {expected}, got {getattr(config, name)}")
+        value = getattr(config, name)
+        got = value if isinstance(value, str) else _shown(value)
+        raise UserError(f"{_section(config)}.{name} must be {expected}, got {got}")
+
+
+def _section(config: Any) -> str:
+    return type(config).__name__.removesuffix("Config").lower()
+
+
+def _require_possible(config: Any) -> None:
+    """Check the kind and the limit of every value, whatever it is read from."""
+    for name, kind in _kinds(config.__class__).items():
+        value = getattr(config, name)
+        try:
+            _convert(value, kind)
+        except _WrongKindError as wrong:
+            raise UserError(f"{_section(config)}.{name} must be {wrong}, got {_shown(value)}") from None
+        if name in LIMITS and value > LIMITS[name]:
+            raise UserError(f"{_section(config)}.{name} must be at most {LIMITS[name]}, got {_shown(value)}")
+
+
+@cache
+def _kinds(section: Any) -> dict[str, Any]:
+    return typing.get_type_hints(section)
+
+
+def _shown(value: Any) -> str:
+    """A value for an error, which may be far too long for one."""
+    try:
+        return f"{value!r:.100}"
+    except ValueError:  # Python writes no integers of more than 4300 digits
+        return "a number of thousands of digits"
 
 
 def _require_at_least(config: Any, least: int, *names: str) -> None:
@@ -79,11 +122,16 @@ class ModelConfig:
     ] = "softmax"
 
     def __post_init__(self) -> None:
+        _require_possible(self)
         _require_at_least(self, 1, "embed_dim", "num_heads", "num_decoder_layers")
         _require_at_least(self, 0, "num_encoder_layers", "feedforward_dim", "num_queries")
         _require(self, "embed_dim", self.embed_dim % self.num_heads == 0, f"divisible by num_heads = {self.num_heads}")
         _require(self, "embed_dim", self.embed_dim % 4 == 0, "divisible by 4 (sine and cosine of x and y)")
         _require(self, "dropout", 0 <= self.dropout < 1, "at least 0 and below 1")
+        layer = 4 * self.embed_dim**2 + 2 * self.embed_dim * self.feedforward_dim
+        weights = (self.num_encoder_layers + 2 * self.num_decoder_layers) * layer + self.num_queries * self.embed_dim
+        fewer = f"less: with its layers {MOST_WEIGHTS:.0e} weights or fewer"
+        _require(self, "embed_dim", weights <= MOST_WEIGHTS, fewer)
         strides = (*self.proposal_strides, *self.encoder_strides, self.output_stride)
         if self.proposal_strides == (0,):
             strides = strides[1:]
@@ -139,6 +187,7 @@ class DataConfig:
     multiple_of: Annotated[int, "both sides are multiples of this, so that shapes repeat and nothing is padded"] = 1
 
     def __post_init__(self) -> None:
+        _require_possible(self)
         _require(self, "voc_origin", self.voc_origin in (0, 1), "0 or 1")
         _require(self, "val_share", 0 <= self.val_share < 1, "at least 0 and below 1")
         of_train = not self.val_share or (self.train_split, self.val_split) == ("train", "val")
@@ -147,6 +196,9 @@ class DataConfig:
         _require_at_least(self, 0, "image_size", "max_size", "zoom_in", "zoom_out", "colour")
         _require(self, "train_sizes", min(self.train_sizes, default=1) >= 1, "a list of positive sizes")
         _require(self, "crop_resize", min(self.crop_resize, default=0) >= 1, "a list of at least one positive size")
+        for name in ("train_sizes", "crop_resize"):
+            largest = max(getattr(self, name), default=0)
+            _require(self, name, largest <= MOST_PIXELS, f"a list of sizes of at most {MOST_PIXELS}")
         room = self.max_size == 0 or self.max_size >= self.image_size
         _require(self, "max_size", room, f"0 or at least image_size = {self.image_size}")
         _require(self, "crop_max", self.crop_max >= self.crop_min, f"at least crop_min = {self.crop_min}")
@@ -194,6 +246,7 @@ class LossConfig:
     denoising_queries: Annotated[int, "selected queries: noised true boxes to recover, per picture; 0 for none"] = 0
 
     def __post_init__(self) -> None:
+        _require_possible(self)
         _require_at_least(self, 0, *(item.name for item in fields(self) if item.name != "auxiliary"))
         weights = self.class_weight + self.l1_weight + self.giou_weight
         _require(self, "class_weight", weights > 0, "above 0 where l1_weight and giou_weight are 0: there is no loss")
@@ -234,6 +287,7 @@ class TrainConfig:
     device: Annotated[str, "auto, cpu, cuda or mps"] = "auto"
 
     def __post_init__(self) -> None:
+        _require_possible(self)
         _require_at_least(self, 1, "epochs", "accumulate")
         _require_at_least(
             self, 0, "batch_size", "minutes", "patience", "lr", "backbone_lr", "weight_decay", "clip_norm"
@@ -276,12 +330,14 @@ class RunConfig:
         Raises:
             UserError: an unknown section or key (with the nearest known one), or a value of the wrong kind.
         """
+        if not isinstance(sections, Mapping):
+            raise UserError(f"{source}: expected sections {', '.join(_SECTIONS)}, got {_shown(sections)}")
         values: dict[str, Any] = {}
         for section, keys in sections.items():
             if section not in _SECTIONS:
                 raise UserError(f"{source}: unknown section '{section}'; {nearest(section, _SECTIONS)}")
             if not isinstance(keys, Mapping):
-                raise UserError(f"{source}: '{section}' must be a table [{section}] of keys, got {keys!r}")
+                raise UserError(f"{source}: '{section}' must be a table [{section}] of keys, got {_shown(keys)}")
             values |= {f"{section}.{key}": value for key, value in keys.items()}
         if "data.keep" in values:  # the name in earlier versions, whose models and states still load
             values["data.cache"] = "ram" if values.pop("data.keep") is True else "none"
@@ -294,17 +350,15 @@ class RunConfig:
             section, _, key = name.partition(".")
             if section not in _SECTIONS:
                 raise UserError(f"{source}: unknown section '{section}' in '{name}'; {nearest(section, _SECTIONS)}")
-            kinds = typing.get_type_hints(type(getattr(self, section)))
+            kinds = _kinds(getattr(self, section).__class__)
             if key not in kinds:
                 raise UserError(f"{source}: unknown key '{name}'; {nearest(key, kinds)}")
             try:
                 changes.setdefault(section, {})[key] = _convert(value, kinds[key])
             except _WrongKindError as wrong:
-                raise UserError(f"{source}: {name} must be {wrong}, got {value!r}") from None
-        try:  # all keys of a section at once: their limits may depend on each other
+                raise UserError(f"{source}: {name} must be {wrong}, got {_shown(value)}") from None
+        with said_of(source):  # all keys of a section at once: their limits may depend on each other
             return replace(self, **{name: replace(getattr(self, name), **keys) for name, keys in changes.items()})
-        except UserError as error:
-            raise UserError(f"{source}: {error}") from None
 
     def with_overrides(self, overrides: Iterable[str]) -> "RunConfig":
         """Apply `section.key=value` strings; values are TOML, and anything that is not is a string."""
@@ -315,7 +369,7 @@ class RunConfig:
                 raise UserError(f"--set {override}: expected section.key=value, e.g. --set model.num_queries=50")
             try:
                 values[name.strip()] = tomllib.loads(f"value = {text}")["value"]
-            except tomllib.TOMLDecodeError:
+            except (ValueError, RecursionError):  # no TOML, or beyond Python's limits
                 values[name.strip()] = text.strip()
         return self.with_values(values, "--set")
 
@@ -352,7 +406,7 @@ def parse_config(text: str, source: str) -> RunConfig:
     """A config from TOML text; `source` is named in errors."""
     try:
         sections = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # beyond Python's limits: numbers of thousands of digits, deep lists
         raise UserError(f"{source} is not valid TOML ({error}); expected sections {', '.join(_SECTIONS)}") from None
     return RunConfig.from_dict(sections, source)
 
@@ -373,7 +427,10 @@ def _convert(value: Any, kind: Any) -> Any:
             raise _WrongKindError({int: "a list of whole numbers", str: "a list of texts"}[arguments[0]])
         return tuple(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise _WrongKindError("a finite number") from None
     infinite = isinstance(value, float) and not math.isfinite(value)  # JSON, and so `_to_toml`, cannot write it
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool) or infinite:
         names = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a text"}

@@ -1,7 +1,8 @@
 """The exception for users: a sentence, no traceback, exit code 2."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class UserError(Exception):
@@ -14,6 +15,15 @@ class UserError(Exception):
     def __init__(self, message: str) -> None:
         # A DataLoader worker re-raises with its whole traceback as the message; the sentence follows our name.
         super().__init__(message.rsplit("UserError: ", 1)[-1].strip())
+
+
+@contextmanager
+def said_of(source: object) -> Iterator[None]:
+    """Put the file or option that it is about before the sentence of a UserError."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

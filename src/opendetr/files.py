@@ -123,7 +123,7 @@ def read_json(path: Path, expected: str) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; expected {expected}") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: no text, no JSON, or thousands of digits
         raise UserError(f"{path} cannot be read as JSON ({error}); expected {expected}") from None
 
 
@@ -136,20 +136,20 @@ def read_note(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def read_json_lines(path: Path, expected: str) -> list[Any]:
-    """The values of a file of JSON lines, without an incomplete last one; none where there is no file.
+def read_json_lines(path: Path) -> tuple[list[Any], int]:
+    """The values of a file of JSON lines, and the number of its lines that are none; nothing where there is no file.
 
-    Raises:
-        UserError: another line is not JSON.
+    A program that was killed leaves an incomplete last line, a machine that lost its power perhaps zeros.
     """
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else [""]
-    values = []
-    for number, line in enumerate(lines[:-1], start=1):  # after the last line break: an incomplete line, or nothing
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    *lines, last = text.split("\n")
+    values, damaged = [], int(bool(last))  # after the last line break: an incomplete line, or nothing
+    for line in lines:
         try:
             values.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {number} cannot be read as JSON ({error}); expected {expected}") from None
-    return values
+        except (ValueError, RecursionError):
+            damaged += 1
+    return values, damaged
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import Any
 
 from opendetr.errors import UserError
 from opendetr.raw_values import RawId, raw_id
+from opendetr.wording import one_line
 
 UNUSED = "N/A"
 
@@ -131,7 +132,7 @@ class LabelMap:
 
     def describe(self, limit: int = 12) -> str:
         """The categories in words, at most `limit` of them."""
-        pairs = [f"{i} '{name}'" for i, name in zip(self.category_ids, self.names) if i is not None]
+        pairs = [f"{i} '{one_line(name)}'" for i, name in zip(self.category_ids, self.names) if i is not None]
         return ", ".join(pairs[:limit]) + (f" and {len(pairs) - limit} more" if len(pairs) > limit else "")
 
     def to_json(self) -> list[dict[str, Any]]:
@@ -140,5 +141,12 @@ class LabelMap:
 
     @classmethod
     def from_json(cls, entries: list[dict[str, Any]]) -> "LabelMap":
-        """The inverse of `to_json`."""
+        """The inverse of `to_json`; KeyError, TypeError or ValueError if it is something else."""
+        for entry in entries:
+            if not isinstance(entry["name"], str) or type(entry["id"]) not in (int, str, type(None)):
+                raise ValueError(
+                    f"a class needs a text as 'name' and a whole number or a text as 'id', got {entry!r:.100}"
+                )
+        if not entries:
+            raise ValueError("the list of classes is empty")
         return cls(tuple(entry["id"] for entry in entries), tuple(entry["name"] for entry in entries))

@@ -9,11 +9,14 @@ from datetime import timedelta
 from importlib.util import find_spec
 from typing import Any, TypeVar
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.progress_bar import ProgressBar
+from rich.segment import Segment
 from rich.table import Column
 from rich.text import Text
+
+from opendetr.wording import visible
 
 T = TypeVar("T")
 
@@ -36,6 +39,15 @@ class Output(Console):
         if soft_wrap is None:
             soft_wrap = not self.is_terminal and all(isinstance(one, str) for one in objects)
         super().print(*objects, soft_wrap=soft_wrap, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """As rich's, for a text that is measured before it is shown, such as a table's cell."""
+        return super().render_str(visible(text), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """As rich's; whatever is shown, bars and tables too, passes here, and names in it do not steer the terminal."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(visible(segment.text), segment.style)
 
 
 console = Output()
@@ -102,7 +114,7 @@ def progress_bar() -> Progress:
     """
     bar = BarColumn(bar_width=None, table_column=Column(max_width=MOST_BAR))
     return Progress(
-        TextColumn("{task.description}"), bar, MofNCompleteColumn(), _Figures(),
+        TextColumn("{task.description}", markup=False), bar, MofNCompleteColumn(), _Figures(),
         console=console, transient=True, disable=not _shows_bars(),
     )  # fmt: skip
 
@@ -128,7 +140,7 @@ def live_bar() -> Iterator[Progress]:
 def show_progress(items: Iterable[T], description: str, total: int, unit: str = "pictures") -> Iterator[T]:
     """Yield the items while a bar counts them, with items per second and the time left; in a file a line per minute."""
     with live_bar() as bar:
-        task = bar.add_task(description, total=total, figures=())
+        task = bar.add_task(visible(description), total=total, figures=())
         begun = spoken = time.monotonic()
         try:
             for done, item in enumerate(items, start=1):
@@ -188,7 +200,7 @@ def waiting(description: str, seconds: float) -> Iterator[None]:
     shown = _shows_bars()
     if not shown:
         console.print(f"{description}: about {seconds:.0f} seconds")
-    columns = TextColumn("{task.description}"), _Elapsed(), TextColumn("about {task.total:.0f} seconds")
+    columns = TextColumn("{task.description}", markup=False), _Elapsed(), TextColumn("about {task.total:.0f} seconds")
     others = Output()  # `console` is silent meanwhile
     bar = Progress(*columns, console=others, transient=True, disable=not shown)
     with silence():

@@ -15,7 +15,7 @@ PACKAGE = Path(opendetr.__file__).parent
 # From top to bottom, as docs/architecture.md lists them.
 ROOMS = [
     "version", "errors", "options", "raw_values", "files", "locations", "openmp", "control_groups", "cores", "memory",
-    "progress", "wording", "threads", "devices", "config", "recipes", "labels", "pixels", "decoding", "images", "boxes",
+    "wording", "progress", "threads", "devices", "config", "recipes", "labels", "pixels", "decoding", "images", "boxes",
     "drawing", "_supervision", "_matplotlib", "detections", "structures", "pages", "scoring", "data", "model", "loss",
     "checkpoints", "engines", "evaluation", "training", "exporting", "inference", "benchmarking", "explanation",
     "studies", "ablation", "demonstration", "api", "cli", "__main__",

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,6 +21,7 @@ from opendetr.errors import UserError
 from opendetr.evaluation.coco import CocoMetrics
 from opendetr.evaluation.report import MEANING
 from opendetr.training import speed
+from opendetr.training.loop import Trainer
 from opendetr.training.plan import Plan
 from opendetr.training.run_folder import read_metrics, summary_of
 
@@ -91,6 +93,53 @@ def test_a_folder_with_a_run_is_not_overwritten(digits, tiny_run):
     with pytest.raises(UserError, match="holds a run already"):
         api.train(digits, **TINY, epochs=1, output=tiny_run)
     assert (tiny_run / "metrics.jsonl").read_text() == before
+
+
+@pytest.mark.parametrize("damage", ["cut", "zeros", "gone"])
+def test_a_run_whose_log_is_lost_goes_on_and_keeps_its_best_weights(tiny_run, tmp_path, capsys, damage):
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    log, noted = run / "metrics.jsonl", run / "best" / "metrics.json"
+    noted.write_text(json.dumps(json.loads(noted.read_text()) | {"val": {"AP": 0.9}}))  # what no epoch here reaches
+    before = (run / "best" / "model.safetensors").read_bytes()
+    if damage == "gone":
+        log.unlink()
+    else:
+        log.write_bytes(log.read_bytes()[:-40] if damage == "cut" else bytes(300))
+    api.train(resume=run, epochs=2 if damage == "gone" else 3)  # finished already, or not
+    said = " ".join("".join(capsys.readouterr()).split())
+    assert f"metrics.jsonl {'is gone' if damage == 'gone' else 'has 1 damaged line'}: the run goes on" in said
+    assert (run / "best" / "model.safetensors").read_bytes() == before
+    assert lines(run, "val")[-1]["val_AP"] < 0.9
+    assert all(json.loads(line) for line in log.read_text().splitlines())
+
+
+def test_trainings_without_output_take_folders_of_their_own(digits, tmp_path, monkeypatch):
+    """The second begins while the first has only made its folder."""
+    monkeypatch.chdir(tmp_path)
+    fit, first = Trainer.fit, []
+
+    def begin_another(trainer):
+        if not first:
+            first.append(trainer.folder.path)
+            first.append(api.train(digits, **TINY, minutes=0.0001))
+        fit(trainer)
+
+    monkeypatch.setattr(Trainer, "fit", begin_another)
+    run = api.train(digits, **TINY, minutes=0.0001)
+    assert (run, first) == (Path("runs/digits"), [Path("runs/digits"), Path("runs/digits-2")])
+    assert all((folder / "last" / "model.safetensors").is_file() for folder in first)
+
+
+@pytest.mark.parametrize("content", [{}, [1], b"", {"state": {"epoch": 1, "step": 0}, "code": "import os"}])
+def test_another_training_state_is_one_sentence_before_a_model_is_built(tiny_run, tmp_path, monkeypatch, content):
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    file = run / "last" / "training.pt"
+    file.write_bytes(content) if isinstance(content, bytes) else torch.save(content, file)
+    monkeypatch.setattr("opendetr.checkpoints.native.build_model", lambda *_: pytest.fail("a model was built"))
+    with pytest.raises(UserError, match=r"training\.pt is damaged"):
+        api.train(resume=run, epochs=3)
 
 
 def test_even_no_time_at_all_makes_one_step_and_a_usable_model(digits, tmp_path):

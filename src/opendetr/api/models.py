@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from opendetr.checkpoints.conversion import write_model
-from opendetr.checkpoints.facts import facts_of
+from opendetr.checkpoints.facts import architecture_named, facts_of, is_architecture
 from opendetr.checkpoints.loading import is_exported, load_checkpoint
 from opendetr.data.door import load_index
 from opendetr.data.source import DataRoots, DataSource, Renames
@@ -153,7 +153,8 @@ def info(model: str | Path, size: tuple[int, int] | None = None) -> dict[str, An
     """Facts of a model: classes, parameters, cost, preprocessing and origin.
 
     Args:
-        model: any model (`docs/checkpoints.md`), or an exported file.
+        model: any model (`docs/checkpoints.md`), an exported file, or the name of a preset, of a recipe or of a
+            released checkpoint: then its architecture, without a download.
         size: height and width for the cost, rounded as the model rounds them; by default those of a 480x640 picture.
 
     Returns:
@@ -162,6 +163,11 @@ def info(model: str | Path, size: tuple[int, int] | None = None) -> dict[str, An
     Raises:
         UserError: no such model, or a size is given with an exported file.
     """
+    if is_architecture(str(model)):
+        checkpoint = architecture_named(str(model))
+        for remark in checkpoint.origin.read:
+            console.print(remark)
+        return facts_of(checkpoint, size)
     if not is_exported(model):
         return facts_of(load_checkpoint(model), size)
     if size is not None:

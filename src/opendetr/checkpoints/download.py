@@ -23,6 +23,12 @@ SECONDS = 20  # without an answer
 CHUNK = 2**18
 
 
+def cached_release(name: str) -> Path | None:
+    """The file of a released checkpoint in the cache; None where it is not there. Its hash is not checked."""
+    path = cache_folder() / RELEASES[name]
+    return path if path.is_file() else None
+
+
 def fetch_release(name: str, address: str = ADDRESS) -> Path:
     """The file of a released checkpoint with a short name, from the cache or the network.
 

@@ -31,6 +31,7 @@ from opendetr.checkpoints.native import Checkpoint
 from opendetr.checkpoints.official import PANOPTIC, require_paper_model, without_masks
 from opendetr.checkpoints.origin import NAMES_ASSUMED, Origin
 from opendetr.checkpoints.pickles import read_pickle
+from opendetr.checkpoints.shapes import require_shapes, require_stored, shapes_of
 from opendetr.checkpoints.weights import as_stored, damage_is_said, fill, stored_weights
 from opendetr.config import ModelConfig
 from opendetr.errors import UserError
@@ -56,6 +57,7 @@ def load_huggingface(folder: Path, state: Mapping[str, Tensor] | None = None) ->
     """
     config, file = read_detr_config(folder), f"{folder}/config.json"
     whole = read_weights(folder) if state is None else state
+    require_stored(whole, folder)
     with damage_is_said(folder):
         theirs = file_names(without_masks(whole))
         renamed = to_ours(theirs)
@@ -73,6 +75,7 @@ def load_huggingface(folder: Path, state: Mapping[str, Tensor] | None = None) ->
             format="huggingface", **as_stored(renamed), timm_backbone=timm_backbone, labels=labels, arguments=kept,
             read=[*remarks, *assumed, *remark_on_training(kept, model_config.dropout)],
         )  # fmt: skip
+    require_shapes(model_config, shapes_of(renamed), str(folder))
     model = build_model(model_config, run.loss, label_map.num_classes)
     require_features(model.backbone, network, file)
     fill(model, renamed, str(folder), lambda name: name_in_files(name, timm_backbone=timm_backbone))

@@ -12,7 +12,7 @@ from opendetr.checkpoints.native import Checkpoint
 from opendetr.checkpoints.official import PANOPTIC_CLASSES
 from opendetr.checkpoints.origin import IDS_ASSUMED, NAMES_ASSUMED
 from opendetr.config import ModelConfig, RunConfig
-from opendetr.errors import UserError
+from opendetr.errors import UserError, said_of
 from opendetr.files import read_json
 from opendetr.labels import COCO_CLASSES, UNUSED, LabelMap
 
@@ -63,20 +63,21 @@ def architecture_of(config: Mapping[str, Any], state: Mapping[str, Tensor], file
             )
     network = read_backbone(config, file)
     keeps_norms = network.keeps_norms or RESNET.fullmatch(network.name) is not None
-    return ModelConfig(
-        backbone=network.name,
-        output_stride=network.stride or 32,
-        batch_norm="timm" if keeps_norms else "huggingface",
-        embed_dim=state["input_proj.weight"].shape[0],
-        num_heads=int(config.get("encoder_attention_heads", 8)),
-        num_encoder_layers=int(config.get("encoder_layers", 6)),
-        num_decoder_layers=int(config.get("decoder_layers", 6)),
-        feedforward_dim=int(config.get("encoder_ffn_dim", 2048)),
-        dropout=float(config.get("dropout", 0.1)),
-        pre_norm=config["model_type"] == PRE_NORM,
-        num_queries=state["query_embed.weight"].shape[0],
-        position_encoding=config.get("position_embedding_type", "sine"),
-    ), network
+    with said_of(file):
+        return ModelConfig(
+            backbone=network.name,
+            output_stride=network.stride or 32,
+            batch_norm="timm" if keeps_norms else "huggingface",
+            embed_dim=state["input_proj.weight"].shape[0],
+            num_heads=config.get("encoder_attention_heads", 8),
+            num_encoder_layers=config.get("encoder_layers", 6),
+            num_decoder_layers=config.get("decoder_layers", 6),
+            feedforward_dim=config.get("encoder_ffn_dim", 2048),
+            dropout=config.get("dropout", 0.1),
+            pre_norm=config["model_type"] == PRE_NORM,
+            num_queries=state["query_embed.weight"].shape[0],
+            position_encoding=config.get("position_embedding_type", "sine"),
+        ), network
 
 
 def with_loss(run: RunConfig, config: Mapping[str, Any], file: str) -> RunConfig:

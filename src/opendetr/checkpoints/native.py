@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from opendetr.checkpoints.description import Description
 from opendetr.checkpoints.origin import Origin
+from opendetr.checkpoints.shapes import require_shapes, shapes_in
 from opendetr.config import RunConfig, parse_config
 from opendetr.data.transforms import Preprocessing
 from opendetr.errors import UserError, first_line
@@ -74,10 +75,16 @@ def load_folder(path: str | Path) -> Checkpoint:
     try:
         label_map = LabelMap.from_json(read_json(folder / "labels.json", "a list of classes"))
         preprocessing = Preprocessing.from_json(read_json(folder / "preprocessing.json", "a model's preprocessing"))
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{folder} is damaged: labels.json or preprocessing.json is not as written ({error!r})"
         ) from None
+    metrics = read_json(folder / "metrics.json", "a model's metrics")
+    try:
+        origin = Origin.from_json(metrics)
+    except (AttributeError, ValueError) as error:
+        raise UserError(f"{folder / 'metrics.json'} is damaged: expected a model's metrics ({error})") from None
+    require_shapes(config.model, shapes_in(folder / "model.safetensors"), str(folder))
     model = build_model(config.model, config.loss, label_map.num_classes)
     try:
         model.load_state_dict(load_file(folder / "model.safetensors"))
@@ -85,10 +92,7 @@ def load_folder(path: str | Path) -> Checkpoint:
         raise UserError(
             f"{folder}/model.safetensors does not hold the model of its config.toml ({first_line(error)})"
         ) from None
-    metrics = read_json(folder / "metrics.json", "a model's metrics")
-    if not isinstance(metrics, dict):
-        raise UserError(f"{folder / 'metrics.json'} is damaged: expected an object of a model's metrics")
-    return Checkpoint(model.eval(), config, label_map, preprocessing, Origin.from_json(metrics), folder)
+    return Checkpoint(model.eval(), config, label_map, preprocessing, origin, folder)
 
 
 def model_folder(path: Path) -> Path:

@@ -17,10 +17,11 @@ from opendetr.checkpoints.families import PREPROCESSING, TableModel, table_model
 from opendetr.checkpoints.native import Checkpoint
 from opendetr.checkpoints.origin import NAMES_ASSUMED, Origin
 from opendetr.checkpoints.pickles import read_pickle
+from opendetr.checkpoints.shapes import require_stored
 from opendetr.checkpoints.weights import as_stored, damage_is_said, fill, stored_weights
 from opendetr.config import ModelConfig, RunConfig
 from opendetr.data.transforms import Preprocessing
-from opendetr.errors import UserError
+from opendetr.errors import UserError, said_of
 from opendetr.files import replacing_folder
 from opendetr.labels import COCO_CLASSES, UNUSED, LabelMap
 from opendetr.model.build import build_model
@@ -55,6 +56,7 @@ def load_official(path: Path, *, dc5: bool | None = None) -> Checkpoint:
         UserError: no such file, not a checkpoint, code in it, or weights of another model.
     """
     whole, arguments = read_pth(path)
+    require_stored(whole, path)
     with damage_is_said(path):
         state = without_masks(whole)
         panoptic = len(state) < len(whole)
@@ -71,7 +73,8 @@ def load_official(path: Path, *, dc5: bool | None = None) -> Checkpoint:
                 f"size by --image-size"
             )
         recipe = load_recipe("paper")
-        run = replace(recipe, model=config, loss=replace(recipe.loss, **_loss_of(arguments)))
+        with said_of(path):
+            run = replace(recipe, model=config, loss=replace(recipe.loss, **_loss_of(arguments)))
         renamed = {our_name(name): tensor for name, tensor in state.items()}
         origin = Origin(
             format="official", read=[*remarks, labels_from, *([PANOPTIC] if panoptic else [])], labels=labels_are,
@@ -135,7 +138,7 @@ def architecture(
     needed = ("input_proj.weight", "query_embed.weight", "class_embed.weight", "transformer.decoder.norm.weight")
     if missing := [name for name in needed if name not in state]:
         raise UserError(f"{file_name} is no checkpoint of a DETR: it has no '{missing[0]}'")
-    heads, heads_from = int(arguments.get("nheads", 8)), "arguments" if "nheads" in arguments else "assumed"
+    heads, heads_from = arguments.get("nheads", 8), "arguments" if "nheads" in arguments else "assumed"
     if dc5 is not None:
         dilated, dilated_from = dc5, "asked for"
     elif "dilation" in arguments:
@@ -146,19 +149,20 @@ def architecture(
             option = "--no-dc5" if dilated else "--dc5"
             dilated_from += "; if it is wrong, say so: " + SAY_DC5.format(path=file_name, option=option)
     linear1 = state.get("transformer.decoder.layers.0.linear1.weight")
-    config = ModelConfig(
-        backbone=backbone_of(state),
-        output_stride=16 if dilated else 32,
-        embed_dim=state["input_proj.weight"].shape[0],
-        num_heads=heads,
-        num_encoder_layers=_layers(state, "encoder"),
-        num_decoder_layers=_layers(state, "decoder"),
-        feedforward_dim=0 if linear1 is None else linear1.shape[0],
-        dropout=float(arguments.get("dropout", 0.1)),
-        pre_norm=bool(arguments.get("pre_norm", "transformer.encoder.norm.weight" in state)),
-        num_queries=state["query_embed.weight"].shape[0],
-        position_encoding="learned" if "backbone.1.row_embed.weight" in state else "sine",
-    )
+    with said_of(file_name):
+        config = ModelConfig(
+            backbone=backbone_of(state),
+            output_stride=16 if dilated else 32,
+            embed_dim=state["input_proj.weight"].shape[0],
+            num_heads=heads,
+            num_encoder_layers=_layers(state, "encoder"),
+            num_decoder_layers=_layers(state, "decoder"),
+            feedforward_dim=0 if linear1 is None else linear1.shape[0],
+            dropout=arguments.get("dropout", 0.1),
+            pre_norm=arguments.get("pre_norm", "transformer.encoder.norm.weight" in state),
+            num_queries=state["query_embed.weight"].shape[0],
+            position_encoding="learned" if "backbone.1.row_embed.weight" in state else "sine",
+        )
     return config, [
         f"{config.backbone}, {config.num_encoder_layers} + {config.num_decoder_layers} layers, {config.embed_dim} "
         f"wide, {config.num_queries} queries: from the weights",
@@ -244,8 +248,8 @@ def _labels(
 
 def _loss_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The weights of matching and loss in the stored arguments."""
-    told: dict[str, Any] = {ours: float(arguments[name]) for name, ours in LOSS.items() if name in arguments}
-    return told | ({"auxiliary": bool(arguments["aux_loss"])} if "aux_loss" in arguments else {})
+    told = {ours: arguments[name] for name, ours in LOSS.items() if name in arguments}
+    return told | ({"auxiliary": arguments["aux_loss"]} if "aux_loss" in arguments else {})
 
 
 def _plain(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 NAMES_ASSUMED: Literal["names assumed"] = "names assumed"
+TENSOR_KINDS = ("float16", "bfloat16", "float64", "int64", "int32", "int16", "int8", "uint8", "bool")
+_KINDS: dict[type, Any] = {str: str, tuple: list | tuple, dict: Mapping, bool: bool}  # of defaults and of values
 IDS_ASSUMED: Literal["ids assumed"] = "ids assumed"
 
 
@@ -37,8 +39,14 @@ class Origin:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Origin":
-        """The inverse of `to_json`."""
+        """The inverse of `to_json`; ValueError if a value is of another kind."""
         names = {item.name for item in fields(cls)} - {"others"}
         others = {name: value for name, value in values.items() if name not in names}
         known = {name: value for name, value in values.items() if name in names and value is not None}
+        for name, value in known.items():
+            default = getattr(cls(), name)
+            if not isinstance(value, Mapping if default is None else _KINDS[type(default)]):
+                raise ValueError(f"'{name}' is no {type(default or {}).__name__}: {value!r:.100}")
+        if unknown := set(known.get("kinds", {}).values()) - set(TENSOR_KINDS):
+            raise ValueError(f"'kinds' names no types of tensors: {unknown!r:.100}")
         return cls(**known, others=others)

@@ -22,6 +22,7 @@ from opendetr.checkpoints.native import Checkpoint
 from opendetr.checkpoints.one_file import one_file
 from opendetr.checkpoints.origin import Origin
 from opendetr.checkpoints.public import without_places
+from opendetr.checkpoints.shapes import require_shapes, require_stored, shapes_of
 from opendetr.checkpoints.weights import damage_is_said, fill
 from opendetr.config import RunConfig
 from opendetr.files import read_json, replacing_folder, write_json, write_text
@@ -55,6 +56,7 @@ def load_with_code(folder: Path, state: Mapping[str, Tensor] | None = None) -> C
     """
     config = read_json(folder / "config.json", "the config of a Hugging Face model")
     whole = read_weights(folder) if state is None else state
+    require_stored(whole, folder)
     with damage_is_said(folder / "config.json"):
         told = config["opendetr"]
         run = RunConfig.from_dict(told["config"], f"{folder}/config.json")
@@ -64,8 +66,10 @@ def load_with_code(folder: Path, state: Mapping[str, Tensor] | None = None) -> C
         values = {"multiple_of": processor["multiple_of"], "rounding": "official"}  # as before it was stored
         values |= {name: processor[name] for name in ("white_level", "rounding", "resampling") if name in processor}
         preprocessing, _ = read_preprocessing(folder, values)
+    weights = {name.removeprefix(PREFIX): tensor for name, tensor in whole.items()}
+    require_shapes(run.model, shapes_of(weights), str(folder))
     model = build_model(run.model, run.loss, label_map.num_classes)
-    fill(model, {name.removeprefix(PREFIX): tensor for name, tensor in whole.items()}, str(folder), PREFIX.__add__)
+    fill(model, weights, str(folder), PREFIX.__add__)
     return Checkpoint(model.eval(), run, label_map, preprocessing, origin, folder)
 
 

@@ -121,7 +121,7 @@ def _answer(command: Callable[[], Answer], *, quiet: bool, as_json: bool) -> int
     with silence() if quiet else nullcontext(), _nothing_on_standard_output() if as_json else nullcontext():
         answer = command()
     if as_json and IS_FIRST:
-        print(dumps(without_infinity(answer.value), indent=1, allow_nan=False))
+        print(dumps(without_infinity(answer.value), indent=1, allow_nan=False).replace("\x7f", "\\u007f"))
     return answer.exit_code
 
 

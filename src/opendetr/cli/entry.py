@@ -15,6 +15,7 @@ from opendetr.cli.application import app
 from opendetr.errors import UserError
 from opendetr.openmp import set_waiting_policy
 from opendetr.options import SAY_DC5
+from opendetr.wording import one_line
 
 UsageError: Any = typer.BadParameter.__base__  # click's, which newer versions of typer contain
 STOPPED = 130  # exit code after Ctrl-C
@@ -28,11 +29,12 @@ def main() -> None:
         code = app(prog_name="opendetr", standalone_mode=False) or 0  # the name is also that of python -m opendetr
     except UsageError as error:
         if type(error).__name__ != "NoArgsIsHelpError":  # whose help is on the screen; typer has no name for it either
-            print(_usage_sentence(error, sys.argv[1:]), file=sys.stderr)
+            print(one_line(_usage_sentence(error, sys.argv[1:])), file=sys.stderr)
     except UserError as error:
-        print(f"opendetr: {error}", file=sys.stderr)
+        print(one_line(f"opendetr: {error}"), file=sys.stderr)
     except OSError as error:  # a full disk, a folder without permission: still one sentence
-        print(f"opendetr: {error.filename or 'a file'} cannot be used: {error.strerror or error}", file=sys.stderr)
+        sentence = f"opendetr: {error.filename or 'a file'} cannot be used: {error.strerror or error}"
+        print(one_line(sentence), file=sys.stderr)
     except (KeyboardInterrupt, typer.Abort):
         code = STOPPED
     if code == STOPPED:  # typer's newer versions return it

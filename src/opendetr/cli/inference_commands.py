@@ -250,9 +250,10 @@ def explain(
 
 @app.command(rich_help_panel=USE)
 def info(model: ModelOrExported, size: InputSize = None) -> Answer:
-    """Say what a model is: classes, parameters, GFLOPs, preprocessing, origin.
+    """Say what a model is: classes, parameters, GFLOPs, preprocessing, origin; of a preset or recipe its architecture.
 
     Examples:
+      opendetr info fast
       opendetr info runs/mine
       opendetr info detr-r50 --size 800x1066
     """

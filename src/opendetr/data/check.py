@@ -14,7 +14,7 @@ from opendetr.images import QUARTER_TURNS, check_image, exif_orientation
 from opendetr.labels import LabelMap
 from opendetr.locations import FilePath
 from opendetr.progress import warn
-from opendetr.wording import counted
+from opendetr.wording import counted, one_line
 
 MANY_CROWDS = 0.2  # the share of crowds from which on a tool may have marked ordinary objects so
 ASKED = 100  # pictures, for the convention of a data set's boxes
@@ -99,7 +99,7 @@ def describe(index: DatasetIndex) -> str:
 
 def describe_classes(label_map: LabelMap, limit: int = 12) -> str:
     """The classes in words, at most `limit` of them, with their raw ids."""
-    named = [f"{name} ({number})" for number, name in zip(label_map.category_ids, label_map.names)]
+    named = [f"{one_line(name)} ({number})" for number, name in zip(label_map.category_ids, label_map.names)]
     more = f" and {len(named) - limit} more" if len(named) > limit else ""
     return f"{counted(len(named), 'class', 'classes')} (with id): {', '.join(named[:limit])}{more}"
 

@@ -32,7 +32,7 @@ from opendetr.locations import FilePath, file_path, folder_path
 from opendetr.options import DataFormat
 from opendetr.progress import console, show_progress, warn
 from opendetr.raw_values import RawId
-from opendetr.wording import counted
+from opendetr.wording import counted, without_hidden
 
 
 def write_data(
@@ -156,8 +156,8 @@ class _Names:
         suffix = path.suffix
         if suffix.lower() not in picture_suffixes():  # by which other programs know pictures
             suffix += _suffix_of(path)
-        stem = plain_text(path.name.removesuffix(path.suffix)).lstrip(".") or "picture"
-        above = plain_text(path.parent.name)
+        stem = without_hidden(plain_text(path.name.removesuffix(path.suffix))).lstrip(".") or "picture"
+        above = without_hidden(plain_text(path.parent.name))
         candidates = chain([stem, f"{above}_{stem}"], (f"{stem}-{number}" for number in count(2)))
         free = next(one for one in candidates if (folder, one.casefold()) not in self.taken)
         self.taken.add((folder, free.casefold()))

@@ -14,7 +14,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from opendetr.boxes import xyxy_to_cxcywh
-from opendetr.config import DataConfig
+from opendetr.config import LIMITS, DataConfig
 from opendetr.data.sizes import Rounding, resized_shape, snapped_shape
 from opendetr.errors import UserError
 from opendetr.pixels import WHITE_LEVELS
@@ -78,7 +78,9 @@ class Preprocessing:
         sizes["multiple_of"] = values.get("multiple_of", 1)
         for name, pixels in sizes.items():
             if type(pixels) is not int or pixels < 1:
-                raise ValueError(f"{name} must be a whole number of pixels, at least 1, got {pixels!r}")
+                raise ValueError(f"{name} must be a whole number of pixels, at least 1, got {pixels!r:.100}")
+            if pixels > LIMITS[name]:
+                raise ValueError(f"{name} must be at most {LIMITS[name]} pixels, got {pixels}")
         for name, least, expected in (("mean", -math.inf, "three numbers"), ("std", 0, "three numbers above 0")):
             numbers = values[name]
             fits = isinstance(numbers, list | tuple) and len(numbers) == 3

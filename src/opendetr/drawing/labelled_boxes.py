@@ -15,6 +15,7 @@ from opendetr.drawing.fonts import font_file, load_font
 from opendetr.drawing.placement import best_first, label_wordings, place_labels
 from opendetr.labels import LabelMap
 from opendetr.progress import warn
+from opendetr.wording import one_line
 
 Colour = tuple[int, int, int]
 
@@ -131,7 +132,7 @@ def _label(label_map: LabelMap, label: int, value: str, canvas: tuple[int, int])
 @lru_cache(maxsize=1024)
 def _written_name(name: str, category_id: int | None) -> tuple[str, str | None]:
     """The name on one line and the file of a font for it, or the category's id where no font here can write it."""
-    name = " ".join(name.split())
+    name = one_line(" ".join(name.split()))
     file = font_file(name + "0123456789.… ")
     if file is not None or name.isascii():
         return name, file

@@ -1,5 +1,6 @@
 """`torch.export`'s programs, run by PyTorch, and the metadata of `.pt2` files."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from opendetr.engines.graph_engine import METADATA, OUTPUTS, GraphEngine, inputs
+from opendetr.engines.program_archive import harmless_copy, read_extra
 from opendetr.errors import UserError, first_line
 from opendetr.options import OneEngine
 
@@ -29,10 +31,8 @@ def write_pt2(program: ExportedProgram, path: Path, metadata: str) -> None:
 
 
 def read_pt2_metadata(path: Path) -> str | None:
-    """The metadata of a file; None where it has none. For a damaged file torch raises exceptions of many kinds."""
-    extra = {METADATA: ""}
-    torch.export.load(path, extra_files=extra)
-    return extra[METADATA] or None
+    """The metadata of a file; None where it has none. For a damaged file zipfile raises exceptions of many kinds."""
+    return read_extra(path, METADATA)
 
 
 class ProgramEngine(GraphEngine):
@@ -41,8 +41,22 @@ class ProgramEngine(GraphEngine):
     name: OneEngine = "torch"
 
     def __init__(self, path: Path, precision: str = "fp32") -> None:
-        """Load a program; `precision` is `fp32`, the only one that such files have."""
-        self.module, self.precision = torch.export.load(path).module(), precision
+        """Load a program; `precision` is `fp32`, the only one that such files have.
+
+        Raises:
+            UserError: the file is damaged, or might run code.
+        """
+        logging.getLogger("torch.export").setLevel(logging.ERROR)  # it logs tracebacks as warnings
+        try:
+            program = torch.export.load(harmless_copy(path))
+        except UserError:
+            raise
+        except Exception:  # torch, zipfile and json raise exceptions of many kinds
+            raise UserError(
+                f"{path} cannot be run by PyTorch {torch.__version__}: it is damaged, or of another version; "
+                f"export it again"
+            ) from None
+        self.module, self.precision = program.module(), precision
 
     def outputs(
         self, images: Tensor, padding_mask: Bool[Tensor, "B H W"] | None, names: Sequence[str] = ()

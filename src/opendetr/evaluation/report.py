@@ -14,7 +14,7 @@ from opendetr.data.index import DatasetIndex
 from opendetr.data.source import DataSource
 from opendetr.evaluation.coco import CocoMetrics
 from opendetr.progress import console, print_command
-from opendetr.wording import counted
+from opendetr.wording import counted, one_line
 
 MEANING = {
     "AP": "mean over IoU 0.50 to 0.95", "AP50": "at IoU 0.50", "AP75": "at IoU 0.75",
@@ -54,7 +54,7 @@ def print_classes(index: DatasetIndex) -> None:
     pictures = np.repeat(np.arange(len(index)), index.counts)
     showing = np.bincount(np.unique(np.stack([pictures, labels]), axis=1)[1], minlength=classes)
     for label in sorted(range(classes), key=lambda label: -objects[label]):
-        name, number = index.label_map.names[label], index.label_map.category_ids[label]
+        name, number = one_line(index.label_map.names[label]), index.label_map.category_ids[label]
         spread = np.quantile(of_each[label], (0, 0.5, 1)) if objects[label] else ()
         counts = f"{objects[label]:,}", f"{showing[label]:,}"
         table.add_row(name, str(number), *counts, *(f"{side:.0f}" for side in spread))
@@ -95,7 +95,7 @@ def print_info(facts: dict[str, Any]) -> None:
     rows = {
         "model": facts["source"],
         **(_of_graph(facts) if "certificate" in facts else _of_model(facts)),
-        "classes": f"{len(facts['classes'])}: {', '.join(facts['classes'])}",
+        "classes": f"{len(facts['classes'])}: {', '.join(map(one_line, facts['classes']))}",
         "preprocessing": ", ".join(f"{name} {value}" for name, value in facts["preprocessing"].items()),
     }
     table = Table("", "", show_header=False)
@@ -125,7 +125,7 @@ def _of_model(facts: dict[str, Any]) -> dict[str, str]:
         "backbone": f"{model['backbone']}, stride {model['output_stride']}",
         "transformer": f"{layers}, {model['embed_dim']} wide, {model['num_queries']} queries",
         "parameters": f"{facts['parameters'] / 1e6:.1f} M",
-        "GFLOPs": f"{facts['gflops']:.1f} at {height}x{width} (multiply-adds, as in the paper's table 1)",
+        "GFLOPs": f"{facts['gflops']:.1f} at {height}x{width}: {facts['gflops_remark']}",
         "trained on": f"{origin.get('train_split', '?')} of {origin.get('data', '?')}",
         "backbone weights": str(origin.get("backbone_weights", "?")),
     }

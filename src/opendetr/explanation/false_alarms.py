@@ -13,6 +13,7 @@ from opendetr.explanation.matching import NEAR, ObjectMatch
 from opendetr.labels import LabelMap
 from opendetr.scoring import Scoring
 from opendetr.structures import DetrOutput, Target
+from opendetr.wording import one_line
 
 TOUCHES = 0.1  # smallest IoU with an object of a detection that is not background
 
@@ -80,7 +81,7 @@ def explain_detections(
         else:
             sentence = f"finds '{matches[finds].name}' number {finds + 1}, IoU {float(ious[query, finds]):.2f}"
         box = tuple(boxes[query].tolist())
-        name = label_map.names[label]
+        name = one_line(label_map.names[label])
         detections.append(ExplainedDetection(query, label, name, score, box, finds, alarm, sentence))
     return detections
 

@@ -17,6 +17,7 @@ from opendetr.model.capture import AttentionLayer, Captured, capture_attention
 from opendetr.model.tokens import Tokens
 from opendetr.scoring import Scoring
 from opendetr.structures import DetrOutput
+from opendetr.wording import one_line
 
 AT_LEAST = 3  # number of answers that are explained where none reaches the threshold
 ROWS = 512  # of the attention of an encoder layer that are computed at once
@@ -73,7 +74,7 @@ class Look:
         chosen = order[scores[order] >= threshold]
         queries = (chosen[:at_most] if len(chosen) else order[:AT_LEAST]).tolist()
         classes = labels[queries].tolist()
-        names = [self.label_map.names[label] for label in classes]
+        names = [one_line(self.label_map.names[label]) for label in classes]
         return Explained(queries, classes, names, scores[queries].tolist(), len(chosen))
 
     @property

@@ -19,7 +19,7 @@ from opendetr.images import read_image
 from opendetr.inference.detector import Detector
 from opendetr.loss.matcher import CostWeights
 from opendetr.structures import DetrOutput, Target
-from opendetr.wording import counted
+from opendetr.wording import counted, one_line, without_hidden
 
 
 def explain_image_matching(
@@ -31,13 +31,13 @@ def explain_image_matching(
     seen = look(detector, image)
     loss = detector.checkpoint.config.loss
     costs = CostWeights(loss.class_cost, loss.l1_cost, loss.giou_cost)
-    names = detector.checkpoint.label_map.names
+    names = tuple(map(one_line, detector.checkpoint.label_map.names))
     on_cpu = DetrOutput(seen.output.logits.cpu(), seen.output.boxes_cxcywh.cpu())
     target = _target_of(record)
     matches = explain_matching(on_cpu, target, seen.scoring, costs, names, threshold)
     label_map, crowds = detector.checkpoint.label_map, _crowds_of(record, index)
     detections = explain_detections(on_cpu, target, matches, seen.scoring, label_map, threshold, crowds)
-    name = f"{record.path.stem}-matching"
+    name = f"{without_hidden(record.path.stem)}-matching"
     folder.heading(f"{record.path.name} (image {record.image_id})")
     folder.figure(
         name,

@@ -8,6 +8,7 @@ from typing import Any
 
 from opendetr.checkpoints.description import Description
 from opendetr.checkpoints.native import Checkpoint
+from opendetr.checkpoints.weights import damage_is_said
 from opendetr.engines.engine import Engine
 from opendetr.engines.file_kinds import read_metadata, run_file
 from opendetr.engines.graph_engine import FromPixels
@@ -54,7 +55,8 @@ def describe_exported(path: Path) -> dict[str, Any]:
         UserError: the file is missing, damaged, or not ours.
     """
     metadata = read_metadata(path)
-    labels = LabelMap.from_json(metadata.pop("labels"))
+    with damage_is_said(path):
+        labels = LabelMap.from_json(metadata.pop("labels"))
     classes = {"classes": list(labels.names), "category_ids": list(labels.category_ids)}
     return {"source": str(path), **classes, **metadata}
 
@@ -66,7 +68,9 @@ def load_exported(path: Path, engine: str = "auto") -> Exported:
         UserError: the file cannot be used, or not with that engine.
     """
     metadata = read_metadata(path)
-    running, description = run_file(path, metadata["precision"], engine), Description.from_json(metadata)
-    if metadata["inputs"]["images"].startswith("uint8"):
+    with damage_is_said(path):
+        description, from_pixels = Description.from_json(metadata), metadata["inputs"]["images"].startswith("uint8")
+    running = run_file(path, metadata["precision"], engine)
+    if from_pixels:
         running = FromPixels(running, description.preprocessing)
     return Exported(running, description, metadata)

@@ -24,9 +24,11 @@ from opendetr.files import write_bytes, write_lines, write_text
 from opendetr.images import encode_image
 from opendetr.labels import LabelMap
 from opendetr.raw_values import RawId
+from opendetr.wording import one_line, without_hidden
 
 COLUMNS = ("file_name", "image_id", "category_id", "name", "score", "x1", "y1", "x2", "y2")  # of a table
 OF_VIDEO = ("seconds",)
+LONGEST_NAME = 80  # characters of a folder's name: file systems take 255 bytes
 SPLIT = "train"  # of the COCO data set, the split that `train` learns from
 
 Entries = Iterable[dict[str, Any]]
@@ -111,7 +113,9 @@ class LabelFiles:
         """
         done = []
         if self.saving.txt:
-            write_lines(self.folder / "classes.txt", (" ".join(entry["name"].split()) for entry in self.categories))
+            write_lines(
+                self.folder / "classes.txt", (one_line(" ".join(entry["name"].split())) for entry in self.categories)
+            )
             done.append(self._labels)
         if self.saving.csv:
             sizes = {one.image_id: one.size for one in listed}
@@ -211,7 +215,7 @@ def data_set_name(stem: str, original: Path | None) -> str:
 
 def folder_name(name: str) -> str:
     """A class name as the name of a folder, on any system."""
-    return re.sub(r'[<>:"/\\|?*\x00-\x1f]', "-", name).strip(" .") or "-"
+    return re.sub(r'[<>:"/\\|?*]', "-", without_hidden(name))[:LONGEST_NAME].strip(" .") or "-"
 
 
 def _with_commas(values: Iterable[dict[str, Any]]) -> Iterator[str]:

@@ -22,7 +22,7 @@ from opendetr.inference.addresses import address_name, fetch_picture, is_address
 from opendetr.inference.folders import pictures_in
 from opendetr.progress import warn
 from opendetr.raw_values import RawId
-from opendetr.wording import counted
+from opendetr.wording import counted, without_hidden
 
 MOST_SAID = 80  # letters of a source that is no path, in a message
 
@@ -184,7 +184,7 @@ def distinct_names(paths: list[Path]) -> list[str]:
 
 def file_stem(name: str) -> str:
     """A name, such as `webcam:1`, without suffix and without characters that file names cannot have."""
-    return re.sub(r'[<>:"|?*]', "-", Path(name).stem)
+    return re.sub(r'[<>:"|?*]', "-", without_hidden(Path(name).stem))
 
 
 def report_left_out(broken: list[str]) -> None:
@@ -201,7 +201,8 @@ def _distinct(named: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """Distinct stems and suffixes: repeated stems get a number, also in another case (one file on Windows, macOS)."""
     used: dict[str, tuple[str, str]] = {}
     for stem, suffix in named:
-        name, number = stem, 2
+        name = stem = without_hidden(stem)
+        number = 2
         while f"{name}{suffix}".casefold() in used:
             name, number = f"{stem}-{number}", number + 1
         used[f"{name}{suffix}".casefold()] = (name, suffix)

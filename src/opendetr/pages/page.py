@@ -4,6 +4,8 @@ import base64
 import html
 from collections.abc import Sequence
 
+from opendetr.wording import visible
+
 _STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:1700px;margin:2rem auto;padding:0 1.2rem;color:#222;background:#fff}
 h1,h2,h3{line-height:1.2}h1,h2,p,li,figcaption{overflow-wrap:anywhere}h2{margin-top:2.5rem}
@@ -37,9 +39,11 @@ def escaped(text: str) -> str:
 
 
 def page(title: str, body: str) -> str:
-    """A whole page around `body`, which is HTML; the title is text."""
+    """A whole page around `body`, which is HTML; the title is text. Hidden characters of names are written out."""
     head = f'<meta charset=utf-8><meta name=viewport content="width=device-width"><title>{html.escape(title)}</title>'
-    return f"<!doctype html><html lang=en>{head}<style>{_STYLE}</style><h1>{html.escape(title)}</h1>{body}</html>\n"
+    return visible(
+        f"<!doctype html><html lang=en>{head}<style>{_STYLE}</style><h1>{html.escape(title)}</h1>{body}</html>\n"
+    )
 
 
 def paragraph(text: str, *, is_note: bool = False) -> str:

@@ -15,6 +15,7 @@ from accelerate.utils import broadcast_object_list
 
 from opendetr.checkpoints.adapt import train_mode
 from opendetr.checkpoints.native import Checkpoint
+from opendetr.checkpoints.weights import damage_is_said
 from opendetr.config import RunConfig
 from opendetr.data.index import DatasetIndex
 from opendetr.data.loader import DetectionDataset
@@ -360,11 +361,13 @@ class Trainer:
         if self.state.step and before != now:
             console.print(f"An epoch has {now} steps now, it had {before}: the unfinished epoch starts again.")
             self.state.step = 0
-        if training_state["weights"] is not None:  # `last` holds the average of these
-            self.accelerator.unwrap_model(self.model).load_state_dict(training_state["weights"])
         initial = [group["initial_lr"] for group in self.optimizer.param_groups]
-        self.optimizer.load_state_dict(training_state["optimizer"])
+        with damage_is_said(run / "last" / "training.pt"):
+            if training_state["weights"] is not None:  # `last` holds the average of these
+                self.accelerator.unwrap_model(self.model).load_state_dict(training_state["weights"])
+            self.optimizer.load_state_dict(training_state["optimizer"])
         for group, lr in zip(self.optimizer.param_groups, initial):
             group["initial_lr"] = lr  # --set train.lr may have changed it since
         if self.accelerator.num_processes == 1:  # the state is the first process's; others draw differently
-            restore_random_state(training_state)
+            with damage_is_said(run / "last" / "training.pt"):
+                restore_random_state(training_state)

@@ -1,10 +1,13 @@
 """Values that the processes of a run share. With one process there is no communication."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
+
+T = TypeVar("T")
 
 
 def any_process(accelerator: Accelerator, here: bool) -> bool:
@@ -25,3 +28,10 @@ def mean_of_processes(accelerator: Accelerator, here: float) -> float:
 def of_all_processes(accelerator: Accelerator, here: list[Any]) -> list[Any]:
     """The items of all processes in one list."""
     return here if accelerator.num_processes == 1 else list(gather_object(here))
+
+
+def of_first_process(accelerator: Accelerator, work: Callable[[], T]) -> T:
+    """The result of work that the first process does alone, in every process."""
+    found: list[T | None] = [work() if accelerator.is_main_process else None]
+    result: T = broadcast_object_list(found)[0]
+    return result

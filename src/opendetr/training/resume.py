@@ -1,20 +1,24 @@
 """How a run is continued: where it was, its model, and the state of its random numbers."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from opendetr.checkpoints.native import Checkpoint, load_folder
 from opendetr.config import RunConfig
 from opendetr.data.index import DatasetIndex
 from opendetr.errors import UserError
 from opendetr.progress import console
-from opendetr.training.run_folder import load_training_state
+from opendetr.training.run_folder import load_training_state, resumable_folder
+from opendetr.version import __version__
 from opendetr.wording import counted
+
+MOST = 10**12  # steps or seconds of a run: more is no run
 
 
 @dataclass
@@ -45,9 +49,59 @@ def restore_random_state(state: Mapping[str, Any]) -> None:
         torch.mps.set_rng_state(of_mps)
 
 
+NUMBER = (int, float)
+STATE_KEYS: dict[str, tuple[type, ...]] = {  # of training.pt, and the kinds of their values
+    "state": (dict,), "steps_per_epoch": (int,), "spent": NUMBER, "began": NUMBER,
+    "total_seconds": (*NUMBER, type(None)), "optimizer": (dict,), "weights": (dict, type(None)), "random": (Tensor,),
+    "cuda_random": (list,),
+    "sizing": (dict,), "mps_random": (list,),
+}  # fmt: skip
+ADDED_LATER = {"sizing", "mps_random"}  # earlier versions lack them
+RUN_KEYS: dict[str, tuple[type, ...]] = {
+    "epoch": (int,), "step": (int,), "skipped": (int,), "progress": NUMBER, "flip_seconds": NUMBER,
+    "flip_trial": (list,),
+}  # fmt: skip
+SIZING_KEYS: dict[str, tuple[type, ...]] = {"is_open": (bool,), "done": (list,)}
+
+
+def require_state(state: Any, path: Path) -> None:
+    """Check the content of a `training.pt`, before anything is made of it.
+
+    Raises:
+        UserError: it is something else, a value is missing, unknown or of another kind, or a number is impossible.
+    """
+    _require_keys(state, STATE_KEYS, STATE_KEYS.keys() - ADDED_LATER, str(path))
+    _require_keys(state["state"], RUN_KEYS, {"epoch", "step"}, f"{path}, 'state'")
+    _require_keys(state.get("sizing", {}), SIZING_KEYS, set(), f"{path}, 'sizing'")
+    if not state["steps_per_epoch"]:
+        raise UserError(f"{path}: 'steps_per_epoch' is 0: the state is damaged; start a new run without --resume")
+
+
+def _require_keys(values: Any, kinds: Mapping[str, tuple[type, ...]], needed: Collection[str], source: str) -> None:
+    wrong = ""
+    if not isinstance(values, dict):
+        wrong = f"it is of the type {type(values).__name__}"
+    elif unknown := [name for name in values if name not in kinds]:
+        wrong = f"it has the unknown key {unknown[0]!r:.50}"
+    elif missing := sorted(set(needed) - set(values)):
+        wrong = f"it lacks '{missing[0]}'"
+    else:
+        for name, value in values.items():
+            if not isinstance(value, kinds[name]) or (isinstance(value, bool) and bool not in kinds[name]):
+                wrong = f"its '{name}' is of the type {type(value).__name__}"
+            elif isinstance(value, int | float) and not 0 <= value < MOST:  # written so that NaN is refused too
+                wrong = f"its '{name}' is no number from 0 to {MOST:.0e}"
+    if wrong:
+        raise UserError(
+            f"{source} is damaged, or of another version than opendetr {__version__}: {wrong}; start a new run without "
+            f"--resume"
+        )
+
+
 def resumed_model(config: RunConfig, run: Path, index: DatasetIndex) -> tuple[Checkpoint, dict[str, Any]]:
     """The model of a run's `last`, and its training state; UserError if config or data are not those of the run."""
     state = load_training_state(run)
+    require_state(state, resumable_folder(run) / "training.pt")
     checkpoint = load_folder(run / "last")
     fixed = (
         "model", "loss", "data.image_size", "data.max_size", "train.batch_size", "train.accumulate", "train.seed",

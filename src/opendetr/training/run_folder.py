@@ -2,27 +2,30 @@
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from opendetr.checkpoints.native import Checkpoint, copy_checkpoint, save_checkpoint
 from opendetr.checkpoints.origin import Origin
+from opendetr.checkpoints.pickles import read_pickle
 from opendetr.config import RunConfig
-from opendetr.errors import UserError, first_line
+from opendetr.errors import UserError, said_of
 from opendetr.evaluation.coco import CocoMetrics
 from opendetr.files import (
     append_line,
     current_folder,
     read_json_lines,
+    read_note,
     require_folder,
     without_infinity,
     write_json,
     write_text,
 )
+from opendetr.progress import warn
 from opendetr.recipes.recipe import load_recipe
+from opendetr.wording import counted
 
 
 @dataclass
@@ -37,6 +40,7 @@ class RunFolder:
     path: Path
     is_written: bool = True  # by this process: of several only the first one writes
     history: list[dict[str, Any]] = field(default_factory=list)  # the lines of metrics.jsonl
+    kept_ap: float = -1.0  # on val, of the `best` of a run that is continued, whose log may be lost; -1: unknown
     _is_begun: bool = False  # whether the file holds our history, and only needs to grow
 
     def log(self, line: Mapping[str, Any]) -> dict[str, Any]:
@@ -59,8 +63,19 @@ class RunFolder:
             write_text(self.path / "config.toml", config.to_toml())
 
     def read_history(self, folder: Path, until_epoch: float) -> None:
-        """Copy the log of another folder up to its `last`."""
-        self.history = [line for line in read_metrics(folder) if line["epoch"] <= until_epoch + 1e-4]
+        """Copy the log of another folder up to its `last`, and what is known of its `best`; says what is lost."""
+        lines, damaged = _read_log(folder)
+        self.history = [line for line in lines if line["epoch"] <= until_epoch + 1e-4]
+        noted = read_note(current_folder(folder / "best") / "metrics.json").get("val")
+        ap = noted.get("AP") if isinstance(noted, dict) else None
+        self.kept_ap = float(ap) if isinstance(ap, int | float) else -1.0
+        path = folder / "metrics.jsonl"
+        if damaged or not path.exists():
+            lost = f"{path} has {counted(damaged, 'damaged line')}" if damaged else f"{path} is gone"
+            warn(
+                f"{lost}: the run goes on, its curves lack what is lost, and its best weights stay the best until "
+                f"their AP, {self.best_ap:.3f}, is reached"
+            )
 
     @property
     def measured(self) -> list[dict[str, Any]]:
@@ -70,13 +85,13 @@ class RunFolder:
     @property
     def best_ap(self) -> float:
         """The highest AP on val so far; at least 0, so that an undefined AP (-1) is never the best."""
-        return max([0.0, *(float(line["val_AP"]) for line in self.measured)])
+        return max([0.0, self.kept_ap, *(float(line["val_AP"]) for line in self.measured)])
 
     def waited(self, counts: Callable[[Mapping[str, Any]], bool]) -> int:
         """Evaluations in a row, up to the last, without a better AP, as far as their line counts."""
         measured = self.measured
         aps = [line["val_AP"] for line in measured]
-        best = aps.index(max(aps)) if aps else 0  # the first of equals
+        best = aps.index(max(aps)) if aps and max(aps) >= self.kept_ap else -1  # the first of equals
         return sum(map(counts, measured[best + 1 :]))
 
     def save_last(self, checkpoint: Checkpoint, training_state: dict[str, Any]) -> None:
@@ -98,22 +113,34 @@ class RunFolder:
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The lines of a run's `metrics.jsonl`, each with its `kind`: `step`, `epoch` or `val`; UserError if it is damaged.
+    """The lines of a run's `metrics.jsonl` that can be read, each with its `kind`: `step`, `epoch` or `val`.
 
     Earlier versions wrote epochs only, without a kind, with the figures of val among the others.
     """
-    return [{"kind": "epoch", **line} for line in read_json_lines(run / "metrics.jsonl", "the log of a run")]
+    return _read_log(run)[0]
+
+
+def _read_log(run: Path) -> tuple[list[dict[str, Any]], int]:
+    """The lines, and the number of those that are damaged."""
+    values, damaged = read_json_lines(run / "metrics.jsonl")
+    lines = [{"kind": "epoch", **line} for line in values if isinstance(line, dict) and _is_number(line.get("epoch"))]
+    return lines, damaged + len(values) - len(lines)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def summary_of(run: Path) -> dict[str, Any]:
     """What a run has come to: its folder, the weights that other commands use, and what was measured of them on val."""
     history = read_metrics(run)
     measured = [line for line in history if "val_AP" in line]
-    best = max(measured, key=lambda line: (line["val_AP"], line["step"]), default={})  # the last of equals is kept
+    # of equals the last one is kept
+    best = max(measured, key=lambda line: (line["val_AP"], line.get("step", 0)), default={})
     return {
         "run": str(run),
         "weights": str(run / ("best" if (run / "best").is_dir() else "last")),
-        **{name: history[-1][name] for name in ("epoch", "step", "seconds")},
+        **{name: history[-1].get(name) if history else None for name in ("epoch", "step", "seconds")},
         "val": {name.removeprefix("val_"): value for name, value in best.items() if name.startswith("val_")} or None,
         "val_epoch": best.get("epoch"),
     }
@@ -134,18 +161,27 @@ def resumable_folder(run: Path) -> Path:
     return folder
 
 
-def load_training_state(run: Path) -> dict[str, Any]:
+def load_training_state(run: Path) -> Any:
     """The training state in the `last` of a run; UserError if it cannot be continued."""
     path = resumable_folder(run) / "training.pt"
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds of errors for a damaged file
-        raise UserError(f"--resume {run}: {path} is damaged ({first_line(error)})") from None
-    return state
+    with said_of(f"--resume {run}"):
+        return read_pickle(path, "the state of a training, as opendetr train writes it")
 
 
-def require_free(output: Path, resume: Path | None) -> None:
+def make_new_folder(folder: Path) -> Path:
+    """Make the folder, or the first of FOLDER-2, FOLDER-3, ... that does not exist: no two programs get the same."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for candidate in (folder, *(folder.with_name(f"{folder.name}-{number}") for number in range(2, 10_000))):
+        with suppress(FileExistsError):
+            candidate.mkdir()
+            return candidate
+    raise UserError(f"{folder} and the 9,998 folders after it exist; give --output")
+
+
+def require_free(output: Path | None, resume: Path | None) -> None:
     """Check that the run folder can be written; UserError if it is a file, or holds another run than `resume`."""
+    if output is None:
+        return
     require_folder(output)
     if resume != output and any((output / name).exists() for name in ("last", "best", "metrics.jsonl")):
         raise UserError(

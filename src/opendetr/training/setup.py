@@ -42,8 +42,9 @@ from opendetr.threads import Threads
 from opendetr.training.choices import ObjectSizes, fit_batch, fit_to_data, fit_to_time, measure_objects
 from opendetr.training.loop import Trainer
 from opendetr.training.plan import Goal, Plan
+from opendetr.training.processes import of_first_process
 from opendetr.training.resume import resumed_model
-from opendetr.training.run_folder import require_free
+from opendetr.training.run_folder import make_new_folder, require_free
 from opendetr.training.run_report import RunReport
 from opendetr.training.sizing import Sizing
 from opendetr.training.speed import Speed, expectations, fits_in_memory, look_at_speed, memory_problem
@@ -52,7 +53,7 @@ from opendetr.wording import counted
 
 def prepare_training(
     config: RunConfig,
-    output: Path,
+    output: Path | None,
     started: float,
     resume: Path | None = None,
     *,
@@ -65,7 +66,7 @@ def prepare_training(
 
     Args:
         config: the resolved config.
-        output: the run folder; must not hold another run.
+        output: the run folder; must not hold another run. None makes one in `runs`, named like the data.
         started: `time.time()` when the time budget began.
         resume: a run to continue, with the same config but for the length of the run and the machine.
         trained: the model that `config.train.init` names, to start from.
@@ -102,7 +103,7 @@ def assemble(
     config: RunConfig,
     train_index: DatasetIndex,
     val_index: DatasetIndex | None,
-    output: Path,
+    output: Path | None,
     started: float,
     resume: Path | None = None,
     *,
@@ -138,6 +139,9 @@ def assemble(
         model, config = on_device(checkpoint.model, config, accelerator.device)
         checkpoint = replace(checkpoint, model=model, config=config)
         speed = look_at_speed(checkpoint.config, checkpoint.model, accelerator.device, objects.in_a_picture)
+    output = output or of_first_process(
+        accelerator, lambda: make_new_folder(Path("runs", DataSource.of_config(data).name))
+    )
     checkpoint, config = replace(checkpoint, source=output), checkpoint.config
     transform = training_transform(config.data, checkpoint.preprocessing)
     level = checkpoint.preprocessing.white_level
@@ -229,10 +233,7 @@ def new_model(
     trained: Checkpoint | None,
     objects: ObjectSizes,
 ) -> tuple[Checkpoint, Speed]:
-    """The model to train, a trained one or a new one with a pretrained backbone; and the training speed.
-
-    What the config leaves open is chosen here, and printed.
-    """
+    """The model to train, trained or with a pretrained backbone, and the speed; chooses what the config leaves open."""
     config, choices = fit_to_data(config, index)
     label_map, new_head = index.label_map, config.train.new_head
     if trained is not None:

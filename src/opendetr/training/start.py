@@ -55,13 +55,12 @@ def run_training(
     if report is not None:
         data = config.data
         write_accounts(report, DataSource.of_config(data), (data.train_split, data.val_split))
-    run = resume if output is None else output
-    if run is None:
-        run = _free_folder(Path("runs") / DataSource.of_config(config.data).name)
     settled = settle_threads(threads, measure=config.train.minutes > 0, device=resolve_device(config.train.device).type)
     trainer = prepare_training(
-        config, run, started, resume, trained=trained, fresh_minutes=bool(given.get("train.minutes")), threads=settled
-    )
+        config, resume if output is None else output, started, resume, trained=trained,
+        fresh_minutes=bool(given.get("train.minutes")), threads=settled,
+    )  # fmt: skip
+    run = trainer.folder.path
     asked = [*given, *(override.partition("=")[0].strip() for override in overrides)]
     asked += [] if image_size is None else ["data.image_size"]
     if resume is None and trainer.config != config:
@@ -95,9 +94,3 @@ def _new_config(
     config = resolve_config(recipe, None, given, image_size, overrides, trained.config.model)
     require_same_architecture(trained.config.model, config.model)
     return config, trained
-
-
-def _free_folder(folder: Path) -> Path:
-    """The folder, or the first of FOLDER-2, FOLDER-3, ... that does not exist."""
-    candidates = [folder, *(folder.with_name(f"{folder.name}-{number}") for number in range(2, 10_000))]
-    return next(candidate for candidate in candidates if not candidate.exists())
