@@ -48,7 +48,7 @@ def load() -> SimpleNamespace:
     torchvision.__version__ = "0.9.0"  # it reads float(__version__[:3]) and takes 0.26 for older than 0.7
     try:
         names = {"backbone": "models.backbone", "detr": "models.detr", "matcher": "models.matcher"}
-        names |= {"transformer": "models.transformer", "misc": "util.misc"}
+        names |= {"transformer": "models.transformer", "misc": "util.misc", "transforms": "datasets.transforms"}
         modules = SimpleNamespace(**{key: importlib.import_module(name) for key, name in names.items()})
     finally:
         torchvision.__version__ = version
