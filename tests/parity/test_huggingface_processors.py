@@ -11,11 +11,12 @@ import torch
 import transformers
 from PIL import Image
 from test_huggingface import build
+from torchvision.transforms import v2
 from transformers.image_transforms import get_size_with_aspect_ratio
 from transformers.image_utils import get_image_size_for_max_height_width
 
 from opendetr import api
-from opendetr.checkpoints.families import PREPROCESSING, TABLE_MODELS
+from opendetr.checkpoints.families import IMAGENET, PREPROCESSING, TABLE_MODELS
 from opendetr.checkpoints.loading import load_checkpoint
 from opendetr.cli import main
 from opendetr.data.transforms import Preprocessing
@@ -265,6 +266,15 @@ def test_a_bare_pth_of_a_table_transformer_is_known_too(tmp_path, capsys):
     assert "assumed by its 125 queries; if it is another model, give its size by --image-size" in said
     assert "6 classes: taken for the Table Transformer's for table structure recognition" in said
     assert load_checkpoint(tmp_path / "TATR.pth", image_size=500).preprocessing.shape(2200, 1700) == (500, 386)
+    assert "pictures: shorter side 500, longer at most 500, as asked for" in capsys.readouterr().out
+
+    picture = pictures()[0]
+    height, width = theirs_of_tables(picture.height, picture.width, 1000)
+    theirs = v2.functional.to_image(picture.resize((width, height))).float() / 255  # bicubic: Pillow's default
+    theirs = v2.functional.normalize(theirs, *IMAGENET)
+    ours = Detector.of_checkpoint(found, "cpu").prepare(picture)
+    assert ours.shape == theirs.shape
+    assert float((ours - theirs).abs().max()) < 2.01 / 255 / 0.224  # two grey levels
 
 
 def test_another_image_size_in_every_command(bare, tmp_path, monkeypatch, capsys):
