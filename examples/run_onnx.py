@@ -51,14 +51,22 @@ if missing := [path for path in (model, file) if not os.path.isfile(path)]:
 session = onnxruntime.InferenceSession(model)
 about = json.loads(session.get_modelmeta().custom_metadata_map["opendetr"])
 how, labels = about["preprocessing"], about["labels"]
+if how.get("resampling", "bilinear") != "bilinear":
+    refuse("The model wants pictures that are resized bicubically, which this example does not do")
 
 picture = ImageOps.exif_transpose(Image.open(file))
 if picture.has_transparency_data:
     picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
 picture = picture.convert("RGB")
 shorter, longer, multiple = min(picture.size), max(picture.size), how["multiple_of"]
-size = max(1, min(how["image_size"], round(how["max_size"] * shorter / longer)))
-width, height = w, h = [size if side == shorter else int(size * side / shorter) for side in picture.size]
+rounding, scale = how.get("rounding"), min(how["image_size"] / shorter, how["max_size"] / longer)
+exact = min(how["image_size"], how["max_size"] * shorter / longer)
+size = max(1, round(exact))
+if rounding != "transformers" or size == shorter:
+    exact = size
+width, height = w, h = [size if side == shorter else max(1, int(exact * side / shorter)) for side in picture.size]
+if rounding in ("nearest", "down"):
+    width, height = w, h = [max(1, {"nearest": round, "down": int}[rounding](side * scale)) for side in picture.size]
 if multiple > 1:  # take the pair of multiples nearest in aspect and area
     near = [[max(1, side // multiple + step) * multiple for step in (-1, 0, 1, 2)] for side in (h, w)]
     aspect, area = np.log(w / h), np.log(w * h)

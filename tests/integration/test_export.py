@@ -772,8 +772,12 @@ def test_the_example_chooses_the_shape_that_we_choose():
     begin, end = (next(n for n, line in enumerate(lines) if line.startswith(name)) for name in ("shorter,", "pixels"))
     code = compile("\n".join(lines[begin:end]), "run_onnx.py", "exec")
     random = np.random.default_rng(0)
-    for image_size, max_size, multiple in ((800, 1333, 1), (320, 640, 32), (64, 128, 1)):
-        preprocessing = Preprocessing(image_size, max_size, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), multiple)
+    for image_size, max_size, multiple, rounding in (
+        (800, 1333, 1, "official"), (320, 640, 32, "official"), (64, 128, 1, "official"),
+        (800, 1333, 1, "transformers"), (1000, 1000, 1, "nearest"), (480, 480, 1, "down"),
+    ):  # fmt: skip
+        no_change = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+        preprocessing = Preprocessing(image_size, max_size, *no_change, multiple, rounding=rounding)
         for size in random.integers(1, 3000, (500, 2)).tolist():
             said = {
                 "picture": SimpleNamespace(size=size),

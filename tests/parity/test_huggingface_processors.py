@@ -11,11 +11,12 @@ import torch
 import transformers
 from PIL import Image
 from test_huggingface import build
+from torchvision.transforms import v2
 from transformers.image_transforms import get_size_with_aspect_ratio
 from transformers.image_utils import get_image_size_for_max_height_width
 
 from opendetr import api
-from opendetr.checkpoints.families import PREPROCESSING, TABLE_MODELS
+from opendetr.checkpoints.families import IMAGENET, PREPROCESSING, TABLE_MODELS
 from opendetr.checkpoints.loading import load_checkpoint
 from opendetr.cli import main
 from opendetr.data.transforms import Preprocessing
@@ -145,7 +146,8 @@ def test_the_official_rule_in_a_folder_for_transformers_is_kept_and_said(with_pr
 @pytest.mark.parametrize(
     ("processor", "said"),
     [
-        ({"size": EXAMPLE, "pad_size": {"height": 133, "width": 133}}, "pad_size = .* remove pad_size from the file"),
+        ({"size": EXAMPLE, "pad_size": {"height": 132, "width": 140}}, "pad_size must be a height and a width of at"),
+        ({"size": EXAMPLE, "pad_size": {"height": "140", "width": 140}}, "pad_size must be a height and a width"),
         (
             {"size": {"max_height": 96, "max_width": 128}},
             "expected shortest_edge and longest_edge, or equal max_height",
@@ -162,6 +164,40 @@ def test_what_is_not_computed_is_refused_by_its_name(with_processor, processor, 
 def test_a_pad_size_that_is_not_used_changes_nothing(with_processor):
     processor = {"size": EXAMPLE, "pad_size": {"height": 133, "width": 133}, "do_pad": False}
     assert load_checkpoint(with_processor(processor)).preprocessing.max_size == 133
+
+
+@pytest.mark.parametrize("size", [SQUARE, {"shortest_edge": 60, "longest_edge": 90}])
+def test_padded_pictures_are_computed_with_their_mask(with_processor, theirs, tmp_path, size, capsys):
+    """As the official example script: boxes are fractions of the padded frame, in which it trains them."""
+    processor = transformers.DetrImageProcessor(size=size, do_pad=True, pad_size={"height": 96, "width": 128})
+    folder = with_processor(processor)
+    native = api.convert(folder, tmp_path / "ours", "opendetr")
+    again = api.convert(native, tmp_path / "again", "huggingface")
+    for picture in pictures():
+        inputs = processor(picture, return_tensors="pt")
+        with torch.no_grad():
+            answer = theirs(**inputs)
+        inside = inputs["pixel_mask"][0]
+        height, width = int(inside[:, 0].sum()), int(inside[0].sum())
+        frame = [(picture.height * 96 / height, picture.width * 128 / width)]  # in pixels of the picture
+        expected = processor.post_process_object_detection(answer, threshold=0.0, target_sizes=torch.tensor(frame))[0]
+        for model in (folder, native, again):
+            found = Detector.load(model, engine="torch").predict([picture, picture], threshold=0.0)[1]
+            torch.testing.assert_close(torch.as_tensor(found.scores), expected["scores"], rtol=0, atol=1e-5)
+            boxes = torch.as_tensor(found.boxes_xyxy)
+            torch.testing.assert_close(boxes, expected["boxes"], rtol=0, atol=1e-5 * 400)
+    # A model learns these fractions: the processor's own targets, of a box in the lower right corner of the picture.
+    box = {"bbox": [picture.width - 10, picture.height - 20, 10, 20], "category_id": 0, "area": 200, "iscrowd": 0}
+    target = processor(picture, annotations={"image_id": 1, "annotations": [box]}, return_tensors="pt")["labels"][0]
+    assert target["boxes"][0, 0] + target["boxes"][0, 2] / 2 == pytest.approx(width / 128)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "pictures are padded to 96x128, and boxes are fractions of that" in said
+    for refused in (
+        lambda: api.explain(folder, [str(tmp_path)], tmp_path / "why"),
+        lambda: api.export(folder, tmp_path / "model.onnx"),
+    ):
+        with pytest.raises(UserError, match=r"the model is one for pictures padded to one size \(pad_size"):
+            refused()
 
 
 # Without a processor
@@ -230,6 +266,15 @@ def test_a_bare_pth_of_a_table_transformer_is_known_too(tmp_path, capsys):
     assert "assumed by its 125 queries; if it is another model, give its size by --image-size" in said
     assert "6 classes: taken for the Table Transformer's for table structure recognition" in said
     assert load_checkpoint(tmp_path / "TATR.pth", image_size=500).preprocessing.shape(2200, 1700) == (500, 386)
+    assert "pictures: shorter side 500, longer at most 500, as asked for" in capsys.readouterr().out
+
+    picture = pictures()[0]
+    height, width = theirs_of_tables(picture.height, picture.width, 1000)
+    theirs = v2.functional.to_image(picture.resize((width, height))).float() / 255  # bicubic: Pillow's default
+    theirs = v2.functional.normalize(theirs, *IMAGENET)
+    ours = Detector.of_checkpoint(found, "cpu").prepare(picture)
+    assert ours.shape == theirs.shape
+    assert float((ours - theirs).abs().max()) < 2.01 / 255 / 0.224  # two grey levels
 
 
 def test_another_image_size_in_every_command(bare, tmp_path, monkeypatch, capsys):

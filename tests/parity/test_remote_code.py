@@ -69,7 +69,8 @@ def checkpoint_of(recipe: str, model: dict) -> Checkpoint:
             torch.nn.init.xavier_uniform_(tensor, 2)
     if recipe == "paper":
         detr.query_embed.weight.normal_(0, 3)
-    preprocessing = Preprocessing(96, 150, (0.4, 0.5, 0.6), (0.2, 0.3, 0.25), multiple_of=32 if recipe == "fast" else 1)
+    rule = {"multiple_of": 32} if recipe == "fast" else {"rounding": "nearest", "resampling": "bicubic"}
+    preprocessing = Preprocessing(96, 150, (0.4, 0.5, 0.6), (0.2, 0.3, 0.25), **rule)
     image = preprocessing.transform()(tv_tensors.Image(v2.functional.pil_to_tensor(picture())))
     std, mean = torch.std_mean(detr(image[None]).logits[-1, 0], dim=0)  # so that every class is some query's best
     detr.class_embed.weight *= 2 / std[:, None]

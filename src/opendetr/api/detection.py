@@ -5,6 +5,7 @@ from pathlib import Path
 
 from opendetr.checkpoints.loading import load_checkpoint
 from opendetr.data.source import DataRoots, DataSource, Renames
+from opendetr.data.transforms import WITHOUT_PADDING
 from opendetr.devices import resolve_device
 from opendetr.errors import UserError
 from opendetr.files import require_folder
@@ -259,6 +260,8 @@ def explain(
     require_folder(folder)
     settle_threads(threads, measure=True, device=resolve_device(device).type)
     detector = Detector.of_checkpoint(load_checkpoint(model, image_size=image_size), device)
+    if detector.description.preprocessing.pad_size is not None:
+        raise UserError(f"explain shows no maps over padded pictures: {WITHOUT_PADDING}")
     asked.check(detector)
     if data is None:
         return explain_sources(detector, str(model), pictures, folder, asked)

@@ -9,6 +9,7 @@ from opendetr.checkpoints.facts import architecture_named, facts_of, is_architec
 from opendetr.checkpoints.loading import is_exported, load_checkpoint
 from opendetr.data.door import load_index
 from opendetr.data.source import DataRoots, DataSource, Renames
+from opendetr.data.transforms import WITHOUT_PADDING
 from opendetr.devices import resolve_device
 from opendetr.errors import UserError
 from opendetr.exporting.certificate import Certificate, print_certificate
@@ -119,6 +120,8 @@ def export(
         console.print(f"{path} is there already: it is replaced at the end, if the new one agrees with the model")
     settle_threads(threads, measure=True)
     checkpoint = load_checkpoint(model, image_size=image_size)
+    if checkpoint.preprocessing.pad_size is not None:
+        raise UserError(f"export cannot write {model}, for other programs pad no pictures: {WITHOUT_PADDING}")
     if source is None or index is None:
         certificate = export_model(checkpoint, path, options)
     else:

@@ -26,10 +26,12 @@ def write_model(
             save_official(checkpoint, folder)
         except UserError as reason:
             raise UserError(f"{reason}; --to huggingface and --to opendetr write any model") from None
-        if (sizes := checkpoint.preprocessing).rounding != "official" or sizes.resampling != "bilinear":
+        own = checkpoint.preprocessing
+        if own.rounding != "official" or own.resampling != "bilinear" or own.pad_size is not None:
+            padded = f", padded to {own.pad_size[0]}x{own.pad_size[1]}" if own.pad_size else ""
             console.print(
-                f"the official code resizes by its own rule, not by the model's ('{sizes.rounding}', "
-                f"{sizes.resampling}), which its argument `opendetr` keeps for opendetr"
+                f"the official code resizes by its own rule, not by the model's ('{own.rounding}', {own.resampling}"
+                f"{padded}), which the file's argument `opendetr` keeps for opendetr"
             )
     elif push is None:
         save_checkpoint(folder, checkpoint)

@@ -21,7 +21,7 @@ OTHER_SIZE = "if it was trained at another size, give that by --image-size"
 def read_preprocessing(
     folder: Path, told: Mapping[str, Any], model: ModelConfig | None = None
 ) -> tuple[Preprocessing, list[str]]:
-    """The preprocessing of an image processor, and in words what was assumed.
+    """The preprocessing of an image processor, and in words what was assumed or is unusual.
 
     Args:
         folder: of the model.
@@ -48,18 +48,20 @@ def read_preprocessing(
             raise UserError(
                 f"{path}: {name} = {value} cannot be computed here; expected {' or '.join(map(str, values))}"
             )
+    frame, remarks = None, list[str]()
     if found.get("pad_size") is not None and found.get("do_pad", True):
-        raise UserError(
-            f"{path}: pad_size = {found['pad_size']} pads every picture to that size, and opendetr pads none; remove "
-            f"pad_size from the file to compute pictures without padding, and measure with val what that changes"
+        frame = (found["pad_size"]["height"], found["pad_size"]["width"])
+        remarks.append(
+            f"pictures are padded to {frame[0]}x{frame[1]}, and boxes are fractions of that: so transformers' image "
+            f"processor trains them (its post_process_object_detection takes them for fractions of the picture alone)"
         )
     shorter, longer, rounding = _sizes(found, path, told, model)
     mean, std = (found.get(key) or default for key, default in zip(("image_mean", "image_std"), IMAGENET))
     try:
         return Preprocessing.from_json(
             {"resampling": RESAMPLING[found.get("resample") or 2], "multiple_of": 1, **told, "image_size": shorter,
-             "max_size": longer, "mean": mean, "std": std, "rounding": rounding}
-        ), []  # fmt: skip
+             "max_size": longer, "mean": mean, "std": std, "rounding": rounding, "pad_size": frame}
+        ), remarks  # fmt: skip
     except ValueError as error:
         raise UserError(f"{path}: {error}; correct the value, or get the file anew") from None
 
@@ -97,11 +99,13 @@ def processor_fields(preprocessing: Preprocessing) -> dict[str, Any]:
     by_longer = preprocessing.rounding == "down" and sides[0] == sides[1]
     names = ("max_height", "max_width") if by_longer else ("shortest_edge", "longest_edge")
     numbers = {name: number for number, name in RESAMPLING.items()}
+    frame = preprocessing.pad_size
+    padding = {} if frame is None else {"pad_size": {"height": frame[0], "width": frame[1]}}
     return {
         "image_processor_type": "DetrImageProcessor", "do_resize": True, "do_rescale": True, "do_normalize": True,
         "do_pad": True, "rescale_factor": 1 / 255, "format": "coco_detection",
         "resample": numbers[preprocessing.resampling], "size": dict(zip(names, sides)),
-        "image_mean": list(preprocessing.mean), "image_std": list(preprocessing.std),
+        "image_mean": list(preprocessing.mean), "image_std": list(preprocessing.std), **padding,
     }  # fmt: skip
 
 

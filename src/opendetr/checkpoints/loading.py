@@ -62,7 +62,11 @@ def load_checkpoint(
         UserError: no such model, it cannot be read, or it is an exported file.
     """
     found = _read(name, dc5, state)
-    return found if image_size is None else replace(found, preprocessing=found.preprocessing.resized(image_size))
+    if image_size is None:
+        return found
+    resized = found.preprocessing.resized(image_size)
+    console.print(f"pictures: shorter side {resized.image_size}, longer at most {resized.max_size}, as asked for")
+    return replace(found, preprocessing=resized)
 
 
 def _read(name: str | Path, dc5: bool | None, state: Mapping[str, Tensor] | None) -> Checkpoint:

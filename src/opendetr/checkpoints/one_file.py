@@ -18,7 +18,7 @@ LEFT_OUT = {
     "SoftmaxScoring.loss", "SoftmaxScoring.finds_something", "FocalScoring.smallest_normaliser",
     "FocalScoring.matching_cost", "FocalScoring.normaliser", "FocalScoring.loss", "FocalScoring.finds_something",
     "DetrOutput.last_layer", "MultiheadAttention.weights", "Preprocessing.to_json", "Preprocessing.from_json",
-    "Preprocessing.resized", "Preprocessing.with_shorter_side",
+    "Preprocessing.resized", "Preprocessing.with_shorter_side", "Preprocessing.framed",
 }  # fmt: skip
 REPLACED = {  # frozen batch norm is not folded into convolutions: that is for training and for bf16
     "Backbone._freeze": "def _freeze(self, freeze_depthwise: bool) -> None:\n"

@@ -25,6 +25,8 @@ from opendetr.checkpoints.public import without_places
 from opendetr.checkpoints.shapes import require_shapes, require_stored, shapes_of
 from opendetr.checkpoints.weights import damage_is_said, fill
 from opendetr.config import RunConfig
+from opendetr.data.transforms import WITHOUT_PADDING
+from opendetr.errors import UserError
 from opendetr.files import read_json, replacing_folder, write_json, write_text
 from opendetr.model.build import build_model
 
@@ -35,7 +37,13 @@ READ = ("architecture, classes and preprocessing: from the folder's config files
 
 
 def save_with_code(checkpoint: Checkpoint, folder: Path, card: str = "") -> Path:
-    """Write a folder that `AutoModelForObjectDetection` and `AutoImageProcessor` read, with a model card."""
+    """Write a folder that `AutoModelForObjectDetection` and `AutoImageProcessor` read, with a model card.
+
+    Raises:
+        UserError: the model is one for padded pictures, which this code does not pad.
+    """
+    if checkpoint.preprocessing.pad_size is not None:
+        raise UserError(f"a folder with code of its own pads no pictures: {WITHOUT_PADDING}")
     weights = {
         PREFIX + name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.model.state_dict().items()
     }

@@ -21,6 +21,10 @@ from opendetr.pixels import WHITE_LEVELS
 from opendetr.structures import Target
 
 Resampling = Literal["bilinear", "bicubic"]
+WITHOUT_PADDING = (
+    "the model is one for pictures padded to one size (pad_size of its image processor), which predict, val and track "
+    "know; fine-tune it with train --init for a model without padding"
+)
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,9 @@ class Preprocessing:
     white_level: int | None = None  # of the data set's 16-bit pictures (`opendetr.pixels`); None: that of each file
     rounding: Rounding = "official"  # of the resized sides, before `multiple_of`
     resampling: Resampling = "bilinear"  # with antialiasing
+    pad_size: tuple[int, int] | None = (
+        None  # height and width of the frame that pictures are padded to; boxes are in it
+    )
 
     def transform(self) -> v2.Transform:
         """Resize, scale to 0..1, normalise."""
@@ -59,13 +66,42 @@ class Preprocessing:
         """
         if image_size < 1:
             raise UserError(f"--image-size must be at least 1, got {image_size}")
-        longer = round(self.max_size * image_size / self.image_size)
-        return replace(self, image_size=image_size, max_size=max(1, longer))
+        longer, *frame = (
+            max(1, round(side * image_size / self.image_size)) for side in (self.max_size, *(self.pad_size or ()))
+        )
+        pad_size = (max(longer, frame[0]), max(longer, frame[1])) if frame else None
+        return replace(self, image_size=image_size, max_size=longer, pad_size=pad_size)
+
+    def framed(self, images: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Transformed pictures of one shape as the model wants them: padded where it is one for padded pictures.
+
+        Args:
+            images: [B, 3, h, w].
+
+        Returns:
+            The pictures, padded with zeros at right and bottom; the padding mask, None without padding; and by what
+            boxes [..., cxcywh] of the model are multiplied to be fractions of the picture.
+        """
+        if self.pad_size is None:
+            return images, None, torch.ones(4)
+        (height, width), (whole_height, whole_width) = images.shape[2:], self.pad_size
+        padded = images.new_zeros(*images.shape[:2], *self.pad_size)
+        padded[:, :, :height, :width] = images
+        mask = torch.ones(len(images), *self.pad_size, dtype=torch.bool)
+        mask[:, :height, :width] = False
+        return padded, mask, torch.tensor([whole_width / width, whole_height / height] * 2)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, the inverse of `from_json`."""
         values = asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
-        unusual = ("white_level", "rounding", "resampling")  # not in files of earlier versions, nor in fingerprints
+        if self.pad_size is not None:
+            values["pad_size"] = list(self.pad_size)
+        unusual = (
+            "white_level",
+            "rounding",
+            "resampling",
+            "pad_size",
+        )  # not in files of earlier versions, nor in fingerprints
         for name in unusual:
             if values[name] == getattr(Preprocessing, name):
                 del values[name]
@@ -94,6 +130,12 @@ class Preprocessing:
             if values.get(name, known[0]) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {values[name]!r}")
         told = {name: values.get(name, known[0]) for name, known in rules.items()}
+        if (frame := values.get("pad_size")) is not None:
+            fits = isinstance(frame, list | tuple) and len(frame) == 2 and all(type(side) is int for side in frame)
+            if not fits or min(frame) < sizes["max_size"]:
+                least = f"at least the longer side, {sizes['max_size']}"
+                raise ValueError(f"pad_size must be a height and a width of {least}, got {frame}")
+            told["pad_size"] = tuple(frame)
         return cls(mean=tuple(values["mean"]), std=tuple(values["std"]), white_level=white_level, **sizes, **told)
 
 

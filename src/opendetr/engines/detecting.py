@@ -1,6 +1,7 @@
 """Pictures through an engine to detections: the one loop of evaluation, prediction and serving."""
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -37,9 +38,11 @@ def detect(
     """
     for group in group_equal_shapes(pictures, lambda picture: tuple(picture.image.shape), batch_size):
         before_batch()
-        batch = Batch(
-            torch.stack([picture.image for picture in group]), None,
-            torch.tensor([picture.size for picture in group]), tuple(picture.image_id for picture in group),
-        )  # fmt: skip
-        found = postprocess(engine(batch.images, None), batch, description.scoring, description.label_map)
+        images, mask, factors = description.preprocessing.framed(torch.stack([picture.image for picture in group]))
+        sizes = torch.tensor([picture.size for picture in group])
+        batch = Batch(images, mask, sizes, tuple(picture.image_id for picture in group))
+        output = engine(images, mask)
+        if mask is not None:
+            output = replace(output, boxes_cxcywh=output.boxes_cxcywh * factors.to(output.boxes_cxcywh))
+        found = postprocess(output, batch, description.scoring, description.label_map)
         yield from zip((picture.key for picture in group), found)
