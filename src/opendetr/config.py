@@ -24,7 +24,8 @@ LIMITS = {
     "feedforward_dim": 65_536, "num_queries": 100_000,
     "image_size": MOST_PIXELS, "max_size": 1_000_000, "crop_min": MOST_PIXELS, "crop_max": MOST_PIXELS,
     "multiple_of": 4_096, "zoom_in": 100, "zoom_out": 100, "colour": 100,
-    "proposal_repeats": 1_000, "denoising_queries": 100_000,
+    "class_weight": 10**6, "l1_weight": 10**6, "giou_weight": 10**6, "no_object_weight": 10**6, "class_cost": 10**6,
+    "l1_cost": 10**6, "giou_cost": 10**6, "iou_power": 100, "proposal_repeats": 1_000, "denoising_queries": 100_000,
     "epochs": 10**8, "patience": 10**8, "batch_size": 10**6, "accumulate": 10**6, "minutes": 10**8, "workers": 10_000,
 }  # fmt: skip
 MOST_WEIGHTS = 4 * 10**9  # of a transformer: 16 GB

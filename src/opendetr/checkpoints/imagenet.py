@@ -4,9 +4,10 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from opendetr.checkpoints.pickles import read_pickle
 from opendetr.config import LossConfig, ModelConfig
 from opendetr.errors import UserError, first_line
 from opendetr.model.build import build_model
@@ -113,14 +114,12 @@ def _from_hub(body: nn.Module) -> Path | None:
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
+    if path.suffix == ".safetensors":
+        try:
             return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch, pickle, zip and safetensors raise many kinds of errors
-        raise UserError(f"{path} cannot be read as weights ({first_line(error)})") from None
+        except Exception as error:  # safetensors raises many kinds of errors
+            raise UserError(f"{path} cannot be read as weights ({first_line(error)}); get the file anew") from None
+    state = read_pickle(path, "weights: a safetensors file, or a state dict of PyTorch")
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]

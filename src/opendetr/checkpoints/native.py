@@ -80,10 +80,12 @@ def load_folder(path: str | Path) -> Checkpoint:
             f"{folder} is damaged: labels.json or preprocessing.json is not as written ({error!r})"
         ) from None
     metrics = read_json(folder / "metrics.json", "a model's metrics")
+    if not isinstance(metrics, dict):
+        raise UserError(f"{folder / 'metrics.json'} is damaged: expected an object of a model's metrics")
     try:
         origin = Origin.from_json(metrics)
-    except (AttributeError, ValueError) as error:
-        raise UserError(f"{folder / 'metrics.json'} is damaged: expected a model's metrics ({error})") from None
+    except ValueError as error:
+        raise UserError(f"{folder / 'metrics.json'} is damaged: {error}") from None
     require_shapes(config.model, shapes_in(folder / "model.safetensors"), str(folder))
     model = build_model(config.model, config.loss, label_map.num_classes)
     try:

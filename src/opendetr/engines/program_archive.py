@@ -66,7 +66,9 @@ def harmless_copy(path: Path) -> io.BytesIO:
                 continue
             content = archive.read(entry)
             if name == PROGRAM:
-                _require_harmless_graph(json.loads(content), path)
+                program = json.loads(content, object_hook=_without_stack_trace)
+                _require_harmless_graph(program, path)
+                content = json.dumps(program).encode()
             elif name in TENSORS:
                 _require_plain_tensors(json.loads(content), path)
             elif PICKLES.fullmatch(name):
@@ -114,6 +116,12 @@ def _require_plain_tensors(config: Any, path: Path) -> None:
         plain = re.fullmatch(r"(weight|tensor)_\d+", str(payload["path_name"])) and payload["use_pickle"] is False
         if not plain or not NAME.fullmatch(name):
             raise _refused(path, f"the object {payload['path_name']} for {name}")
+
+
+def _without_stack_trace(value: dict[str, Any]) -> dict[str, Any]:
+    """An object of the program without lines of its source, which earlier versions wrote."""
+    value.pop("stack_trace", None)
+    return value
 
 
 def _require_harmless_graph(value: Any, path: Path, key: str = "") -> None:
