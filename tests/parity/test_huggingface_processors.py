@@ -205,7 +205,7 @@ def test_padded_pictures_are_computed_with_their_mask(with_processor, theirs, tm
 
 def test_what_is_assumed_is_said_once(bare, capsys):
     found = load_checkpoint(bare).preprocessing
-    assert found == replace(PREPROCESSING, rounding="transformers")
+    assert found == replace(PREPROCESSING, rounding="transformers", resizer="torchvision")
     said = " ".join(capsys.readouterr().out.split())
     assert said.count("no preprocessor_config.json: shorter side 800, longer at most 1333, and ImageNet's mean") == 1
     assert "if it was trained at another size, give that by --image-size" in said
@@ -278,7 +278,7 @@ def test_a_bare_pth_of_a_table_transformer_is_known_too(tmp_path, capsys):
 
 
 def test_another_image_size_in_every_command(bare, tmp_path, monkeypatch, capsys):
-    smaller = replace(PREPROCESSING, image_size=48, max_size=80, rounding="transformers")
+    smaller = replace(PREPROCESSING, image_size=48, max_size=80, rounding="transformers", resizer="torchvision")
 
     def run(*arguments):
         monkeypatch.setattr("sys.argv", ["opendetr", *map(str, arguments)])

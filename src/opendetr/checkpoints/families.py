@@ -10,7 +10,7 @@ from opendetr.config import ModelConfig
 from opendetr.data.transforms import Preprocessing
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-PREPROCESSING = Preprocessing(800, 1333, *IMAGENET)  # of the official code
+PREPROCESSING = Preprocessing(800, 1333, *IMAGENET, resizer="pillow")  # of the official code
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class TableModel:
     def preprocessing(self) -> Preprocessing:
         """The authors' own: both sides are rounded to the nearest pixel; resized bicubically, Pillow's default."""
         side = self.longer_side
-        return Preprocessing(side, side, *IMAGENET, rounding="nearest", resampling="bicubic")
+        return Preprocessing(side, side, *IMAGENET, rounding="nearest", resampling="bicubic", resizer="pillow")
 
     @property
     def in_words(self) -> str:

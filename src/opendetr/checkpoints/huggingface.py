@@ -159,7 +159,7 @@ def _told_of_processor(config: Mapping[str, Any]) -> dict[str, Any]:
     if "opendetr" not in config:
         return {}
     return {"multiple_of": 1, "rounding": "official"} | {
-        name: value for name, value in config["opendetr"].items() if name in ("multiple_of", "rounding")
+        name: value for name, value in config["opendetr"].items() if name in ("multiple_of", "rounding", "resizer")
     }
 
 

@@ -147,7 +147,7 @@ def config_fields(checkpoint: Checkpoint, kind: str, *, timm_backbone: bool) -> 
     said, not_said = _loss_fields(checkpoint.config)
     ours: dict[str, Any] = {
         "category_ids": list(labels.category_ids), "multiple_of": preprocessing.multiple_of,
-        "rounding": preprocessing.rounding,
+        "rounding": preprocessing.rounding, "resizer": preprocessing.resizer,
     } | ({"loss": not_said} if not_said else {})  # fmt: skip
     if origin.labels == NAMES_ASSUMED:
         ours["labels"] = NAMES_ASSUMED

@@ -73,7 +73,9 @@ def _assumed(model: ModelConfig) -> tuple[Preprocessing, list[str]]:
         guess = f"{table.in_words}, and {mean}: assumed by its {model.num_queries} queries"
         return table.preprocessing, [f"no {FILE}: {guess}; {OTHER_SIZE}"]
     size = f"shorter side {PREPROCESSING.image_size}, longer at most {PREPROCESSING.max_size}"
-    return replace(PREPROCESSING, rounding="transformers"), [f"no {FILE}: {size}, and {mean}: assumed; {OTHER_SIZE}"]
+    return replace(PREPROCESSING, rounding="transformers", resizer="torchvision"), [
+        f"no {FILE}: {size}, and {mean}: assumed; {OTHER_SIZE}"
+    ]
 
 
 def _sizes(

@@ -33,6 +33,7 @@ from opendetr.model.build import build_model
 MODEL_TYPE = "opendetr"
 CODE = "modeling_opendetr"
 PREFIX = "detr."
+OWN_FIELDS = ("white_level", "rounding", "resampling", "resizer")  # of the preprocessing, in the image processor
 READ = ("architecture, classes and preprocessing: from the folder's config files; its Python code is not run",)
 
 
@@ -72,7 +73,7 @@ def load_with_code(folder: Path, state: Mapping[str, Tensor] | None = None) -> C
         origin = replace(Origin.from_json(told["origin"]), read=READ)
         processor = read_json(folder / FILE, "the config of an image processor")
         values = {"multiple_of": processor["multiple_of"], "rounding": "official"}  # as before it was stored
-        values |= {name: processor[name] for name in ("white_level", "rounding", "resampling") if name in processor}
+        values |= {name: processor[name] for name in OWN_FIELDS if name in processor}
         preprocessing, _ = read_preprocessing(folder, values)
     weights = {name.removeprefix(PREFIX): tensor for name, tensor in whole.items()}
     require_shapes(run.model, shapes_of(weights), str(folder))
@@ -107,6 +108,5 @@ def _processor_of(checkpoint: Checkpoint) -> dict[str, Any]:
         "size": {"shortest_edge": preprocessing.image_size, "longest_edge": preprocessing.max_size},
         "image_mean": list(preprocessing.mean), "image_std": list(preprocessing.std),
         "multiple_of": preprocessing.multiple_of, "scoring": checkpoint.config.model.scoring, "unused_labels": unused,
-        "white_level": preprocessing.white_level, "rounding": preprocessing.rounding,
-        "resampling": preprocessing.resampling,
+        **{name: getattr(preprocessing, name) for name in OWN_FIELDS},
     }  # fmt: skip

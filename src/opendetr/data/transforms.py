@@ -21,6 +21,7 @@ from opendetr.pixels import WHITE_LEVELS
 from opendetr.structures import Target
 
 Resampling = Literal["bilinear", "bicubic"]
+Resizer = Literal["torchvision", "pillow"]
 WITHOUT_PADDING = (
     "the model is one for pictures padded to one size (pad_size of its image processor), which predict, val and track "
     "know; fine-tune it with train --init for a model without padding"
@@ -39,14 +40,13 @@ class Preprocessing:
     white_level: int | None = None  # of the data set's 16-bit pictures (`opendetr.pixels`); None: that of each file
     rounding: Rounding = "official"  # of the resized sides, before `multiple_of`
     resampling: Resampling = "bilinear"  # with antialiasing
-    pad_size: tuple[int, int] | None = (
-        None  # height and width of the frame that pictures are padded to; boxes are in it
-    )
+    resizer: Resizer = "torchvision"  # Pillow's pixels differ from it by at most one of 255 levels
+    pad_size: tuple[int, int] | None = None  # height, width of the frame that pictures are padded to; boxes are in it
 
     def transform(self) -> v2.Transform:
         """Resize, scale to 0..1, normalise."""
         resize = ResizeShorterSide(
-            (self.image_size,), self.max_size, self.multiple_of, rounding=self.rounding, resampling=self.resampling
+            (self.image_size,), self.max_size, self.multiple_of, self.rounding, self.resampling, self.resizer
         )
         return v2.Compose([resize, Normalise(self.mean, self.std)])
 
@@ -96,13 +96,8 @@ class Preprocessing:
         values = asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
         if self.pad_size is not None:
             values["pad_size"] = list(self.pad_size)
-        unusual = (
-            "white_level",
-            "rounding",
-            "resampling",
-            "pad_size",
-        )  # not in files of earlier versions, nor in fingerprints
-        for name in unusual:
+        # Not in files of earlier versions, nor in fingerprints, where they are as they were.
+        for name in ("white_level", "rounding", "resampling", "resizer", "pad_size"):
             if values[name] == getattr(Preprocessing, name):
                 del values[name]
         return values
@@ -125,11 +120,11 @@ class Preprocessing:
         white_level = values.get("white_level")
         if white_level not in (None, *WHITE_LEVELS):
             raise ValueError(f"white_level must be one of {', '.join(map(str, WHITE_LEVELS))}, got {white_level!r}")
-        rules = {"rounding": get_args(Rounding), "resampling": get_args(Resampling)}
+        rules = {"rounding": get_args(Rounding), "resampling": get_args(Resampling), "resizer": get_args(Resizer)}
         for name, known in rules.items():
             if values.get(name, known[0]) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {values[name]!r}")
-        told = {name: values.get(name, known[0]) for name, known in rules.items()}
+        told: dict[str, Any] = {name: values.get(name, known[0]) for name, known in rules.items()}
         if (frame := values.get("pad_size")) is not None:
             fits = isinstance(frame, list | tuple) and len(frame) == 2 and all(type(side) is int for side in frame)
             if not fits or min(frame) < sizes["max_size"]:
@@ -189,10 +184,12 @@ class ResizeShorterSide(v2.Transform):
         multiple_of: int = 1,
         rounding: Rounding = "official",
         resampling: Resampling = "bilinear",
+        resizer: Resizer = "torchvision",
     ) -> None:
         super().__init__()
         self.sizes, self.max_size, self.multiple_of = tuple(sizes), max_size, multiple_of
         self.rounding: Rounding = rounding
+        self.resizer = resizer
         self.interpolation = v2.InterpolationMode(resampling)
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
@@ -204,7 +201,12 @@ class ResizeShorterSide(v2.Transform):
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Resize a picture or its boxes."""
-        resized = v2.functional.resize(inpt, list(params["size"]), self.interpolation, antialias=True)
+        size, by_pillow = list(params["size"]), self.resizer == "pillow" and isinstance(inpt, tv_tensors.Image)
+        if by_pillow:
+            picture = v2.functional.to_pil_image(inpt)
+            pixels = v2.functional.pil_to_tensor(v2.functional.resize(picture, size, self.interpolation))
+            return tv_tensors.Image(pixels)
+        resized = v2.functional.resize(inpt, size, self.interpolation, antialias=True)
         # A decoder stores the colours of a pixel side by side; planes make the next steps three times as fast.
         return tv_tensors.wrap(resized.contiguous(), like=resized)
 
