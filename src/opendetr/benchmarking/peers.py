@@ -83,7 +83,7 @@ class OfficialPeer:
 
 
 class HuggingFacePeer:
-    """`DetrForObjectDetection` of transformers, with its image processor."""
+    """The DETR or Table Transformer of transformers, with its image processor."""
 
     engine, precision = "huggingface", "fp32"
 
@@ -97,7 +97,7 @@ class HuggingFacePeer:
         bar_was_shown = transformers.utils.logging.is_progress_bar_enabled()
         transformers.utils.logging.disable_progress_bar()
         try:
-            model = transformers.DetrForObjectDetection.from_pretrained(folder)
+            model = transformers.AutoModelForObjectDetection.from_pretrained(folder)
             self.processor = transformers.DetrImageProcessor.from_pretrained(folder)
         finally:
             if bar_was_shown:
