@@ -6,21 +6,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
-from opendetr.checkpoints.huggingface_names import BACKBONE, file_names, from_ours, name_in_files, to_ours
+from opendetr.checkpoints.huggingface_names import file_names, from_ours, has_their_backbone, name_in_files, to_ours
 from opendetr.checkpoints.native import Checkpoint
 from opendetr.checkpoints.official import (
     IMAGENET,
     PANOPTIC,
     PANOPTIC_CLASSES,
     RESNETS,
+    labels_of,
+    one_class,
     require_paper_model,
-    without_masks,
 )  # fmt: skip
-from opendetr.checkpoints.origin import IDS_ASSUMED, Origin
-from opendetr.checkpoints.pickles import read_pickle
+from opendetr.checkpoints.origin import IDS_ASSUMED, NO_HEAD, Origin
+from opendetr.checkpoints.state_dicts import find_weights
+from opendetr.checkpoints.weight_files import read_weights_of
 from opendetr.checkpoints.weights import as_stored, damage_is_said, fill, stored_weights
 from opendetr.config import ModelConfig
 from opendetr.data.transforms import Preprocessing
@@ -35,12 +37,13 @@ from opendetr.recipes.recipe import load_recipe
 RESNET = re.compile(r"resnet(18|34|50|101|152)(\.tv\w*)?")
 
 
-def load_huggingface(folder: Path, state: Mapping[str, Tensor] | None = None) -> Checkpoint:
+def load_huggingface(folder: Path, state: Mapping[str, Any] | None = None, *, without_head: bool = False) -> Checkpoint:
     """Read a folder written by `save_pretrained`.
 
     Args:
         folder: with `config.json`, weights, and `preprocessor_config.json` where there is one.
         state: the weights, where they are at hand already, under the names they have in memory or in files.
+        without_head: whether the class head may be missing, because it is to be replaced.
 
     Returns:
         The model, in eval mode; `origin.read` says what was read from where.
@@ -52,25 +55,30 @@ def load_huggingface(folder: Path, state: Mapping[str, Tensor] | None = None) ->
     if not isinstance(config, dict) or config.get("model_type") != "detr":
         kind = config.get("model_type") if isinstance(config, dict) else type(config).__name__
         raise UserError(f"{folder}/config.json is of a model of type '{kind}'; expected 'detr'")
-    whole = read_weights(folder) if state is None else state
+    found = find_weights(read_weights_of(folder) if state is None else state, str(folder))
     with damage_is_said(folder):
-        theirs = file_names(without_masks(whole))
+        theirs = file_names(found.state)
         renamed = to_ours(theirs)
+        headless = without_head and "class_embed.weight" not in renamed and "input_proj.weight" in renamed
+        if headless:
+            renamed |= one_class(renamed["input_proj.weight"].shape[0])
         if "class_embed.weight" not in renamed or "query_embed.weight" not in renamed:
             raise UserError(f"{folder} holds no weights of DetrForObjectDetection")
         told = config.get("opendetr", {})
-        label_map = read_labels(config, renamed["class_embed.weight"].shape[0] - 1, folder)
+        label_map = (
+            labels_of(1) if headless else read_labels(config, renamed["class_embed.weight"].shape[0] - 1, folder)
+        )
         model_config = _architecture(config, renamed, folder)
         preprocessing = read_preprocessing(folder, told.get("multiple_of", 1))
-        timm_backbone = not any(name.startswith(f"{BACKBONE}encoder.stages") for name in theirs)
+        timm_backbone = not has_their_backbone(theirs)
         origin = Origin(
             format="huggingface", **as_stored(renamed), timm_backbone=timm_backbone,
-            labels="told" if "category_ids" in told else IDS_ASSUMED,
-            read=_remarks(model_config, label_map.num_classes, panoptic=len(theirs) < len(whole)),
+            labels=NO_HEAD if headless else "told" if "category_ids" in told else IDS_ASSUMED,
+            read=[*found.remarks, *_remarks(model_config, label_map.num_classes, panoptic=found.panoptic)],
         )  # fmt: skip
     run = replace(load_recipe("paper"), model=model_config)
     model = build_model(model_config, run.loss, label_map.num_classes)
-    fill(model, renamed, str(folder), lambda name: name_in_files(name, timm_backbone=timm_backbone))
+    fill(model, renamed, str(folder), lambda name: found.prefix + name_in_files(name, timm_backbone=timm_backbone))
     return Checkpoint(model.eval(), run, label_map, preprocessing, origin, folder)
 
 
@@ -105,26 +113,6 @@ def require_writable_model(model: DETR, config: ModelConfig) -> None:
             f"of eps 1e-5 in the place of each and loses the activations in them; train with a ResNet, such as "
             f"--backbone resnet26d"
         )
-
-
-def read_weights(folder: Path) -> dict[str, Tensor]:
-    """The weights in a folder of `save_pretrained`, under the names they have there; UserError if there are none."""
-    expected = "the weights of DetrForObjectDetection"
-    path = folder / "model.safetensors"
-    if path.is_file():
-        try:
-            return load_file(path)
-        except Exception:  # safetensors raises many kinds of errors
-            raise UserError(f"{path} is damaged, or holds no weights; expected {expected}") from None
-    path = folder / "pytorch_model.bin"
-    if not path.is_file():
-        raise UserError(
-            f"{folder} holds no weights; expected model.safetensors or pytorch_model.bin beside config.json"
-        )
-    state = read_pickle(path, expected)
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"{path} holds no weights; expected {expected}")
-    return state
 
 
 def _architecture(config: Mapping[str, Any], state: Mapping[str, Tensor], folder: Path) -> ModelConfig:

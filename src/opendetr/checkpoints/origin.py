@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 NAMES_ASSUMED: Literal["names assumed"] = "names assumed"
+NO_HEAD: Literal["no head"] = "no head"
 IDS_ASSUMED: Literal["ids assumed"] = "ids assumed"
 
 
@@ -15,7 +16,7 @@ class Origin:
     format: str = ""  # of the file it was read from: official or huggingface; empty: our own
     source: str = ""  # the name that it was loaded by
     read: Sequence[str] = ()  # sentences: what was read from where
-    labels: Literal["", "told", "names assumed", "ids assumed"] = ""  # what the file says about the classes
+    labels: Literal["", "told", "names assumed", "ids assumed", "no head"] = ""  # what the file says about the classes
     arguments: Mapping[str, Any] = field(default_factory=dict)  # that the official code stored beside the weights
     kinds: Mapping[str, str] = field(default_factory=dict)  # types of the file's tensors that are not float32
     counters: Mapping[str, int] = field(default_factory=dict)  # batch norm's, which a frozen one does without

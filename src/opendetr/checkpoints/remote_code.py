@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
-from torch import Tensor
 
-from opendetr.checkpoints.huggingface import read_labels, read_preprocessing, read_weights
+from opendetr.checkpoints.huggingface import read_labels, read_preprocessing
 from opendetr.checkpoints.native import Checkpoint
 from opendetr.checkpoints.one_file import one_file
 from opendetr.checkpoints.origin import Origin
 from opendetr.checkpoints.public import without_places
+from opendetr.checkpoints.state_dicts import find_weights
+from opendetr.checkpoints.weight_files import read_weights_of
 from opendetr.checkpoints.weights import damage_is_said, fill
 from opendetr.config import RunConfig
 from opendetr.files import read_json, replacing_folder, write_json, write_text
@@ -45,23 +46,23 @@ def save_with_code(checkpoint: Checkpoint, folder: Path, card: str = "") -> Path
     return folder
 
 
-def load_with_code(folder: Path, state: Mapping[str, Tensor] | None = None) -> Checkpoint:
+def load_with_code(folder: Path, state: Mapping[str, Any] | None = None) -> Checkpoint:
     """Read a folder written by `save_with_code`, without its code; arguments as in `load_huggingface`.
 
     Raises:
         UserError: a file is missing or damaged, or the weights are those of another model.
     """
     config = read_json(folder / "config.json", "the config of a Hugging Face model")
-    whole = read_weights(folder) if state is None else state
+    found = find_weights(read_weights_of(folder) if state is None else state, str(folder))
     with damage_is_said(folder / "config.json"):
         told = config["opendetr"]
         run = RunConfig.from_dict(told["config"], f"{folder}/config.json")
         label_map = read_labels(config, len(told["category_ids"]), folder)
-        origin = replace(Origin.from_json(told["origin"]), read=READ)
+        origin = replace(Origin.from_json(told["origin"]), read=(*READ, *found.remarks))
         processor = read_json(folder / "preprocessor_config.json", "the config of an image processor")
         preprocessing = read_preprocessing(folder, processor["multiple_of"], processor.get("white_level"))
     model = build_model(run.model, run.loss, label_map.num_classes)
-    fill(model, {name.removeprefix(PREFIX): tensor for name, tensor in whole.items()}, str(folder), PREFIX.__add__)
+    fill(model, found.state, str(folder), found.prefix.__add__)
     return Checkpoint(model.eval(), run, label_map, preprocessing, origin, folder)
 
 
