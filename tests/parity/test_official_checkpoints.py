@@ -278,6 +278,7 @@ def test_a_name_that_is_nearly_right(tmp_path, monkeypatch, name, said):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "some").mkdir()
     (tmp_path / "some" / "model.safetensors").touch()
+    (tmp_path / "some" / "config.toml").touch()
     with pytest.raises(UserError, match=said):
         load_checkpoint(name)
 

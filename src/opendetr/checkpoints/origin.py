@@ -14,6 +14,7 @@ class Origin:
     """The origin of a model; what is not known is empty or None, and is not written."""
 
     format: str = ""  # of the file it was read from: official or huggingface; empty: our own
+    version: str = ""  # of opendetr, that wrote the model folder; empty: an early one, which did not say
     source: str = ""  # the name that it was loaded by
     read: Sequence[str] = ()  # sentences: what was read from where
     labels: Literal["", "told", "names assumed", "ids assumed", "no head"] = ""  # what the file says about the classes

@@ -20,11 +20,12 @@ from opendetr.checkpoints.one_file import one_file
 from opendetr.checkpoints.origin import Origin
 from opendetr.checkpoints.public import without_places
 from opendetr.checkpoints.state_dicts import find_weights
+from opendetr.checkpoints.versions import stored_config
 from opendetr.checkpoints.weight_files import read_weights_of
 from opendetr.checkpoints.weights import damage_is_said, fill
-from opendetr.config import RunConfig
 from opendetr.files import read_json, replacing_folder, write_json, write_text
 from opendetr.model.build import build_model
+from opendetr.version import __version__
 
 MODEL_TYPE = "opendetr"
 CODE = "modeling_opendetr"
@@ -56,7 +57,7 @@ def load_with_code(folder: Path, state: Mapping[str, Any] | None = None) -> Chec
     found = find_weights(read_weights_of(folder) if state is None else state, str(folder))
     with damage_is_said(folder / "config.json"):
         told = config["opendetr"]
-        run = RunConfig.from_dict(told["config"], f"{folder}/config.json")
+        run = stored_config(told["config"], told["origin"].get("version"), f"{folder}/config.json")
         label_map = read_labels(config, len(told["category_ids"]), folder)
         origin = replace(Origin.from_json(told["origin"]), read=(*READ, *found.remarks))
         processor = read_json(folder / "preprocessor_config.json", "the config of an image processor")
@@ -78,7 +79,7 @@ def _config_of(checkpoint: Checkpoint) -> dict[str, Any]:
         "label2id": {name: index for index, name in enumerate(labels.names)},
         "opendetr": {
             "category_ids": list(labels.category_ids), "config": checkpoint.config.to_dict(),
-            "origin": checkpoint.origin.to_json(),
+            "origin": replace(checkpoint.origin, version=__version__).to_json(),
         },
     }  # fmt: skip
 

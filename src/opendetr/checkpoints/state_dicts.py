@@ -56,7 +56,7 @@ def find_weights(content: Any, source: str) -> FoundWeights:
             f"{source} holds a pickled object instead of weights, and no code in it is run; save the weights of a "
             f"model alone by torch.save(model.state_dict(), FILE)"
         )
-    states = {place: _without_inserted(state) for place, state in _states_in(content)}
+    states = dict(states_in(content))
     if not states:
         raise UserError(f"{source} holds no weights; expected a state dict of a DETR, or a dictionary with one")
     found = {(place, prefix): state for place, state in states.items() for prefix in _prefixes(state)}
@@ -83,21 +83,19 @@ def find_weights(content: Any, source: str) -> FoundWeights:
     return FoundWeights(_library(state), state, prefix, panoptic, _arguments(content), tuple(remarks))
 
 
-def _states_in(content: Any, place: str = "", depth: int = 0) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """The state dicts in nested dictionaries, with the keys that lead to them."""
+def states_in(content: Any, place: str = "", depth: int = 0) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """The state dicts in nested dictionaries, with the keys that lead to them.
+
+    Their names are without what `torch.compile` and others put between the modules' own.
+    """
     if not isinstance(content, Mapping) or depth > DEEPEST:
         return
-    state = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
-    if state:
-        yield place, state
+    tensors = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    if tensors:
+        yield place, {INSERTED.sub("", name): tensor for name, tensor in tensors.items()}
     for name, value in content.items():
         if isinstance(name, str):
-            yield from _states_in(value, f"{place}.{name}" if place else name, depth + 1)
-
-
-def _without_inserted(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Names without what `torch.compile` and others put between the modules' own."""
-    return {INSERTED.sub("", name): tensor for name, tensor in state.items()}
+            yield from states_in(value, f"{place}.{name}" if place else name, depth + 1)
 
 
 def _prefixes(state: Mapping[str, Tensor]) -> list[str]:

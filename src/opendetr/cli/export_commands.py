@@ -53,6 +53,10 @@ def convert(
             "--dc5/--no-dc5",
         ),
     ] = None,
+    heads: Annotated[
+        int | None,
+        option(RARE, "N", "How many attention heads a file of weights has, where it does not say.", default="8"),
+    ] = None,
 ) -> Answer:
     """Write a model in another library's format, or convert another library's model to ours.
 
@@ -60,7 +64,7 @@ def convert(
       opendetr convert runs/mine shared --to huggingface
       opendetr convert facebook/detr-resnet-50 mine --to opendetr
     """
-    folder = opendetr.convert(model, output, to, push=push, private=private, licence=licence, dc5=dc5)
+    folder = opendetr.convert(model, output, to, push=push, private=private, licence=licence, dc5=dc5, heads=heads)
     return Answer({"folder": str(folder)})
 
 

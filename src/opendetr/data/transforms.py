@@ -6,7 +6,7 @@ Between transforms a sample is `(tv_tensors.Image, {"boxes": tv_tensors.Bounding
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -55,7 +55,9 @@ class Preprocessing:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Preprocessing":
-        """The inverse of `to_json`; KeyError if a value is missing, ValueError if one is of another kind."""
+        """The inverse of `to_json`; KeyError if a value is missing, ValueError if one is unknown or of another kind."""
+        if unknown := sorted(map(str, values.keys() - {item.name for item in fields(cls)})):
+            raise ValueError(f"{unknown[0]} is unknown here, and may change what the model sees")
         sizes = {"image_size": values["image_size"], "max_size": values["max_size"]}
         sizes["multiple_of"] = values.get("multiple_of", 1)
         for name, pixels in sizes.items():

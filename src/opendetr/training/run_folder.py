@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 
-from opendetr.checkpoints.native import Checkpoint, copy_checkpoint, save_checkpoint
+from opendetr.checkpoints.finite import require_finite, tensors_in
+from opendetr.checkpoints.native import Checkpoint, copy_checkpoint, save_checkpoint, write_metrics
 from opendetr.checkpoints.origin import Origin
+from opendetr.checkpoints.versions import newer_is_said
 from opendetr.config import RunConfig
 from opendetr.errors import UserError, first_line
 from opendetr.evaluation.coco import CocoMetrics
@@ -17,9 +19,10 @@ from opendetr.files import (
     append_line,
     current_folder,
     read_json_lines,
+    read_note,
+    refuse_pointer,
     require_folder,
     without_infinity,
-    write_json,
     write_text,
 )
 from opendetr.recipes.recipe import load_recipe
@@ -86,7 +89,7 @@ class RunFolder:
     def record_evaluation(self, checkpoint: Checkpoint, metrics: CocoMetrics, when: Mapping[str, Any]) -> None:
         """Write the metrics of `last`, and copy it to `best` if no AP on val was higher before."""
         origin = replace(self._origin(checkpoint), val=metrics.to_json())
-        write_json(self.path / "last" / "metrics.json", origin.to_json())
+        write_metrics(self.path / "last", origin)
         if metrics.summary["AP"] >= self.best_ap:
             copy_checkpoint(self.path / "last", self.path / "best")
         self.log({"kind": "val", **when, **{f"val_{name}": value for name, value in metrics.summary.items()}})
@@ -121,7 +124,10 @@ def summary_of(run: Path) -> dict[str, Any]:
 
 def read_config(run: Path) -> RunConfig:
     """The config of a run, with all values that were chosen at its start; UserError if it cannot be continued."""
-    return load_recipe(str(resumable_folder(run) / "config.toml"))
+    folder = resumable_folder(run)
+    version = read_note(folder / "metrics.json").get("version")
+    with newer_is_said(version, "continue with that version"):
+        return load_recipe(str(folder / "config.toml"))
 
 
 def resumable_folder(run: Path) -> Path:
@@ -137,10 +143,12 @@ def resumable_folder(run: Path) -> Path:
 def load_training_state(run: Path) -> dict[str, Any]:
     """The training state in the `last` of a run; UserError if it cannot be continued."""
     path = resumable_folder(run) / "training.pt"
+    refuse_pointer(path)
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds of errors for a damaged file
         raise UserError(f"--resume {run}: {path} is damaged ({first_line(error)})") from None
+    require_finite(tensors_in(state), str(path))
     return state
 
 
