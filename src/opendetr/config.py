@@ -405,11 +405,16 @@ LONGEST_ASPECT = 5 / 3  # of max_size to image_size where a size is chosen, as i
 
 def parse_config(text: str, source: str) -> RunConfig:
     """A config from TOML text; `source` is named in errors."""
+    return RunConfig.from_dict(parse_sections(text, source), source)
+
+
+def parse_sections(text: str, source: str) -> dict[str, Any]:
+    """The sections of TOML text, which nothing has checked; `source` is named in errors."""
     try:
         sections = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # beyond Python's limits: numbers of thousands of digits, deep lists
         raise UserError(f"{source} is not valid TOML ({error}); expected sections {', '.join(_SECTIONS)}") from None
-    return RunConfig.from_dict(sections, source)
+    return sections
 
 
 class _WrongKindError(Exception):

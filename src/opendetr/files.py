@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from opendetr.errors import UserError
 
 # Windows does not rename an open file, and virus scanners open every new file.
 RETRY_AFTER = (0.05, 0.1, 0.2, 0.4, 0.8) if sys.platform == "win32" else ()  # seconds
+
+LFS_NOTE = b"version https://git-lfs.github.com/spec/"  # how it begins
 
 
 def cache_folder() -> Path:
@@ -113,12 +115,27 @@ def require_folder(path: Path) -> None:
         raise UserError(f"--output {path} is a file; expected a folder, or a name that is not taken")
 
 
+def refuse_pointer(path: Path) -> None:
+    """Check that a file is itself, not the note that Git LFS leaves for one that it has not fetched; any may be none.
+
+    Raises:
+        UserError: it is such a note.
+    """
+    with suppress(OSError), path.open("rb") as file:
+        if file.read(len(LFS_NOTE)) == LFS_NOTE:
+            raise UserError(
+                f"{path} is a pointer of Git LFS, not the file itself: run `git lfs pull` in its repository, or "
+                f"download the file"
+            )
+
+
 def read_json(path: Path, expected: str) -> Any:
     """The content of a JSON file; `expected` describes it in errors.
 
     Raises:
         UserError: the file is missing, unreadable or not JSON.
     """
+    refuse_pointer(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -148,7 +148,7 @@ def weights(path, change):
     ("write", "expected"),
     [
         (lambda path: None, "the file does not exist; expected auto, none, or a weights file"),
-        (lambda path: path.write_text("hello"), "cannot be read as weights"),
+        (lambda path: path.write_text("hello"), "is damaged, or no checkpoint; expected weights of a backbone"),
         (lambda path: torch.save([1, 2], path), "holds no weights"),
         (lambda path: torch.save({"epoch": 3}, path), "holds no weights"),
         (lambda path: weights(path, lambda state: state.pop("layer2.0.conv1.weight")), "1 of .* are missing.*layer2.0"),

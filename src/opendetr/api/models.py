@@ -32,6 +32,7 @@ def convert(
     licence: str | None = None,
     dc5: bool | None = None,
     image_size: int | None = None,
+    heads: int | None = None,
 ) -> Path:
     """Write a model in another format.
 
@@ -45,10 +46,12 @@ def convert(
             is uploaded names no folder of this machine.
         private: make that repository a private one, where it does not exist.
         licence: of the model, as the hub calls it (`apache-2.0`), for its card.
-        dc5: whether an official `.pth` has a dilated backbone, which its weights do not show; None takes its stored
-            arguments, else its name.
+        dc5: whether a file of weights has a dilated backbone, which they do not show; None takes its stored arguments,
+            else its name.
         image_size: the shorter side of pictures that is written, in pixels, and the longer one in proportion; None
             keeps the model's own.
+        heads: the number of attention heads of a file of weights, which they do not show either; None takes its stored
+            arguments, else 8.
 
     Returns:
         The folder.
@@ -62,9 +65,8 @@ def convert(
         raise UserError(f"--push {push} needs --to huggingface or --to opendetr: nothing reads a .pth from the hub")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists and is not empty; give the name of a new folder")
-    return write_model(
-        load_checkpoint(model, dc5=dc5, image_size=image_size), folder, to, push, licence, private=private
-    )
+    checkpoint = load_checkpoint(model, dc5=dc5, heads=heads, image_size=image_size)
+    return write_model(checkpoint, folder, to, push, licence, private=private)
 
 
 def export(

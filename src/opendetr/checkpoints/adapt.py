@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from opendetr.checkpoints.native import Checkpoint
-from opendetr.checkpoints.origin import IDS_ASSUMED, NAMES_ASSUMED, Origin
+from opendetr.checkpoints.origin import IDS_ASSUMED, NAMES_ASSUMED, NO_HEAD, Origin
 from opendetr.checkpoints.weights import fill
 from opendetr.config import ModelConfig, RunConfig
 from opendetr.errors import UserError
@@ -95,8 +95,8 @@ def begin_with(
         elif new_head and name.startswith(CLASS_HEADS):
             taken[name] = own[name]
             fresh.append(name)
-            classes = f"{label_map.num_classes} classes instead of {trained.label_map.num_classes}"
-            remarks.append(f"{name}: fresh, for {classes}")
+            before = "" if trained.origin.labels == NO_HEAD else f" instead of {trained.label_map.num_classes}"
+            remarks.append(f"{name}: fresh, for {label_map.num_classes} classes{before}")
         elif name in PER_QUERY and len(own[name]) != len(tensor):
             rows = min(len(own[name]), len(tensor))
             taken[name] = torch.cat([tensor[:rows], own[name][rows:]])

@@ -4,7 +4,7 @@ DETR: facebookresearch/detr, datasets/coco.py. Table Transformer (Smock et al. 2
 microsoft/table-transformer, src/inference.py.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from opendetr.config import ModelConfig
 from opendetr.data.transforms import Preprocessing
@@ -47,3 +47,18 @@ def table_model(model: ModelConfig) -> TableModel | None:
     """The Table Transformer that an architecture seems to be (ResNet-18, pre-norm, as many queries), if any."""
     is_one = model.pre_norm and model.backbone.startswith("resnet18.")
     return TABLE_MODELS.get(model.num_queries) if is_one else None
+
+
+def assumed_preprocessing(model: ModelConfig, *, of_transformers: bool) -> tuple[Preprocessing, str]:
+    """The preprocessing of the released model of this architecture, for where no file says it, and that in words.
+
+    `of_transformers`: whether the model was trained with that library, which rounds sides by its own rule.
+    """
+    table, mean = table_model(model), "ImageNet's mean and standard deviation"
+    other = "if it was trained at another size, give that by --image-size"
+    if table is not None:
+        guess = f"{table.in_words}, and {mean}: assumed by its {model.num_queries} queries"
+        return table.preprocessing, f"{guess}; {other}"
+    found = replace(PREPROCESSING, rounding="transformers", resizer="torchvision") if of_transformers else PREPROCESSING
+    size = f"shorter side {found.image_size}, longer at most {found.max_size}"
+    return found, f"{size}, and {mean}: assumed; {other}"

@@ -9,10 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.torch import save_file
 
-from opendetr.checkpoints.git_lfs import require_content
 from opendetr.checkpoints.huggingface_backbone import require_features
 from opendetr.checkpoints.huggingface_config import (
     architecture_of,
@@ -25,13 +23,14 @@ from opendetr.checkpoints.huggingface_config import (
     told_of_labels,
     with_loss,
 )
-from opendetr.checkpoints.huggingface_names import BACKBONE, file_names, from_ours, name_in_files, to_ours
+from opendetr.checkpoints.huggingface_names import file_names, from_ours, has_their_backbone, name_in_files, to_ours
 from opendetr.checkpoints.huggingface_processor import FILE, processor_fields, read_preprocessing, says_rounding
 from opendetr.checkpoints.native import Checkpoint
-from opendetr.checkpoints.official import PANOPTIC, require_paper_model, without_masks
-from opendetr.checkpoints.origin import NAMES_ASSUMED, Origin
-from opendetr.checkpoints.pickles import read_pickle
-from opendetr.checkpoints.shapes import require_shapes, require_stored, shapes_of
+from opendetr.checkpoints.official import PANOPTIC, labels_of, one_class, require_paper_model
+from opendetr.checkpoints.origin import NAMES_ASSUMED, NO_HEAD, Origin
+from opendetr.checkpoints.shapes import require_shapes, shapes_of
+from opendetr.checkpoints.state_dicts import find_weights
+from opendetr.checkpoints.weight_files import read_weights_of
 from opendetr.checkpoints.weights import as_stored, damage_is_said, fill, stored_weights
 from opendetr.config import ModelConfig
 from opendetr.errors import UserError
@@ -42,12 +41,13 @@ from opendetr.model.detr import DETR
 from opendetr.recipes.recipe import load_recipe
 
 
-def load_huggingface(folder: Path, state: Mapping[str, Tensor] | None = None) -> Checkpoint:
+def load_huggingface(folder: Path, state: Mapping[str, Any] | None = None, *, without_head: bool = False) -> Checkpoint:
     """Read a folder written by `save_pretrained`.
 
     Args:
         folder: with `config.json`, weights, and `preprocessor_config.json` where there is one.
         state: the weights, where they are at hand already, under the names they have in memory or in files.
+        without_head: whether the class head may be missing, because it is to be replaced.
 
     Returns:
         The model, in eval mode; `origin.read` says what was read from where.
@@ -56,29 +56,32 @@ def load_huggingface(folder: Path, state: Mapping[str, Tensor] | None = None) ->
         UserError: no DETR, a file is missing or damaged, no `id2label`, or a part that is not the paper's.
     """
     config, file = read_detr_config(folder), f"{folder}/config.json"
-    whole = read_weights(folder) if state is None else state
-    require_stored(whole, folder)
+    found = find_weights(read_weights_of(folder) if state is None else state, str(folder))
     with damage_is_said(folder):
-        theirs = file_names(without_masks(whole))
+        theirs = file_names(found.state)
         renamed = to_ours(theirs)
+        headless = without_head and "class_embed.weight" not in renamed and "input_proj.weight" in renamed
+        if headless:
+            renamed |= one_class(renamed["input_proj.weight"].shape[0])
         if "class_embed.weight" not in renamed or "query_embed.weight" not in renamed:
             raise UserError(f"{folder} holds no weights of DetrForObjectDetection")
-        label_map = read_labels(config, renamed["class_embed.weight"].shape[0] - 1, folder)
+        num_classes = renamed["class_embed.weight"].shape[0] - 1
+        label_map = labels_of(1) if headless else read_labels(config, num_classes, folder)
         model_config, network = architecture_of(config, renamed, file)
         run = with_loss(replace(load_recipe("paper"), model=model_config), config, file)
         told, kept = _told_of_processor(config), kept_fields(config)
         preprocessing, assumed = read_preprocessing(folder, told, model_config)
-        timm_backbone = not any(name.startswith(f"{BACKBONE}encoder.stages") for name in theirs)
-        labels = told_of_labels(config, label_map)
-        remarks = _remarks(model_config, label_map.num_classes, labels, panoptic=len(theirs) < len(whole))
+        timm_backbone = not has_their_backbone(theirs)
+        labels = NO_HEAD if headless else told_of_labels(config, label_map)
+        remarks = _remarks(model_config, label_map.num_classes, labels, panoptic=found.panoptic)
         origin = Origin(
             format="huggingface", **as_stored(renamed), timm_backbone=timm_backbone, labels=labels, arguments=kept,
-            read=[*remarks, *assumed, *remark_on_training(kept, model_config.dropout)],
+            read=[*found.remarks, *remarks, *assumed, *remark_on_training(kept, model_config.dropout)],
         )  # fmt: skip
     require_shapes(model_config, shapes_of(renamed), str(folder))
     model = build_model(model_config, run.loss, label_map.num_classes)
     require_features(model.backbone, network, file)
-    fill(model, renamed, str(folder), lambda name: name_in_files(name, timm_backbone=timm_backbone))
+    fill(model, renamed, str(folder), lambda name: found.prefix + name_in_files(name, timm_backbone=timm_backbone))
     return Checkpoint(model.eval(), run, label_map, preprocessing, origin, folder)
 
 
@@ -131,27 +134,6 @@ def require_writable_model(model: DETR, config: ModelConfig) -> None:
             f"of eps 1e-5 in the place of each and loses the activations in them; train with a ResNet, such as "
             f"--backbone resnet26d"
         )
-
-
-def read_weights(folder: Path) -> dict[str, Tensor]:
-    """The weights in a folder of `save_pretrained`, under the names they have there; UserError if there are none."""
-    expected = "the weights of DetrForObjectDetection"
-    path = folder / "model.safetensors"
-    require_content(path)
-    if path.is_file():
-        try:
-            return load_file(path)
-        except Exception:  # safetensors raises many kinds of errors
-            raise UserError(f"{path} is damaged, or holds no weights; expected {expected}") from None
-    path = folder / "pytorch_model.bin"
-    if not path.is_file():
-        raise UserError(
-            f"{folder} holds no weights; expected model.safetensors or pytorch_model.bin beside config.json"
-        )
-    state = read_pickle(path, expected)
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"{path} holds no weights; expected {expected}")
-    return state
 
 
 def _told_of_processor(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,6 +35,11 @@ ELSEWHERE = {
 BACKBONE = "model.backbone.conv_encoder.model."
 
 
+def has_their_backbone(state: Mapping[str, Tensor]) -> bool:
+    """Whether the backbone is a ResNet of transformers, under its names, instead of a network of timm."""
+    return any(re.match(r"model\.backbone\.(?:conv_encoder\.)?model\.encoder\.stages\.", name) for name in state)
+
+
 def file_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state dict under the names of files, from any release: release 5 renames in memory."""
     renamed = {}

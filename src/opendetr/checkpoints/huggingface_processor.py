@@ -1,11 +1,10 @@
 """The image processor of Hugging Face's DETR: `preprocessor_config.json`, read and written."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from opendetr.checkpoints.families import IMAGENET, PREPROCESSING, table_model
+from opendetr.checkpoints.families import IMAGENET, assumed_preprocessing, table_model
 from opendetr.config import ModelConfig
 from opendetr.data.sizes import Rounding
 from opendetr.data.transforms import Preprocessing, Resampling
@@ -15,7 +14,6 @@ from opendetr.files import read_json
 FILE = "preprocessor_config.json"
 RESAMPLING: dict[int, Resampling] = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 SIZES = "expected shortest_edge and longest_edge, or equal max_height and max_width, which keep a picture's aspect"
-OTHER_SIZE = "if it was trained at another size, give that by --image-size"
 
 
 def read_preprocessing(
@@ -34,7 +32,8 @@ def read_preprocessing(
     """
     path = folder / FILE
     if model is not None and not path.is_file():
-        return _assumed(model)
+        preprocessing, said = assumed_preprocessing(model, of_transformers=True)
+        return preprocessing, [f"no {FILE}: {said}"]
     found = read_json(path, "the config of an image processor")
     if not isinstance(found, dict):
         raise UserError(f"{path} is damaged; expected the config of an image processor")
@@ -64,18 +63,6 @@ def read_preprocessing(
         ), remarks  # fmt: skip
     except ValueError as error:
         raise UserError(f"{path}: {error}; correct the value, or get the file anew") from None
-
-
-def _assumed(model: ModelConfig) -> tuple[Preprocessing, list[str]]:
-    """The preprocessing of the released model of this architecture, where no file says it."""
-    table, mean = table_model(model), "ImageNet's mean and standard deviation"
-    if table is not None:
-        guess = f"{table.in_words}, and {mean}: assumed by its {model.num_queries} queries"
-        return table.preprocessing, [f"no {FILE}: {guess}; {OTHER_SIZE}"]
-    size = f"shorter side {PREPROCESSING.image_size}, longer at most {PREPROCESSING.max_size}"
-    return replace(PREPROCESSING, rounding="transformers", resizer="torchvision"), [
-        f"no {FILE}: {size}, and {mean}: assumed; {OTHER_SIZE}"
-    ]
 
 
 def _sizes(

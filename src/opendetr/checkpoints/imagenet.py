@@ -4,12 +4,13 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from opendetr.checkpoints.pickles import read_pickle
+from opendetr.checkpoints.finite import require_finite
+from opendetr.checkpoints.state_dicts import AVERAGED, states_in
+from opendetr.checkpoints.weight_files import read_weight_file
 from opendetr.config import LossConfig, ModelConfig
-from opendetr.errors import UserError, first_line
+from opendetr.errors import UserError
 from opendetr.model.build import build_model
 from opendetr.model.detr import DETR
 
@@ -114,18 +115,12 @@ def _from_hub(body: nn.Module) -> Path | None:
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except Exception as error:  # safetensors raises many kinds of errors
-            raise UserError(f"{path} cannot be read as weights ({first_line(error)}); get the file anew") from None
-    state = read_pickle(path, "weights: a safetensors file, or a state dict of PyTorch")
-    for key in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    """The state dict in a file: the largest, where a trainer keeps several things beside it."""
+    states = dict(states_in(read_weight_file(path, "weights of a backbone")))
+    if not states:
         raise UserError(f"{path} holds no weights; expected a dictionary of tensors (a state dict)")
-    return state
+    averaged = [state for place, state in states.items() if AVERAGED.search(place)]
+    return max(averaged or states.values(), key=len)
 
 
 def _load_state(body: nn.Module, state: dict[str, Tensor], source: str) -> None:
@@ -137,11 +132,16 @@ def _load_state(body: nn.Module, state: dict[str, Tensor], source: str) -> None:
 
     # Without batch norm's step counters: frozen batch norm has none and old files lack them.
     own = {key: value for key, value in body.state_dict().items() if not key.endswith("num_batches_tracked")}
-    given = {plain(key): value for key, value in state.items()}
+    named = {plain(key): key for key in state}
+    first = plain(next(iter(own)))
+    ends = (key.removesuffix(first) for key in named if key == first or key.endswith("_" + first))
+    prefix = min(ends, key=len, default="")  # such as that of DDP
+    given = {key.removeprefix(prefix): state[name] for key, name in named.items() if key.startswith(prefix)}
     unfit = f"{source} does not fit the backbone"
     if missing := [key for key in own if plain(key) not in given]:
         raise UserError(f"{unfit}: {len(missing)} of {len(own)} are missing, first '{missing[0]}'")
     for key, value in own.items():
         if (shape := given[plain(key)].shape) != value.shape:
             raise UserError(f"{unfit}: '{key}' has shape {tuple(shape)}, expected {tuple(value.shape)}")
+    require_finite({key: given[plain(key)] for key in own}, source)
     body.load_state_dict({key: given[plain(key)] for key in own}, strict=False)

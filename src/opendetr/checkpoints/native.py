@@ -4,12 +4,12 @@ model.safetensors    the weights, float32
 config.toml          the whole config
 labels.json          the LabelMap
 preprocessing.json   size, mean and standard deviation
-metrics.json         where the model came from and what was measured
+metrics.json         where the model came from, what was measured, and the version that wrote the folder
 training.pt          (in `last` only) optimiser, schedule and random state, for --resume
 """
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,18 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from opendetr.checkpoints.description import Description
+from opendetr.checkpoints.finite import require_finite
 from opendetr.checkpoints.origin import Origin
 from opendetr.checkpoints.shapes import require_shapes, shapes_in
-from opendetr.config import RunConfig, parse_config
+from opendetr.checkpoints.versions import newer_is_said, stored_config
+from opendetr.config import RunConfig, parse_sections
 from opendetr.data.transforms import Preprocessing
 from opendetr.errors import UserError, first_line
-from opendetr.files import current_folder, read_json, replacing_folder, write_json, write_text
+from opendetr.files import current_folder, read_json, refuse_pointer, replacing_folder, write_json, write_text
 from opendetr.labels import LabelMap
 from opendetr.model.build import build_model
 from opendetr.model.detr import DETR
+from opendetr.version import __version__
 
 
 @dataclass(frozen=True)
@@ -54,31 +57,31 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, training_state: dict[s
         write_text(new / "config.toml", checkpoint.config.to_toml())
         write_json(new / "labels.json", checkpoint.label_map.to_json())
         write_json(new / "preprocessing.json", checkpoint.preprocessing.to_json())
-        write_json(new / "metrics.json", checkpoint.origin.to_json())
+        write_metrics(new, checkpoint.origin)
         if training_state is not None:
             torch.save(training_state, new / "training.pt")
+
+
+def write_metrics(folder: Path, origin: Origin) -> None:
+    """Write the `metrics.json` of a model folder, which also tells the version that wrote the folder."""
+    write_json(folder / "metrics.json", replace(origin, version=__version__).to_json())
 
 
 def load_folder(path: str | Path) -> Checkpoint:
     """Read a model folder, or a run folder: its `best` if there is one, else its `last`. The model is in eval mode.
 
     Raises:
-        UserError: there is no model at the path, or a part of it is damaged.
+        UserError: there is no model at the path, a part of it is damaged, or of a newer version that computes
+            otherwise; or a weight is not finite.
     """
     folder = model_folder(Path(path))
     config_file = folder / "config.toml"
+    for name in ("config.toml", "model.safetensors"):
+        refuse_pointer(folder / name)
     try:
         text = config_file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{config_file} cannot be read ({error}); the model folder is incomplete") from None
-    config = parse_config(text, str(config_file))
-    try:
-        label_map = LabelMap.from_json(read_json(folder / "labels.json", "a list of classes"))
-        preprocessing = Preprocessing.from_json(read_json(folder / "preprocessing.json", "a model's preprocessing"))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{folder} is damaged: labels.json or preprocessing.json is not as written ({error!r})"
-        ) from None
     metrics = read_json(folder / "metrics.json", "a model's metrics")
     if not isinstance(metrics, dict):
         raise UserError(f"{folder / 'metrics.json'} is damaged: expected an object of a model's metrics")
@@ -86,14 +89,25 @@ def load_folder(path: str | Path) -> Checkpoint:
         origin = Origin.from_json(metrics)
     except ValueError as error:
         raise UserError(f"{folder / 'metrics.json'} is damaged: {error}") from None
+    config = stored_config(parse_sections(text, str(config_file)), origin.version, str(config_file))
+    try:
+        label_map = LabelMap.from_json(read_json(folder / "labels.json", "a list of classes"))
+        preprocessing = Preprocessing.from_json(read_json(folder / "preprocessing.json", "a model's preprocessing"))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        with newer_is_said(origin.version, "read it with that version"):
+            raise UserError(
+                f"{folder} is damaged: labels.json or preprocessing.json is not as written ({error!r})"
+            ) from None
     require_shapes(config.model, shapes_in(folder / "model.safetensors"), str(folder))
     model = build_model(config.model, config.loss, label_map.num_classes)
     try:
-        model.load_state_dict(load_file(folder / "model.safetensors"))
+        state = load_file(folder / "model.safetensors")
+        model.load_state_dict(state)
     except Exception as error:  # safetensors and torch raise many kinds of errors
         raise UserError(
             f"{folder}/model.safetensors does not hold the model of its config.toml ({first_line(error)})"
         ) from None
+    require_finite(state, f"{folder}/model.safetensors")
     return Checkpoint(model.eval(), config, label_map, preprocessing, origin, folder)
 
 

@@ -3,7 +3,7 @@
 import argparse
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path, PurePath
@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from opendetr.checkpoints.download import RELEASES
-from opendetr.checkpoints.families import PREPROCESSING, TableModel, table_model
+from opendetr.checkpoints.families import TableModel, assumed_preprocessing, table_model
+from opendetr.checkpoints.huggingface_names import file_names, has_their_backbone, name_in_files, to_ours
 from opendetr.checkpoints.native import Checkpoint
-from opendetr.checkpoints.origin import NAMES_ASSUMED, Origin
-from opendetr.checkpoints.pickles import read_pickle
-from opendetr.checkpoints.shapes import require_stored
+from opendetr.checkpoints.origin import NAMES_ASSUMED, NO_HEAD, Origin
+from opendetr.checkpoints.other_architectures import backbone_by_names
+from opendetr.checkpoints.state_dicts import FoundWeights, find_weights
+from opendetr.checkpoints.weight_files import read_weight_file
 from opendetr.checkpoints.weights import as_stored, damage_is_said, fill, stored_weights
 from opendetr.config import ModelConfig, RunConfig
 from opendetr.data.transforms import Preprocessing
@@ -25,11 +27,12 @@ from opendetr.errors import UserError, said_of
 from opendetr.files import replacing_folder
 from opendetr.labels import COCO_CLASSES, UNUSED, LabelMap
 from opendetr.model.build import build_model
-from opendetr.options import SAY_DC5
+from opendetr.options import SAY_DC5, SAY_HEADS
 from opendetr.recipes.recipe import load_recipe
 
 OFFICIAL_FILE = "checkpoint.pth"  # what the official training writes, and what we do
 PANOPTIC = "a panoptic checkpoint: its boxes are read, its masks are not read yet"
+USUAL_HEADS = 8  # of the paper and of all released files
 PANOPTIC_CLASSES = 250  # COCO's 91 ids, then stuff
 LOSS = {  # the official code's arguments and ours
     "set_cost_class": "class_cost", "set_cost_bbox": "l1_cost", "set_cost_giou": "giou_cost",
@@ -41,13 +44,17 @@ RESNETS = {  # depth: blocks per stage, and their kind
 }  # fmt: skip
 
 
-def load_official(path: Path, *, dc5: bool | None = None) -> Checkpoint:
-    """Read a `.pth` of the official code.
+def load_official(
+    path: Path, *, dc5: bool | None = None, heads: int | None = None, without_head: bool = False
+) -> Checkpoint:
+    """Read a file of weights: a `.pth` of the official code, or one that another trainer wrote.
 
     Args:
         path: the file.
         dc5: whether its backbone is dilated, which the weights do not show; None takes the stored arguments, else the
             file's name.
+        heads: the number of attention heads, which they do not show either; None takes the stored arguments, else 8.
+        without_head: whether the class head may be missing, because it is to be replaced.
 
     Returns:
         The model, in eval mode; `origin.read` says what was read from where.
@@ -55,33 +62,35 @@ def load_official(path: Path, *, dc5: bool | None = None) -> Checkpoint:
     Raises:
         UserError: no such file, not a checkpoint, code in it, or weights of another model.
     """
-    whole, arguments = read_pth(path)
-    require_stored(whole, path)
+    found = find_weights(read_weight_file(path, "a checkpoint of a DETR"), str(path))
+    arguments, panoptic = found.arguments, found.panoptic
     with damage_is_said(path):
-        state = without_masks(whole)
-        panoptic = len(state) < len(whole)
-        config, remarks = architecture(state, arguments, path.name, dc5)
+        state, name_there = _official_names(found)
+        headless = without_head and "class_embed.weight" not in state and "input_proj.weight" in state
+        if headless:
+            state |= one_class(state["input_proj.weight"].shape[0])
+        config, remarks = architecture(state, arguments, path.name, dc5, heads)
         table = table_model(config)
-        label_map, labels_are, labels_from = _labels(state, arguments, path.name, table, panoptic=panoptic)
+        label_map, labels_are, labels_from = _labels(
+            state, arguments, path.name, table, panoptic=panoptic, headless=headless
+        )
         told = arguments.get("opendetr", {}).get("preprocessing")  # from `save_official`
-        preprocessing = PREPROCESSING if table is None else table.preprocessing
+        preprocessing, assumed = assumed_preprocessing(config, of_transformers=found.library == "huggingface")
         if told is not None:
             preprocessing = Preprocessing.from_json(told)
-        elif table is not None:
-            remarks.append(
-                f"{table.in_words}: assumed by its {config.num_queries} queries; if it is another model, give its "
-                f"size by --image-size"
-            )
+        elif table is not None or found.library == "huggingface":  # the official code knows one size
+            remarks.append(f"preprocessing: {assumed}")
         recipe = load_recipe("paper")
         with said_of(path):
             run = replace(recipe, model=config, loss=replace(recipe.loss, **_loss_of(arguments)))
         renamed = {our_name(name): tensor for name, tensor in state.items()}
         origin = Origin(
-            format="official", read=[*remarks, labels_from, *([PANOPTIC] if panoptic else [])], labels=labels_are,
-            arguments=_plain(arguments), **as_stored(renamed),
+            format="huggingface" if found.library == "huggingface" else "official", labels=labels_are,
+            read=[*found.remarks, *remarks, labels_from, *([PANOPTIC] if panoptic else [])],
+            arguments=_plain(arguments), timm_backbone=not has_their_backbone(found.state), **as_stored(renamed),
         )  # fmt: skip
     model = build_model(config, run.loss, label_map.num_classes)
-    fill(model, renamed, str(path), official_name)
+    fill(model, renamed, str(path), name_there)
     return Checkpoint(model.eval(), run, label_map, preprocessing, origin, path)
 
 
@@ -106,39 +115,53 @@ def save_official(checkpoint: Checkpoint, folder: Path) -> Path:
     return folder / OFFICIAL_FILE
 
 
-def read_pth(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The weights of a `.pth`, and the arguments stored beside them ({} where none are).
+def read_pth(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
+    """The weights of a file, and the arguments of the official code stored beside them ({} where none are).
 
     Only tensors, `argparse.Namespace` and paths are unpickled: code in the file never runs.
 
     Raises:
         UserError: the file is damaged, or contains something else or code.
     """
-    content = read_pickle(path, "a .pth of the official code")
-    state = content.get("model", content) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"{path} holds no weights; expected {{'model': state_dict}} as the official code writes it")
-    arguments = content.get("args")
-    if isinstance(arguments, argparse.Namespace):
-        arguments = vars(arguments)
-    return state, arguments if isinstance(arguments, dict) else {}
+    found = find_weights(read_weight_file(path, "a checkpoint of a DETR"), str(path))
+    return found.state, found.arguments
 
 
-def without_masks(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The detector within a panoptic checkpoint; any other as it is."""
-    if not any(name.startswith("detr.") for name in state):
-        return dict(state)
-    return {name.removeprefix("detr."): tensor for name, tensor in state.items() if name.startswith("detr.")}
+def _official_names(found: FoundWeights) -> tuple[dict[str, Tensor], Callable[[str], str]]:
+    """The weights under the official code's names, and the way from our names to those in the file."""
+    if found.library == "huggingface":
+        timm_backbone = not has_their_backbone(found.state)
+        ours = to_ours(file_names(found.state))
+        state = {official_name(name): tensor for name, tensor in ours.items()}
+        return state, lambda name: found.prefix + name_in_files(name, timm_backbone=timm_backbone)
+    if found.library == "opendetr":
+        return {official_name(name): tensor for name, tensor in found.state.items()}, found.prefix.__add__
+    return dict(found.state), lambda name: found.prefix + official_name(name)
+
+
+def one_class(embed_dim: int) -> dict[str, Tensor]:
+    """A class head for one class, in the place of one that will be replaced."""
+    return {"class_embed.weight": torch.zeros(2, embed_dim), "class_embed.bias": torch.zeros(2)}
 
 
 def architecture(
-    state: Mapping[str, Tensor], arguments: Mapping[str, Any], file_name: str, dc5: bool | None
+    state: Mapping[str, Tensor],
+    arguments: Mapping[str, Any],
+    file_name: str,
+    dc5: bool | None,
+    asked_heads: int | None = None,
 ) -> tuple[ModelConfig, list[str]]:
     """The architecture of a state dict in official names, and its sources in words; UserError if it is no DETR's."""
     needed = ("input_proj.weight", "query_embed.weight", "class_embed.weight", "transformer.decoder.norm.weight")
     if missing := [name for name in needed if name not in state]:
+        if missing == ["class_embed.weight"]:
+            raise UserError(
+                f"{file_name} has no class head ('class_embed.weight'), as a file to fine-tune from; give it one by "
+                f"opendetr train --init {file_name} --num-classes-from data"
+            )
         raise UserError(f"{file_name} is no checkpoint of a DETR: it has no '{missing[0]}'")
-    heads, heads_from = arguments.get("nheads", 8), "arguments" if "nheads" in arguments else "assumed"
+    embed_dim = state["input_proj.weight"].shape[0]
+    heads, heads_from = _heads(arguments, file_name, embed_dim, asked_heads)
     if dc5 is not None:
         dilated, dilated_from = dc5, "asked for"
     elif "dilation" in arguments:
@@ -153,7 +176,7 @@ def architecture(
         config = ModelConfig(
             backbone=backbone_of(state),
             output_stride=16 if dilated else 32,
-            embed_dim=state["input_proj.weight"].shape[0],
+            embed_dim=embed_dim,
             num_heads=heads,
             num_encoder_layers=_layers(state, "encoder"),
             num_decoder_layers=_layers(state, "decoder"),
@@ -171,6 +194,23 @@ def architecture(
     ]
 
 
+def _heads(arguments: Mapping[str, Any], file_name: str, embed_dim: int, asked: int | None) -> tuple[int, str]:
+    """The number of attention heads, and its source in words; UserError if the width cannot be shared among them."""
+    say = SAY_HEADS.format(path=file_name)
+    if asked is not None:
+        if asked < 1 or embed_dim % asked:
+            raise UserError(f"--heads {asked}: {file_name} is {embed_dim} wide; expected a divisor of that number")
+        return asked, "asked for"
+    if "nheads" in arguments:
+        return int(arguments["nheads"]), "arguments"
+    if embed_dim % USUAL_HEADS:
+        raise UserError(
+            f"{file_name} does not tell the number of attention heads, and {embed_dim}, its width, is not "
+            f"divisible by {USUAL_HEADS}, the usual one; say it by {say}"
+        )
+    return USUAL_HEADS, "assumed" if file_name in RELEASES.values() else f"assumed; if it is wrong, say so: {say}"
+
+
 def backbone_of(state: Mapping[str, Tensor]) -> str:
     """The timm name of the ResNet in a state dict of official names, by its blocks."""
     prefix = "backbone.0.body.layer"
@@ -178,9 +218,12 @@ def backbone_of(state: Mapping[str, Tensor]) -> str:
     blocks = tuple(1 + max((block for stage, block in found if stage == number), default=-1) for number in range(1, 5))
     kind = "bottleneck" if f"{prefix}1.0.conv3.weight" in state else "basic"
     for depth, layout in RESNETS.items():
-        if layout == (blocks, kind):
+        if layout == (blocks, kind) and not backbone_by_names(state, "backbone.0.body."):
             return f"resnet{depth}.tv_in1k"
-    raise UserError(f"the checkpoint's backbone has stages of {blocks} blocks, which is no ResNet that timm knows")
+    known = "expected a ResNet of 18, 34, 50, 101 or 152 layers"
+    if other := backbone_by_names(state, "backbone.0.body."):
+        raise UserError(f"the checkpoint's backbone is of another kind, {other}; {known}")
+    raise UserError(f"the checkpoint's backbone has stages of {blocks} blocks; {known}")
 
 
 def labels_of(num_classes: int, *, panoptic: bool = False) -> LabelMap:
@@ -227,17 +270,20 @@ def _labels(
     table: TableModel | None,
     *,
     panoptic: bool,
-) -> tuple[LabelMap, Literal["told", "names assumed"], str]:
+    headless: bool,
+) -> tuple[LabelMap, Literal["told", "names assumed", "no head"], str]:
     """The classes, whether the file has them, and their source in words.
 
     `save_official` writes them into the arguments; those of the paper's files are known.
     """
+    if headless:
+        return labels_of(1), NO_HEAD, "no class head in the file"
     told = arguments.get("opendetr", {}).get("labels")
     if told is not None:
         return LabelMap.from_json(told), "told", "names of the classes: the stored arguments"
     num_classes = state["class_embed.weight"].shape[0] - 1
     labels = labels_of(num_classes, panoptic=panoptic)
-    if file_name in RELEASES.values() or panoptic:
+    if file_name in RELEASES.values() or (panoptic and num_classes == PANOPTIC_CLASSES):
         return labels, "told", f"{num_classes} classes: COCO's"
     said = "taken for COCO's" if num_classes == len(COCO_CLASSES) else "their names are not in the file"
     if table is not None and num_classes == len(table.class_names):

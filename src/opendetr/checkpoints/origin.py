@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 NAMES_ASSUMED: Literal["names assumed"] = "names assumed"
+NO_HEAD: Literal["no head"] = "no head"
 TENSOR_KINDS = ("float16", "bfloat16", "float64", "int64", "int32", "int16", "int8", "uint8", "bool")
 _KINDS: dict[type, Any] = {str: str, tuple: list | tuple, dict: Mapping, bool: bool}  # of defaults and of values
 IDS_ASSUMED: Literal["ids assumed"] = "ids assumed"
@@ -15,9 +16,10 @@ class Origin:
     """The origin of a model; what is not known is empty or None, and is not written."""
 
     format: str = ""  # of the file it was read from: official or huggingface; empty: our own
+    version: str = ""  # of opendetr, that wrote the model folder; empty: an early one, which did not say
     source: str = ""  # the name that it was loaded by
     read: Sequence[str] = ()  # sentences: what was read from where
-    labels: Literal["", "told", "names assumed", "ids assumed"] = ""  # what the file says about the classes
+    labels: Literal["", "told", "names assumed", "ids assumed", "no head"] = ""  # what the file says about the classes
     arguments: Mapping[str, Any] = field(default_factory=dict)  # of the file's config: what nothing here uses
     kinds: Mapping[str, str] = field(default_factory=dict)  # types of the file's tensors that are not float32
     counters: Mapping[str, int] = field(default_factory=dict)  # batch norm's, which a frozen one does without

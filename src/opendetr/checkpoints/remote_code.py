@@ -13,22 +13,23 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
-from torch import Tensor
 
-from opendetr.checkpoints.huggingface import read_weights
 from opendetr.checkpoints.huggingface_config import read_labels
 from opendetr.checkpoints.huggingface_processor import FILE, read_preprocessing
 from opendetr.checkpoints.native import Checkpoint
 from opendetr.checkpoints.one_file import one_file
 from opendetr.checkpoints.origin import Origin
 from opendetr.checkpoints.public import without_places
-from opendetr.checkpoints.shapes import require_shapes, require_stored, shapes_of
+from opendetr.checkpoints.shapes import require_shapes, shapes_of
+from opendetr.checkpoints.state_dicts import find_weights
+from opendetr.checkpoints.versions import stored_config
+from opendetr.checkpoints.weight_files import read_weights_of
 from opendetr.checkpoints.weights import damage_is_said, fill
-from opendetr.config import RunConfig
 from opendetr.data.transforms import WITHOUT_PADDING
 from opendetr.errors import UserError
 from opendetr.files import read_json, replacing_folder, write_json, write_text
 from opendetr.model.build import build_model
+from opendetr.version import __version__
 
 MODEL_TYPE = "opendetr"
 CODE = "modeling_opendetr"
@@ -57,28 +58,26 @@ def save_with_code(checkpoint: Checkpoint, folder: Path, card: str = "") -> Path
     return folder
 
 
-def load_with_code(folder: Path, state: Mapping[str, Tensor] | None = None) -> Checkpoint:
+def load_with_code(folder: Path, state: Mapping[str, Any] | None = None) -> Checkpoint:
     """Read a folder written by `save_with_code`, without its code; arguments as in `load_huggingface`.
 
     Raises:
         UserError: a file is missing or damaged, or the weights are those of another model.
     """
     config = read_json(folder / "config.json", "the config of a Hugging Face model")
-    whole = read_weights(folder) if state is None else state
-    require_stored(whole, folder)
+    found = find_weights(read_weights_of(folder) if state is None else state, str(folder))
     with damage_is_said(folder / "config.json"):
         told = config["opendetr"]
-        run = RunConfig.from_dict(told["config"], f"{folder}/config.json")
+        run = stored_config(told["config"], told["origin"].get("version"), f"{folder}/config.json")
         label_map = read_labels(config, len(told["category_ids"]), folder)
-        origin = replace(Origin.from_json(told["origin"]), read=READ)
+        origin = replace(Origin.from_json(told["origin"]), read=(*READ, *found.remarks))
         processor = read_json(folder / FILE, "the config of an image processor")
         values = {"multiple_of": processor["multiple_of"], "rounding": "official"}  # as before it was stored
         values |= {name: processor[name] for name in OWN_FIELDS if name in processor}
         preprocessing, _ = read_preprocessing(folder, values)
-    weights = {name.removeprefix(PREFIX): tensor for name, tensor in whole.items()}
-    require_shapes(run.model, shapes_of(weights), str(folder))
+    require_shapes(run.model, shapes_of(found.state), str(folder))
     model = build_model(run.model, run.loss, label_map.num_classes)
-    fill(model, weights, str(folder), PREFIX.__add__)
+    fill(model, found.state, str(folder), found.prefix.__add__)
     return Checkpoint(model.eval(), run, label_map, preprocessing, origin, folder)
 
 
@@ -94,7 +93,7 @@ def _config_of(checkpoint: Checkpoint) -> dict[str, Any]:
         "label2id": {name: index for index, name in enumerate(labels.names)},
         "opendetr": {
             "category_ids": list(labels.category_ids), "config": checkpoint.config.to_dict(),
-            "origin": checkpoint.origin.to_json(),
+            "origin": replace(checkpoint.origin, version=__version__).to_json(),
         },
     }  # fmt: skip
 

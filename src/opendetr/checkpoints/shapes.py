@@ -57,7 +57,7 @@ def require_shapes(config: ModelConfig, shapes: Mapping[str, Sequence[int]], sou
             )
 
 
-def require_stored(state: Mapping[str, Tensor], path: Path) -> None:
+def require_stored(state: Mapping[str, Tensor], source: str) -> None:
     """Check that every tensor of a pickle has all its values in the file: a single one can pose as any number of them.
 
     Raises:
@@ -65,4 +65,4 @@ def require_stored(state: Mapping[str, Tensor], path: Path) -> None:
     """
     for name, tensor in state.items():
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-            raise UserError(f"{path}: '{name}' poses as {list(tensor.shape)} and has fewer values; get the file anew")
+            raise UserError(f"{source}: '{name}' poses as {list(tensor.shape)} and has fewer values; get the file anew")

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from opendetr.checkpoints.finite import require_finite
 from opendetr.checkpoints.native import Checkpoint
 from opendetr.errors import UserError, first_line
 
@@ -35,24 +36,26 @@ def fill(
     """Load a state dict in our names, strictly; `name_there` gives the name of a tensor in the source.
 
     Raises:
-        UserError: lists the names that are missing, unknown or of another shape, as the source has them.
+        UserError: lists the names that are missing, unknown or of another shape, as the source has them; or a value is
+            not finite.
     """
     own = {name: tensor for name, tensor in model.state_dict().items() if not name.endswith(COUNTER)}
     given = {name: tensor for name, tensor in state.items() if not name.endswith(COUNTER)}
     common = own.keys() & given.keys()
     reshaped = sorted(name for name in common if own[name].shape != given[name].shape)
-    doubles = sorted(name for name, tensor in given.items() if tensor.dtype == torch.float64)
+    whole = sorted(name for name in common if own[name].is_floating_point() and not given[name].is_floating_point())
     wrong = {
         "missing": [name_there(name) for name in sorted(own.keys() - common)],
         "unknown": [name_there(name) for name in sorted(given.keys() - common)],
         "of another shape": [
             f"{name_there(name)} {list(given[name].shape)} instead of {list(own[name].shape)}" for name in reshaped
         ],
-        "of float64, which this library does not keep": [name_there(name) for name in doubles],
+        "not of floating point": [f"{name_there(name)} ({given[name].dtype})" for name in whole],
     }
     if any(wrong.values()):
         found = "; ".join(f"{len(names)} {kind}: {_listed(names)}" for kind, names in wrong.items() if names)
         raise UserError(f"{source} does not hold the model it seems to be: {found}")
+    require_finite(given, source, name_there)
     model.load_state_dict(given, strict=False)
 
 

@@ -55,6 +55,10 @@ def convert(
             "--dc5/--no-dc5",
         ),
     ] = None,
+    heads: Annotated[
+        int | None,
+        option(RARE, "N", "How many attention heads a file of weights has, where it does not say.", default="8"),
+    ] = None,
 ) -> Answer:
     """Write a model in another library's format, or convert another library's model to ours.
 
@@ -63,7 +67,7 @@ def convert(
       opendetr convert facebook/detr-resnet-50 mine --to opendetr
     """
     folder = opendetr.convert(
-        model, output, to, push=push, private=private, licence=licence, dc5=dc5, image_size=image_size
+        model, output, to, push=push, private=private, licence=licence, dc5=dc5, heads=heads, image_size=image_size
     )
     return Answer({"folder": str(folder)})
 

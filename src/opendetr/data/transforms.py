@@ -5,7 +5,7 @@ Between transforms a sample is `(tv_tensors.Image, {"boxes": tv_tensors.Bounding
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -104,7 +104,9 @@ class Preprocessing:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Preprocessing":
-        """The inverse of `to_json`; KeyError if a value is missing, ValueError if one is of another kind."""
+        """The inverse of `to_json`; KeyError if a value is missing, ValueError if one is unknown or of another kind."""
+        if unknown := sorted(map(str, values.keys() - {item.name for item in fields(cls)})):
+            raise ValueError(f"{unknown[0]} is unknown here, and may change what the model sees")
         sizes = {"image_size": values["image_size"], "max_size": values["max_size"]}
         sizes["multiple_of"] = values.get("multiple_of", 1)
         for name, pixels in sizes.items():
@@ -128,8 +130,8 @@ class Preprocessing:
         if (frame := values.get("pad_size")) is not None:
             fits = isinstance(frame, list | tuple) and len(frame) == 2 and all(type(side) is int for side in frame)
             if not fits or min(frame) < sizes["max_size"]:
-                least = f"at least the longer side, {sizes['max_size']}"
-                raise ValueError(f"pad_size must be a height and a width of {least}, got {frame}")
+                sides = f"at least the longer side, {sizes['max_size']}"
+                raise ValueError(f"pad_size must be a height and a width of {sides}, got {frame}")
             told["pad_size"] = tuple(frame)
         return cls(mean=tuple(values["mean"]), std=tuple(values["std"]), white_level=white_level, **sizes, **told)
 

@@ -11,6 +11,7 @@ from opendetr.engines.onnxruntime_engine import OnnxRuntimeEngine, read_onnx_met
 from opendetr.engines.openvino_engine import OpenVinoEngine, read_openvino_metadata, write_openvino
 from opendetr.engines.program_engine import ProgramEngine, read_pt2_metadata, write_pt2
 from opendetr.errors import UserError, first_line
+from opendetr.files import refuse_pointer
 from opendetr.options import EXPORT_SUFFIXES, ExportFormat
 
 
@@ -80,6 +81,8 @@ def read_metadata(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist; expected a file written by opendetr export")
+    for part in (path, path.with_suffix(".bin")):  # of OpenVINO's two files
+        refuse_pointer(part)
     try:
         found: Any = json.loads(FILE_KINDS[path.suffix].read_metadata(path) or "{}")
     except UserError:

@@ -181,9 +181,24 @@ class Detector:
     def detect(
         self, pictures: Iterable[Prepared], threshold: float, batch_size: int
     ) -> Iterator[tuple[int, Detections]]:
-        """The same of prepared pictures, which threads may have prepared ahead (`read_ahead`)."""
+        """The same of prepared pictures, which threads may have prepared ahead (`read_ahead`).
+
+        Raises:
+            UserError: a score or a box is not finite.
+        """
         for number, detections in detect(self.engine, self.description, pictures, batch_size):
+            self._require_finite(detections)
             yield number, detections.above(threshold)
+
+    def _require_finite(self, found: Detections) -> None:
+        """Check that an engine has computed numbers: no threshold would show others."""
+        wrong = ~(torch.isfinite(found.scores) & torch.isfinite(found.boxes_xyxy).all(1))
+        if wrong.any():
+            raise UserError(
+                f"the engine {self.engine.name} in {self.engine.precision} gives {int(wrong.sum())} of {len(wrong)} "
+                f"detections of a picture that are no finite numbers (NaN or infinite): weights, or the numbers made "
+                f"from them, are too large or damaged; try --engine torch in fp32, or another file of the model"
+            )
 
     def prepared(self, number: int, image: Image.Image) -> Prepared:
         """An RGB picture as an input of `detect`."""

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from opendetr.checkpoints.native import Checkpoint, copy_checkpoint, save_checkpoint
+from opendetr.checkpoints.finite import require_finite, tensors_in
+from opendetr.checkpoints.native import Checkpoint, copy_checkpoint, save_checkpoint, write_metrics
 from opendetr.checkpoints.origin import Origin
 from opendetr.checkpoints.pickles import read_pickle
+from opendetr.checkpoints.versions import newer_is_said
 from opendetr.config import RunConfig
 from opendetr.errors import UserError, said_of
 from opendetr.evaluation.coco import CocoMetrics
@@ -20,7 +22,6 @@ from opendetr.files import (
     read_note,
     require_folder,
     without_infinity,
-    write_json,
     write_text,
 )
 from opendetr.progress import warn
@@ -101,7 +102,7 @@ class RunFolder:
     def record_evaluation(self, checkpoint: Checkpoint, metrics: CocoMetrics, when: Mapping[str, Any]) -> None:
         """Write the metrics of `last`, and copy it to `best` if no AP on val was higher before."""
         origin = replace(self._origin(checkpoint), val=metrics.to_json())
-        write_json(self.path / "last" / "metrics.json", origin.to_json())
+        write_metrics(self.path / "last", origin)
         if metrics.summary["AP"] >= self.best_ap:
             copy_checkpoint(self.path / "last", self.path / "best")
         self.log({"kind": "val", **when, **{f"val_{name}": value for name, value in metrics.summary.items()}})
@@ -148,7 +149,10 @@ def summary_of(run: Path) -> dict[str, Any]:
 
 def read_config(run: Path) -> RunConfig:
     """The config of a run, with all values that were chosen at its start; UserError if it cannot be continued."""
-    return load_recipe(str(resumable_folder(run) / "config.toml"))
+    folder = resumable_folder(run)
+    version = read_note(folder / "metrics.json").get("version")
+    with newer_is_said(version, "continue with that version"):
+        return load_recipe(str(folder / "config.toml"))
 
 
 def resumable_folder(run: Path) -> Path:
@@ -165,7 +169,9 @@ def load_training_state(run: Path) -> Any:
     """The training state in the `last` of a run; UserError if it cannot be continued."""
     path = resumable_folder(run) / "training.pt"
     with said_of(f"--resume {run}"):
-        return read_pickle(path, "the state of a training, as opendetr train writes it")
+        state = read_pickle(path, "the state of a training, as opendetr train writes it")
+        require_finite(tensors_in(state), str(path))
+    return state
 
 
 def make_new_folder(folder: Path) -> Path:

@@ -85,12 +85,12 @@ def _new_config(
 ) -> tuple[RunConfig, Checkpoint | None]:
     """The config of a new run, and the trained model that it starts from."""
     without_model = [override for override in overrides if not override.startswith("model.")]
-    begun_with = resolve_config(recipe, preset, given, image_size, without_model).train.init
-    if not begun_with:
+    train = resolve_config(recipe, preset, given, image_size, without_model).train
+    if not train.init:
         return resolve_config(recipe, preset, given, image_size, overrides), None
     if preset is not None or "model.backbone" in given or "model.backbone_weights" in given:
         raise UserError("--init brings its own architecture: leave out --preset, --backbone and its weights")
-    trained = load_checkpoint(begun_with)
+    trained = load_checkpoint(train.init, without_head=train.new_head)
     config = resolve_config(recipe, None, given, image_size, overrides, trained.config.model)
     require_same_architecture(trained.config.model, config.model)
     return config, trained
