@@ -64,7 +64,7 @@ COMMANDS = {
         "--precision",
         "--device", "--set", "--init", "--num-classes-from", "--freeze", "--patience", "--threads",
     },
-    "convert": {"--to", "--push", "--private", "--licence", "--dc5", "--image-size"},
+    "convert": {"--to", "--push", "--private", "--licence", "--dc5", "--heads", "--image-size"},
     "val": {
         "--voc-origin", "--report", "--data", "--classes", "--rename", "--strict",
         "--split", "--detections", "--annotations", "--batch-size", "--engine", "--precision",

@@ -182,19 +182,8 @@ def of_lightning(folder: Path) -> Cell:
         content | {"pytorch-lightning_version": "2.4.0", "optimizer_states": [{"state": {}}]}, folder / "last.ckpt"
     )
 
-    def answers(picture: Image.Image) -> Answers:  # the file does not say how pictures are prepared: assumed, and said
-        return official_like(model, picture)
-
-    return Cell(folder / "last.ckpt", answers, SHORTER)
-
-
-def official_like(model: nn.Module, picture: Image.Image) -> Answers:
-    """Transformers' model on a picture that the official transforms prepared."""
-    with torch.no_grad():
-        output = model(official_input(picture)[None])
-    sizes = torch.tensor([[picture.height, picture.width]])
-    (found,) = processor().post_process_object_detection(output, threshold=0.0, target_sizes=sizes)
-    return Answers(found["scores"], found["labels"], found["boxes"])
+    # The file does not say how pictures are prepared: what is assumed is said.
+    return Cell(folder / "last.ckpt", lambda picture: transformers_answers(model, processor(), picture), SHORTER)
 
 
 slow = pytest.mark.slow

@@ -16,10 +16,11 @@ from safetensors.torch import load_file, save_file
 import opendetr
 from opendetr import api
 from opendetr.checkpoints.card import model_card
+from opendetr.checkpoints.families import PREPROCESSING
 from opendetr.checkpoints.huggingface import save_huggingface
 from opendetr.checkpoints.loading import load_checkpoint
 from opendetr.checkpoints.native import Checkpoint
-from opendetr.checkpoints.official import PREPROCESSING, labels_of
+from opendetr.checkpoints.official import labels_of
 from opendetr.checkpoints.origin import Origin
 from opendetr.cli import main
 from opendetr.errors import UserError
