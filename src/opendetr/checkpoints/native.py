@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from opendetr.checkpoints.description import Description
+from opendetr.checkpoints.git_lfs import require_content
 from opendetr.checkpoints.origin import Origin
 from opendetr.config import RunConfig, parse_config
 from opendetr.data.transforms import Preprocessing
@@ -78,6 +79,7 @@ def load_folder(path: str | Path) -> Checkpoint:
         raise UserError(
             f"{folder} is damaged: labels.json or preprocessing.json is not as written ({error!r})"
         ) from None
+    require_content(folder / "model.safetensors")
     model = build_model(config.model, config.loss, label_map.num_classes)
     try:
         model.load_state_dict(load_file(folder / "model.safetensors"))

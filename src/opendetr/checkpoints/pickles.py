@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from opendetr.checkpoints.git_lfs import require_content
 from opendetr.errors import UserError
 
 # Types in the arguments of official checkpoints. A path becomes one without access to the disk.
@@ -25,6 +26,7 @@ def read_pickle(path: Path, expected: str) -> Any:
     Raises:
         UserError: no such file, damaged, or it contains code; `expected` says what it should have been.
     """
+    require_content(path)
     try:
         # torch also warns of a file that it then refuses: one sentence is enough
         with warnings.catch_warnings(), torch.serialization.safe_globals(HARMLESS):

@@ -131,8 +131,8 @@ class Preprocessing:
         if (frame := values.get("pad_size")) is not None:
             fits = isinstance(frame, list | tuple) and len(frame) == 2 and all(type(side) is int for side in frame)
             if not fits or min(frame) < sizes["max_size"]:
-                least = f"at least the longer side, {sizes['max_size']}"
-                raise ValueError(f"pad_size must be a height and a width of {least}, got {frame}")
+                enough = f"at least the longer side, {sizes['max_size']}"
+                raise ValueError(f"pad_size must be a height and a width of {enough}, got {frame}")
             told["pad_size"] = tuple(frame)
         return cls(mean=tuple(values["mean"]), std=tuple(values["std"]), white_level=white_level, **sizes, **told)
 
