@@ -194,6 +194,8 @@ def test_padded_pictures_are_computed_with_their_mask(with_processor, theirs, tm
     assert target["boxes"][0, 0] + target["boxes"][0, 2] / 2 == pytest.approx(width / 128)
     said = " ".join(capsys.readouterr().out.split())
     assert "pictures are padded to 96x128, and boxes are fractions of that" in said
+    with pytest.raises(UserError, match="a picture of 1x400 pixels, after resizing, does not fit the model's pad_size"):
+        load_checkpoint(folder).preprocessing.framed(torch.zeros(1, 3, 1, 400))
     for refused in (
         lambda: api.explain(folder, [str(tmp_path)], tmp_path / "why", threads=1),
         lambda: api.export(folder, tmp_path / "model.onnx", threads=1),

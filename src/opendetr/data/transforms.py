@@ -81,10 +81,18 @@ class Preprocessing:
         Returns:
             The pictures, padded with zeros at right and bottom; the padding mask, None without padding; and by what
             boxes [..., cxcywh] of the model are multiplied to be fractions of the picture.
+
+        Raises:
+            UserError: they do not fit, as very long pictures that no rule makes shorter.
         """
         if self.pad_size is None:
             return images, None, torch.ones(4)
         (height, width), (whole_height, whole_width) = images.shape[2:], self.pad_size
+        if height > whole_height or width > whole_width:
+            raise UserError(
+                f"a picture of {height}x{width} pixels, after resizing, does not fit the model's pad_size of "
+                f"{whole_height}x{whole_width}: its sides are too unequal; leave it out or cut it"
+            )
         padded = images.new_zeros(*images.shape[:2], *self.pad_size)
         padded[:, :, :height, :width] = images
         mask = torch.ones(len(images), *self.pad_size, dtype=torch.bool)
@@ -96,13 +104,7 @@ class Preprocessing:
         values = asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
         if self.pad_size is not None:
             values["pad_size"] = list(self.pad_size)
-        unusual = (
-            "white_level",
-            "rounding",
-            "resampling",
-            "pad_size",
-        )  # not in files of earlier versions, nor in fingerprints
-        for name in unusual:
+        for name in ("white_level", "rounding", "resampling", "pad_size"):  # not in earlier files and fingerprints
             if values[name] == getattr(Preprocessing, name):
                 del values[name]
         return values
