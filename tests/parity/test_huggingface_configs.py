@@ -156,11 +156,17 @@ def test_a_feature_map_of_another_stride_than_the_configs_is_refused(changed, mo
         load_checkpoint(changed(backbone_config={**timm()["backbone_config"], "output_stride": 16}))
 
 
-def test_a_git_lfs_pointer_is_called_that(changed):
-    folder = changed()
-    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
-    with pytest.raises(UserError, match=r"model.safetensors is a Git LFS pointer, .* run `git lfs pull`"):
-        load_checkpoint(folder)
+def test_a_git_lfs_pointer_is_called_that(changed, tmp_path):
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    ours, theirs, official = api.convert(changed(), tmp_path / "ours", "opendetr"), changed(), tmp_path / "detr.pth"
+    official.write_text(pointer)
+    for folder in (ours, theirs):
+        (folder / "model.safetensors").write_text(pointer)
+    for model in (ours, theirs, official):
+        with pytest.raises(
+            UserError, match=r"(model.safetensors|detr.pth) is a Git LFS pointer, .* run `git lfs pull`"
+        ):
+            load_checkpoint(model)
 
 
 CHOICES = {

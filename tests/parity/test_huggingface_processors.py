@@ -17,8 +17,10 @@ from transformers.image_utils import get_image_size_for_max_height_width
 
 from opendetr import api
 from opendetr.checkpoints.families import IMAGENET, PREPROCESSING, TABLE_MODELS
+from opendetr.checkpoints.huggingface_processor import read_preprocessing
 from opendetr.checkpoints.loading import load_checkpoint
 from opendetr.cli import main
+from opendetr.config import ModelConfig
 from opendetr.data.transforms import Preprocessing
 from opendetr.errors import UserError
 from opendetr.inference.detector import Detector
@@ -192,9 +194,11 @@ def test_padded_pictures_are_computed_with_their_mask(with_processor, theirs, tm
     assert target["boxes"][0, 0] + target["boxes"][0, 2] / 2 == pytest.approx(width / 128)
     said = " ".join(capsys.readouterr().out.split())
     assert "pictures are padded to 96x128, and boxes are fractions of that" in said
+    with pytest.raises(UserError, match="a picture of 1x400 pixels, after resizing, does not fit the model's pad_size"):
+        load_checkpoint(folder).preprocessing.framed(torch.zeros(1, 3, 1, 400))
     for refused in (
-        lambda: api.explain(folder, [str(tmp_path)], tmp_path / "why"),
-        lambda: api.export(folder, tmp_path / "model.onnx"),
+        lambda: api.explain(folder, [str(tmp_path)], tmp_path / "why", threads=1),
+        lambda: api.export(folder, tmp_path / "model.onnx", threads=1),
     ):
         with pytest.raises(UserError, match=r"the model is one for pictures padded to one size \(pad_size"):
             refused()
@@ -211,7 +215,7 @@ def test_what_is_assumed_is_said_once(bare, capsys):
     assert "if it was trained at another size, give that by --image-size" in said
 
 
-def of_queries(folder, queries, model_type="table-transformer", classes=3, network=None):
+def of_queries(folder, queries, classes):
     """A small Table Transformer on ResNet-18, with as many queries, without a processor."""
     torch.manual_seed(0)
     labels = {index: f"part {index}" for index in range(classes)}
@@ -233,28 +237,31 @@ def theirs_of_tables(height, width, longest):
 @pytest.mark.parametrize(
     ("queries", "longest", "task"), [(15, 800, "table detection"), (125, 1000, "table structure recognition")]
 )
-def test_table_transformers_are_known_by_their_queries(tmp_path, capsys, queries, longest, task):
-    folder = of_queries(tmp_path / "hf", queries)
-    found = load_checkpoint(folder)
-    assert [found.preprocessing.shape(*shape) for shape in sizes()] == [
-        theirs_of_tables(*shape, longest) for shape in sizes()
-    ]
-    said = " ".join(capsys.readouterr().out.split())
-    assert f"longer side {longest}, resized as the authors of the Table Transformer do for {task}" in said
-    assert f"assumed by its {queries} queries; if it was trained at another size, give that by --image-size" in said
-    (folder / "preprocessor_config.json").write_text('{"size": {"longest_edge": 640}}')  # of the version 1.1
-    shape = load_checkpoint(folder).preprocessing.shape(700, 500)
-    assert shape == theirs_of_tables(700, 500, 640)
-    (folder / "preprocessor_config.json").write_text('{"size": 800, "max_size": 1000}')  # of the version 1.0
-    assert load_checkpoint(folder).preprocessing.shape(1100, 1000) == (880, 800)
+def test_table_transformers_are_known_by_their_queries(tmp_path, queries, longest, task):
+    model = ModelConfig(backbone="resnet18.tv_in1k", pre_norm=True, num_queries=queries)
+    found, (remark,) = read_preprocessing(tmp_path, {}, model)
+    assert [found.shape(*shape) for shape in sizes()] == [theirs_of_tables(*shape, longest) for shape in sizes()]
+    assert f"longer side {longest}, resized as the authors of the Table Transformer do for {task}" in remark
+    assert f"assumed by its {queries} queries; if it was trained at another size, give that by --image-size" in remark
+    (tmp_path / "preprocessor_config.json").write_text('{"size": {"longest_edge": 640}}')  # of the version 1.1
+    found, remarks = read_preprocessing(tmp_path, {}, model)
+    assert (found.shape(700, 500), remarks) == (theirs_of_tables(700, 500, 640), [])
+    (tmp_path / "preprocessor_config.json").write_text('{"size": 800, "max_size": 1000}')  # of the version 1.0
+    assert read_preprocessing(tmp_path, {}, model)[0].shape(1100, 1000) == (880, 800)
+    for other in (replace(model, pre_norm=False), replace(model, num_queries=100)):
+        (tmp_path / "preprocessor_config.json").unlink(missing_ok=True)
+        assert read_preprocessing(tmp_path, {}, other)[0].image_size == 800
+        assert read_preprocessing(tmp_path, {}, other)[0].max_size == 1333
 
 
 def test_a_bare_pth_of_a_table_transformer_is_known_too(tmp_path, capsys):
-    folder = of_queries(tmp_path / "hf", 125, classes=6)
+    folder = of_queries(tmp_path / "hf", 125, 6)
     official = api.convert(folder, tmp_path / "official", "official") / "checkpoint.pth"
     state = torch.load(official, weights_only=False)["model"]
     torch.save(state, tmp_path / "TATR.pth")
-    capsys.readouterr()
+    said = " ".join(capsys.readouterr().out.split())
+    assert "no preprocessor_config.json: longer side 1000, resized as the authors of the Table Transformer do" in said
+    assert "the official code resizes by its own rule, not by the model's ('nearest', bicubic)" in said
     found = load_checkpoint(tmp_path / "TATR.pth")
     assert found.preprocessing == TABLE_MODELS[125].preprocessing
     assert found.label_map.names[:2] == ("table", "table column")
@@ -288,11 +295,15 @@ def test_another_image_size_in_every_command(bare, tmp_path, monkeypatch, capsys
 
     seen = list[Preprocessing]()
     monkeypatch.setattr(Detector, "prepare", spied(seen, Detector.prepare))
+    monkeypatch.setattr(  # the page itself is not the question
+        "opendetr.explanation.writing.explain_sources",
+        lambda detector, *others: seen.append(detector.description.preprocessing) or tmp_path / "page",
+    )
     picture = tmp_path / "picture.png"
     pictures()[0].save(picture)
     assert run("predict", bare, picture, "--output", tmp_path / "found", "--engine", "torch", "--image-size", 48) == 0
-    assert run("explain", bare, picture, "--output", tmp_path / "why", "--image-size", 48, "--at-most", 1) == 0
-    assert set(seen) == {smaller}
+    assert run("explain", bare, picture, "--output", tmp_path / "why", "--image-size", 48, "--threads", 1) == 0
+    assert seen == [smaller, smaller]
     assert run("convert", bare, tmp_path / "out", "--to", "opendetr", "--image-size", 48) == 0
     assert load_checkpoint(tmp_path / "out").preprocessing == smaller
     capsys.readouterr()

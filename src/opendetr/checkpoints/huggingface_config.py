@@ -27,10 +27,11 @@ LOSS = {  # their fields and ours
     "class_cost": "class_cost", "bbox_cost": "l1_cost", "giou_cost": "giou_cost", "bbox_loss_coefficient": "l1_weight",
     "giou_loss_coefficient": "giou_weight", "eos_coefficient": "no_object_weight", "auxiliary_loss": "auxiliary",
 }  # fmt: skip
-THEIR_LOSS = {  # where a config does not say it
+WHOLE = {  # whole numbers, and their values where a config does not say them
     "class_cost": 1, "bbox_cost": 5, "giou_cost": 2, "bbox_loss_coefficient": 5, "giou_loss_coefficient": 2,
-    "eos_coefficient": 0.1, "auxiliary_loss": False,
 }  # fmt: skip
+# `auxiliary_loss = true` would also normalise between decoder layers there, which DETR does not: it is never written.
+THEIR_LOSS: dict[str, Any] = {**WHOLE, "eos_coefficient": 0.1, "auxiliary_loss": False}
 NOT_TRAINED_WITH = ("attention_dropout", "activation_dropout", "encoder_layerdrop", "decoder_layerdrop")
 KEPT = (*NOT_TRAINED_WITH, "init_std", "init_xavier_std", "mask_loss_coefficient", "dice_loss_coefficient")
 PLACEHOLDER = re.compile(r"LABEL_\d+")  # what transformers calls a class without a name
@@ -144,11 +145,11 @@ def config_fields(checkpoint: Checkpoint, kind: str, *, timm_backbone: bool) -> 
     """The config of a model; `kind` is the type of its weights. What that library has no place for is in `opendetr`."""
     model, labels, origin = checkpoint.config.model, checkpoint.label_map, checkpoint.origin
     preprocessing = checkpoint.preprocessing
-    said, not_said = _loss_fields(checkpoint.config)
+    said, differ = _loss_fields(checkpoint.config)
     ours: dict[str, Any] = {
         "category_ids": list(labels.category_ids), "multiple_of": preprocessing.multiple_of,
         "rounding": preprocessing.rounding, "resizer": preprocessing.resizer,
-    } | ({"loss": not_said} if not_said else {})  # fmt: skip
+    } | ({"loss": differ} if differ else {})  # fmt: skip
     if origin.labels == NAMES_ASSUMED:
         ours["labels"] = NAMES_ASSUMED
     name = "TableTransformerForObjectDetection" if model.pre_norm else "DetrForObjectDetection"
@@ -169,19 +170,18 @@ def config_fields(checkpoint: Checkpoint, kind: str, *, timm_backbone: bool) -> 
 
 def _loss_fields(config: RunConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     """Their fields of matching and loss, and the values of ours that these cannot say."""
-    said: dict[str, Any] = {"auxiliary_loss": False}  # true would also normalise between decoder layers there
-    for theirs, ours in LOSS.items():
-        value = getattr(config.loss, ours)
-        if theirs == "eos_coefficient" or (theirs not in said and value == int(value)):  # release 5 takes no others
-            said[theirs] = value if theirs == "eos_coefficient" else int(value)
-    ours_then = with_loss(config, said | {"opendetr": {}}, "").loss
-    names = ("class_weight", *LOSS.values())
-    values = {name: getattr(config.loss, name) for name in names}
-    theirs_then = {"class_weight": 1.0} | {name: getattr(ours_then, name) for name in LOSS.values()}
-    return said, {name: value for name, value in values.items() if value != theirs_then[name]}
+    said = dict(THEIR_LOSS) | {"eos_coefficient": config.loss.no_object_weight}
+    for theirs in WHOLE:  # release 5 takes no others
+        value = getattr(config.loss, LOSS[theirs])
+        if value == int(value):
+            said[theirs] = int(value)
+    understood = with_loss(config, said, "a config without `opendetr`").loss
+    differ = {ours: getattr(config.loss, ours) for theirs, ours in LOSS.items()}
+    differ = {ours: value for ours, value in differ.items() if value != getattr(understood, ours)}
+    return said, differ if config.loss.class_weight == 1 else differ | {"class_weight": config.loss.class_weight}
 
 
 def not_in_their_fields(checkpoint: Checkpoint) -> list[str]:
     """The loss settings that `transformers` cannot be told, as `name = value`; without `auxiliary`."""
-    _, not_said = _loss_fields(checkpoint.config)
-    return [f"{name} = {value:g}" for name, value in not_said.items() if name != "auxiliary"]
+    _, differ = _loss_fields(checkpoint.config)
+    return [f"{name} = {value:g}" for name, value in differ.items() if name != "auxiliary"]

@@ -81,10 +81,18 @@ class Preprocessing:
         Returns:
             The pictures, padded with zeros at right and bottom; the padding mask, None without padding; and by what
             boxes [..., cxcywh] of the model are multiplied to be fractions of the picture.
+
+        Raises:
+            UserError: they do not fit, as very long pictures that no rule makes shorter.
         """
         if self.pad_size is None:
             return images, None, torch.ones(4)
         (height, width), (whole_height, whole_width) = images.shape[2:], self.pad_size
+        if height > whole_height or width > whole_width:
+            raise UserError(
+                f"a picture of {height}x{width} pixels, after resizing, does not fit the model's pad_size of "
+                f"{whole_height}x{whole_width}: its sides are too unequal; leave it out or cut it"
+            )
         padded = images.new_zeros(*images.shape[:2], *self.pad_size)
         padded[:, :, :height, :width] = images
         mask = torch.ones(len(images), *self.pad_size, dtype=torch.bool)
@@ -130,8 +138,8 @@ class Preprocessing:
         if (frame := values.get("pad_size")) is not None:
             fits = isinstance(frame, list | tuple) and len(frame) == 2 and all(type(side) is int for side in frame)
             if not fits or min(frame) < sizes["max_size"]:
-                sides = f"at least the longer side, {sizes['max_size']}"
-                raise ValueError(f"pad_size must be a height and a width of {sides}, got {frame}")
+                enough = f"at least the longer side, {sizes['max_size']}"
+                raise ValueError(f"pad_size must be a height and a width of {enough}, got {frame}")
             told["pad_size"] = tuple(frame)
         return cls(mean=tuple(values["mean"]), std=tuple(values["std"]), white_level=white_level, **sizes, **told)
 
