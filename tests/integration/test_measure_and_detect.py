@@ -12,10 +12,15 @@ from PIL import Image
 
 import opendetr as package
 from opendetr import api
+from opendetr.checkpoints.download import RELEASES
+from opendetr.checkpoints.facts import is_architecture
 from opendetr.checkpoints.native import load_folder
 from opendetr.cli import main
+from opendetr.config import LossConfig
 from opendetr.errors import UserError
 from opendetr.inference.detector import Detector
+from opendetr.model.build import build_model
+from opendetr.recipes.presets import PRESETS
 
 
 @pytest.fixture(scope="module")
@@ -214,6 +219,29 @@ def test_info_tells_what_a_model_is(tiny_run):
     assert facts["classes"] == list("0123456789")
     assert facts["gflops"] > 0
     assert facts["origin"]["train_split"] == "train"
+
+
+def test_info_tells_what_a_name_stands_for_without_a_download(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("OPENDETR_CACHE", str(tmp_path))
+    monkeypatch.setattr("opendetr.checkpoints.loading.fetch_release", lambda name: pytest.fail(f"{name} was fetched"))
+    facts = api.info("detr-tiny", size=(64, 64))
+    assert (facts["source"], facts["gflops_at"], len(facts["classes"])) == ("detr-tiny", [64, 64], 91)
+    assert "averages over the first 100 pictures" in facts["gflops_remark"]
+    assert facts["parameters"] == sum(
+        p.numel() for p in build_model(PRESETS["detr-tiny"], LossConfig(), 91).parameters()
+    )
+    facts = api.info("fast")
+    assert (facts["config"]["model"]["num_queries"], facts["gflops_at"]) == (100, [480, 640])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "'detr-tiny' is an architecture: its weights are random, and nothing was downloaded" in said
+    assert "'fast' chooses by the data; here 100 queries and pictures of 480x640 are assumed" in said
+    assert is_architecture("detr-r50")
+    (tmp_path / RELEASES["detr-r50"]).write_bytes(b"here already")
+    assert not is_architecture("detr-r50")
+    assert not is_architecture("no-model")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "fast").mkdir()  # a path comes before a name
+    assert not is_architecture("fast")
 
 
 def test_val_refuses_a_category_the_model_does_not_know(tiny_run, digits, tmp_path):

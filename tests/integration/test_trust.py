@@ -24,6 +24,7 @@ from torch import nn
 from opendetr.checkpoints.huggingface_names import from_ours
 from opendetr.checkpoints.official import official_name
 from opendetr.cli import main
+from opendetr.engines.program_archive import _is_expression
 from opendetr.engines.program_engine import ProgramEngine, read_pt2_metadata, write_pt2
 from opendetr.errors import UserError
 from opendetr.model.backbone import Backbone
@@ -311,6 +312,35 @@ def test_a_program_of_ours_is_loaded(program, tmp_path, monkeypatch):
     for path in (program, changed(program, {})):
         assert "labels" in json.loads(read_pt2_metadata(path) or "")
         assert ProgramEngine(path).module(torch.ones(1, 3, 4, 6), torch.ones(1, 4, 6, dtype=torch.bool)).shape[1] == 24
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Mul(Integer(32), Symbol('s18', positive=True, integer=True), Symbol('s30', positive=True, integer=True))",
+        "((1 + (((-1) + L['images'].size()[2]) // 8)) % L['padding_mask'].size()[1]) != 0",
+        "torch.sym_max(1 + (((-1) + L['images'].size()[2]) // 32), math.ceil(0.5)) <= 50 and not 3 == 4",
+    ],
+)
+def test_sizes_are_expressions_and_nothing_else(text):
+    """As torch writes them; with any other name, or a way to one, they are not."""
+    assert _is_expression(text)
+    for word in (
+        "evil",
+        "__class__",
+        ".shape",
+        "torch",
+        "torch.hub",
+        "lambda",
+        "for x in y",
+        '"',
+        "`",
+        "\\",
+        "\n",
+        "f''",
+    ):
+        assert not _is_expression(text + word)
+        assert not _is_expression(word + text)
 
 
 @pytest.mark.parametrize("name", PROGRAMS)

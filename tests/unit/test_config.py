@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opendetr.config import FEW_NEED, DataConfig, RunConfig, parse_config
+from opendetr.config import FEW_NEED, LIMITS, DataConfig, ModelConfig, RunConfig, parse_config
 from opendetr.errors import UserError
 from opendetr.recipes.presets import PRESETS
 from opendetr.recipes.recipe import load_recipe, recipe_names, resolve_config
@@ -123,6 +123,45 @@ def test_a_misspelt_key_names_the_nearest_whichever_way_it_comes(key):
 def test_what_is_unknown_is_named(build, expected):
     with pytest.raises(UserError, match=expected):
         build()
+
+
+@pytest.mark.parametrize("key", [key for key in KEYS if key.partition(".")[2] in LIMITS])
+def test_every_limit_is_far_beyond_use_and_holds(key):
+    section, _, name = key.partition(".")
+    most = LIMITS[name]
+    said = rf"a\.toml: {section}\.{name} must be at most {most}, got {most + 1}"
+    for value in (most + 1, 10**30, 10**5000):
+        with pytest.raises(UserError, match=said if value == most + 1 else "must be at most|must be a finite number"):
+            RunConfig().with_values({key: value}, "a.toml")
+    for config in CONFIGS.values():
+        assert getattr(getattr(config, section), name) * 10 < most
+
+
+@pytest.mark.parametrize(
+    "value", [True, "8", None, 8.0, [8], float("nan"), -(10**5000)],
+    ids=["flag", "text", "nothing", "fraction", "list", "NaN", "negative"],
+)  # fmt: skip
+def test_a_config_of_another_kind_is_not_made_whatever_makes_it(value):
+    """Readers of other formats pass on what their files say."""
+    config = replace(ModelConfig())
+    object.__setattr__(config, "num_heads", value)  # past the tests' own checks of types
+    with pytest.raises(UserError, match=r"^model\.num_heads must be (a whole number|at least 1), got "):
+        config.__post_init__()
+
+
+def test_a_transformer_has_a_largest_number_of_weights():
+    most = {"embed_dim": 8192, "feedforward_dim": 65536, "num_encoder_layers": 200}
+    with pytest.raises(UserError, match=r"embed_dim must be less: with its layers 4e\+09 weights or fewer, got 8192"):
+        ModelConfig(**most)
+    ModelConfig(**most | {"num_encoder_layers": 0, "num_decoder_layers": 1, "num_heads": 8})
+
+
+@pytest.mark.parametrize("text", ["a = " + "[" * 100_000, "[train]\nepochs = " + "9" * 5_000, "[[model]]\nx = [1]"])
+def test_toml_beyond_all_limits_is_one_sentence(text):
+    with pytest.raises(UserError, match=r"^a\.toml"):
+        parse_config(text, "a.toml")
+    with pytest.raises(UserError, match=r"^--set: train\.epochs must be a whole number"):
+        RunConfig().with_overrides([f"train.epochs={text.partition(' = ')[2]}"])
 
 
 @pytest.mark.parametrize(

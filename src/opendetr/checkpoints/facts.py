@@ -19,6 +19,7 @@ from opendetr.recipes.presets import PRESETS
 from opendetr.recipes.recipe import load_recipe, recipe_names, resolve_config
 
 OPEN_QUERIES, OPEN_SIZE = 100, (480, 640)  # in place of what a recipe chooses by the data
+MOST_COUNTED = 2_000  # pixels of a side: the model runs to be counted, whatever a file asks for
 GFLOPS_REMARK = (
     "multiply-adds of one picture of this size; table 1 of the paper averages over the first 100 pictures of COCO's "
     "val, so its GFLOPs are not comparable"
@@ -31,7 +32,8 @@ def facts_of(checkpoint: Checkpoint, size: tuple[int, int] | None = None) -> dic
     The default size is that of a 480x640 picture.
     """
     preprocessing = checkpoint.preprocessing
-    height, width = preprocessing.shape(480, 640) if size is None else snapped_shape(*size, preprocessing.multiple_of)
+    usual = preprocessing.with_shorter_side(MOST_COUNTED).shape(*OPEN_SIZE)
+    height, width = usual if size is None else snapped_shape(*size, preprocessing.multiple_of)
     return {
         "source": str(checkpoint.source),
         "classes": [entry["name"] for entry in checkpoint.label_map.to_json()],

@@ -26,15 +26,16 @@ OTHERS = re.compile(r"archive_format|archive_version|byteorder|version|\.(data|f
 
 TARGETS = re.compile(
     r"torch\.ops\.aten\.(?!from_file\b|save\b)((?!__)\w+|__(and|or|xor)__)\.(?!__)\w+|"
-    r"torch\.ops\.higher_order\.wrap_with_(autocast|set_grad_enabled)|torch\.sym_\w+|math\.(ceil|floor|trunc|sqrt)|"
+    r"torch\.ops\.higher_order\.wrap_with_(autocast|set_grad_enabled)|torch\._?sym_\w+|math\.(ceil|floor|trunc|sqrt)|"
     r"_operator\.(add|sub|mul|truediv|floordiv|mod|neg|pow|abs|eq|ne|lt|le|gt|ge|and_|or_|getitem)"
 )
 STRINGS = ("cpu", "constant", "reflect", "replicate", "circular", "none", "tanh", "floor", "trunc", "ij", "xy")
 FUNCTIONS = (  # of sympy and of torch.utils._sympy.functions, on numbers
     "Symbol|Integer|Rational|Float|Add|Mul|Pow|Min|Max|Mod|Eq|Ne|Equality|Unequality|And|Or|Not|"
     "(Strict)?(Less|Greater)Than|FloorDiv|ModularIndexing|Where|PythonMod|CleanDiv|(Ceil|Floor|Trunc|Round)ToInt|"
-    "CeilDiv|PowByNatural|FloatPow|(Int|Float)TrueDiv|TruncToFloat|RoundDecimal|ToFloat|Identity|"
-    r"math\.(ceil|floor|trunc|sqrt)"
+    "CeilDiv|PowByNatural|FloatPow|(Int|Float)TrueDiv|TruncToFloat|RoundDecimal|ToFloat|Identity|Piecewise|ExprCondPair|"
+    r"OpaqueUnaryFn_\w+|max|min|abs|round|math\.(ceil|floor|trunc|sqrt|log2|inf)|torch\.sym_(max|min|float|int|not|ite)|"
+    r"torch\._sym_sqrt"
 )
 WORDS = "positive|integer|nonnegative|real|finite|nonzero|zero|negative|precision|True|False|and|or|not|int|float"
 # A size or a guard is made of these tokens, of which no other name can be made.
