@@ -64,7 +64,7 @@ COMMANDS = {
         "--precision",
         "--device", "--set", "--init", "--num-classes-from", "--freeze", "--patience", "--threads",
     },
-    "convert": {"--to", "--push", "--private", "--licence", "--dc5"},
+    "convert": {"--to", "--push", "--private", "--licence", "--dc5", "--heads"},
     "val": {
         "--voc-origin", "--report", "--data", "--classes", "--rename", "--strict",
         "--split", "--detections", "--annotations", "--batch-size", "--engine", "--precision",
