@@ -70,8 +70,8 @@ def load_official(
         headless = without_head and "class_embed.weight" not in state and "input_proj.weight" in state
         if headless:
             state |= one_class(state["input_proj.weight"].shape[0])
-        label_map, labels_are, labels_from = _labels(state, arguments, path.name, panoptic=panoptic, headless=headless)
         config, remarks = architecture(state, arguments, path.name, dc5, heads)
+        label_map, labels_are, labels_from = _labels(state, arguments, path.name, panoptic=panoptic, headless=headless)
         told = arguments.get("opendetr", {}).get("preprocessing")  # from `save_official`
         preprocessing = PREPROCESSING if told is None else Preprocessing.from_json(told)
         recipe = load_recipe("paper")
