@@ -198,8 +198,14 @@ def test_a_file_of_lightning_is_read_as_far_as_weights_tell(small, tmp_path, cap
 
 def test_the_weights_of_a_model_folder_are_read_alone_too(small, tmp_path):
     save_file(small.model.state_dict(), tmp_path / "weights.safetensors")
+    (tmp_path / "config.toml").touch()  # of something else
     found = load_checkpoint(tmp_path / "weights.safetensors")
     assert torch.equal(found.model.class_embed.weight, small.model.class_embed.weight)
+    state = small.model.state_dict()
+    del state["query_embed.weight"]
+    save_file(state, tmp_path / "selected.safetensors")
+    with pytest.raises(UserError, match=r"selected\.safetensors holds weights of opendetr .* give the model folder"):
+        load_checkpoint(tmp_path / "selected.safetensors")
 
 
 def test_heads_are_said_where_a_file_does_not_tell_them(small, tmp_path):
@@ -225,6 +231,13 @@ def test_a_class_head_that_was_deleted_is_made_for_the_data_alone(small, tmp_pat
     assert begun.class_embed.weight.shape == (8, 32)
     assert torch.equal(begun.bbox_embed.layers[0].weight, small.model.bbox_embed.layers[0].weight)
     assert "class_embed.weight: fresh, for 7 classes" in remarks
+    folder = save_huggingface(small, tmp_path / "folder")
+    state = load_file(folder / "model.safetensors")
+    rest = {name: tensor for name, tensor in state.items() if not name.startswith("class_labels_classifier")}
+    save_file(rest, folder / "model.safetensors")
+    with pytest.raises(UserError, match="has no class head"):
+        load_checkpoint(folder)
+    assert load_checkpoint(folder, without_head=True).origin.labels == NO_HEAD
 
 
 def test_masks_on_own_classes_are_not_called_coco(small, tmp_path):

@@ -22,7 +22,10 @@ HARMLESS: dict[str, Any] = {
     "pathlib._local.PosixPath": PurePosixPath,
 }  # fmt: skip
 # Modules of Python whose objects checkpoints hold. Those of its other modules are asked for by attacks: refused.
-HARMLESS_MODULES = {"__main__", "argparse", "collections", "datetime", "enum", "pathlib", "typing", "uuid"}
+HARMLESS_MODULES = {
+    "__main__", "argparse", "collections", "dataclasses", "datetime", "decimal", "enum", "functools", "pathlib",
+    "typing", "uuid",
+}  # fmt: skip
 PLAIN = {"_codecs.encode"} | {  # which torch reads, or which are a part of a plain value
     f"builtins.{name}" for name in (
         "bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "object", "set", "slice",
