@@ -63,6 +63,11 @@ def load_huggingface(folder: Path, state: Mapping[str, Any] | None = None, *, wi
         headless = without_head and "class_embed.weight" not in renamed and "input_proj.weight" in renamed
         if headless:
             renamed |= one_class(renamed["input_proj.weight"].shape[0])
+        if "class_embed.weight" not in renamed and "query_embed.weight" in renamed:
+            raise UserError(
+                f"{folder} has no class head ('class_labels_classifier.weight'); give it a new one by opendetr train "
+                f"--init {folder} --num-classes-from data"
+            )
         if "class_embed.weight" not in renamed or "query_embed.weight" not in renamed:
             raise UserError(f"{folder} holds no weights of DetrForObjectDetection")
         num_classes = renamed["class_embed.weight"].shape[0] - 1

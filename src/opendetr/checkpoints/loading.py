@@ -24,6 +24,7 @@ from opendetr.progress import console
 NO_WEIGHTS = (
     "an exported file is a finished graph, which predict, val and info take; here give the model it was made from"
 )
+OF_FOLDERS = ("model.safetensors", "training.pt")  # files of a model folder, which say less than it
 HUB = "hf://"
 HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+(?<!\.pth)(?<!\.pt)(?<!\.bin)(?<!\.ckpt)(?<!\.safetensors)(@[\w./-]+)?")
 HUB_FILES = [  # of the forms of `transformers` and of ours; no code, and no pickles
@@ -88,7 +89,7 @@ def _read(
         raise UserError(f"{path} has no config.json: a state dict of transformers needs the folder of its config")
     if is_exported(path) and not path.is_dir():
         raise UserError(f"{path}{'' if path.is_file() else ' does not exist'}: {NO_WEIGHTS}")
-    if path.is_file() and (path.parent / "config.toml").is_file():
+    if path.name in OF_FOLDERS and (path.parent / "config.toml").is_file():
         raise UserError(f"{path} holds weights only; give the folder it lies in, {path.parent}, with its config")
     if path.is_file() and (beside := _of_config_beside(path)) is not None:
         path, state = path.parent, beside

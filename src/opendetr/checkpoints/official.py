@@ -65,7 +65,7 @@ def load_official(
     found = find_weights(read_weight_file(path, "a checkpoint of a DETR"), str(path))
     arguments, panoptic = found.arguments, found.panoptic
     with damage_is_said(path):
-        state, name_there = _official_names(found)
+        state, name_there = _official_names(found, path)
         headless = without_head and "class_embed.weight" not in state and "input_proj.weight" in state
         if headless:
             state |= one_class(state["input_proj.weight"].shape[0])
@@ -127,7 +127,7 @@ def read_pth(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
     return found.state, found.arguments
 
 
-def _official_names(found: FoundWeights) -> tuple[dict[str, Tensor], Callable[[str], str]]:
+def _official_names(found: FoundWeights, path: Path) -> tuple[dict[str, Tensor], Callable[[str], str]]:
     """The weights under the official code's names, and the way from our names to those in the file."""
     if found.library == "huggingface":
         timm_backbone = not has_their_backbone(found.state)
@@ -135,6 +135,11 @@ def _official_names(found: FoundWeights) -> tuple[dict[str, Tensor], Callable[[s
         state = {official_name(name): tensor for name, tensor in ours.items()}
         return state, lambda name: found.prefix + name_in_files(name, timm_backbone=timm_backbone)
     if found.library == "opendetr":
+        if "query_embed.weight" not in found.state:
+            raise UserError(
+                f"{path} holds weights of opendetr whose architecture they do not tell; give the model folder they are "
+                f"from, with its config"
+            )
         return {official_name(name): tensor for name, tensor in found.state.items()}, found.prefix.__add__
     return dict(found.state), lambda name: found.prefix + official_name(name)
 

@@ -3,6 +3,7 @@
 import argparse
 import pickletools
 import re
+import sys
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -20,13 +21,11 @@ HARMLESS: dict[str, Any] = {
     "argparse.Namespace": argparse.Namespace, "pathlib.PosixPath": PurePosixPath,
     "pathlib._local.PosixPath": PurePosixPath,
 }  # fmt: skip
-# What a checkpoint may hold beside tensors and plain values, by the package of its class. Nothing is imported from
-# there: such an object is a `NotRead`. Objects of other packages are refused, though they could not do more.
-OTHERS = (
-    "__main__", "argparse", "collections", "datetime", "enum", "lightning", "lightning_fabric", "lightning_utilities",
-    "numpy", "omegaconf", "pathlib", "pytorch_lightning", "timm", "torch", "torchmetrics", "torchvision",
-    "transformers", "typing", "uuid",
-)  # fmt: skip
+# Modules of Python whose objects checkpoints hold. Those of its other modules are asked for by attacks: refused.
+HARMLESS_MODULES = {
+    "__main__", "argparse", "collections", "dataclasses", "datetime", "decimal", "enum", "functools", "pathlib",
+    "typing", "uuid",
+}  # fmt: skip
 PLAIN = {"_codecs.encode"} | {  # which torch reads, or which are a part of a plain value
     f"builtins.{name}" for name in (
         "bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "object", "set", "slice",
@@ -42,7 +41,7 @@ PICKLES = 5  # of which a file of torch before 1.6 consists, before its tensors
 
 
 class NotRead:
-    """Stands for an object of another package, of which nothing is kept."""
+    """Stands for an object of which nothing is kept: its class is not imported, and it is made without its code."""
 
     def __new__(cls, *_: Any, **__: Any) -> "NotRead":
         """Whatever the arguments."""
@@ -97,7 +96,9 @@ STAND_INS = HARMLESS | {
 
 
 def read_pickle(path: Path, expected: str) -> Any:
-    """What `torch.save` wrote: tensors and plain values; an object of a well-known package is a `NotRead`.
+    """What `torch.save` wrote: tensors and plain values; an object of another kind is a `NotRead`.
+
+    No name in the file is ever imported.
 
     Raises:
         UserError: no such file, damaged, or it contains code; `expected` says what it should have been.
@@ -115,6 +116,11 @@ def read_pickle(path: Path, expected: str) -> Any:
     try:
         return _load(path, stand_ins)
     except Exception:  # as above
+        if any(name.startswith("torch.nn.modules.") for name in names):  # which torch before 1.6 wrote with its source
+            raise UserError(
+                f"{path} holds a whole pickled module, whose code is not run; save its weights alone by "
+                f"torch.save(model.state_dict(), FILE)"
+            ) from None
         raise UserError(f"{path} is damaged, or no checkpoint; expected {expected}") from None
 
 
@@ -132,7 +138,7 @@ def _refuse_code(path: Path, name: str, expected: str) -> None:
     for beginning, whose in NAMED.items():
         if name.startswith(beginning):
             raise UserError(f"{path} is {whose} (it holds a {name}); expected {expected}")
-    if name not in PLAIN and name.split(".")[0] not in OTHERS:
+    if name not in PLAIN and name.split(".")[0] in {*sys.stdlib_module_names, "__builtin__"} - HARMLESS_MODULES:
         raise UserError(
             f"{path} asks for code to be run, {name.removeprefix('builtins.')}, and is refused; expected {expected}; "
             f"if you trust who wrote it, read it with torch.load(..., weights_only=False) and save its state dict alone"

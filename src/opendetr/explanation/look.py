@@ -11,7 +11,7 @@ from torch import Tensor
 from opendetr.boxes import cxcywh_to_xyxy
 from opendetr.errors import UserError
 from opendetr.explanation.maps import at_cells, cell_at, gradient_relevance, on_picture, rollout
-from opendetr.inference.detector import Detector
+from opendetr.inference.detector import Detector, require_numbers
 from opendetr.labels import LabelMap
 from opendetr.model.capture import AttentionLayer, Captured, capture_attention
 from opendetr.model.tokens import Tokens
@@ -155,6 +155,7 @@ def look(detector: Detector, image: Image.Image, *, gradients: bool = False) -> 
     model, config = detector.model, detector.checkpoint.config.model
     with torch.set_grad_enabled(gradients), capture_attention(model) as captured:
         output = model(tensor[None].to(detector.device), None)
+    require_numbers(detector.engine, output.logits.amax(-1), output.boxes_cxcywh)
     assert captured.memory is not None
     # The last cells of a map may reach beyond the picture: the backbone rounds up.
     stride = min((*config.encoder_strides, config.output_stride))

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
@@ -187,18 +188,8 @@ class Detector:
             UserError: a score or a box is not finite.
         """
         for number, detections in detect(self.engine, self.description, pictures, batch_size):
-            self._require_finite(detections)
+            require_numbers(self.engine, detections.scores, detections.boxes_xyxy)
             yield number, detections.above(threshold)
-
-    def _require_finite(self, found: Detections) -> None:
-        """Check that an engine has computed numbers: no threshold would show others."""
-        wrong = ~(torch.isfinite(found.scores) & torch.isfinite(found.boxes_xyxy).all(1))
-        if wrong.any():
-            raise UserError(
-                f"the engine {self.engine.name} in {self.engine.precision} gives {int(wrong.sum())} of {len(wrong)} "
-                f"detections of a picture that are no finite numbers (NaN or infinite): weights, or the numbers made "
-                f"from them, are too large or damaged; try --engine torch in fp32, or another file of the model"
-            )
 
     def prepared(self, number: int, image: Image.Image) -> Prepared:
         """An RGB picture as an input of `detect`."""
@@ -208,6 +199,21 @@ class Detector:
         """The model's input [3, h, w] from an RGB picture, on the CPU."""
         tensor: Tensor = self.transform(tv_tensors.Image(v2.functional.pil_to_tensor(image)))
         return tensor.as_subclass(Tensor)
+
+
+def require_numbers(engine: Engine, scores: Float[Tensor, "*L N"], boxes: Float[Tensor, "*L N 4"]) -> None:
+    """Check what an engine has computed for a picture: no threshold would ever show what is no number.
+
+    Raises:
+        UserError: a score or a box is not finite.
+    """
+    wrong = ~(torch.isfinite(scores) & torch.isfinite(boxes).all(-1))
+    if wrong.any():
+        raise UserError(
+            f"the engine {engine.name} in {engine.precision} gives {int(wrong.sum())} of {wrong.numel()} answers for a "
+            f"picture that are no finite numbers (NaN or infinite): the model's weights are damaged or too large; use "
+            f"another file of it, or where that is sound --engine torch in fp32"
+        )
 
 
 def _require_no_contradiction(path: Path, is_of: str, device: str, precision: str) -> None:

@@ -1,0 +1,249 @@
+"""Weights at the doors of every command: not finite, of a newer version, from a trainer's file without a config."""
+
+import argparse
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from opendetr import Detector, api
+from opendetr.checkpoints.adapt import begin_with
+from opendetr.checkpoints.huggingface import save_huggingface
+from opendetr.checkpoints.huggingface_names import from_ours
+from opendetr.checkpoints.loading import load_checkpoint, load_model
+from opendetr.checkpoints.native import Checkpoint
+from opendetr.checkpoints.official import labels_of, official_name
+from opendetr.checkpoints.origin import NO_HEAD, Origin
+from opendetr.config import ModelConfig
+from opendetr.data.transforms import Preprocessing
+from opendetr.errors import UserError
+from opendetr.explanation.look import look
+from opendetr.model.build import build_model
+from opendetr.recipes.recipe import load_recipe
+from opendetr.training.start import _new_config
+from opendetr.version import __version__
+
+STORED = Path(__file__).parents[1] / "contracts" / "stored" / "run-of-dd1bd25"
+PICTURES = STORED / "pictures"
+ONE = PICTURES / "images" / "val-1.png"
+SMALL = ModelConfig(
+    backbone="resnet18.tv_in1k", embed_dim=32, num_heads=8, num_encoder_layers=1, num_decoder_layers=1,
+    feedforward_dim=32, num_queries=5, dropout=0.0,
+)  # fmt: skip
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run folder of an earlier version, which tells none."""
+    return Path(shutil.copytree(STORED / "run", tmp_path / "run"))
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A model of the paper's kind, on a ResNet."""
+    torch.manual_seed(0)
+    recipe = load_recipe("paper")
+    model = build_model(SMALL, recipe.loss, 3).eval()
+    preprocessing = Preprocessing(64, 106, (0.5,) * 3, (0.5,) * 3)
+    return Checkpoint(model, replace(recipe, model=SMALL), labels_of(3), preprocessing, Origin(), Path())
+
+
+def official(checkpoint):
+    return {official_name(name): tensor for name, tensor in checkpoint.model.state_dict().items()}
+
+
+def spoil(run, value, name="class_embed.weight"):
+    path = run / "last" / "model.safetensors"
+    state = load_file(path)
+    state[name][0, 0] = value
+    save_file(state, path)
+
+
+DOORS = {
+    "load": lambda model, out: Detector.load(model),
+    "predict": lambda model, out: api.predict(model, [str(ONE)], out),
+    "val": lambda model, out: api.val(model, PICTURES),
+    "explain": lambda model, out: api.explain(model, [str(ONE)], out),
+    "info": lambda model, out: api.info(model),
+    "convert": lambda model, out: api.convert(model, out, "opendetr"),
+    "export": lambda model, out: api.export(model, out / "x.onnx"),
+    "init": lambda model, out: api.train(PICTURES, init=model, output=out),
+    "resume": lambda model, out: api.train(PICTURES, resume=model, epochs=9),
+}
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_weights_that_are_no_numbers_are_refused_by_name(run, tmp_path, door):
+    spoil(run, float("nan"))
+    with pytest.raises(
+        UserError, match=r"last/model\.safetensors holds weights that are no finite .* class_embed\.weight"
+    ):
+        DOORS[door](run, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_training_state_that_is_no_number_is_refused_by_name(run):
+    path = run / "last" / "training.pt"
+    state = torch.load(path)
+    state["optimizer"]["state"][3]["exp_avg"].view(-1)[0] = float("inf")
+    torch.save(state, path)
+    with pytest.raises(UserError, match=r"training\.pt holds weights .* optimizer\.state\.3\.exp_avg"):
+        api.train(PICTURES, resume=run, epochs=9)
+
+
+def test_files_of_weights_that_are_no_numbers_are_refused_under_their_names(small, tmp_path):
+    state = official(small) | {"bbox_embed.layers.2.bias": torch.full((4,), float("inf"))}
+    torch.save({"model": {f"module.{name}": tensor for name, tensor in state.items()}}, tmp_path / "x.pth")
+    with pytest.raises(UserError, match=r"x\.pth holds .* 4 of the 4 values of module\.bbox_embed\.layers\.2\.bias"):
+        load_checkpoint(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("tile", [None, 40])
+def test_answers_that_are_no_numbers_end_in_a_sentence(run, tmp_path, tile):
+    spoil(run, 3e38)  # finite: what is computed with it is not
+    spoil(run, 3e38, "bbox_embed.layers.0.weight")
+    spoil(run, -3e38, "bbox_embed.layers.1.weight")
+    said = r"the engine torch in fp32 gives \d+ of \d+ answers for a picture that are no finite numbers"
+    detector = Detector.load(run, "cpu", "torch")
+    detector.model.class_embed.bias.data.fill_(float("nan"))
+    with pytest.raises(UserError, match=said):
+        detector.predict(str(ONE), threshold=1.0)  # which NaN never reaches
+    with pytest.raises(UserError, match=said):
+        look(detector, Image.open(ONE).convert("RGB"))
+    monkey = pytest.MonkeyPatch()
+    monkey.setattr("opendetr.api.detection.Detector.load", lambda *_, **__: detector)
+    with monkey.context(), pytest.raises(UserError, match=said):
+        api.predict(run, [str(ONE)], tmp_path / "out", tile=tile)
+    monkey.undo()
+
+
+def said_by_newer(run, **sections):
+    """The run as a newer version would have written it."""
+    for path in (run / "config.toml", run / "last" / "config.toml"):
+        text = path.read_text()
+        for section, line in sections.items():
+            text = text.replace(f"[{section}]\n", f"[{section}]\n{line}\n")
+        path.write_text(text)
+    path = run / "last" / "metrics.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"version": "9.1.0"}))
+
+
+def test_folders_tell_the_version_that_wrote_them(run, tmp_path):
+    copied = api.convert(run, tmp_path / "copy", "opendetr")
+    assert json.loads((copied / "metrics.json").read_text())["version"] == __version__
+
+
+def test_a_newer_run_is_used_where_only_training_has_news(run, tmp_path, capsys):
+    expected = load_checkpoint(run).model.state_dict()
+    said_by_newer(run, train="muon_momentum = 0.9", loss="dice_weight = 1.0", data="mosaic = 0.5")
+    found = load_checkpoint(run).model.state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    said = " ".join(capsys.readouterr().out.split())
+    assert all(
+        name in said for name in ("train.muon_momentum", "loss.dice_weight", "data.mosaic", "9.1.0", __version__)
+    )
+    with pytest.raises(UserError, match=rf"unknown key .*written by opendetr 9\.1\.0, and this is {__version__}"):
+        api.train(PICTURES, resume=run, epochs=9)
+
+
+@pytest.mark.parametrize("where", ["model", "preprocessing", "section"])
+def test_a_newer_model_is_refused_with_both_versions(run, where):
+    said_by_newer(run, **({"model": "gated = true"} if where == "model" else {}))
+    if where == "preprocessing":
+        path = run / "last" / "preprocessing.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"letterbox": True}))
+    if where == "section":
+        path = run / "last" / "config.toml"
+        path.write_text(path.read_text() + "\n[tokens]\nsize = 3\n")
+    named = {"model": "model.gated", "preprocessing": "letterbox", "section": "tokens"}[where]
+    with pytest.raises(UserError, match=rf"{named}.*written by opendetr 9\.1\.0, and this is {re.escape(__version__)}"):
+        load_checkpoint(run)
+
+
+def test_an_unknown_key_of_this_version_stays_an_error(run):
+    path = run / "last" / "config.toml"
+    path.write_text(path.read_text().replace("[train]\n", "[train]\nmuon = 1\n"))
+    with pytest.raises(UserError, match=r"unknown key 'train\.muon'"):
+        load_checkpoint(run)
+
+
+def test_a_file_of_lightning_is_read_as_far_as_weights_tell(small, tmp_path, capsys):
+    theirs = from_ours(small.model.state_dict())
+    content = {
+        "state_dict": {f"model.{name}": tensor.double() for name, tensor in theirs.items()}, "epoch": 3,
+        "pytorch-lightning_version": "2.0.1", "hyper_parameters": {"lr": 1e-4}, "callbacks": {}, "optimizer_states": [],
+    }  # fmt: skip
+    torch.save(content, tmp_path / "last.ckpt")
+    found = load_checkpoint(tmp_path / "last.ckpt")
+    assert (found.config.model.num_heads, found.config.model.num_queries, found.label_map.num_classes) == (8, 5, 3)
+    out = " ".join(capsys.readouterr().out.split())
+    assert "8 attention heads: assumed; if it is wrong, say so: opendetr convert last.ckpt DIR --to opendetr" in out
+    assert "of float64: rounded to float32" in out
+    picture = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(found.model(picture).logits, small.model(picture).logits)
+    # With the config of its folder, beside the file or by `state`, nothing is assumed.
+    folder = save_huggingface(small, tmp_path / "folder")
+    shutil.copy(tmp_path / "last.ckpt", folder / "last.ckpt")
+    assert "from config.json" in " ".join(load_checkpoint(folder / "last.ckpt").origin.read)
+    model = load_model(folder, state=content["state_dict"])
+    assert torch.equal(model.class_embed.weight, small.model.class_embed.weight)
+
+
+def test_the_weights_of_a_model_folder_are_read_alone_too(small, tmp_path):
+    save_file(small.model.state_dict(), tmp_path / "weights.safetensors")
+    (tmp_path / "config.toml").touch()  # of something else
+    found = load_checkpoint(tmp_path / "weights.safetensors")
+    assert torch.equal(found.model.class_embed.weight, small.model.class_embed.weight)
+    state = small.model.state_dict()
+    del state["query_embed.weight"]
+    save_file(state, tmp_path / "selected.safetensors")
+    with pytest.raises(UserError, match=r"selected\.safetensors holds weights of opendetr .* give the model folder"):
+        load_checkpoint(tmp_path / "selected.safetensors")
+
+
+def test_heads_are_said_where_a_file_does_not_tell_them(small, tmp_path):
+    torch.save(official(small), tmp_path / "x.pth")
+    converted = api.convert(tmp_path / "x.pth", tmp_path / "converted", "opendetr", heads=4)
+    assert load_checkpoint(converted).config.model.num_heads == 4
+    for heads in (0, 5, 64):
+        with pytest.raises(UserError, match=rf"--heads {heads}: x\.pth is 32 wide; expected a divisor"):
+            load_checkpoint(tmp_path / "x.pth", heads=heads)
+    with pytest.raises(UserError, match="says itself how many attention heads it has: leave out --heads"):
+        load_checkpoint(converted, heads=4)
+
+
+def test_a_class_head_that_was_deleted_is_made_for_the_data_alone(small, tmp_path):
+    state = {name: tensor for name, tensor in official(small).items() if not name.startswith("class_embed")}
+    torch.save({"model": state, "args": argparse.Namespace(nheads=8)}, tmp_path / "x.pth")
+    with pytest.raises(UserError, match=r"x\.pth has no class head .* --init x\.pth --num-classes-from data"):
+        load_checkpoint(tmp_path / "x.pth")
+    assert load_checkpoint(tmp_path / "x.pth", without_head=True).origin.labels == NO_HEAD
+    given = {"train.init": str(tmp_path / "x.pth"), "train.new_head": True}
+    config, trained = _new_config(given, "paper", None, None, ())
+    begun, remarks = begin_with(trained, config, labels_of(7), new_head=True)
+    assert begun.class_embed.weight.shape == (8, 32)
+    assert torch.equal(begun.bbox_embed.layers[0].weight, small.model.bbox_embed.layers[0].weight)
+    assert "class_embed.weight: fresh, for 7 classes" in remarks
+    folder = save_huggingface(small, tmp_path / "folder")
+    state = load_file(folder / "model.safetensors")
+    rest = {name: tensor for name, tensor in state.items() if not name.startswith("class_labels_classifier")}
+    save_file(rest, folder / "model.safetensors")
+    with pytest.raises(UserError, match="has no class head"):
+        load_checkpoint(folder)
+    assert load_checkpoint(folder, without_head=True).origin.labels == NO_HEAD
+
+
+def test_masks_on_own_classes_are_not_called_coco(small, tmp_path):
+    state = {f"detr.{name}": tensor for name, tensor in official(small).items()}
+    torch.save({"model": state | {"mask_head.lay1.weight": torch.zeros(1)}}, tmp_path / "x.pth")
+    origin = load_checkpoint(tmp_path / "x.pth").origin
+    assert origin.labels == "names assumed"
+    assert "3 classes: their names are not in the file" in origin.read
+    assert any("masks are not read" in remark for remark in origin.read)
