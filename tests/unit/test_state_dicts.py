@@ -116,8 +116,17 @@ def test_what_is_no_detr_is_said():
         ({"model": {"a": 1}}, "holds no weights"),
         ([], "holds no weights"),
         ({"fc.weight": torch.ones(1)}, "such as 'fc.weight', have neither the names"),
-        ({"layer4.0.conv1.weight": torch.ones(1)}, "a backbone alone .* --backbone-weights x"),
+        ({"layer4.0.conv1.weight": torch.ones(1)}, "a backbone alone .* by --backbone-weights"),
         ({"state_dict": {"module.layer4.0.conv1.weight": torch.ones(1)}}, "a backbone alone"),
+        (
+            {
+                "input_projection.weight": torch.ones(1),
+                "decoder.layers.0.fc1.weight": torch.ones(1),
+                "backbone.model.encoder.stages.0.weight": torch.ones(1),
+            },
+            "a DetrModel .* has no heads",
+        ),
+        ({"decoder.x.weight": torch.ones(1), "a.blocks.0.weight": torch.ones(1)}, "have neither the names"),
         (NotRead(), "a pickled object instead of weights"),
     ):
         with pytest.raises(UserError, match=said):
