@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from opendetr.errors import UserError, first_line
+from opendetr.files import refuse_note
 from opendetr.locations import FilePath, for_pillow
 from opendetr.pixels import is_scaled
 from opendetr.progress import warn
@@ -119,7 +120,8 @@ def _second_attempt(source: str | FilePath | io.BytesIO, name: str, error: OSErr
 
 
 def _say_what_is_unknown(file: IO[bytes], start: bytes, name: str) -> None:
-    """UserError for an empty file, and for a TIFF with channels that Pillow does not read."""
+    """UserError for an empty file, a pointer of Git LFS, and for a TIFF with channels that Pillow does not read."""
+    refuse_note(start, name)
     if not start:
         raise UserError(f"{name} cannot be read as a picture (it is empty); replace or remove the file")
     try:

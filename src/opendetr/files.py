@@ -122,11 +122,16 @@ def refuse_pointer(path: Path) -> None:
         UserError: it is such a note.
     """
     with suppress(OSError), path.open("rb") as file:
-        if file.read(len(LFS_NOTE)) == LFS_NOTE:
-            raise UserError(
-                f"{path} is a pointer of Git LFS, not the file itself: run `git lfs pull` in its repository, or "
-                f"download the file"
-            )
+        refuse_note(file.read(len(LFS_NOTE)), str(path))
+
+
+def refuse_note(start: bytes, name: str) -> None:
+    """The same of a file whose first bytes, 16 or more, are at hand."""
+    if len(start) >= 16 and start.startswith(LFS_NOTE[: len(start)]):
+        raise UserError(
+            f"{name} is a pointer of Git LFS, not the file itself: run `git lfs pull` in its repository, or download "
+            f"the file"
+        )
 
 
 def read_json(path: Path, expected: str) -> Any:

@@ -19,6 +19,7 @@ from opendetr.checkpoints.state_dicts import find_weights
 from opendetr.checkpoints.weight_files import read_weight_file, read_weights_of
 from opendetr.errors import UserError
 from opendetr.files import read_json
+from opendetr.images import read_image
 
 OFFICIAL = {
     name: torch.full((2,), float(number))
@@ -116,8 +117,17 @@ def test_what_is_no_detr_is_said():
         ({"model": {"a": 1}}, "holds no weights"),
         ([], "holds no weights"),
         ({"fc.weight": torch.ones(1)}, "such as 'fc.weight', have neither the names"),
-        ({"layer4.0.conv1.weight": torch.ones(1)}, "a backbone alone .* --backbone-weights x"),
+        ({"layer4.0.conv1.weight": torch.ones(1)}, "a backbone alone .* by --backbone-weights"),
         ({"state_dict": {"module.layer4.0.conv1.weight": torch.ones(1)}}, "a backbone alone"),
+        (
+            {
+                "input_projection.weight": torch.ones(1),
+                "decoder.layers.0.fc1.weight": torch.ones(1),
+                "backbone.model.encoder.stages.0.weight": torch.ones(1),
+            },
+            "a DetrModel .* has no heads",
+        ),
+        ({"decoder.x.weight": torch.ones(1), "a.blocks.0.weight": torch.ones(1)}, "have neither the names"),
         (NotRead(), "a pickled object instead of weights"),
     ):
         with pytest.raises(UserError, match=said):
@@ -299,10 +309,10 @@ def test_an_index_that_is_wrong_is_one_sentence(tmp_path, weight_map, said):
         read_weights_of(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "detr.pth", "config.json"])
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "detr.pth", "config.json", "cat.png"])
 def test_a_pointer_of_git_lfs_is_told(tmp_path, name):
     path = tmp_path / name
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 166618694\n")
-    read = read_json if name.endswith("json") else read_weight_file
+    read = {".json": read_json, ".png": lambda path, _: read_image(path)}.get(path.suffix, read_weight_file)
     with pytest.raises(UserError, match=f"{name} is a pointer of Git LFS, not the file itself: run `git lfs pull`"):
         read(path, "weights")

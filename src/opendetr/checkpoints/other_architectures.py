@@ -68,5 +68,5 @@ def backbone_by_names(state: Mapping[str, Tensor], prefix: str) -> str:
 
 def is_backbone_alone(names: Iterable[str]) -> bool:
     """Whether tensors are those of a network for classification, as torchvision, timm and transformers name them."""
-    stage = re.compile(r"(?:\w+\.)*(?:layer4|blocks|stages|features|encoder\.layer)\.\d")
-    return any(stage.match(name) for name in names)
+    names, stage = list(names), re.compile(r"(?:\w+\.)*(?:layer4|blocks|stages|features|encoder\.layer)\.\d")
+    return any(stage.match(name) for name in names) and not any("decoder" in name for name in names)

@@ -144,10 +144,15 @@ def _what_else(state: Mapping[str, Tensor], source: str) -> str:
     """A sentence about weights that are no DETR's."""
     if other := other_architecture(state):
         return _of_another(source, other)
+    if any(name.endswith("input_projection.weight") for name in state):
+        return (
+            f"{source} holds the weights of a DetrModel of transformers, which has no heads for classes and boxes; "
+            f"save those of DetrForObjectDetection"
+        )
     if is_backbone_alone(state):
         return (
             f"{source} holds the weights of a backbone alone (such as '{next(iter(state))}'), of no DETR; "
-            f"train with them by --backbone-weights {source}"
+            f"to train with it, give it by --backbone-weights"
         )
     return (
         f"{source} holds no weights of a DETR: its tensors, such as '{next(iter(state))}', have neither the names of "
