@@ -164,7 +164,7 @@ def test_a_git_lfs_pointer_is_called_that(changed, tmp_path):
         (folder / "model.safetensors").write_text(pointer)
     for model in (ours, theirs, official):
         with pytest.raises(
-            UserError, match=r"(model.safetensors|detr.pth) is a Git LFS pointer, .* run `git lfs pull`"
+            UserError, match=r"(model.safetensors|detr.pth) is a pointer of Git LFS, .*run `git lfs pull`"
         ):
             load_checkpoint(model)
 

@@ -270,7 +270,7 @@ def test_a_bare_pth_of_a_table_transformer_is_known_too(tmp_path, capsys):
     assert (
         "longer side 1000, resized as the authors of the Table Transformer do for table structure recognition" in said
     )
-    assert "assumed by its 125 queries; if it is another model, give its size by --image-size" in said
+    assert "assumed by its 125 queries; if it was trained at another size, give that by --image-size" in said
     assert "6 classes: taken for the Table Transformer's for table structure recognition" in said
     assert load_checkpoint(tmp_path / "TATR.pth", image_size=500).preprocessing.shape(2200, 1700) == (500, 386)
     assert "pictures: shorter side 500, longer at most 500, as asked for" in capsys.readouterr().out
