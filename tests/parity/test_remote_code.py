@@ -226,7 +226,7 @@ def test_weights_of_another_model_are_one_sentence(tmp_path):
     config = json.loads((folder / "config.json").read_text())
     config["opendetr"]["config"]["model"]["num_decoder_layers"] = 3
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match=r"num_decoder_layers is 3, and the weights have 2"):
+    with pytest.raises(UserError, match="num_decoder_layers is 3, and the weights have 2"):
         load_checkpoint(folder)
 
 
