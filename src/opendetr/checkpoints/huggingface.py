@@ -17,9 +17,9 @@ from opendetr.checkpoints.official import (
     PANOPTIC_CLASSES,
     RESNETS,
     labels_of,
-    one_class,
     require_paper_model,
 )  # fmt: skip
+from opendetr.checkpoints.official_names import one_class
 from opendetr.checkpoints.origin import IDS_ASSUMED, NO_HEAD, Origin
 from opendetr.checkpoints.state_dicts import find_weights
 from opendetr.checkpoints.weight_files import read_weights_of
