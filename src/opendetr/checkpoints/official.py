@@ -170,7 +170,7 @@ def architecture(
     ]
 
 
-def _heads(arguments: Mapping[str, Any], file_name: str, embed_dim: int, asked: int | None) -> tuple[int, str]:
+def _heads(arguments: Mapping[str, Any], file_name: str, embed_dim: int, asked: int | None) -> tuple[Any, str]:
     """The number of attention heads, and its source in words; UserError if the width cannot be shared among them."""
     say = SAY_HEADS.format(path=file_name)
     if asked is not None:
@@ -178,7 +178,7 @@ def _heads(arguments: Mapping[str, Any], file_name: str, embed_dim: int, asked: 
             raise UserError(f"--heads {asked}: {file_name} is {embed_dim} wide; expected a divisor of that number")
         return asked, "asked for"
     if "nheads" in arguments:
-        return int(arguments["nheads"]), "arguments"
+        return arguments["nheads"], "arguments"  # which the config checks
     if embed_dim % USUAL_HEADS:
         raise UserError(
             f"{file_name} does not tell the number of attention heads, and {embed_dim}, its width, is not "
