@@ -18,7 +18,8 @@ from opendetr.checkpoints.huggingface import save_huggingface
 from opendetr.checkpoints.huggingface_names import from_ours
 from opendetr.checkpoints.loading import load_checkpoint, load_model
 from opendetr.checkpoints.native import Checkpoint
-from opendetr.checkpoints.official import labels_of, official_name
+from opendetr.checkpoints.official import labels_of
+from opendetr.checkpoints.official_names import official_name
 from opendetr.checkpoints.origin import NO_HEAD, Origin
 from opendetr.config import ModelConfig
 from opendetr.data.transforms import Preprocessing

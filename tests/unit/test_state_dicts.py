@@ -49,7 +49,7 @@ WRAPPED = {
     "compiled": {"state_dict": behind("_orig_mod.", OFFICIAL)},
     "compiled DDP": {"model": behind("module._orig_mod.", OFFICIAL)},
     "DDP of compiled": {"model": behind("_orig_mod.module.", OFFICIAL)},
-    "compiled part": {"model": {**OFFICIAL, "backbone.0.body.conv1.weight": torch.full((2,), 3.0)}},
+    "compiled part": {"model": {name.replace("backbone.", "backbone._orig_mod."): OFFICIAL[name] for name in OFFICIAL}},
     "Lightning": {"state_dict": behind("model.", THEIRS), "hyper_parameters": {"lr": 1e-4}, "callbacks": {}},
     "DDP in Lightning": {"state_dict": behind("model.module.", THEIRS)},
     "compiled Hugging Face": behind("_orig_mod.", THEIRS),

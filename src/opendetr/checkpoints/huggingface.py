@@ -26,7 +26,8 @@ from opendetr.checkpoints.huggingface_config import (
 from opendetr.checkpoints.huggingface_names import file_names, from_ours, has_their_backbone, name_in_files, to_ours
 from opendetr.checkpoints.huggingface_processor import FILE, processor_fields, read_preprocessing, says_rounding
 from opendetr.checkpoints.native import Checkpoint
-from opendetr.checkpoints.official import PANOPTIC, labels_of, one_class, require_paper_model
+from opendetr.checkpoints.official import PANOPTIC, labels_of, require_paper_model
+from opendetr.checkpoints.official_names import one_class
 from opendetr.checkpoints.origin import NAMES_ASSUMED, NO_HEAD, Origin
 from opendetr.checkpoints.shapes import require_shapes, shapes_of
 from opendetr.checkpoints.state_dicts import find_weights

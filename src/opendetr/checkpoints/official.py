@@ -3,7 +3,7 @@
 import argparse
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path, PurePath
@@ -14,11 +14,12 @@ from torch import Tensor
 
 from opendetr.checkpoints.download import RELEASES
 from opendetr.checkpoints.families import TableModel, assumed_preprocessing, table_model
-from opendetr.checkpoints.huggingface_names import file_names, has_their_backbone, name_in_files, to_ours
+from opendetr.checkpoints.huggingface_names import has_their_backbone
 from opendetr.checkpoints.native import Checkpoint
+from opendetr.checkpoints.official_names import official_name, official_weights, one_class, our_name
 from opendetr.checkpoints.origin import NAMES_ASSUMED, NO_HEAD, Origin
 from opendetr.checkpoints.other_architectures import backbone_by_names
-from opendetr.checkpoints.state_dicts import FoundWeights, find_weights
+from opendetr.checkpoints.state_dicts import find_weights
 from opendetr.checkpoints.weight_files import read_weight_file
 from opendetr.checkpoints.weights import as_stored, damage_is_said, fill, stored_weights
 from opendetr.config import ModelConfig, RunConfig
@@ -65,7 +66,7 @@ def load_official(
     found = find_weights(read_weight_file(path, "a checkpoint of a DETR"), str(path))
     arguments, panoptic = found.arguments, found.panoptic
     with damage_is_said(path):
-        state, name_there = _official_names(found, path)
+        state, name_there = official_weights(found, path)
         headless = without_head and "class_embed.weight" not in state and "input_proj.weight" in state
         if headless:
             state |= one_class(state["input_proj.weight"].shape[0])
@@ -127,28 +128,6 @@ def read_pth(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
     return found.state, found.arguments
 
 
-def _official_names(found: FoundWeights, path: Path) -> tuple[dict[str, Tensor], Callable[[str], str]]:
-    """The weights under the official code's names, and the way from our names to those in the file."""
-    if found.library == "huggingface":
-        timm_backbone = not has_their_backbone(found.state)
-        ours = to_ours(file_names(found.state))
-        state = {official_name(name): tensor for name, tensor in ours.items()}
-        return state, lambda name: found.prefix + name_in_files(name, timm_backbone=timm_backbone)
-    if found.library == "opendetr":
-        if "query_embed.weight" not in found.state:
-            raise UserError(
-                f"{path} holds weights of opendetr whose architecture they do not tell; give the model folder they are "
-                f"from, with its config"
-            )
-        return {official_name(name): tensor for name, tensor in found.state.items()}, found.prefix.__add__
-    return dict(found.state), lambda name: found.prefix + official_name(name)
-
-
-def one_class(embed_dim: int) -> dict[str, Tensor]:
-    """A class head for one class, in the place of one that will be replaced."""
-    return {"class_embed.weight": torch.zeros(2, embed_dim), "class_embed.bias": torch.zeros(2)}
-
-
 def architecture(
     state: Mapping[str, Tensor],
     arguments: Mapping[str, Any],
@@ -199,7 +178,7 @@ def architecture(
     ]
 
 
-def _heads(arguments: Mapping[str, Any], file_name: str, embed_dim: int, asked: int | None) -> tuple[int, str]:
+def _heads(arguments: Mapping[str, Any], file_name: str, embed_dim: int, asked: int | None) -> tuple[Any, str]:
     """The number of attention heads, and its source in words; UserError if the width cannot be shared among them."""
     say = SAY_HEADS.format(path=file_name)
     if asked is not None:
@@ -207,7 +186,7 @@ def _heads(arguments: Mapping[str, Any], file_name: str, embed_dim: int, asked: 
             raise UserError(f"--heads {asked}: {file_name} is {embed_dim} wide; expected a divisor of that number")
         return asked, "asked for"
     if "nheads" in arguments:
-        return int(arguments["nheads"]), "arguments"
+        return arguments["nheads"], "arguments"  # which the config checks
     if embed_dim % USUAL_HEADS:
         raise UserError(
             f"{file_name} does not tell the number of attention heads, and {embed_dim}, its width, is not "
@@ -241,18 +220,6 @@ def labels_of(num_classes: int, *, panoptic: bool = False) -> LabelMap:
         return LabelMap(tuple(range(num_classes)), tuple(f"class {index}" for index in range(num_classes)))
     names = COCO_CLASSES + (UNUSED,) * stuff
     return LabelMap(tuple(None if name == UNUSED else index for index, name in enumerate(names)), names)
-
-
-def our_name(name: str) -> str:
-    """Our name of a tensor of the official code."""
-    name = name.replace("backbone.0.body.", "backbone.body.").replace("backbone.1.", "position_encoding.")
-    return re.sub(r"^(transformer\..*)\.(linear[12])\.", r"\1.ffn.\2.", name)
-
-
-def official_name(name: str) -> str:
-    """The inverse of `our_name`."""
-    name = name.replace("backbone.body.", "backbone.0.body.").replace("position_encoding.", "backbone.1.")
-    return name.replace(".ffn.linear", ".linear")
 
 
 def arguments_of(config: RunConfig) -> dict[str, Any]:
