@@ -40,6 +40,7 @@ from opendetr.model.backbone import is_normed_as_transformers
 from opendetr.model.build import build_model
 from opendetr.model.detr import DETR
 from opendetr.recipes.recipe import load_recipe
+from opendetr.wording import counted
 
 
 def load_huggingface(folder: Path, state: Mapping[str, Any] | None = None, *, without_head: bool = False) -> Checkpoint:
@@ -157,8 +158,8 @@ def _remarks(model: ModelConfig, num_classes: int, labels: str, *, panoptic: boo
     remarks = [
         f"{model.backbone}, {model.num_encoder_layers} + {model.num_decoder_layers} layers, {model.num_heads} "
         f"attention heads, stride {model.output_stride}: from config.json",
-        f"{model.embed_dim} wide, {model.num_queries} queries, {num_classes} classes: from the weights; their names: "
-        f"{names}",
+        f"{model.embed_dim} wide, {model.num_queries} queries, {counted(num_classes, 'class', 'classes')}: from the "
+        f"weights; their names: {names}",
     ]
     if model.batch_norm == "huggingface":
         remarks.append(

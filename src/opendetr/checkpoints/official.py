@@ -30,6 +30,7 @@ from opendetr.labels import COCO_CLASSES, UNUSED, LabelMap
 from opendetr.model.build import build_model
 from opendetr.options import SAY_DC5, SAY_HEADS
 from opendetr.recipes.recipe import load_recipe
+from opendetr.wording import counted
 
 OFFICIAL_FILE = "checkpoint.pth"  # what the official training writes, and what we do
 PANOPTIC = "a panoptic checkpoint: its boxes are read, its masks are not read yet"
@@ -261,7 +262,7 @@ def _labels(
     if table is not None and num_classes == len(table.class_names):
         labels = LabelMap(tuple(range(num_classes)), table.class_names)
         said = f"taken for the Table Transformer's for {table.task}"
-    return labels, NAMES_ASSUMED, f"{num_classes} classes: {said}"
+    return labels, NAMES_ASSUMED, f"{counted(num_classes, 'class', 'classes')}: {said}"
 
 
 def _loss_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
