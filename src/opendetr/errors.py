@@ -17,6 +17,10 @@ class UserError(Exception):
         super().__init__(message.rsplit("UserError: ", 1)[-1].strip())
 
 
+class DivergedError(UserError):
+    """A training whose numbers stopped being finite. The command line prints the sentence and exits with code 1."""
+
+
 @contextmanager
 def said_of(source: object) -> Iterator[None]:
     """Put the file or option that it is about before the sentence of a UserError."""

@@ -44,8 +44,8 @@ PUBLIC_NAMES = {
     "UserError", "__version__", "ablate", "benchmark", "build_model", "check_data", "convert", "convert_data",
     "data_stats",
     "demo", "doctor", "explain",
-    "export", "info", "load_model", "load_recipe", "match", "predict", "prepare", "set_loss", "track", "train", "val",
-    "write_digits",
+    "export", "info", "load_model", "load_recipe", "match", "predict", "prepare", "replay",
+    "set_loss", "track", "train", "val", "write_digits",
 }  # fmt: skip
 
 COMMANDS = {
@@ -55,6 +55,7 @@ COMMANDS = {
         "--train-split", "--recipe", "--image-size", "--seconds", "--device",
         "--threads",
     },
+    "replay": set(),
     "train": {
         "--data", "--classes", "--rename", "--voc-origin", "--val-share", "--report",
         "--recipe", "--preset", "--train-split", "--val-split", "--output", "--resume", "--epochs",

@@ -348,12 +348,6 @@ def test_a_failing_evaluation_does_not_lose_the_epoch(digits, tmp_path, monkeypa
     assert [line["epoch"] for line in lines(tmp_path / "run")] == [1, 2]
 
 
-def test_a_diverged_model_is_saved_and_measured(digits, tmp_path, capsys):
-    run = api.train(digits, **TINY, epochs=2, output=tmp_path / "run", overrides=["train.lr=1e30"])
-    assert lines(run)[-1]["skipped_steps"] > 0
-    assert "not finite" in capsys.readouterr().out
-
-
 def test_a_data_set_that_grew_begins_the_unfinished_epoch_anew(coco_folder, tmp_path):
     small, large = coco_folder(boxes_per_picture=[1] * 4), coco_folder(boxes_per_picture=[1] * 6)
     run = api.train(small, **{**TINY, "batch_size": 1}, minutes=1e-4, output=tmp_path / "run")

@@ -21,6 +21,7 @@ _FILES = {
     "info": "models",
     "predict": "detection",
     "prepare": "models",
+    "replay": "learning",
     "track": "detection",
     "train": "learning",
     "val": "measuring",
@@ -39,6 +40,7 @@ if TYPE_CHECKING:  # what editors and type checkers see
     from opendetr.api.learning import ablate as ablate
     from opendetr.api.learning import demo as demo
     from opendetr.api.learning import doctor as doctor
+    from opendetr.api.learning import replay as replay
     from opendetr.api.learning import train as train
     from opendetr.api.measuring import benchmark as benchmark
     from opendetr.api.measuring import val as val

@@ -1,4 +1,4 @@
-"""The commands that train: `train`, `ablate`, `doctor`, `demo`."""
+"""The commands that train, or look at a training: `train`, `ablate`, `doctor`, `replay`, `demo`."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -15,6 +15,7 @@ from opendetr.options import Cache, TrainingPrecision, require_batch_size
 from opendetr.progress import console
 from opendetr.recipes.recipe import load_recipe, resolve_config
 from opendetr.threads import settle_threads
+from opendetr.training.captures import Replay, replay_capture
 from opendetr.training.doctor import diagnose
 from opendetr.training.start import run_training
 
@@ -195,6 +196,23 @@ def ablate(
     console.print(Markdown(text) if console.is_terminal else f"\n{text}")
     console.print(f"The table is {table}; study.csv and study.png lie beside it.")
     return table
+
+
+def replay(capture: str | Path) -> Replay:
+    """Repeat a training step whose gradient was not finite, and find where its numbers stop being finite.
+
+    Args:
+        capture: a file that `train` wrote: `RUN/captures/step-N.pt`. It is computed on the CPU.
+
+    Returns:
+        Where: in the weights, a picture, the forward pass, the loss or the gradient; with the name of the first module.
+
+    Raises:
+        UserError: no such file, or it holds something else.
+    """
+    found = replay_capture(Path(capture))
+    console.print(found.in_words())
+    return found
 
 
 def doctor(

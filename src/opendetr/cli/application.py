@@ -19,8 +19,8 @@ from opendetr.cli.parameters import OUTPUT, PANELS, AsJson, Quiet
 
 TRAIN, USE, ELSEWHERE = COMMAND_PANELS = "Train", "Use a model", "Speed and other programs"  # groups of commands
 EXIT_CODES = (
-    "Exit codes: 0 done; 1 doctor or data check found a problem, or opendetr has a bug (with a traceback); 2 bad "
-    "input, with one sentence on standard error; 130 stopped by Ctrl-C."
+    "Exit codes: 0 done; 1 doctor or data check found a problem, a training diverged, or opendetr has a bug (with a "
+    "traceback); 2 bad input, with one sentence on standard error; 130 stopped by Ctrl-C."
 )
 
 

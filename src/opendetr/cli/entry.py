@@ -12,7 +12,7 @@ import opendetr.cli.export_commands
 import opendetr.cli.inference_commands
 import opendetr.cli.training_commands
 from opendetr.cli.application import app
-from opendetr.errors import UserError
+from opendetr.errors import DivergedError, UserError
 from opendetr.openmp import set_waiting_policy
 from opendetr.options import SAY_DC5
 from opendetr.wording import one_line
@@ -30,6 +30,9 @@ def main() -> None:
     except UsageError as error:
         if type(error).__name__ != "NoArgsIsHelpError":  # whose help is on the screen; typer has no name for it either
             print(one_line(_usage_sentence(error, sys.argv[1:])), file=sys.stderr)
+    except DivergedError as error:
+        print(one_line(f"opendetr: {error}"), file=sys.stderr)
+        code = 1
     except UserError as error:
         print(one_line(f"opendetr: {error}"), file=sys.stderr)
     except OSError as error:  # a full disk, a folder without permission: still one sentence

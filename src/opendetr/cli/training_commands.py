@@ -1,5 +1,6 @@
 """Commands that make models: demo, doctor, train, ablate, and the embedded data set."""
 
+from dataclasses import asdict
 from pathlib import Path
 from textwrap import fill
 from typing import Annotated
@@ -228,6 +229,18 @@ def train(
     from opendetr.training.run_folder import summary_of
 
     return Answer(summary_of(run) if IS_FIRST else {})  # others may be ahead of the one that writes
+
+
+@app.command(rich_help_panel=TRAIN)
+def replay(
+    capture: Annotated[Path, typer.Argument(metavar="CAPTURE", help="A step that train kept: RUN/captures/step-N.pt.")],
+) -> Answer:
+    """Repeat a training step whose numbers were not finite, and name the first module where they are not.
+
+    Examples:
+      opendetr replay runs/mine/captures/step-120.pt
+    """
+    return Answer(asdict(opendetr.replay(capture)))
 
 
 @app.command(rich_help_panel=TRAIN, more_help=STUDIES)

@@ -19,9 +19,12 @@ from opendetr.checkpoints.weights import damage_is_said
 from opendetr.config import RunConfig
 from opendetr.data.index import DatasetIndex
 from opendetr.data.loader import DetectionDataset
+from opendetr.errors import DivergedError
 from opendetr.loss.criterion import build_criterion
-from opendetr.progress import console, live_bar
+from opendetr.progress import console, live_bar, warn
 from opendetr.threads import Threads
+from opendetr.training.captures import CAPTURES, save_capture
+from opendetr.training.diverging import MOST_CAPTURES, MOST_SKIPPED, diverged, what_is_not_finite
 from opendetr.training.ema import AveragedModel
 from opendetr.training.flips import (
     TRIALS,
@@ -186,7 +189,9 @@ class Trainer:
         if self.threads is not None:
             self.threads.observe(seconds, pixels)
         self.sizing.observe(pixels, seconds)
-        if self.averaged is not None:
+        if self.step.skipped_in_a_row:
+            self.keep_skipped(micro_batches)
+        elif self.averaged is not None:
             self.averaged.update(self.steps_done, self.progress())
         if self.plan.evaluating == 0 and self.val_index is not None:  # until one was timed, by that of a forward pass
             self.plan.evaluation_seconds = 0.7 * self.plan.step_seconds / pictures * len(self.val_index)
@@ -194,6 +199,32 @@ class Trainer:
             self.folder.log({"kind": "step", **self.where(), "lr": self.lr, **self.latest.line()})
             self.forecast.say_after(self.steps_done, self.latest.pictures_per_second)
             self.latest = EpochMeans()
+
+    def keep_skipped(self, micro_batches: MicroBatches) -> None:
+        """Keep a step that was left out, so that it can be repeated, the first of each row; a long row ends the run."""
+        in_a_row, config = self.step.skipped_in_a_row, self.config
+        of_rank = f"-{self.accelerator.process_index}" if self.accelerator.num_processes > 1 else ""
+        kept = self.folder.path / CAPTURES / f"step-{self.steps_done}{of_rank}.pt"
+        if in_a_row == 1 and len(list(kept.parent.glob("*.pt"))) < MOST_CAPTURES * self.accelerator.num_processes:
+            model = self.accelerator.unwrap_model(self.model)
+            save_capture(kept, model, config, self.steps_done, self.step.start.random, micro_batches)
+            warn(f"opendetr replay {kept} repeats this step and names the first module that is not finite.")
+        if in_a_row == MOST_SKIPPED:
+            raise DivergedError(
+                diverged(config, self.folder.path, f"{in_a_row} steps in a row have no finite gradient")
+            )
+
+    def require_sound(self) -> None:
+        """Check before writing that the weights are finite, and what they answer to a picture; all processes agree.
+
+        Raises:
+            DivergedError: they are not, here or in another process.
+        """
+        problem = what_is_not_finite(self.unwrapped().model, self.pictures.dataset, self.accelerator.device)
+        if any_process(self.accelerator, bool(problem)):
+            raise DivergedError(
+                diverged(self.config, self.folder.path, problem or "another process has no finite model")
+            )
 
     def try_flips(self, progress: float) -> None:
         """Decide whether pictures are flipped from now on, where the recipe leaves it open and a trial is due.
@@ -298,6 +329,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write `last`, before anything that can fail."""
+        self.require_sound()
         if self.accelerator.is_main_process:
             begun = time.time()
             self.folder.save_last(self.unwrapped(), self.training_state())

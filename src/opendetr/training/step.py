@@ -1,6 +1,7 @@
 """The paper's training step (section 3.1; A.4): predict a set, match it, sum the losses, update the weights."""
 
 from contextlib import nullcontext
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -14,8 +15,28 @@ from opendetr.model.denoising import make_denoising
 from opendetr.progress import warn
 from opendetr.structures import Batch, Denoising, DetrOutput, Targets
 from opendetr.training.means import combine
+from opendetr.training.resume import random_state
 
 MicroBatches = list[tuple[Batch, Targets]]
+
+
+class StepStart(NamedTuple):
+    """What a step changes besides weights, before it: for leaving it out, and for repeating it."""
+
+    random: dict[str, Any]  # `random_state`
+    statistics: list[tuple[Tensor, Tensor]]  # of batch norms that are trained: the buffer, and its content
+
+    @classmethod
+    def of(cls, model: nn.Module) -> "StepStart":
+        """The state now."""
+        trained = (module for module in model.modules() if isinstance(module, nn.BatchNorm2d) and module.training)
+        buffers = [buffer for module in trained for buffer in module.buffers()]
+        return cls(random_state(), [(buffer, buffer.clone()) for buffer in buffers])
+
+    def restore_statistics(self) -> None:
+        """Undo what a step did to the batch norms; its random numbers stay drawn."""
+        for buffer, content in self.statistics:
+            buffer.copy_(content)
 
 
 class TrainingStep:
@@ -31,10 +52,18 @@ class TrainingStep:
         self.model, self.optimizer, self.criterion, self.accelerator = model, optimizer, criterion, accelerator
         self.precision, self.clip_norm = config.train.precision, config.train.clip_norm
         self.denoising_queries, self.num_classes = config.loss.denoising_queries, num_classes
-        self.skipped = 0  # updates left out because their gradient was not finite
+        self.skipped, self.skipped_in_a_row = 0, 0  # updates left out because their gradient was not finite
+        self.start = StepStart.of(model)  # of the last update
 
     def __call__(self, micro_batches: MicroBatches) -> dict[str, float]:
         """One update, from the summed gradients of its micro-batches on all processes; returns its figures."""
+        self.start = StepStart.of(self.model)
+        figures = self.add_gradients(micro_batches)
+        self.update_weights([batch for batch, _ in micro_batches])
+        return figures
+
+    def add_gradients(self, micro_batches: MicroBatches) -> dict[str, float]:
+        """Sum the gradients of all micro-batches; returns the figures of the step."""
         denoising = [make_denoising(t, self.num_classes, self.denoising_queries) for _, t in micro_batches]
         normalisers = self.normalisers([targets for _, targets in micro_batches], denoising)
         figures = []
@@ -47,7 +76,6 @@ class TrainingStep:
                 # Accelerate averages the gradients of the processes; this makes it their sum.
                 self.accelerator.backward(loss.total * self.accelerator.num_processes)
             figures.append(loss.figures)
-        self.update_weights([batch for batch, _ in micro_batches])
         return combine(figures, self.accelerator.num_processes)
 
     def normalisers(self, targets: list[Targets], denoising: list[Denoising | None]) -> Normalisers:
@@ -57,12 +85,14 @@ class TrainingStep:
         return Normalisers(*summed)
 
     def update_weights(self, batches: list[Batch]) -> None:
-        """Clip the gradient and step; a gradient that is not finite is skipped and reported with its pictures."""
+        """Clip the gradient and step; a gradient that is not finite is left out and reported with its pictures."""
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.clip_norm or float("inf"))
         if torch.isfinite(norm):
             self.optimizer.step()
+            self.skipped_in_a_row = 0
         else:
-            self.skipped += 1
+            self.start.restore_statistics()
+            self.skipped, self.skipped_in_a_row = self.skipped + 1, self.skipped_in_a_row + 1
             pictures = [image_id for batch in batches for image_id in batch.image_ids]
             warn(f"skipped a step whose gradient was not finite; its pictures have the ids {pictures}")
         self.optimizer.zero_grad()

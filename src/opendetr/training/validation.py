@@ -4,15 +4,18 @@ import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import torch
 from accelerate import Accelerator
 
 from opendetr.checkpoints.native import Checkpoint
 from opendetr.data.index import DatasetIndex
 from opendetr.engines.engine import TorchEngine
+from opendetr.errors import DivergedError
 from opendetr.evaluation.coco import CocoMetrics
 from opendetr.evaluation.runner import StoppedError, detect_split, metrics_of, say_broken
 from opendetr.progress import console, show_progress, warn
 from opendetr.structures import Detections
+from opendetr.training.diverging import diverged
 from opendetr.training.plan import Plan
 from opendetr.training.processes import any_process, of_all_processes
 from opendetr.training.run_folder import RunFolder
@@ -80,6 +83,9 @@ class Validation:
         broken = of_all_processes(self.accelerator, broken)  # by all processes: not each has the log
         if self.accelerator.is_main_process and not self.folder.measured:  # each evaluation finds the same
             say_broken(broken)
+        if not all(torch.isfinite(found.scores).all() for _, found in detections):
+            split = checkpoint.config.data.val_split
+            raise DivergedError(diverged(checkpoint.config, self.folder.path, f"the answers on {split} are not finite"))
         metrics = metrics_of(self.index, detections)
         self.plan.record_evaluation(time.time() - begun)
         self.step, self.ap50 = when["step"], metrics.summary["AP50"]
