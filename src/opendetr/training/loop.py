@@ -215,16 +215,9 @@ class Trainer:
             )
 
     def require_sound(self) -> None:
-        """Check before writing that the weights are finite, and what they answer to a picture; all processes agree.
-
-        Raises:
-            DivergedError: they are not, here or in another process.
-        """
-        problem = what_is_not_finite(self.unwrapped().model, self.pictures.dataset, self.accelerator.device)
-        if any_process(self.accelerator, bool(problem)):
-            raise DivergedError(
-                diverged(self.config, self.folder.path, problem or "another process has no finite model")
-            )
+        """Check before writing that the weights are finite, and what they answer to a picture; DivergedError if not."""
+        if problem := what_is_not_finite(self.unwrapped().model, self.pictures.dataset, self.accelerator.device):
+            raise DivergedError(diverged(self.config, self.folder.path, problem))
 
     def try_flips(self, progress: float) -> None:
         """Decide whether pictures are flipped from now on, where the recipe leaves it open and a trial is due.
@@ -329,9 +322,9 @@ class Trainer:
 
     def save(self) -> None:
         """Write `last`, before anything that can fail."""
-        self.require_sound()
         if self.accelerator.is_main_process:
             begun = time.time()
+            self.require_sound()
             self.folder.save_last(self.unwrapped(), self.training_state())
             self.plan.record_saving(time.time() - begun)
 
