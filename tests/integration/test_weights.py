@@ -197,16 +197,11 @@ def test_a_file_of_lightning_is_read_as_far_as_weights_tell(small, tmp_path, cap
     assert torch.equal(model.class_embed.weight, small.model.class_embed.weight)
 
 
-def test_the_weights_of_a_model_folder_are_read_alone_too(small, tmp_path):
+def test_the_weights_of_a_model_folder_do_not_tell_the_whole_model(small, tmp_path):
+    """Nor where their layers look as usual: scoring, strides, positions and sizes are in the config."""
     save_file(small.model.state_dict(), tmp_path / "weights.safetensors")
-    (tmp_path / "config.toml").touch()  # of something else
-    found = load_checkpoint(tmp_path / "weights.safetensors")
-    assert torch.equal(found.model.class_embed.weight, small.model.class_embed.weight)
-    state = small.model.state_dict()
-    del state["query_embed.weight"]
-    save_file(state, tmp_path / "selected.safetensors")
-    with pytest.raises(UserError, match=r"selected\.safetensors holds weights of opendetr .* give the model folder"):
-        load_checkpoint(tmp_path / "selected.safetensors")
+    with pytest.raises(UserError, match=r"weights\.safetensors holds weights of opendetr.* give the model folder"):
+        load_checkpoint(tmp_path / "weights.safetensors")
 
 
 def test_heads_are_said_where_a_file_does_not_tell_them(small, tmp_path):
@@ -248,3 +243,19 @@ def test_masks_on_own_classes_are_not_called_coco(small, tmp_path):
     assert origin.labels == "names assumed"
     assert "3 classes: their names are not in the file" in origin.read
     assert any("masks are not read" in remark for remark in origin.read)
+
+
+def test_what_bare_weights_of_transformers_do_not_tell_is_said(small, tmp_path, capsys):
+    torch.save({"state_dict": from_ours(small.model.state_dict())}, tmp_path / "last.ckpt")
+    load_checkpoint(tmp_path / "last.ckpt")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "activation: relu, assumed" in said
+    assert "preprocessing: shorter side 800, longer at most 1333" in said
+
+
+def test_an_argument_of_another_kind_is_no_dilation(small, tmp_path):
+    content = official(small)
+    content["args"] = argparse.Namespace(nheads=4, dilation="False")
+    torch.save(content, tmp_path / "x.pth")
+    with pytest.raises(UserError, match="its argument dilation is 'False'; expected True or False"):
+        load_checkpoint(tmp_path / "x.pth")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,8 +11,10 @@ from test_huggingface import BACKBONES, TOLERANCE, answers, assert_same, build, 
 
 import opendetr
 from opendetr import api
+from opendetr.checkpoints.huggingface_config import read_labels
 from opendetr.checkpoints.loading import load_checkpoint
 from opendetr.errors import UserError
+from opendetr.labels import COCO_CLASSES
 
 OWN = BACKBONES["transformers"]["backbone_config"]  # the ResNet of transformers
 
@@ -288,3 +291,25 @@ def test_two_classes_without_id2label_have_the_names_of_transformers(small, tmp_
     checkpoint = load_checkpoint(folder)
     assert checkpoint.label_map.names == ("LABEL_0", "LABEL_1")
     assert checkpoint.origin.labels == "names assumed"
+
+
+def test_numbers_of_the_config_that_the_weights_contradict_are_refused(changed):
+    with pytest.raises(UserError, match=r"num_queries = 1\d+, and the weights have \d+; get both anew"):
+        load_checkpoint(changed(num_queries=10**30))
+
+
+def test_ninety_one_classes_of_ones_own_are_not_cocos():
+    names = {str(index): f"thing{index}" for index in range(91)} | {"1": "person"}
+    labels = read_labels({"id2label": names}, 91, Path("folder"))
+    assert labels.category_ids == tuple(range(91))
+    names = {str(index): name for index, name in enumerate(COCO_CLASSES)}
+    assert read_labels({"id2label": names}, 91, Path("folder")).category_ids[12] is None
+
+
+def test_another_image_processor_is_refused_by_name(small, tmp_path):
+    shutil.copytree(small, tmp_path / "folder")
+    file = tmp_path / "folder" / "preprocessor_config.json"
+    transformers.DetrImageProcessor().save_pretrained(tmp_path / "folder")
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"image_processor_type": "YolosImageProcessor"}))
+    with pytest.raises(UserError, match="image_processor_type = 'YolosImageProcessor' prepares pictures otherwise"):
+        load_checkpoint(tmp_path / "folder")

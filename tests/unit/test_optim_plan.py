@@ -1,3 +1,4 @@
+import copy
 import itertools
 import math
 import signal
@@ -8,10 +9,11 @@ import torch
 
 from opendetr.checkpoints.adapt import freeze
 from opendetr.config import LossConfig, ModelConfig, TrainConfig
+from opendetr.errors import UserError
 from opendetr.model.build import build_model
 from opendetr.recipes.presets import PRESETS
 from opendetr.training import plan as plan_module
-from opendetr.training.optim import build_optimizer, learning_rate_factor, set_learning_rates
+from opendetr.training.optim import build_optimizer, learning_rate_factor, restore_optimizer, set_learning_rates
 from opendetr.training.plan import Forecast, Goal, Plan
 
 
@@ -322,3 +324,27 @@ def test_learned_positions_have_the_rate_of_the_backbone_while_it_learns(frozen,
     assert rates[id(model.position_encoding.row_embed.weight)] == rate
     assert rates[id(model.position_encoding.col_embed.weight)] == rate
     assert rates[id(model.input_proj.weight)] == 1e-4
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda state: state["state"][0].update(exp_avg=torch.zeros(3)),
+        lambda state: state["state"][0].pop("exp_avg_sq"),
+        lambda state: state["state"].update({10**6: state["state"][0]}),
+        lambda state: state["param_groups"].pop(),
+        lambda state: state.pop("state"),
+    ],
+)
+def test_an_optimiser_takes_no_moments_of_other_weights(damage):
+    """The fused update would write beyond the memory of a moment that is too small."""
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4))
+    groups = [{"params": layer.parameters(), "lr": 0.1, "initial_lr": 0.1} for layer in model]
+    optimizer = torch.optim.AdamW(groups, fused=True)
+    model(torch.ones(1, 4)).sum().backward()
+    optimizer.step()
+    state = copy.deepcopy(optimizer.state_dict())
+    restore_optimizer(optimizer, copy.deepcopy(state), "training.pt")
+    damage(state)
+    with pytest.raises(UserError, match=r"training\.pt: the optimiser's state is damaged"):
+        restore_optimizer(optimizer, state, "training.pt")

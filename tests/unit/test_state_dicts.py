@@ -90,6 +90,21 @@ def test_what_lies_beside_the_model_is_left_out_and_said():
     assert found.remarks == ("1 tensor beside the model, such as criterion.empty_weight: left out",)
 
 
+def test_tensors_of_a_loss_beside_a_bare_model_are_left_out_and_said():
+    found = find_weights(OFFICIAL | {"criterion.empty_weight": torch.ones(3)}, "x")
+    assert found.state.keys() == OFFICIAL.keys()
+    assert found.remarks == ("1 tensor beside the model, such as criterion.empty_weight: left out",)
+
+
+def test_an_average_of_parameters_takes_the_statistics_of_the_raw_weights():
+    averaged = {name: tensor + 10 for name, tensor in OFFICIAL.items()}
+    statistics = {"backbone.0.body.bn1.running_mean": torch.ones(2)}
+    found = find_weights({"model": OFFICIAL | statistics, "EMA": averaged}, "x")
+    assert found.state.keys() == (OFFICIAL | statistics).keys()
+    assert float(found.state["input_proj.weight"][0]) == 10
+    assert "1 tensor that is not averaged: from the raw weights" in found.remarks
+
+
 def test_the_masks_of_a_panoptic_model_are_no_part_of_its_detector():
     whole = behind("module.detr.", OFFICIAL) | {"module.mask_head.lay1.weight": torch.ones(1)}
     found = find_weights({"model": whole}, "x")
@@ -108,6 +123,8 @@ def test_arguments_are_those_of_the_official_code():
     assert find_weights({"model": OFFICIAL, "args": args}, "x").arguments == {"nheads": 4}
     hyper = {"state_dict": behind("model.", OFFICIAL), "hyper_parameters": {"nheads": 4, "lr": 1}}
     assert find_weights(hyper, "x").arguments == {"nheads": 4, "lr": 1}
+    hyper["hyper_parameters"] = {"args": args, "lr": 1}  # Lightning's, of a module that takes one argument
+    assert find_weights(hyper, "x").arguments == {"nheads": 4}
     hyper["hyper_parameters"] = {"lr": 1}
     assert find_weights(hyper, "x").arguments == {}
 

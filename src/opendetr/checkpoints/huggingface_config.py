@@ -62,6 +62,10 @@ def architecture_of(config: Mapping[str, Any], state: Mapping[str, Tensor], file
             raise UserError(
                 f"{file}: {name} = {config[name]} cannot be computed here; expected {' or '.join(map(str, expected))}"
             )
+    of_weights = {"d_model": state["input_proj.weight"].shape[0], "num_queries": state["query_embed.weight"].shape[0]}
+    for name, number in of_weights.items():
+        if config.get(name, number) != number:
+            raise UserError(f"{file}: {name} = {config[name]!r:.60}, and the weights have {number}; get both anew")
     network = read_backbone(config, file)
     keeps_norms = network.keeps_norms or RESNET.fullmatch(network.name) is not None
     with said_of(file):
@@ -121,7 +125,8 @@ def read_labels(config: Mapping[str, Any], num_classes: int, folder: Path) -> La
             f"{folder}/config.json: the indices of id2label go from {min(names)} to {max(names)}, and those of the "
             f"classes in the weights from 0 to {num_classes - 1}; number id2label and label2id like that"
         )
-    coco = num_classes in (len(COCO_CLASSES), PANOPTIC_CLASSES) and in_order[1] == COCO_CLASSES[1]
+    told_coco = all(name in (UNUSED, own) for name, own in zip(COCO_CLASSES, in_order))
+    coco = num_classes in (len(COCO_CLASSES), PANOPTIC_CLASSES) and told_coco
     told = config.get("opendetr", {}).get("category_ids")
     if told is not None and len(told) == num_classes:
         return LabelMap(tuple(told), in_order)

@@ -13,6 +13,12 @@ from opendetr.files import read_json
 
 FILE = "preprocessor_config.json"
 RESAMPLING: dict[int, Resampling] = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
+KINDS = (  # image processors that resize, scale and normalise as that of DETR does
+    "DetrImageProcessor", "DetrFeatureExtractor", "DetrImageProcessorFast", "DetrImageProcessorPil",
+    "ConditionalDetrImageProcessor", "ConditionalDetrImageProcessorFast", "ConditionalDetrFeatureExtractor",
+    "DeformableDetrImageProcessor", "DeformableDetrImageProcessorFast", "DeformableDetrFeatureExtractor",
+    "TableTransformerImageProcessor", "OpendetrImageProcessor",
+)  # fmt: skip
 SIZES = "expected shortest_edge and longest_edge, or equal max_height and max_width, which keep a picture's aspect"
 
 
@@ -37,6 +43,11 @@ def read_preprocessing(
     found = read_json(path, "the config of an image processor")
     if not isinstance(found, dict):
         raise UserError(f"{path} is damaged; expected the config of an image processor")
+    for key in ("image_processor_type", "feature_extractor_type"):
+        if (kind := found.get(key)) is not None and kind not in KINDS:
+            raise UserError(
+                f"{path}: {key} = {kind!r:.60} prepares pictures otherwise; expected {' or '.join(KINDS[:2])}"
+            )
     computed: dict[str, tuple[Any, ...]] = {  # options that change the result, and the values that are computed here
         "do_resize": (True,), "do_rescale": (True,), "do_normalize": (True,), "do_center_crop": (False,),
         "rescale_factor": (1 / 255,), "resample": tuple(RESAMPLING),
@@ -49,7 +60,10 @@ def read_preprocessing(
             )
     frame, remarks = None, list[str]()
     if found.get("pad_size") is not None and found.get("do_pad", True):
-        frame = (found["pad_size"]["height"], found["pad_size"]["width"])
+        try:
+            frame = (found["pad_size"]["height"], found["pad_size"]["width"])
+        except (KeyError, TypeError):
+            raise UserError(f"{path}: pad_size = {found['pad_size']!r:.60}; expected a height and a width") from None
         remarks.append(
             f"pictures are padded to {frame[0]}x{frame[1]}, and boxes are fractions of that: so transformers' image "
             f"processor trains them (its post_process_object_detection takes them for fractions of the picture alone)"

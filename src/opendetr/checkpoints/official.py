@@ -82,6 +82,8 @@ def load_official(
             preprocessing = Preprocessing.from_json(told)
         elif table is not None or found.library == "huggingface":  # the official code knows one size
             remarks.append(f"preprocessing: {assumed}")
+        if found.library == "huggingface":
+            remarks.append("activation: relu, assumed; a config.json of the model beside the file would tell")
         recipe = load_recipe("paper")
         with said_of(path):
             run = replace(recipe, model=config, loss=replace(recipe.loss, **_loss_of(arguments)))
@@ -150,7 +152,9 @@ def architecture(
     if dc5 is not None:
         dilated, dilated_from = dc5, "asked for"
     elif "dilation" in arguments:
-        dilated, dilated_from = bool(arguments["dilation"]), "the stored arguments"
+        dilated, dilated_from = arguments["dilation"], "the stored arguments"
+        if not isinstance(dilated, bool):
+            raise UserError(f"{file_name}: its argument dilation is {dilated!r:.50}; expected True or False")
     else:
         dilated, dilated_from = "dc5" in file_name.lower(), "the file name"
         if file_name not in RELEASES.values():

@@ -32,12 +32,10 @@ def official_weights(found: FoundWeights, path: Path) -> tuple[dict[str, Tensor]
         state = {official_name(name): tensor for name, tensor in ours.items()}
         return state, lambda name: found.prefix + name_in_files(name, timm_backbone=timm_backbone)
     if found.library == "opendetr":
-        if "query_embed.weight" not in found.state:
-            raise UserError(
-                f"{path} holds weights of opendetr whose architecture they do not tell; give the model folder they are "
-                f"from, with its config"
-            )
-        return {official_name(name): tensor for name, tensor in found.state.items()}, found.prefix.__add__
+        raise UserError(
+            f"{path} holds weights of opendetr, which do not tell all of their architecture, nor sizes and classes; "
+            f"give the model folder they are from, with its config"
+        )
     return dict(found.state), lambda name: found.prefix + official_name(name)
 
 

@@ -27,7 +27,8 @@ OFFICIAL = ("input_proj.weight", "transformer.decoder.norm.weight")
 HUGGINGFACE = ("model.input_projection.weight", "model.decoder.layernorm.weight")
 ANCHORS = (*OFFICIAL, *HUGGINGFACE)
 INSERTED = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_forward_module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-AVERAGED = re.compile(r"(?:^|[._])(?:ema|averaged?)(?=[._]|$)")
+AVERAGED = re.compile(r"(?:^|[._])(?:(?:model)?ema|averaged?|swa|teacher)(?=[._]|$)", re.IGNORECASE)
+OF_LOSS = ("criterion.", "matcher.", "postprocessors.")  # beside a model without a prefix
 OF_MASKS = ("mask_head.", "bbox_attention.")  # beside the detector `detr.` of a panoptic model
 DEEPEST = 4  # dictionaries within each other
 
@@ -74,10 +75,16 @@ def find_weights(content: Any, source: str) -> FoundWeights:
         name.removeprefix(prefix): tensor for name, tensor in whole.items()
         if name.startswith(prefix) and not name.startswith(inside)
     }  # fmt: skip
+    if averaged_only := _lacking(state, found, (place, prefix)):
+        state |= averaged_only
+    of_loss = [name for name in state if name.startswith(OF_LOSS)]
+    state = {name: tensor for name, tensor in state.items() if name not in of_loss}
     outer = prefix.removesuffix("detr.")
     panoptic = outer != prefix and any(name.startswith(tuple(outer + part for part in OF_MASKS)) for name in whole)
     remarks = [_said_of_choice((place, prefix), others)] if others else []
-    if (beside := [name for name in whole if not name.startswith(known)]) and not panoptic:
+    if averaged_only:
+        remarks.append(f"{counted(len(averaged_only), 'tensor')} that is not averaged: from the raw weights")
+    if (beside := [name for name in whole if not name.startswith(known)] + of_loss) and not panoptic:
         remarks.append(f"{counted(len(beside), 'tensor')} beside the model, such as {beside[0]}: left out")
     if doubles := [name for name, tensor in state.items() if tensor.dtype == torch.float64]:
         state |= {name: state[name].float() for name in doubles}
@@ -116,6 +123,18 @@ def _chosen(found: list[tuple[str, str]]) -> tuple[tuple[str, str], list[tuple[s
     return best, [one for one in found if one != best]
 
 
+def _lacking(
+    state: Mapping[str, Tensor], found: Mapping[tuple[str, str], Mapping[str, Tensor]], chosen: tuple[str, str]
+) -> dict[str, Tensor]:
+    """What averaged weights lack and others of the file have: an average of parameters has no statistics of norms."""
+    lacking = dict[str, Tensor]()
+    for place, prefix in found if any(map(AVERAGED.search, chosen)) else ():
+        others = {name.removeprefix(prefix): t for name, t in found[place, prefix].items() if name.startswith(prefix)}
+        if state.keys() < others.keys():
+            lacking = {name: tensor for name, tensor in others.items() if name not in state}
+    return lacking
+
+
 def _said_of_choice(chosen: tuple[str, str], others: list[tuple[str, str]]) -> str:
     taken, left = (" under ".join(filter(None, (f"'{at}'", before))) for at, before in (chosen, others[0]))
     kind = "averaged" if any(map(AVERAGED.search, chosen)) else "first"
@@ -132,12 +151,15 @@ def _arguments(content: Any) -> Mapping[str, Any]:
     """The arguments of the official code, where a file has them, or a trainer around that code keeps them."""
     if not isinstance(content, Mapping):
         return {}
-    for key in ("args", "hyper_parameters"):
-        found = content.get(key)
-        found = vars(found) if isinstance(found, argparse.Namespace) else found
-        if isinstance(found, Mapping) and (key == "args" or "nheads" in found):
-            return {name: value for name, value in found.items() if isinstance(name, str)}
-    return {}
+    beside = _as_mapping(content.get("hyper_parameters"))
+    inside = (_as_mapping(value) for value in beside.values())  # as `save_hyperparameters` of one argument `args`
+    kept = _as_mapping(content.get("args")) or next((one for one in (beside, *inside) if "nheads" in one), {})
+    return {name: value for name, value in kept.items() if isinstance(name, str)}
+
+
+def _as_mapping(value: Any) -> Mapping[Any, Any]:
+    value = vars(value) if isinstance(value, argparse.Namespace) else value
+    return value if isinstance(value, Mapping) else {}
 
 
 def _what_else(state: Mapping[str, Tensor], source: str) -> str:

@@ -37,7 +37,7 @@ from opendetr.training.flips import (
     try_flips,
 )
 from opendetr.training.means import EpochMeans, line_in_words
-from opendetr.training.optim import build_optimizer, set_learning_rates
+from opendetr.training.optim import build_optimizer, restore_optimizer, set_learning_rates
 from opendetr.training.pictures import TrainingPictures
 from opendetr.training.plan import Forecast, Plan
 from opendetr.training.processes import any_process, mean_of_processes
@@ -386,13 +386,10 @@ class Trainer:
         if self.state.step and before != now:
             console.print(f"An epoch has {now} steps now, it had {before}: the unfinished epoch starts again.")
             self.state.step = 0
-        initial = [group["initial_lr"] for group in self.optimizer.param_groups]
         with damage_is_said(run / "last" / "training.pt"):
             if training_state["weights"] is not None:  # `last` holds the average of these
                 self.accelerator.unwrap_model(self.model).load_state_dict(training_state["weights"])
-            self.optimizer.load_state_dict(training_state["optimizer"])
-        for group, lr in zip(self.optimizer.param_groups, initial):
-            group["initial_lr"] = lr  # --set train.lr may have changed it since
+        restore_optimizer(self.optimizer, training_state["optimizer"], str(run / "last" / "training.pt"))
         if self.accelerator.num_processes == 1:  # the state is the first process's; others draw differently
             with damage_is_said(run / "last" / "training.pt"):
                 restore_random_state(training_state)
