@@ -216,8 +216,44 @@ def test_a_newer_model_is_refused_with_both_versions(run, where):
         path = run / "last" / "config.toml"
         path.write_text(path.read_text() + "\n[tokens]\nsize = 3\n")
     named = {"model": "model.gated", "preprocessing": "letterbox", "section": "tokens"}[where]
-    with pytest.raises(UserError, match=rf"{named}.*written by opendetr 9\.1\.0, and this is {re.escape(__version__)}"):
+    said = rf"{named}.*written by opendetr 9\.1\.0, and this is {re.escape(__version__)}"
+    with pytest.raises(UserError, match=said) as caught:
         load_checkpoint(run)
+    assert "is damaged" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pytorch_model-00001-of-00002.bin", "model-00001-of-00002.safetensors", "config.json",
+        "model.safetensors.index.json", "pytorch_model.bin.index.json",
+    ],
+)  # fmt: skip
+def test_a_part_of_a_model_is_told_from_the_whole(tmp_path, name):
+    path = tmp_path / name
+    path.write_text("{}")
+    with pytest.raises(
+        UserError, match=rf"{name} (is one piece|holds no weights).*folder.* {re.escape(str(tmp_path))}$"
+    ):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("name", ["", "adapter_config.json", "adapter_model.safetensors"])
+def test_an_adapter_is_told_from_a_model(tmp_path, name):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    save_file({"base_model.model.a.lora_A.weight": torch.ones(1)}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(UserError, match=r"is an adapter of PEFT \(LoRA\)"):
+        load_checkpoint(tmp_path / name)
+
+
+def test_the_output_folder_of_a_trainer_names_its_newest_checkpoint(small, tmp_path):
+    for step in (500, 1000):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    with pytest.raises(UserError, match=r"holds no model itself.* the newest is \S+checkpoint-1000$"):
+        load_checkpoint(tmp_path)
+    save_huggingface(small, tmp_path / "whole")
+    (tmp_path / "whole" / "checkpoint-500").mkdir()
+    assert load_checkpoint(tmp_path / "whole").label_map.num_classes == 3
 
 
 def test_an_unknown_key_of_this_version_stays_an_error(run):
