@@ -38,6 +38,13 @@ def _require(config: Any, name: str, holds: bool, expected: str) -> None:
         raise UserError(f"{_section(config)}.{name} must be {expected}, got {got}")
 
 
+def require_image_size(pixels: int) -> None:
+    """Check what `--image-size` gives; UserError if no picture has this size."""
+    if not 1 <= pixels <= MOST_PIXELS:
+        limit = "least 1" if pixels < 1 else f"most {MOST_PIXELS}"
+        raise UserError(f"--image-size must be at {limit}, got {_shown(pixels)}")
+
+
 def _section(config: Any) -> str:
     return type(config).__name__.removesuffix("Config").lower()
 
@@ -210,8 +217,7 @@ class DataConfig:
 
     def resized(self, image_size: int) -> "DataConfig":
         """The same pipeline with every size scaled so that evaluation uses `image_size`."""
-        if image_size < 1:
-            raise UserError(f"--image-size must be at least 1, got {image_size}")
+        require_image_size(image_size)
         if self.image_size == 0:  # sizes are chosen later
             return replace(self, image_size=image_size)
         factor = image_size / self.image_size

@@ -267,6 +267,11 @@ PROGRAMS: dict[str, Callable[[Path], Path]] = {
     "a size": lambda good: changed(good, {}, models=sized(EVIL)),
     "a size of known words": lambda good: changed(good, {}, models=sized("Symbol('s0').__class__")),
     "a guard": lambda good: changed(good, {}, models=lambda content: content["guards_code"].append(EVIL)),
+    "an endless size": lambda good: changed(good, {}, models=sized("9**9**9**9")),
+    "an endless guard": lambda good: changed(good, {}, models=lambda content: content["guards_code"].append("9**9**9")),
+    "an operator inside torch": lambda good: changed(
+        good, {}, models=operation("torch.ops.aten._resize_output_.default", as_string="cpu")
+    ),
     "a function": lambda good: changed(good, {}, models=operation("torch.hub.load", as_string="evil")),
     "a library's name": lambda good: changed(good, {}, models=operation("torch.ops.load_library", as_string="cpu")),
     "a file to write": lambda good: changed(good, {}, models=operation("torch.ops.aten.save.default", as_string="ran")),
@@ -341,6 +346,24 @@ def test_sizes_are_expressions_and_nothing_else(text):
     ):
         assert not _is_expression(text + word)
         assert not _is_expression(word + text)
+
+
+@pytest.mark.parametrize("text", ["L['x'].size()[2]**2", "Pow(Symbol('s0', positive=True), Integer(-1))", "9" * 19])
+def test_small_powers_and_numbers_are_sizes(text):
+    assert _is_expression(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "9**999", "9**9**9", "(((9**99)**99)**99)**99", "9**(9*9)", "Pow(Integer(9), Integer(999))",
+        "Pow(Integer(9), Mul(Integer(9), Integer(9)))", "PowByNatural(9, 100)", "FloatPow(9, Pow(9, 9))", "9" * 20,
+        "Float('1e9999', precision=53)", "Float('1.0', precision=999999999)", "Rational('1e99999999')",
+        "1 << 999999999", "round(1, -999999999)", "[1]*999999999", "(1, 2)*999999999", "1 +",
+    ],
+)  # fmt: skip
+def test_sizes_that_take_for_ever_are_none(text):
+    assert not _is_expression(text)
 
 
 @pytest.mark.parametrize("name", PROGRAMS)

@@ -16,6 +16,7 @@ from opendetr import Detector, api
 from opendetr.checkpoints.adapt import begin_with
 from opendetr.checkpoints.huggingface import save_huggingface
 from opendetr.checkpoints.huggingface_names import from_ours
+from opendetr.checkpoints.imagenet import build_pretrained_model
 from opendetr.checkpoints.loading import load_checkpoint, load_model
 from opendetr.checkpoints.native import Checkpoint
 from opendetr.checkpoints.official import labels_of
@@ -105,6 +106,58 @@ def test_files_of_weights_that_are_no_numbers_are_refused_under_their_names(smal
         load_checkpoint(tmp_path / "x.pth")
 
 
+NO_PLAIN_TENSORS = {
+    "float8_e4m3fn, is not known": lambda tensor: tensor.to(torch.float8_e4m3fn),
+    "is without values": lambda tensor: tensor.to("meta"),
+    "is sparse": lambda tensor: tensor.to_sparse(),
+    "is quantised": lambda tensor: torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8),
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch, of what it will give up
+@pytest.mark.parametrize("expected", NO_PLAIN_TENSORS)
+def test_tensors_of_another_kind_are_refused_by_name(small, run, tmp_path, expected):
+    """In a file of weights, in the state of a training, as a backbone."""
+    state, name = official(small), "backbone.0.body.layer1.0.conv1.weight"
+    state[name] = NO_PLAIN_TENSORS[expected](state[name])
+    torch.save({"model": state}, tmp_path / "x.pth")
+    with pytest.raises(UserError, match=rf"x\.pth: .*{re.escape(name)}.*{expected}"):
+        load_checkpoint(tmp_path / "x.pth")
+    inner = {key.removeprefix("backbone.0.body."): value for key, value in state.items() if "backbone.0" in key}
+    torch.save(inner, tmp_path / "backbone.pth")
+    model = replace(SMALL, backbone_weights=str(tmp_path / "backbone.pth"))
+    with pytest.raises(UserError, match=rf"backbone\.pth: .*layer1.0.conv1.*{expected}"):
+        build_pretrained_model(model, small.config.loss, 3)
+    path = run / "last" / "training.pt"
+    training = torch.load(path)
+    training["optimizer"]["state"][3]["exp_avg"] = NO_PLAIN_TENSORS[expected](torch.ones(2, 2))
+    torch.save(training, path)
+    with pytest.raises(UserError, match=rf"training\.pt: .*optimizer\.state\.3\.exp_avg.*{expected}"):
+        api.train(PICTURES, resume=run, epochs=9)
+
+
+def test_a_model_without_queries_is_refused(small, run, tmp_path):
+    torch.save({"model": official(small) | {"query_embed.weight": torch.zeros(0, 32)}}, tmp_path / "x.pth")
+    with pytest.raises(UserError, match=r"x\.pth: 'query_embed\.weight' has no object queries"):
+        load_checkpoint(tmp_path / "x.pth")
+    config = run / "last" / "config.toml"
+    config.write_text(re.sub("num_queries = .*", "num_queries = 0", config.read_text()))
+    with pytest.raises(UserError, match=r"model\.num_queries is 0"):
+        load_checkpoint(run)
+
+
+@pytest.mark.parametrize("side", [20_001, 10**6, 10**30])
+def test_sizes_of_pictures_are_bounded(small, side):
+    values = small.preprocessing.to_json() | {"pad_size": [200, side]}
+    with pytest.raises(ValueError, match="pad_size must be at most 20000 pixels"):
+        Preprocessing.from_json(values)
+    with pytest.raises(UserError, match="--image-size must be at most 20000"):
+        small.preprocessing.resized(side)
+    framed = replace(small.preprocessing, pad_size=(200, 200))
+    with pytest.raises(UserError, match="--image-size 20000 makes the model's pad_size"):
+        framed.resized(20_000)
+
+
 @pytest.mark.parametrize("tile", [None, 40])
 def test_answers_that_are_no_numbers_end_in_a_sentence(run, tmp_path, tile):
     spoil(run, 3e38)  # finite: what is computed with it is not
@@ -163,8 +216,44 @@ def test_a_newer_model_is_refused_with_both_versions(run, where):
         path = run / "last" / "config.toml"
         path.write_text(path.read_text() + "\n[tokens]\nsize = 3\n")
     named = {"model": "model.gated", "preprocessing": "letterbox", "section": "tokens"}[where]
-    with pytest.raises(UserError, match=rf"{named}.*written by opendetr 9\.1\.0, and this is {re.escape(__version__)}"):
+    said = rf"{named}.*written by opendetr 9\.1\.0, and this is {re.escape(__version__)}"
+    with pytest.raises(UserError, match=said) as caught:
         load_checkpoint(run)
+    assert "is damaged" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pytorch_model-00001-of-00002.bin", "model-00001-of-00002.safetensors", "config.json",
+        "model.safetensors.index.json", "pytorch_model.bin.index.json",
+    ],
+)  # fmt: skip
+def test_a_part_of_a_model_is_told_from_the_whole(tmp_path, name):
+    path = tmp_path / name
+    path.write_text("{}")
+    with pytest.raises(
+        UserError, match=rf"{name} (is one piece|holds no weights).*folder.* {re.escape(str(tmp_path))}$"
+    ):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("name", ["", "adapter_config.json", "adapter_model.safetensors"])
+def test_an_adapter_is_told_from_a_model(tmp_path, name):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    save_file({"base_model.model.a.lora_A.weight": torch.ones(1)}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(UserError, match=r"is an adapter of PEFT \(LoRA\)"):
+        load_checkpoint(tmp_path / name)
+
+
+def test_the_output_folder_of_a_trainer_names_its_newest_checkpoint(small, tmp_path):
+    for step in (500, 1000):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    with pytest.raises(UserError, match=r"holds no model itself.* the newest is \S+checkpoint-1000$"):
+        load_checkpoint(tmp_path)
+    save_huggingface(small, tmp_path / "whole")
+    (tmp_path / "whole" / "checkpoint-500").mkdir()
+    assert load_checkpoint(tmp_path / "whole").label_map.num_classes == 3
 
 
 def test_an_unknown_key_of_this_version_stays_an_error(run):

@@ -118,6 +118,8 @@ def test_a_misspelt_key_names_the_nearest_whichever_way_it_comes(key):
         (lambda: resolve_config(recipe="papper"), r"--recipe papper: .* did you mean 'paper'\?"),
         (lambda: resolve_config(recipe="missing.toml"), r"--recipe missing\.toml: no such file.*paper"),
         (lambda: resolve_config(image_size=0), r"--image-size must be at least 1, got 0"),
+        (lambda: resolve_config(image_size=20_001), r"--image-size must be at most 20000, got 20001"),
+        (lambda: resolve_config(image_size=10**9), r"--image-size must be at most 20000, got 1000000000"),
     ],
 )
 def test_what_is_unknown_is_named(build, expected):

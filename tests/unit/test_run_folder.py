@@ -45,6 +45,8 @@ def test_a_torn_last_line_is_dropped_by_readers_and_by_who_continues(tmp_path):
         ('{"epoch": 1}\n{"epoch\n{"epoch": 2}\n', [1, 2], "has 1 damaged line:"),
         ('{"epoch": 1}\n{"epoch": 2, "val_AP": 0.9', [1], "has 1 damaged line:"),
         ("\0" * 300, [], "has 1 damaged line:"),
+        ('{"epoch": 1}\n{"kind": "val", "epoch": 0.5, "val_AP": "x"}\n', [1], "has 1 damaged line:"),
+        ('{"epoch": 1, "step": []}\n{"epoch": 2, "val_AP50": null}\n', [], "has 2 damaged lines:"),
         ('[1]\n{"epoch": "x"}\n{"step": 3}\n' + "[" * 100_000 + "\n", [], "has 4 damaged lines:"),
         (None, [], "is gone:"),
     ],

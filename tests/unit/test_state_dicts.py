@@ -153,6 +153,8 @@ def test_what_is_no_detr_is_said():
 
 # Names of each architecture's tensors, as its authors' code and transformers write them.
 NAMES = {
+    "an adapter of PEFT (LoRA), to be merged into its model by merge_and_unload()":
+        ["base_model.model.model.decoder.layers.0.self_attn.q_proj.lora_A.default.weight"],
     "Conditional DETR": ["transformer.decoder.layers.0.sa_qcontent_proj.weight", "transformer.decoder.norm.weight"],
     "DAB-DETR": ["refpoint_embed.weight", "transformer.decoder.layers.0.sa_qcontent_proj.weight", "input_proj.weight"],
     "DN-DETR": ["label_enc.weight", "refpoint_embed.weight", "transformer.decoder.layers.0.sa_qcontent_proj.weight"],

@@ -15,9 +15,10 @@ def require_finite(
     """Check that all tensors are finite; `name_there` gives the name of a tensor in the source.
 
     Raises:
-        UserError: names the first one that is not, and how many more are not.
+        UserError: names the first one that is not, and how many more are not; or one of a kind of numbers, such as
+            float8, that PyTorch does not compute with.
     """
-    wrong = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
+    wrong = [name for name, tensor in state.items() if not _is_finite(tensor, name_there(name), source)]
     if wrong:
         bad = int((~torch.isfinite(state[wrong[0]])).sum())
         others = f" and {len(wrong) - 1} more tensors" if len(wrong) > 1 else ""
@@ -26,6 +27,17 @@ def require_finite(
             f"{state[wrong[0]].numel()} values of {name_there(wrong[0])}{others}; it was written after its training "
             f"diverged, or is damaged: use an earlier checkpoint"
         )
+
+
+def _is_finite(tensor: Tensor, name: str, source: str) -> bool:
+    try:
+        return bool(torch.isfinite(tensor).all())
+    except (RuntimeError, NotImplementedError):
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise UserError(
+            f"{source}: the kind of numbers of {name}, {kind}, is not known here; save its weights as float32, "
+            f"float16 or bfloat16"
+        ) from None
 
 
 def tensors_in(value: Any, name: str = "") -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from opendetr.checkpoints.finite import require_finite
+from opendetr.checkpoints.shapes import require_stored
 from opendetr.checkpoints.state_dicts import AVERAGED, states_in
 from opendetr.checkpoints.weight_files import read_weight_file
 from opendetr.config import LossConfig, ModelConfig
@@ -143,5 +144,6 @@ def _load_state(body: nn.Module, state: dict[str, Tensor], source: str) -> None:
     for key, value in own.items():
         if (shape := given[plain(key)].shape) != value.shape:
             raise UserError(f"{unfit}: '{key}' has shape {tuple(shape)}, expected {tuple(value.shape)}")
+    require_stored({key: given[plain(key)] for key in own}, source)
     require_finite({key: given[plain(key)] for key in own}, source)
     body.load_state_dict({key: given[plain(key)] for key in own}, strict=False)

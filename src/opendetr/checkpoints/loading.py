@@ -14,7 +14,7 @@ from opendetr.checkpoints.native import Checkpoint
 from opendetr.checkpoints.official import OFFICIAL_FILE, load_official
 from opendetr.checkpoints.remote_code import MODEL_TYPE, load_with_code
 from opendetr.checkpoints.state_dicts import find_weights
-from opendetr.checkpoints.weight_files import WEIGHTS, read_weight_file
+from opendetr.checkpoints.weight_files import PICKLED, WEIGHTS, read_weight_file
 from opendetr.errors import UserError, first_line
 from opendetr.files import read_json
 from opendetr.model.detr import DETR
@@ -31,11 +31,12 @@ HUB_FILES = [  # of the forms of `transformers` and of ours; no code, and no pic
     "config.json", "preprocessor_config.json", "model.safetensors", "model.safetensors.index.json",
     "model-*-of-*.safetensors", "config.toml", "labels.json", "preprocessing.json", "metrics.json",
 ]  # fmt: skip
-HUB_PICKLES = [
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-    "pytorch_model-*-of-*.bin",
-]  # of older ones
+HUB_PICKLES = [  # of older ones
+    "pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin",
+]  # fmt: skip
+PIECE = re.compile(r".+-\d{5}-of-\d{5}\.(safetensors|bin)")
+ADAPTER = re.compile(r"adapter_(config\.json|model\.(safetensors|bin))")
+STEP = re.compile(r"checkpoint-(\d+)")  # a folder of transformers' Trainer
 
 
 def is_exported(model: str | Path) -> bool:
@@ -89,6 +90,9 @@ def _read(
         raise UserError(f"{path} has no config.json: a state dict of transformers needs the folder of its config")
     if is_exported(path) and not path.is_dir():
         raise UserError(f"{path}{'' if path.is_file() else ' does not exist'}: {NO_WEIGHTS}")
+    _require_whole(path)
+    if state is None:
+        _refuse_output_of_trainer(path)
     if path.name in OF_FOLDERS and (path.parent / "config.toml").is_file():
         raise UserError(f"{path} holds weights only; give the folder it lies in, {path.parent}, with its config")
     if path.is_file() and (beside := _of_config_beside(path)) is not None:
@@ -111,6 +115,33 @@ def _read(
     for remark in found.origin.read:
         console.print(remark)
     return _said_by_itself(replace(found, origin=replace(found.origin, source=text)), dc5, heads)
+
+
+def _require_whole(path: Path) -> None:
+    """Check that a path is no part of a model; UserError names the whole."""
+    if path.is_file() and PIECE.fullmatch(path.name):
+        raise UserError(f"{path} is one piece of a model's weights; give the folder of all pieces, {path.parent}")
+    if path.is_file() and (path.name == "config.json" or path.name.endswith(".index.json")):
+        raise UserError(f"{path} holds no weights; give its folder, {path.parent}")
+    beside = (path / "adapter_config.json").is_file() and not (path / "config.json").is_file()
+    if beside or (path.is_file() and ADAPTER.fullmatch(path.name)):
+        raise UserError(
+            f"{path} is an adapter of PEFT (LoRA), no model without the one it changes; merge them by "
+            f"merge_and_unload(), and give what save_pretrained then writes"
+        )
+
+
+def _refuse_output_of_trainer(path: Path) -> None:
+    """Check that a folder does not only hold folders with checkpoints; UserError names the newest."""
+    whole = (WEIGHTS, PICKLED, f"{WEIGHTS}.index.json", f"{PICKLED}.index.json", OFFICIAL_FILE, "best", "last")
+    if not path.is_dir() or any((path / name).exists() for name in whole):
+        return
+    steps = {int(step[1]): inner for inner in path.iterdir() if (step := STEP.fullmatch(inner.name))}
+    if steps:
+        raise UserError(
+            f"{path} holds no model itself, but checkpoints of a training by transformers; give one of them, the "
+            f"newest is {steps[max(steps)]}"
+        )
 
 
 def _said_by_itself(found: Checkpoint, dc5: bool | None, heads: int | None) -> Checkpoint:

@@ -20,7 +20,7 @@ from opendetr.checkpoints.description import Description
 from opendetr.checkpoints.finite import require_finite
 from opendetr.checkpoints.origin import Origin
 from opendetr.checkpoints.shapes import require_shapes, shapes_in
-from opendetr.checkpoints.versions import newer_is_said, stored_config
+from opendetr.checkpoints.versions import is_newer, newer_is_said, stored_config
 from opendetr.config import RunConfig, parse_sections
 from opendetr.data.transforms import Preprocessing
 from opendetr.errors import UserError, first_line
@@ -95,8 +95,9 @@ def load_folder(path: str | Path) -> Checkpoint:
         preprocessing = Preprocessing.from_json(read_json(folder / "preprocessing.json", "a model's preprocessing"))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         with newer_is_said(origin.version, "read it with that version"):
+            problem = "cannot be read" if is_newer(origin.version) else "is damaged"
             raise UserError(
-                f"{folder} is damaged: labels.json or preprocessing.json is not as written ({error!r})"
+                f"{folder} {problem}: labels.json or preprocessing.json is not as written ({error!r})"
             ) from None
     require_shapes(config.model, shapes_in(folder / "model.safetensors"), str(folder))
     model = build_model(config.model, config.loss, label_map.num_classes)

@@ -8,6 +8,8 @@ from torch import Tensor
 # Name, and what all have to be found among the names of tensors, each at the beginning of a part. The order decides:
 # a later one is a part or an ancestor of an earlier one.
 ARCHITECTURES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("an adapter of PEFT (LoRA), to be merged into its model by merge_and_unload()",
+     (r"lora_(?:embedding_)?[AB]\b",)),
     ("RF-DETR", (r"backbone\.0\.encoder\.encoder\.",)),
     ("LW-DETR", (r"backbone\.0\.projector\.",)),
     ("LW-DETR or RF-DETR", (r"reference_point_embed\.weight",)),

@@ -4,12 +4,14 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from safetensors import safe_open
 from torch import Tensor
 
 from opendetr.config import ModelConfig
 from opendetr.errors import UserError, first_line
 
+QUERIES = ("query_embed.weight", "query_position_embeddings.weight")  # ours and the official code's, transformers'
 LAYER = re.compile(r"transformer\.(encoder|decoder)\.layers\.(\d+)\.")
 
 
@@ -49,6 +51,8 @@ def require_shapes(config: ModelConfig, shapes: Mapping[str, Sequence[int]], sou
     ):
         if shapes.get(name):
             found[key] = shapes[name][0]
+    if config.num_queries < 1:  # which in a recipe means that their number is yet to be chosen
+        raise UserError(f"{source}: model.num_queries is 0, and a model has at least one; get it anew")
     for key, value in found.items():
         if getattr(config, key) != value:
             raise UserError(
@@ -61,8 +65,13 @@ def require_stored(state: Mapping[str, Tensor], source: str) -> None:
     """Check that every tensor of a pickle has all its values in the file: a single one can pose as any number of them.
 
     Raises:
-        UserError: one does not.
+        UserError: one does not, or is sparse or quantised; or there are no object queries.
     """
     for name, tensor in state.items():
+        if tensor.is_meta or tensor.layout != torch.strided or tensor.is_quantized:
+            kind = "without values" if tensor.is_meta else "quantised" if tensor.is_quantized else "sparse"
+            raise UserError(f"{source}: the tensor '{name}' is {kind}; save the weights as plain tensors with values")
+        if name.endswith(QUERIES) and not tensor.numel():
+            raise UserError(f"{source}: '{name}' has no object queries; get the file anew")
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise UserError(f"{source}: '{name}' poses as {list(tensor.shape)} and has fewer values; get the file anew")

@@ -12,10 +12,8 @@ from opendetr.errors import UserError, first_line
 from opendetr.files import read_json, refuse_pointer
 
 SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")
-WEIGHTS, PICKLED = (
-    "model.safetensors",
-    "pytorch_model.bin",
-)  # in a folder of `save_pretrained`; in pieces: with an index
+WEIGHTS = "model.safetensors"  # in a folder of `save_pretrained`; in pieces: with an index
+PICKLED = "pytorch_model.bin"  # the same of earlier ones
 
 
 def read_weight_file(path: Path, expected: str) -> Any:

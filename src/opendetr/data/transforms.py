@@ -14,7 +14,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from opendetr.boxes import xyxy_to_cxcywh
-from opendetr.config import LIMITS, DataConfig
+from opendetr.config import LIMITS, MOST_PIXELS, DataConfig, require_image_size
 from opendetr.data.sizes import Rounding, resized_shape, snapped_shape
 from opendetr.errors import UserError
 from opendetr.pixels import WHITE_LEVELS
@@ -64,12 +64,15 @@ class Preprocessing:
 
         Where both are equal, as of the Table Transformer, it is the longer side that has this size.
         """
-        if image_size < 1:
-            raise UserError(f"--image-size must be at least 1, got {image_size}")
+        require_image_size(image_size)
         longer, *frame = (
             max(1, round(side * image_size / self.image_size)) for side in (self.max_size, *(self.pad_size or ()))
         )
         pad_size = (max(longer, frame[0]), max(longer, frame[1])) if frame else None
+        if pad_size is not None and max(pad_size) > MOST_PIXELS:
+            raise UserError(
+                f"--image-size {image_size} makes the model's pad_size {max(pad_size)}, above {MOST_PIXELS}"
+            )
         return replace(self, image_size=image_size, max_size=longer, pad_size=pad_size)
 
     def framed(self, images: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
@@ -139,7 +142,9 @@ class Preprocessing:
             fits = isinstance(frame, list | tuple) and len(frame) == 2 and all(type(side) is int for side in frame)
             if not fits or min(frame) < sizes["max_size"]:
                 enough = f"at least the longer side, {sizes['max_size']}"
-                raise ValueError(f"pad_size must be a height and a width of {enough}, got {frame}")
+                raise ValueError(f"pad_size must be a height and a width of {enough}, got {frame!r:.100}")
+            if max(frame) > MOST_PIXELS:
+                raise ValueError(f"pad_size must be at most {MOST_PIXELS} pixels, got {frame!r:.100}")
             told["pad_size"] = tuple(frame)
         return cls(mean=tuple(values["mean"]), std=tuple(values["std"]), white_level=white_level, **sizes, **told)
 

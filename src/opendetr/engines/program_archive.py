@@ -5,8 +5,10 @@ and guards are texts that become Python, an operation may be any attribute of `t
 beside them. So what `opendetr export` writes is copied, and anything else is refused; torch reads the copy alone.
 """
 
+import ast
 import io
 import json
+import math
 import re
 import zipfile
 from collections.abc import Callable, Iterator
@@ -25,9 +27,9 @@ STORED = re.compile(r"data/weights/weight_\d+|data/constants/tensor_\d+")
 OTHERS = re.compile(r"archive_format|archive_version|byteorder|version|\.(data|format)\S*|extra/\w+")
 
 TARGETS = re.compile(
-    r"torch\.ops\.aten\.(?!from_file\b|save\b)((?!__)\w+|__(and|or|xor)__)\.(?!__)\w+|"
+    r"torch\.ops\.aten\.(?!from_file\b|save\b)((?!_)\w+|__(and|or|xor)__|_assert_(tensor_metadata|scalar))\.(?!__)\w+|"
     r"torch\.ops\.higher_order\.wrap_with_(autocast|set_grad_enabled)|torch\._?sym_\w+|math\.(ceil|floor|trunc|sqrt)|"
-    r"_operator\.(add|sub|mul|truediv|floordiv|mod|neg|pow|abs|eq|ne|lt|le|gt|ge|and_|or_|getitem)"
+    r"_operator\.(add|sub|mul|truediv|floordiv|mod|neg|abs|eq|ne|lt|le|gt|ge|and_|or_|getitem)"
 )
 STRINGS = ("cpu", "constant", "reflect", "replicate", "circular", "none", "tanh", "floor", "trunc", "ij", "xy")
 FUNCTIONS = (  # of sympy and of torch.utils._sympy.functions, on numbers
@@ -38,11 +40,20 @@ FUNCTIONS = (  # of sympy and of torch.utils._sympy.functions, on numbers
     r"torch\._sym_sqrt"
 )
 WORDS = "positive|integer|nonnegative|real|finite|nonzero|zero|negative|precision|True|False|and|or|not|int|float"
+NUMBER = r"(?<!\d)\d{1,19}(\.\d{1,19})?(?!\d)"
 # A size or a guard is made of these tokens, of which no other name can be made.
 TOKEN = re.compile(
-    rf"\b({FUNCTIONS}|{WORDS})\b|L\['\w+'\]|'(\w+|[\d.e+-]+)'|\.(size|stride|storage_offset)\(\)|\d+(\.\d+)?|"
-    r"[-+*/%()<>=!,\[\] ]"
+    rf"\b({FUNCTIONS}|{WORDS})\b|L\['\w+'\]|'([A-Za-z_]\w*|-?{NUMBER}(e[+-]?\d{{1,3}})?)'|"
+    rf"\.(size|stride|storage_offset)\(\)|{NUMBER}|[-+*/%()<>=!,\[\] ]"
 )
+SYNTAX = (  # no shifts, no tuples and lists, which could be repeated
+    ast.Expression, ast.BoolOp, ast.BinOp, ast.UnaryOp, ast.Compare, ast.Call, ast.keyword, ast.Attribute,
+    ast.Subscript, ast.Name, ast.Constant, ast.Load, ast.boolop, ast.unaryop, ast.cmpop, ast.Add, ast.Sub, ast.Mult,
+    ast.Div, ast.FloorDiv, ast.Mod, ast.Pow,
+)  # fmt: skip
+POWERS = ("Pow", "PowByNatural", "FloatPow", "RoundDecimal", "round")  # functions whose second argument is an exponent
+HIGHEST_POWER = 10_000  # the product of all exponents of an expression
+MOST_BITS = 1_000  # the precision of a number
 METADATA = re.compile(r"[\w.,;:@<>\[\] -]*")  # from which modules an operation comes
 NAME = re.compile(r"[\w.+*-]*")  # every other text
 
@@ -146,7 +157,39 @@ def _require_harmless_graph(value: Any, path: Path, key: str = "") -> None:
 
 
 def _is_expression(text: str) -> bool:
-    return not TOKEN.sub("", text)
+    """Whether a size or guard is made of known names, and is quick to compute: its exponents are small and literal."""
+    if TOKEN.sub("", text):
+        return False
+    try:
+        nodes = list(ast.walk(ast.parse(text.strip(), mode="eval")))
+    except SyntaxError:
+        return False
+    exponents = [node.right for node in nodes if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow)]
+    calls = [(ast.unparse(node.func), node) for node in nodes if isinstance(node, ast.Call)]
+    exponents += [call.args[1] for name, call in calls if name in POWERS and len(call.args) > 1]
+    bits = [pair.value for _, call in calls for pair in call.keywords if pair.arg == "precision"]
+    powers = [_literal(node) for node in exponents]
+    return (
+        all(isinstance(node, SYNTAX) for node in nodes)
+        and all(value <= 99 for value in powers)
+        and math.prod(max(value, 1) for value in powers) <= HIGHEST_POWER
+        and all(_literal(node) <= MOST_BITS for node in bits)
+    )
+
+
+def _literal(node: ast.expr) -> float:
+    """The size of a number in an expression, also as sympy writes it; infinite of anything else."""
+    while isinstance(node, ast.UnaryOp | ast.Call):
+        if isinstance(node, ast.UnaryOp):
+            node = node.operand
+        elif isinstance(node.func, ast.Name) and node.func.id in ("Integer", "Float", "Rational") and node.args:
+            node = node.args[0]
+        else:
+            return math.inf
+    try:
+        return abs(float(node.value)) if isinstance(node, ast.Constant) else math.inf  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return math.inf
 
 
 def _is_plain_tree(text: str) -> bool:

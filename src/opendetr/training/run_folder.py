@@ -11,6 +11,7 @@ from opendetr.checkpoints.finite import require_finite, tensors_in
 from opendetr.checkpoints.native import Checkpoint, copy_checkpoint, save_checkpoint, write_metrics
 from opendetr.checkpoints.origin import Origin
 from opendetr.checkpoints.pickles import read_pickle
+from opendetr.checkpoints.shapes import require_stored
 from opendetr.checkpoints.versions import newer_is_said
 from opendetr.config import RunConfig
 from opendetr.errors import UserError, said_of
@@ -124,8 +125,13 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 def _read_log(run: Path) -> tuple[list[dict[str, Any]], int]:
     """The lines, and the number of those that are damaged."""
     values, damaged = read_json_lines(run / "metrics.jsonl")
-    lines = [{"kind": "epoch", **line} for line in values if isinstance(line, dict) and _is_number(line.get("epoch"))]
+    lines = [{"kind": "epoch", **line} for line in values if isinstance(line, dict) and _is_line(line)]
     return lines, damaged + len(values) - len(lines)
+
+
+def _is_line(line: Mapping[str, Any]) -> bool:
+    counted = ("step", "val_AP", "val_AP50")
+    return _is_number(line.get("epoch")) and all(_is_number(line[name]) for name in counted if name in line)
 
 
 def _is_number(value: Any) -> bool:
@@ -170,6 +176,7 @@ def load_training_state(run: Path) -> Any:
     path = resumable_folder(run) / "training.pt"
     with said_of(f"--resume {run}"):
         state = read_pickle(path, "the state of a training, as opendetr train writes it")
+        require_stored(tensors_in(state), str(path))
         require_finite(tensors_in(state), str(path))
     return state
 
