@@ -209,6 +209,7 @@ def test_the_error_is_that_of_hotcoco_over_all_scores():
 
 @pytest.mark.parametrize("temperature", [0.5, 2.0])
 def test_the_temperature_mends_scores_that_one_has_spoilt(temperature):
+    assert tempered(np.array([0.9]), 2.0) == pytest.approx(0.75, abs=EQUAL)  # the root of odds of 9 is 3
     rng = np.random.default_rng(0)
     honest = rng.uniform(0.2, 0.95, 20_000)
     right = rng.random(len(honest)) < honest

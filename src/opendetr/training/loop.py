@@ -319,7 +319,7 @@ class Trainer:
         begun = time.time()
         evaluation = self.validation.measure(self.unwrapped(), self.where())
         if evaluation is not None and self.report is not None:
-            self.report.record_evaluation(*evaluation, self.where())
+            self.report.record_evaluation(evaluation.detections, self.where())
             self.report.write(self.checkpoint.preprocessing)
         self.means.pause(time.time() - begun)
         if evaluation is not None and self.plan.goal is not None:
