@@ -123,13 +123,16 @@ def test_val_prints_the_12_numbers_and_the_classes(tiny_run, digits, monkeypatch
     numbers = json.loads(printed.out)
     assert list(numbers) == [
         "AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl", "per_class",
+        "analysis",
     ]  # fmt: skip
     assert set(numbers["per_class"]["3"]) == {"id", "AP", "AP50"}
     pictures = len(json.loads((digits / "annotations/test.json").read_text())["images"])
     said = f"Measuring the best weights of {tiny_run} in fp32 at 64 pixels on {pictures} pictures: the "
     said += f"split test of {digits}."
     assert said in printed.err
-    assert "at IoU 0.50" in printed.err  # the table for people
+    low, high = numbers["analysis"]["intervals"]["AP50"]
+    assert f"at IoU 0.50; 95 %: {low:.3f} to {high:.3f}" in printed.err  # the table for people
+    assert low <= numbers["AP50"] <= high
 
 
 def run_on(tiny_run, folder, **data):

@@ -12,7 +12,8 @@ from opendetr.data.door import load_index
 from opendetr.data.source import DataRoots, DataSource, Renames
 from opendetr.devices import resolve_device
 from opendetr.errors import UserError
-from opendetr.evaluation.coco import CocoMetrics, evaluate_files
+from opendetr.evaluation.analysis import AnalysedMetrics, analyse
+from opendetr.evaluation.coco import read_results
 from opendetr.evaluation.own_data import own_data, weights_in_words
 from opendetr.evaluation.runner import evaluate_data
 from opendetr.files import require_folder, write_json
@@ -39,7 +40,7 @@ def val(
     threads: int | str | None = None,
     strict: bool = False,
     report: str | Path | None = None,
-) -> CocoMetrics:
+) -> AnalysedMetrics:
     """COCO metrics of a model, or of an exported file, on any split of a data set whose categories it knows.
 
     Which weights are measured on how many pictures is printed first.
@@ -61,6 +62,10 @@ def val(
         threads: number of threads, or `auto`, the default: the fastest, measured.
         strict: stop at a picture that cannot be used; otherwise it is said, and its objects count as missed.
         report: a JSON file for what of the split is used, and every entry that is not, with the reason.
+
+    Returns:
+        The metrics, with the `analysis` of the same detections: intervals of AP, curves, the best thresholds,
+        confusions and calibration.
 
     Raises:
         UserError: no such model, data set or split; no `data`, and the model does not say which are its own, or they
@@ -90,9 +95,9 @@ def val(
     return evaluate_data(detector.engine, detector.description, origin, index, batch_size=batch_size, strict=strict)
 
 
-def val_files(detections: str | Path, annotations: str | Path) -> CocoMetrics:
-    """COCO metrics of a COCO results file against a COCO annotation file."""
-    return evaluate_files(Path(detections), Path(annotations))
+def val_files(detections: str | Path, annotations: str | Path) -> AnalysedMetrics:
+    """COCO metrics and analysis of a COCO results file against a COCO annotation file."""
+    return analyse(*read_results(Path(detections), Path(annotations)))
 
 
 def benchmark(

@@ -132,7 +132,12 @@ def _truth(
 
 
 def evaluate_detections(truth: RawSplit, results: Sequence[Mapping[str, Any]]) -> CocoMetrics:
-    """Compare COCO result entries with the true objects that a file states.
+    """COCO metrics of COCO result entries; as `arrays_of_results`."""
+    return evaluate_arrays(*arrays_of_results(truth, results))
+
+
+def arrays_of_results(truth: RawSplit, results: Sequence[Mapping[str, Any]]) -> tuple[TruthArrays, FoundArrays]:
+    """The true objects that a file states, and COCO result entries.
 
     Results of categories that the truth does not have count for nothing.
 
@@ -146,19 +151,16 @@ def evaluate_detections(truth: RawSplit, results: Sequence[Mapping[str, Any]]) -
     label_of = {category_id: label for label, category_id in enumerate(arrays.category_ids)}
     picture_of = {image_id: position for position, image_id in enumerate(truth.image_ids)}
     results = [entry for entry in results if raw_id(entry["category_id"]) in label_of]
-    return evaluate_arrays(
-        arrays,
-        FoundArrays(
-            np.array([picture_of[raw_id(entry["image_id"])] for entry in results], dtype=np.int64),
-            np.array([label_of[raw_id(entry["category_id"])] for entry in results], dtype=np.int64),
-            np.array([entry["bbox"] for entry in results], dtype=np.float64).reshape(-1, 4),
-            np.array([entry["score"] for entry in results], dtype=np.float64),
-        ),
+    return arrays, FoundArrays(
+        np.array([picture_of[raw_id(entry["image_id"])] for entry in results], dtype=np.int64),
+        np.array([label_of[raw_id(entry["category_id"])] for entry in results], dtype=np.int64),
+        np.array([entry["bbox"] for entry in results], dtype=np.float64).reshape(-1, 4),
+        np.array([entry["score"] for entry in results], dtype=np.float64),
     )
 
 
-def evaluate_files(detections: Path, annotations: Path) -> CocoMetrics:
-    """Compare a COCO results file with a COCO annotation file.
+def read_results(detections: Path, annotations: Path) -> tuple[TruthArrays, FoundArrays]:
+    """The true objects of a COCO annotation file, and the detections of a COCO results file.
 
     Raises:
         UserError: a file is missing or not of its format, or a detection names a picture that the annotations lack.
@@ -180,7 +182,7 @@ def evaluate_files(detections: Path, annotations: Path) -> CocoMetrics:
     listed = set(truth.label_map.index_of)
     if unlisted := sum(raw_id(entry["category_id"]) not in listed for entry in results):
         warn(f"{unlisted} of {counted(len(results), 'result')} are of categories that {annotations} does not list.")
-    return evaluate_detections(truth, results)
+    return arrays_of_results(truth, results)
 
 
 def _is_result(entry: Any) -> bool:
