@@ -16,7 +16,7 @@ from opendetr.wording import counted
 FEW_OBJECTS = 10  # of a class: its threshold could as well be another
 MOST_CELLS = 14  # classes of a confusion matrix that is drawn; of more, the most frequent mistakes are listed
 MOST_MISTAKES = 20
-LEARNED, BEGUN = 0.3, 0.05  # AP50 from which on a model has learned, or has begun to
+LEARNED, BEGUN = 0.4, 0.05  # AP50 from which on a model has learned, or has begun to
 
 
 def learning_verdict(metrics: AnalysedMetrics) -> str:
@@ -28,7 +28,7 @@ def learning_verdict(metrics: AnalysedMetrics) -> str:
         kind, words = ("good", "It has learned") if ap50 >= LEARNED else ("fair", "It has begun to learn")
         words += (
             f": at a score of {best.threshold:.2f} it finds {best.recall:.0%} of the objects, and {best.precision:.0%} "
-            f"of what it finds is right."
+            f"of what it finds is right (AP50 {metric_in_words(ap50)})."
         )
     return f"<p class='verdict {kind}'>{escape(words)}</p>"
 
@@ -48,7 +48,7 @@ def analysis_figures(metrics: AnalysedMetrics) -> str:
     charts = _precision_recall(metrics) + _f1_curves(analysis) + _reliability(analysis)
     return (
         f"<div class='grid charts'>{charts}</div>"
-        f"<div class=side><div><h3>Thresholds with the best F1</h3>{_thresholds(analysis)}</div>"
+        f"<div class='side halves'><div><h3>Thresholds with the best F1</h3>{_thresholds(analysis)}</div>"
         f"<div><h3>What is taken for what</h3>{_confusions(analysis)}</div></div>"
     )
 

@@ -14,7 +14,7 @@ from opendetr.evaluation.coco import FoundArrays, TruthArrays, image_ranks
 
 IOU_THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))  # of AP
 RECALLS = np.linspace(0, 1, 101)  # at which COCO reads the precision
-RESAMPLES, CONFIDENCE = 300, 0.95  # of the bootstrap
+RESAMPLES, CONFIDENCE = 200, 0.95  # of the bootstrap
 _BLOCK = 50  # resamples at a time, so that large splits fit in memory
 
 
@@ -65,10 +65,11 @@ def weighted_precision(judged: JudgedDetections, weights: Int[np.ndarray, "B N"]
         ranks = often.cumsum(1)
         for row in range(len(IOU_THRESHOLDS)):
             places = np.flatnonzero(judged.right[row, of_class])
-            ignored = np.flatnonzero(~judged.counts[row, of_class])
-            ignored_before = np.pad(often[:, ignored].cumsum(1), ((0, 0), (1, 0)))[:, np.searchsorted(ignored, places)]
-            hits = often[:, places].cumsum(1)
-            precision = hits / np.maximum(ranks[:, places] - ignored_before, 1)
+            hits, before = often[:, places].cumsum(1), ranks[:, places]
+            if len(ignored := np.flatnonzero(~judged.counts[row, of_class])):
+                summed = np.pad(often[:, ignored].cumsum(1), ((0, 0), (1, 0)))
+                before = before - summed[:, np.searchsorted(ignored, places)]
+            precision = hits / np.maximum(before, 1)
             best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
             recall = hits / np.maximum(objects[:, label, None], 1)
             reached = np.searchsorted(RECALLS, recall, side="right")  # of the 101 recalls, up to this detection

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 WIDTH, HEIGHT = 460, 280  # of a chart, in its own units
-LEFT, RIGHT, TOP, BOTTOM = 46, 14, 48, 40  # around the plot
+LEFT, RIGHT, TOP, BOTTOM = 46, 22, 48, 40  # around the plot
 COLOURS = ("#1f77b4", "#d95f02", "#2ca02c", "#9467bd", "#8c564b", "#c2388f", "#6b7280", "#a16207")
-LETTER, LINE = 7.2, 17  # of the legend: the mean width of a letter, the height of a line
+LETTER, LINE = 7.6, 17  # of the legend: the mean width of a letter, the height of a line
 LONGEST = 26  # letters of a curve's name in the legend
 MOST_POINTS = 400  # of a curve: more could not be told apart
 TICKS = 5  # about so many on an axis
@@ -57,13 +57,14 @@ def _short(name: str) -> str:
 
 def _legend(wordings: Sequence[tuple[str, str]]) -> tuple[str, int]:
     """Texts, each with its colour, in as many lines as they need, and the number of these lines."""
-    drawn, x, line = "", float(LEFT), 0
+    drawn, used, line = "", 0.0, 0
     for text, colour in wordings:
         width = LETTER * len(text) + 12
-        if x > LEFT and x + width > WIDTH:
-            x, line = float(LEFT), line + 1
-        drawn += f'<tspan x="{x:.0f}" y="{38 + LINE * line}" fill="{colour}">{escape(text)}</tspan>'
-        x += width
+        if used and LEFT + used + width > WIDTH:
+            used, line = 0.0, line + 1
+        place = 'dx="12"' if used else f'x="{LEFT}" y="{38 + LINE * line}"'
+        drawn += f'<tspan {place} fill="{colour}">{escape(text)}</tspan>'
+        used += width
     return f'<text font-size="13" font-weight="600">{drawn}</text>', line + 1
 
 

@@ -14,6 +14,7 @@ table{border-collapse:collapse}td,th{padding:.15rem .8rem;text-align:left;vertic
 th{position:sticky;top:0;background:#fff}td{border-top:1px solid #eee;font-variant-numeric:tabular-nums}
 .scroll{max-height:34rem;overflow:auto}.across{overflow-x:auto}
 .side{display:flex;gap:1rem 3rem;flex-wrap:wrap;align-items:flex-start}
+.halves>div{flex:1 1 28rem;min-width:0;max-width:45rem}
 .grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,32rem),1fr));gap:1.5rem}
 .grid.small{grid-template-columns:repeat(auto-fill,minmax(min(100%,17rem),1fr));gap:1rem}
 .grid.charts{grid-template-columns:repeat(auto-fill,minmax(min(100%,22rem),1fr))}
