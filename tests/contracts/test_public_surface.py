@@ -44,8 +44,8 @@ PUBLIC_NAMES = {
     "UserError", "__version__", "ablate", "benchmark", "build_model", "check_data", "convert", "convert_data",
     "data_stats",
     "demo", "doctor", "explain",
-    "export", "info", "load_model", "load_recipe", "match", "predict", "prepare", "set_loss", "track", "train", "val",
-    "write_digits",
+    "export", "info", "load_model", "load_recipe", "match", "predict", "prepare", "runs", "set_loss", "track", "train",
+    "val", "write_digits",
 }  # fmt: skip
 
 COMMANDS = {
@@ -95,6 +95,7 @@ COMMANDS = {
         "--image-size", "--max-ap-loss", "--threads",
     },
     "prepare": {"--precision", "--device", "--threads"},
+    "runs": set(),
     "info": {"--size"},
     "benchmark": {
         "--against", "--size", "--batch", "--engine", "--precision", "--seconds", "--output", "--memory", "--device",
@@ -144,6 +145,7 @@ def test_rooms_do_not_hide_verbs():
         "explain",
         "export",
         "prepare",
+        "runs",
         "ablate",
         "benchmark",
         "convert",

@@ -8,7 +8,7 @@ from test_analysis import random_case
 
 from opendetr.evaluation.analysis import analyse
 from opendetr.evaluation.analysis_page import MOST_CELLS, MOST_MISTAKES, analysis_figures, learning_verdict
-from opendetr.evaluation.coco import FoundArrays
+from opendetr.evaluation.coco import FoundArrays, TruthArrays
 
 
 @pytest.fixture(scope="module")
@@ -57,5 +57,15 @@ def test_one_sentence_says_whether_it_learned(measured):
     nothing = analyse(truth, FoundArrays(np.zeros(0, int), np.zeros(0, int), np.zeros((0, 4)), np.zeros(0)))
     assert "It has not learned to find objects yet: AP50 0.000." in learning_verdict(nothing)
     text = analysis_figures(nothing)
+    assert "weakest" in analysis_figures(measured)
+    assert "weakest" not in text
     assert "no detection is right yet" in text
     assert "no detection has a score of 0.05 or more" in text
+
+
+def test_a_split_without_objects_has_figures_too():
+    truth = TruthArrays([1], [1], ["a"], np.zeros(0, int), np.zeros(0, int), np.zeros((0, 4)), np.zeros(0),
+                        np.zeros(0, bool))  # fmt: skip
+    metrics = analyse(truth, FoundArrays(np.array([0]), np.array([0]), np.array([[1.0, 1, 5, 5]]), np.array([0.9])))
+    assert "of 0 objects, 0 are found, 0 are missed; 1 detection on background" in analysis_figures(metrics)
+    assert "AP50 -." in learning_verdict(metrics)

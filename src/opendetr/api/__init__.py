@@ -21,6 +21,7 @@ _FILES = {
     "info": "models",
     "predict": "detection",
     "prepare": "models",
+    "runs": "measuring",
     "track": "detection",
     "train": "learning",
     "val": "measuring",
@@ -41,6 +42,7 @@ if TYPE_CHECKING:  # what editors and type checkers see
     from opendetr.api.learning import doctor as doctor
     from opendetr.api.learning import train as train
     from opendetr.api.measuring import benchmark as benchmark
+    from opendetr.api.measuring import runs as runs
     from opendetr.api.measuring import val as val
     from opendetr.api.measuring import val_files as val_files
     from opendetr.api.models import convert as convert

@@ -1,4 +1,4 @@
-"""The commands that measure: `val`, `benchmark`."""
+"""The commands that measure and compare: `val`, `runs`, `benchmark`."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -21,6 +21,7 @@ from opendetr.inference.detector import Detector, computes_on
 from opendetr.options import EngineName, OneEngine, PeerName, PrecisionName, require_batch_size, require_choice
 from opendetr.progress import console, warn
 from opendetr.threads import settle_threads
+from opendetr.training.run_table import ComparedRun, compare_runs
 from opendetr.wording import counted
 
 
@@ -98,6 +99,21 @@ def val(
 def val_files(detections: str | Path, annotations: str | Path) -> AnalysedMetrics:
     """COCO metrics and analysis of a COCO results file against a COCO annotation file."""
     return analyse(*read_results(Path(detections), Path(annotations)))
+
+
+def runs(folder: str | Path = "runs") -> list[ComparedRun]:
+    """Compare the runs in a folder: AP of their best weights on val, and the values by which their configs differ.
+
+    Args:
+        folder: with run folders in it, also some levels below; or a run.
+
+    Returns:
+        The runs, the highest AP first.
+
+    Raises:
+        UserError: there is no run.
+    """
+    return compare_runs(Path(folder))
 
 
 def benchmark(

@@ -86,12 +86,10 @@ def _precision_recall(metrics: AnalysedMetrics) -> str:
     here = f"{value_with_interval(metrics, 'AP50')}, {value_with_interval(metrics, 'AP')}"
     here += "; the interval is that of other pictures of the same kind (bootstrap over the pictures of val)."
     classes = sorted(_with_objects(analysis), key=lambda one: np.mean(one.precision))
-    if len(classes) > 1:
-        weakest, strongest = classes[0], classes[-1]
-        here += (
-            f" Best is {strongest.name} with {np.mean(strongest.precision):.2f}, weakest {weakest.name} with "
-            f"{np.mean(weakest.precision):.2f}."
-        )
+    ends = [(one.name, f"{np.mean(one.precision):.2f}") for one in (*classes[:1], *classes[-1:])]
+    if len({value for _, value in ends}) > 1:
+        weakest, strongest = ends
+        here += f" Best is {strongest[0]} with {strongest[1]}, weakest {weakest[0]} with {weakest[1]}."
     return _readable(chart, how, here)
 
 
