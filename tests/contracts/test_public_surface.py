@@ -66,7 +66,7 @@ COMMANDS = {
     },
     "convert": {"--to", "--push", "--private", "--licence", "--dc5", "--heads", "--image-size"},
     "val": {
-        "--voc-origin", "--report", "--data", "--classes", "--rename", "--strict",
+        "--output", "--voc-origin", "--report", "--data", "--classes", "--rename", "--strict",
         "--split", "--detections", "--annotations", "--batch-size", "--engine", "--precision",
         "--image-size", "--device", "--threads",
     },

@@ -41,6 +41,7 @@ def val(
     threads: int | str | None = None,
     strict: bool = False,
     report: str | Path | None = None,
+    output: str | Path | None = None,
 ) -> AnalysedMetrics:
     """COCO metrics of a model, or of an exported file, on any split of a data set whose categories it knows.
 
@@ -63,6 +64,7 @@ def val(
         threads: number of threads, or `auto`, the default: the fastest, measured.
         strict: stop at a picture that cannot be used; otherwise it is said, and its objects count as missed.
         report: a JSON file for what of the split is used, and every entry that is not, with the reason.
+        output: a folder for the page `val.html`, its figures as PNG and `val.json`.
 
     Returns:
         The metrics, with the `analysis` of the same detections: intervals of AP, curves, the best thresholds,
@@ -76,6 +78,7 @@ def val(
     engine = ("auto" if is_exported(model) else "torch") if engine is None else engine
     require_choice("engine", engine, EngineName)
     require_choice("precision", precision, PrecisionName)
+    _require_figures(output)
     if data is None:
         source, split = own_data(model, split)
         source = source.narrowed(classes, rename)
@@ -93,12 +96,32 @@ def val(
     pictures, side = counted(len(index), "picture"), detector.description.preprocessing.image_size
     how = f"in {detector.engine.precision} at {side} pixels"
     console.print(f"Measuring {weights} {how} on {pictures}: the split {split} of {source}.")
-    return evaluate_data(detector.engine, detector.description, origin, index, batch_size=batch_size, strict=strict)
+    metrics = evaluate_data(detector.engine, detector.description, origin, index, batch_size=batch_size, strict=strict)
+    _write_figures(metrics, output, f"{pictures} of the split {split}, {how}.")
+    return metrics
 
 
-def val_files(detections: str | Path, annotations: str | Path) -> AnalysedMetrics:
-    """COCO metrics and analysis of a COCO results file against a COCO annotation file."""
-    return analyse(*read_results(Path(detections), Path(annotations)))
+def val_files(detections: str | Path, annotations: str | Path, output: str | Path | None = None) -> AnalysedMetrics:
+    """COCO metrics and analysis of a COCO results file against a COCO annotation file; `output` as of `val`."""
+    _require_figures(output)
+    truth, found = read_results(Path(detections), Path(annotations))
+    metrics = analyse(truth, found)
+    _write_figures(metrics, output, f"Detections in {counted(len(truth.image_ids), 'picture')} of a file.")
+    return metrics
+
+
+def _require_figures(output: str | Path | None) -> None:
+    """Fail before the work where `output` is a file, or matplotlib is not installed."""
+    if output is not None:
+        require_folder(Path(output))
+        from opendetr import _matplotlib  # noqa: F401
+
+
+def _write_figures(metrics: AnalysedMetrics, output: str | Path | None, about: str) -> None:
+    if output is not None:
+        from opendetr.evaluation.analysis_plots import write_evaluation
+
+        console.print(f"The figures are in {write_evaluation(metrics, Path(output), about)}")
 
 
 def runs(folder: str | Path = "runs") -> list[ComparedRun]:

@@ -15,7 +15,7 @@ from opendetr.wording import counted
 
 FEW_OBJECTS = 10  # of a class: its threshold could as well be another
 MOST_CELLS = 14  # classes of a confusion matrix that is drawn; of more, the most frequent mistakes are listed
-MOST_MISTAKES = 20
+MOST_MISTAKES, MOST_NAMED = 20, 8  # that are listed; classes in a sentence
 LEARNED, BEGUN = 0.4, 0.05  # AP50 from which on a model has learned, or has begun to
 
 
@@ -63,7 +63,7 @@ def _with_objects(analysis: Analysis) -> list[ClassCurves]:
     return sorted((one for one in analysis.classes if one.objects), key=lambda one: -one.objects)
 
 
-def _shown_classes(analysis: Analysis) -> list[ClassCurves]:
+def shown_classes(analysis: Analysis) -> list[ClassCurves]:
     """Those that a chart has colours for beside all classes; none where the only class is all of them."""
     classes = _with_objects(analysis)
     return classes[: len(COLOURS) - 2] if len(classes) > 1 else []
@@ -71,7 +71,7 @@ def _shown_classes(analysis: Analysis) -> list[ClassCurves]:
 
 def _precision_recall(metrics: AnalysedMetrics) -> str:
     analysis = metrics.analysis
-    curves = [analysis.overall, *_shown_classes(analysis)]
+    curves = [analysis.overall, *shown_classes(analysis)]
     named = {f"{one.name} {np.mean(one.precision):.2f}": one.precision for one in curves if one.precision}
     chart = line_chart(
         "Precision and recall at an IoU of 0.5",
@@ -84,7 +84,7 @@ def _precision_recall(metrics: AnalysedMetrics) -> str:
         "early says that the other objects are not found at any threshold."
     )
     here = f"{value_with_interval(metrics, 'AP50')}, {value_with_interval(metrics, 'AP')}"
-    here += "; the interval is that of other pictures of the same kind (bootstrap over the pictures of val)."
+    here += "; the interval is that of other pictures of the same kind (bootstrap over pictures)."
     classes = sorted(_with_objects(analysis), key=lambda one: np.mean(one.precision))
     ends = [(one.name, f"{np.mean(one.precision):.2f}") for one in (*classes[:1], *classes[-1:])]
     if len({value for _, value in ends}) > 1:
@@ -94,7 +94,7 @@ def _precision_recall(metrics: AnalysedMetrics) -> str:
 
 
 def _f1_curves(analysis: Analysis) -> str:
-    curves = [analysis.overall, *_shown_classes(analysis)]
+    curves = [analysis.overall, *shown_classes(analysis)]
     chart = line_chart(
         "F1 over the threshold", {one.name: list(zip(GRID.tolist(), one.f1)) for one in curves},
         "detections with at least this score are kept", 1.0, with_values=False,
@@ -134,9 +134,10 @@ def _reliability(analysis: Analysis) -> str:
     sure = "too sure" if found.bias > 0 else "not sure enough"
     here = f"the error is {found.error:.3f} over {counted(found.detections, 'detection')}; on the whole {sure}."
     if found.temperature is not None and found.error_after is not None:
+        mends = found.error_after < found.error
         here += (
-            f" Logits divided by a temperature of {found.temperature:.2f} would have an error of "
-            f"{found.error_after:.3f}."
+            f" Logits divided by a temperature of {found.temperature:.2f} would "
+            f"{'have an error of' if mends else 'not mend it: the error would be'} {found.error_after:.3f}."
         )
     return _readable(chart, how, here)
 
@@ -156,7 +157,8 @@ def _thresholds(analysis: Analysis) -> str:
     )
     few = [one.name for one in _with_objects(analysis) if one.objects < FEW_OBJECTS]
     if few:
-        how += f" With fewer than {FEW_OBJECTS} objects a threshold is chance: {', '.join(few)}."
+        more = f" and {len(few) - MOST_NAMED:,} more" if len(few) > MOST_NAMED else ""
+        how += f" With fewer than {FEW_OBJECTS} objects a threshold is chance: {', '.join(few[:MOST_NAMED])}{more}."
     return table(header, rows, may_scroll=True) + paragraph(how, is_note=True)
 
 
