@@ -44,7 +44,7 @@ PUBLIC_NAMES = {
     "UserError", "__version__", "ablate", "benchmark", "build_model", "check_data", "convert", "convert_data",
     "data_stats",
     "demo", "doctor", "explain",
-    "export", "info", "load_model", "load_recipe", "match", "predict", "prepare", "replay",
+    "export", "info", "load_model", "load_recipe", "match", "predict", "prepare", "replay", "runs",
     "set_loss", "track", "train", "val", "write_digits",
 }  # fmt: skip
 
@@ -67,7 +67,7 @@ COMMANDS = {
     },
     "convert": {"--to", "--push", "--private", "--licence", "--dc5", "--heads", "--image-size"},
     "val": {
-        "--voc-origin", "--report", "--data", "--classes", "--rename", "--strict",
+        "--output", "--voc-origin", "--report", "--data", "--classes", "--rename", "--strict",
         "--split", "--detections", "--annotations", "--batch-size", "--engine", "--precision",
         "--image-size", "--device", "--threads",
     },
@@ -96,6 +96,7 @@ COMMANDS = {
         "--image-size", "--max-ap-loss", "--threads",
     },
     "prepare": {"--precision", "--device", "--threads"},
+    "runs": set(),
     "info": {"--size"},
     "benchmark": {
         "--against", "--size", "--batch", "--engine", "--precision", "--seconds", "--output", "--memory", "--device",
@@ -145,6 +146,7 @@ def test_rooms_do_not_hide_verbs():
         "explain",
         "export",
         "prepare",
+        "runs",
         "ablate",
         "benchmark",
         "convert",

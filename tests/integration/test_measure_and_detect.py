@@ -113,8 +113,9 @@ def test_the_bare_model_answers_for_every_layer(tiny_run):
     assert output.boxes_cxcywh.shape == (2, 2, 10, 4)
 
 
-def test_val_prints_the_12_numbers_and_the_classes(tiny_run, digits, monkeypatch, capsys):
+def test_val_prints_the_12_numbers_and_the_classes(tiny_run, digits, tmp_path, monkeypatch, capsys):
     command = ["opendetr", "val", str(tiny_run), "--data", str(digits), "--split", "test", "--json"]
+    command += ["--output", str(tmp_path)]
     monkeypatch.setattr("sys.argv", command)
     with pytest.raises(SystemExit) as exit_:
         main()
@@ -123,13 +124,18 @@ def test_val_prints_the_12_numbers_and_the_classes(tiny_run, digits, monkeypatch
     numbers = json.loads(printed.out)
     assert list(numbers) == [
         "AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl", "per_class",
+        "analysis",
     ]  # fmt: skip
     assert set(numbers["per_class"]["3"]) == {"id", "AP", "AP50"}
     pictures = len(json.loads((digits / "annotations/test.json").read_text())["images"])
     said = f"Measuring the best weights of {tiny_run} in fp32 at 64 pixels on {pictures} pictures: the "
     said += f"split test of {digits}."
     assert said in printed.err
-    assert "at IoU 0.50" in printed.err  # the table for people
+    low, high = numbers["analysis"]["intervals"]["AP50"]
+    assert f"at IoU 0.50; 95 %: {low:.3f} to {high:.3f}" in printed.err  # the table for people
+    assert low <= numbers["AP50"] <= high
+    assert json.loads((tmp_path / "val.json").read_text()) == numbers
+    assert (tmp_path / "val.html").exists()
 
 
 def run_on(tiny_run, folder, **data):

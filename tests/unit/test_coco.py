@@ -16,7 +16,7 @@ from opendetr.evaluation.coco import (
     TruthArrays,
     evaluate_arrays,
     evaluate_detections,
-    evaluate_files,
+    read_results,
 )
 
 EQUAL = 1e-9  # float64, and the same sums
@@ -30,6 +30,10 @@ SPELLINGS = {  # of the ids 1, 2, 3, ..., each in the same order
     "with a decimal point": lambda number: f"{number}.0",
     "names": lambda number: f"picture_{number:03}",
 }
+
+
+def evaluate_files(detections, annotations):
+    return evaluate_arrays(*read_results(detections, annotations))
 
 
 def truth_of(images=1, categories=(1,), annotations=()):

@@ -189,7 +189,9 @@ def test_evaluations_between_epochs_take_at_most_15_percent(clock):
         clock.now += 4  # an epoch
         if plan.may_evaluate():
             clock.now += 3
-            plan.record_evaluation(3.0)
+            plan.record_evaluation(2.0)
+            plan.extend_evaluation(1.0)  # the page
+            assert plan.evaluation_seconds == 3
             evaluations += 1
         assert plan.evaluating <= 0.15 * (plan.elapsed() + 3)
     assert evaluations * 3 == plan.evaluating

@@ -58,20 +58,24 @@ def test_the_page_of_a_measured_run(splits, tmp_path):
     detections = list(perfect(val))
     metrics = metrics_of(val, detections)
     folder.log({"kind": "val", "epoch": 1.0, "step": 40, "seconds": 2.0, "val_AP": 1.0, "val_AP50": 1.0})
-    report.record_evaluation(metrics, detections, {"step": 40, "epoch": 1.0})
+    report.record_evaluation(detections, {"step": 40, "epoch": 1.0})
     report.write(PREPROCESSING)
     text = page.read_text()
-    assert "AP 1.000, AP50 1.000" in text
-    assert text.count("kind 0</td>") == 1
-    assert ("right class" in text) == (train.label_map.num_classes > 1)  # with one class it is always right
-    assert text.count("<td>kind ") == train.label_map.num_classes
+    assert "AP 1.000 (95 %: 1.000 to 1.000), AP50 1.000 (95 %: 1.000 to 1.000)" in text
+    classes, analysed = text.split("<h2>Detections on held-out pictures</h2>")
+    assert classes.count("kind 0</td>") == 1
+    assert ("right class" in classes) == (train.label_map.num_classes > 1)  # with one class it is always right
+    assert classes.count("<td>kind ") == train.label_map.num_classes
+    assert "It has learned: at a score of 0.45 it finds 100% of the objects, and 100% of what it finds" in classes
+    assert f"<td>all classes</td><td>{len(val.labels)}</td><td>0.45</td><td>1.00</td>" in analysed
     assert text.count("found (right)") == len(val)
     assert text.count("data:image/jpeg") == len(val) + len(train)
     assert str(tmp_path) not in text
     assert not re.search(r"""(src|href)=.?https?:|url\(.?http""", text)
     again = RunReport(RunFolder(tmp_path / "other"), train, val)
     again.restore(folder.path)  # as a resumed run does
-    assert again.metrics == metrics
+    assert again.metrics.to_json() == report.metrics.to_json()
+    assert again.metrics.summary == metrics.summary
     assert {position: len(found) for position, found in again.found.items()} == {
         position: len(found) for position, found in detections
     }
@@ -144,3 +148,21 @@ def test_every_object_is_in_the_histograms(coco_folder):
     assert sum(bars) == 6 + 6 + 4  # twice the objects, once the pictures
     assert "1 of 4 pictures have none; the fullest has 3." in charts
     assert "No picture has an object" in distributions(load_index(coco_folder((0, 0)), "train"), PREPROCESSING)
+
+
+def test_the_hardest_pictures_come_first_and_those_that_cannot_be_read_are_said_once(coco_folder, tmp_path, capsys):
+    root = coco_folder((2,), splits=("train",)), coco_folder((1, 2, 3, 1, 2), splits=("val",))
+    train, val = load_index(root[0], "train"), load_index(root[1], "val")
+    val.records[3].path.write_bytes(b"no picture")
+    report = RunReport(RunFolder(tmp_path), train, val)
+    report.begin(samples_of(train), PREPROCESSING)
+    lost = {2: 2, 3: 1, 4: 1}  # objects that are not found, by picture: two of three, one of one, one of two
+    detections = [(where, found[lost.get(where, 0) :]) for where, found in perfect(val)]
+    for step in (1, 2):
+        report.record_evaluation(detections, {"step": step})
+        assert [picture.position for picture in report.pictures] == [2, 4, 0, 1]  # 3 is the hardest, and unreadable
+    assert capsys.readouterr().out.count("report.html lacks 1 picture") == 1
+    report.write(PREPROCESSING)
+    text = (tmp_path / "report.html").read_text()
+    assert "The 3 hardest held-out pictures" in text
+    assert text.index("held-out-2") < text.index("held-out-4") < text.index("held-out-0")

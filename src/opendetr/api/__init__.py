@@ -22,6 +22,7 @@ _FILES = {
     "predict": "detection",
     "prepare": "models",
     "replay": "learning",
+    "runs": "measuring",
     "track": "detection",
     "train": "learning",
     "val": "measuring",
@@ -43,6 +44,7 @@ if TYPE_CHECKING:  # what editors and type checkers see
     from opendetr.api.learning import replay as replay
     from opendetr.api.learning import train as train
     from opendetr.api.measuring import benchmark as benchmark
+    from opendetr.api.measuring import runs as runs
     from opendetr.api.measuring import val as val
     from opendetr.api.measuring import val_files as val_files
     from opendetr.api.models import convert as convert

@@ -1,4 +1,4 @@
-"""The commands that measure: `val`, `benchmark`."""
+"""The commands that measure and compare: `val`, `runs`, `benchmark`."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,7 +12,8 @@ from opendetr.data.door import load_index
 from opendetr.data.source import DataRoots, DataSource, Renames
 from opendetr.devices import resolve_device
 from opendetr.errors import UserError
-from opendetr.evaluation.coco import CocoMetrics, evaluate_files
+from opendetr.evaluation.analysis import AnalysedMetrics, analyse
+from opendetr.evaluation.coco import read_results
 from opendetr.evaluation.own_data import own_data, weights_in_words
 from opendetr.evaluation.runner import evaluate_data
 from opendetr.files import require_folder, write_json
@@ -20,6 +21,7 @@ from opendetr.inference.detector import Detector, computes_on
 from opendetr.options import EngineName, OneEngine, PeerName, PrecisionName, require_batch_size, require_choice
 from opendetr.progress import console, warn
 from opendetr.threads import settle_threads
+from opendetr.training.run_table import ComparedRun, compare_runs
 from opendetr.wording import counted
 
 
@@ -39,7 +41,8 @@ def val(
     threads: int | str | None = None,
     strict: bool = False,
     report: str | Path | None = None,
-) -> CocoMetrics:
+    output: str | Path | None = None,
+) -> AnalysedMetrics:
     """COCO metrics of a model, or of an exported file, on any split of a data set whose categories it knows.
 
     Which weights are measured on how many pictures is printed first.
@@ -61,6 +64,11 @@ def val(
         threads: number of threads, or `auto`, the default: the fastest, measured.
         strict: stop at a picture that cannot be used; otherwise it is said, and its objects count as missed.
         report: a JSON file for what of the split is used, and every entry that is not, with the reason.
+        output: a folder for the page `val.html`, its figures as PNG and `val.json`.
+
+    Returns:
+        The metrics, with the `analysis` of the same detections: intervals of AP, curves, the best thresholds,
+        confusions and calibration.
 
     Raises:
         UserError: no such model, data set or split; no `data`, and the model does not say which are its own, or they
@@ -70,6 +78,7 @@ def val(
     engine = ("auto" if is_exported(model) else "torch") if engine is None else engine
     require_choice("engine", engine, EngineName)
     require_choice("precision", precision, PrecisionName)
+    _require_figures(output)
     if data is None:
         source, split = own_data(model, split)
         source = source.narrowed(classes, rename)
@@ -87,12 +96,47 @@ def val(
     pictures, side = counted(len(index), "picture"), detector.description.preprocessing.image_size
     how = f"in {detector.engine.precision} at {side} pixels"
     console.print(f"Measuring {weights} {how} on {pictures}: the split {split} of {source}.")
-    return evaluate_data(detector.engine, detector.description, origin, index, batch_size=batch_size, strict=strict)
+    metrics = evaluate_data(detector.engine, detector.description, origin, index, batch_size=batch_size, strict=strict)
+    _write_figures(metrics, output, f"{pictures} of the split {split}, {how}.")
+    return metrics
 
 
-def val_files(detections: str | Path, annotations: str | Path) -> CocoMetrics:
-    """COCO metrics of a COCO results file against a COCO annotation file."""
-    return evaluate_files(Path(detections), Path(annotations))
+def val_files(detections: str | Path, annotations: str | Path, output: str | Path | None = None) -> AnalysedMetrics:
+    """COCO metrics and analysis of a COCO results file against a COCO annotation file; `output` as of `val`."""
+    _require_figures(output)
+    truth, found = read_results(Path(detections), Path(annotations))
+    metrics = analyse(truth, found)
+    _write_figures(metrics, output, f"Detections in {counted(len(truth.image_ids), 'picture')} of a file.")
+    return metrics
+
+
+def _require_figures(output: str | Path | None) -> None:
+    """Fail before the work where `output` is a file, or matplotlib is not installed."""
+    if output is not None:
+        require_folder(Path(output))
+        from opendetr import _matplotlib  # noqa: F401
+
+
+def _write_figures(metrics: AnalysedMetrics, output: str | Path | None, about: str) -> None:
+    if output is not None:
+        from opendetr.evaluation.analysis_plots import write_evaluation
+
+        console.print(f"The figures are in {write_evaluation(metrics, Path(output), about)}")
+
+
+def runs(folder: str | Path = "runs") -> list[ComparedRun]:
+    """Compare the runs in a folder: AP of their best weights on val, and the values by which their configs differ.
+
+    Args:
+        folder: with run folders in it, also some levels below; or a run.
+
+    Returns:
+        The runs, the highest AP first.
+
+    Raises:
+        UserError: there is no run.
+    """
+    return compare_runs(Path(folder))
 
 
 def benchmark(

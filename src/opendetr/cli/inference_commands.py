@@ -67,6 +67,9 @@ def val(
     device: Device = "auto",
     threads: ThreadCount = None,
     report: Report = None,
+    output: Annotated[
+        Path | None, option(OUTPUT, "DIR", "Write the page val.html, val.json, and its figures as PNG.")
+    ] = None,
 ) -> Answer:
     """Measure a model on a split: the 12 COCO numbers and AP per class; or measure detections that are there already.
 
@@ -83,7 +86,7 @@ def val(
             model, data or None, split, classes=classes, rename=rename,
             batch_size=batch_size, engine=engine, precision=precision, device=device,
             threads=threads, strict=strict,
-            voc_origin=voc_origin, image_size=image_size, report=report,
+            voc_origin=voc_origin, image_size=image_size, report=report, output=output,
         )  # fmt: skip
     elif (
         model is None
@@ -93,7 +96,7 @@ def val(
         and detections is not None
         and annotations is not None
     ):
-        metrics = val_files(detections, annotations)
+        metrics = val_files(detections, annotations, output)
     else:
         raise UserError("val needs either MODEL, or --detections RESULTS.json --annotations TRUTH.json")
     print_metrics(metrics)

@@ -289,6 +289,25 @@ def ablate(
     return Answer({"table": str(table), "csv": str(table.with_suffix(".csv"))})
 
 
+@app.command(rich_help_panel=TRAIN)
+def runs(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder with runs in it, also some levels below.")] = (
+        Path("runs")
+    ),
+) -> Answer:
+    """Compare runs: AP of their best weights on val, and by which values their configs differ; the best first.
+
+    Examples:
+      opendetr runs
+      opendetr runs runs/cells --json
+    """
+    from opendetr.training.run_table import print_runs
+
+    rows = opendetr.runs(folder)
+    print_runs(rows)
+    return Answer({"runs": [row.to_json() for row in rows]})
+
+
 @data_app.command()
 def digits(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write the data set to.")],

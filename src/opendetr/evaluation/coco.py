@@ -59,12 +59,18 @@ class FoundArrays:
 
 
 def evaluate_arrays(truth: TruthArrays, found: FoundArrays) -> CocoMetrics:
-    """COCO metrics of detections; ids reach the evaluator as positions, so it has no limit on them.
+    """COCO metrics of detections."""
+    return metrics_from(evaluator_of(truth, found), truth)
 
+
+def evaluator_of(truth: TruthArrays, found: FoundArrays) -> COCOeval:
+    """An evaluator that has done its work; ids reach it as positions, so it has no limit on them.
+
+    Its pictures, classes and detections are numbered from 1: pictures in the order of their ids, the others as given.
     Differs from pycocotools in one case: it takes an annotation whose id is 0 for "not matched", and so counts a found
     object as missed.
     """
-    image_numbers = _ranks(truth.image_ids)
+    image_numbers = image_ranks(truth)
     values = (image_numbers[truth.pictures], truth.labels + 1, truth.boxes_xywh, truth.areas, truth.crowds)
     objects = zip(*(column.tolist() for column in values), strict=True)
     ground_truth = COCO(
@@ -82,13 +88,24 @@ def evaluate_arrays(truth: TruthArrays, found: FoundArrays) -> CocoMetrics:
     evaluator.evaluate()
     evaluator.accumulate()
     evaluator.summary_lines()  # `summarize`, which fills `stats`, would print them
-    assert evaluator.eval is not None  # for mypy
-    precision = evaluator.eval["precision"][:, :, :, 0, -1]  # [IoU threshold, recall, class] of all sizes
+    return evaluator
+
+
+def metrics_from(evaluator: COCOeval, truth: TruthArrays) -> CocoMetrics:
+    """What an evaluator has measured, under the names and ids of the data set."""
+    precision = precision_of(evaluator)
     per_class = {
         name: {"id": category_id, "AP": _mean(precision[:, :, label]), "AP50": _mean(precision[0, :, label])}
-        for label, (name, category_id) in enumerate(zip(_unique_names(truth), truth.category_ids, strict=True))
+        for label, (name, category_id) in enumerate(zip(class_names(truth), truth.category_ids, strict=True))
     }
     return CocoMetrics(dict(zip(SUMMARY_NAMES, map(float, evaluator.stats), strict=True)), per_class)
+
+
+def precision_of(evaluator: COCOeval) -> Float[np.ndarray, "10 101 C"]:
+    """The precision at every IoU threshold, recall (0 to 1) and class, of objects of all sizes; -1 without objects."""
+    assert evaluator.eval is not None  # for mypy
+    precision: np.ndarray = evaluator.eval["precision"][:, :, :, 0, -1]
+    return precision
 
 
 def truth_of(index: DatasetIndex) -> TruthArrays:
@@ -115,7 +132,12 @@ def _truth(
 
 
 def evaluate_detections(truth: RawSplit, results: Sequence[Mapping[str, Any]]) -> CocoMetrics:
-    """Compare COCO result entries with the true objects that a file states.
+    """COCO metrics of COCO result entries; as `arrays_of_results`."""
+    return evaluate_arrays(*arrays_of_results(truth, results))
+
+
+def arrays_of_results(truth: RawSplit, results: Sequence[Mapping[str, Any]]) -> tuple[TruthArrays, FoundArrays]:
+    """The true objects that a file states, and COCO result entries.
 
     Results of categories that the truth does not have count for nothing.
 
@@ -129,19 +151,16 @@ def evaluate_detections(truth: RawSplit, results: Sequence[Mapping[str, Any]]) -
     label_of = {category_id: label for label, category_id in enumerate(arrays.category_ids)}
     picture_of = {image_id: position for position, image_id in enumerate(truth.image_ids)}
     results = [entry for entry in results if raw_id(entry["category_id"]) in label_of]
-    return evaluate_arrays(
-        arrays,
-        FoundArrays(
-            np.array([picture_of[raw_id(entry["image_id"])] for entry in results], dtype=np.int64),
-            np.array([label_of[raw_id(entry["category_id"])] for entry in results], dtype=np.int64),
-            np.array([entry["bbox"] for entry in results], dtype=np.float64).reshape(-1, 4),
-            np.array([entry["score"] for entry in results], dtype=np.float64),
-        ),
+    return arrays, FoundArrays(
+        np.array([picture_of[raw_id(entry["image_id"])] for entry in results], dtype=np.int64),
+        np.array([label_of[raw_id(entry["category_id"])] for entry in results], dtype=np.int64),
+        np.array([entry["bbox"] for entry in results], dtype=np.float64).reshape(-1, 4),
+        np.array([entry["score"] for entry in results], dtype=np.float64),
     )
 
 
-def evaluate_files(detections: Path, annotations: Path) -> CocoMetrics:
-    """Compare a COCO results file with a COCO annotation file.
+def read_results(detections: Path, annotations: Path) -> tuple[TruthArrays, FoundArrays]:
+    """The true objects of a COCO annotation file, and the detections of a COCO results file.
 
     Raises:
         UserError: a file is missing or not of its format, or a detection names a picture that the annotations lack.
@@ -163,7 +182,7 @@ def evaluate_files(detections: Path, annotations: Path) -> CocoMetrics:
     listed = set(truth.label_map.index_of)
     if unlisted := sum(raw_id(entry["category_id"]) not in listed for entry in results):
         warn(f"{unlisted} of {counted(len(results), 'result')} are of categories that {annotations} does not list.")
-    return evaluate_detections(truth, results)
+    return arrays_of_results(truth, results)
 
 
 def _is_result(entry: Any) -> bool:
@@ -185,8 +204,9 @@ def _order(identifier: RawId) -> tuple[bool, RawId]:
     return isinstance(identifier, str), identifier
 
 
-def _ranks(ids: Sequence[RawId]) -> np.ndarray:
-    """The number 1..N of every id in their order, by which pycocotools ranks detections of equal score."""
+def image_ranks(truth: TruthArrays) -> Int[np.ndarray, " N"]:
+    """The number 1..N of every picture in the order of ids, by which pycocotools ranks detections of equal score."""
+    ids = truth.image_ids
     ranks = np.empty(len(ids), dtype=np.int64)
     ranks[sorted(range(len(ids)), key=lambda position: _order(ids[position]))] = np.arange(1, len(ids) + 1)
     return ranks
@@ -197,7 +217,7 @@ def _mean(precision: np.ndarray) -> float:
     return float(defined.mean()) if defined.size else -1.0
 
 
-def _unique_names(truth: TruthArrays) -> list[str]:
+def class_names(truth: TruthArrays) -> list[str]:
     """The names of the classes, with their ids where several have one name."""
     count = Counter(truth.names)
     pairs = zip(truth.names, truth.category_ids, strict=True)

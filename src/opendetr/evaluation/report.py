@@ -12,6 +12,7 @@ from opendetr.data.data_check import by_severity
 from opendetr.data.findings import Finding, Severity
 from opendetr.data.index import DatasetIndex
 from opendetr.data.source import DataSource
+from opendetr.evaluation.analysis import AnalysedMetrics
 from opendetr.evaluation.coco import CocoMetrics
 from opendetr.progress import console, print_command
 from opendetr.wording import counted, one_line
@@ -25,12 +26,14 @@ MEANING = {
 
 
 def print_metrics(metrics: CocoMetrics) -> None:
-    """The 12 COCO numbers, then AP per class."""
+    """The 12 COCO numbers, AP and AP50 with their intervals where those are known, then AP per class."""
     summary = Table(
         show_header=False, title="COCO box metrics: all scores, at most 100 detections per picture and class"
     )
-    for row in _summary(metrics):
-        summary.add_row(*row)
+    intervals = metrics.analysis.intervals if isinstance(metrics, AnalysedMetrics) else {}
+    for name, value in metrics.summary.items():
+        bounds = f"; 95 %: {' to '.join(map(metric_in_words, intervals[name]))}" if name in intervals else ""
+        summary.add_row(name, metric_in_words(value), f"{MEANING[name]}{bounds}")
     per_class = Table("class", "id", "AP", "AP50")
     for name, values in metrics.per_class.items():
         per_class.add_row(name, str(values["id"]), metric_in_words(values["AP"]), metric_in_words(values["AP50"]))
@@ -133,10 +136,6 @@ def _of_model(facts: dict[str, Any]) -> dict[str, str]:
         names = ("AP", "AP50", "AP75", "APs", "APm", "APl")  # table 1's columns
         rows["on val"] = ", ".join(f"{name} {metric_in_words(val[name])}" for name in names)
     return rows
-
-
-def _summary(metrics: CocoMetrics) -> list[list[str]]:
-    return [[name, metric_in_words(value), MEANING[name]] for name, value in metrics.summary.items()]
 
 
 def metric_in_words(value: float) -> str:

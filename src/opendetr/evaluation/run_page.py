@@ -55,7 +55,16 @@ def learning_curves(history: Sequence[Mapping[str, Any]], num_classes: int) -> s
     if num_classes > 1:
         matched["right class"] = points(trained, "matched_accuracy", 0.01)
     measured = {name: [(x, max(0.0, y)) for x, y in points(history, f"val_{name}")] for name in ("AP", "AP50")}
-    charts = [
+    unit = 10.0 ** np.floor(np.log10(max((line["lr"] for line in trained if line.get("lr")), default=1.0)))
+    charts = []
+    if any(measured.values()):
+        charts.append(
+            figure(
+                line_chart("Average precision on held-out pictures", measured, "step", highest=1.0),
+                "1 is perfect. AP50 asks for boxes that overlap the true ones by half, AP for ever better ones.",
+            )
+        )
+    charts += [
         figure(
             line_chart("Loss", {"loss": points(trained, "loss")}, "step"),
             "The sum that training makes smaller, of all decoder layers and helping losses. It should fall; where it "
@@ -70,14 +79,17 @@ def learning_curves(history: Sequence[Mapping[str, Any]], num_classes: int) -> s
             "How well the query that was matched to an object fits it: the overlap of the boxes"
             + (", and the share of queries whose best class is right." if num_classes > 1 else "."),
         ),
+        figure(
+            line_chart(f"Learning rate, in units of {unit:g}", {"lr": points(trained, "lr", 1 / unit)}, "step"),
+            "Of the transformer and the heads; the backbone's is a fixed share of it (backbone_lr in config.toml). "
+            "Much of what a model learns it learns while the rate falls at the end.",
+        ),
+        figure(
+            line_chart("Speed", {"pictures/s": points(trained, "pictures_per_second")}, "step"),
+            "Training pictures per second. It changes with the size of the pictures; where it falls and the size does "
+            "not change, something else needs the machine.",
+        ),
     ]
-    if any(measured.values()):
-        charts.append(
-            figure(
-                line_chart("Average precision on held-out pictures", measured, "step", highest=1.0),
-                "1 is perfect. AP50 asks for boxes that overlap the true ones by half, AP for ever better ones.",
-            )
-        )
     return f"<h3>Learning curves</h3><div class='grid charts'>{''.join(charts)}</div>"
 
 
@@ -115,10 +127,17 @@ def count_labels(index: DatasetIndex, num_classes: int) -> np.ndarray:
     return np.bincount(index.labels, minlength=num_classes)
 
 
-def truth_beside_found(pictures: Sequence[ShownPicture], found: Mapping[int, Detections], label_map: LabelMap) -> str:
-    """Every picture twice, with its true boxes and with the detections; `found` is by position in the index."""
-    best_score = max((float(one.scores.max()) for one in found.values() if len(one)), default=0.0)
-    threshold = next((threshold for threshold in THRESHOLDS if best_score >= threshold), THRESHOLDS[0])
+def truth_beside_found(
+    pictures: Sequence[ShownPicture], found: Mapping[int, Detections], label_map: LabelMap,
+    threshold: float | None = None,
+) -> str:  # fmt: skip
+    """Every picture twice, with its true boxes and with the detections; `found` is by position in the index.
+
+    `threshold` is the least score of detections that are shown; None takes the first of `THRESHOLDS` that one reaches.
+    """
+    if threshold is None:
+        best_score = max((float(one.scores.max()) for one in found.values() if len(one)), default=0.0)
+        threshold = next((threshold for threshold in THRESHOLDS if best_score >= threshold), THRESHOLDS[0])
     figures = []
     for shown in pictures:
         record, best = shown.record, None
@@ -135,7 +154,7 @@ def truth_beside_found(pictures: Sequence[ShownPicture], found: Mapping[int, Det
             caption += f" (left), {len(best)} found (right): {right} right, {len(best) - right} wrong"
         figures.append(figure(drawn, caption))
     words = (
-        f"Found are detections with a score of at least {threshold:g}. One is right where it names an object's class "
+        f"Found are detections with a score of at least {threshold:.2g}. One is right where it names an object's class "
         f"and overlaps it with an IoU of {RIGHT:g} or more; every object counts once."
         if found else "The true boxes only."
     )  # fmt: skip

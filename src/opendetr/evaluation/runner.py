@@ -16,7 +16,8 @@ from opendetr.data.loader import DetectionDataset
 from opendetr.engines.detecting import Prepared, detect
 from opendetr.engines.engine import Engine
 from opendetr.errors import UserError
-from opendetr.evaluation.coco import CocoMetrics, FoundArrays, evaluate_arrays, truth_of
+from opendetr.evaluation.analysis import AnalysedMetrics, analyse
+from opendetr.evaluation.coco import CocoMetrics, FoundArrays, TruthArrays, evaluate_arrays, truth_of
 from opendetr.progress import show_progress, warn
 from opendetr.structures import Detections
 from opendetr.wording import counted
@@ -77,11 +78,18 @@ def detect_split(
 
 def evaluate_split(engine: Engine, description: Description, index: DatasetIndex, **options: Any) -> CocoMetrics:
     """COCO metrics of a model on a split; options as in `detect_split`; pictures that cannot be used are said."""
+    return metrics_of(index, _detect_all(engine, description, index, **options))
+
+
+def _detect_all(
+    engine: Engine, description: Description, index: DatasetIndex, **options: Any
+) -> list[tuple[int, Detections]]:
+    """The detections in a split, with a bar; pictures that cannot be used are said."""
     broken: list[str] = []
     found = detect_split(engine, description, index, broken=broken.append, **options)
-    metrics = metrics_of(index, list(show_progress(found, "evaluating", len(index))))
+    detections = list(show_progress(found, "evaluating", len(index)))
     say_broken(broken)
-    return metrics
+    return detections
 
 
 def say_broken(broken: Sequence[str]) -> None:
@@ -94,8 +102,8 @@ def say_broken(broken: Sequence[str]) -> None:
 def evaluate_data(
     engine: Engine, description: Description, origin: Origin, index: DatasetIndex, *, batch_size: int,
     strict: bool = False,
-) -> CocoMetrics:  # fmt: skip
-    """COCO metrics on data that may name the model's classes, where their names or ids were only assumed (`origin`).
+) -> AnalysedMetrics:  # fmt: skip
+    """COCO metrics and analysis on data that may name the model's classes, where those were only assumed (`origin`).
 
     Raises:
         UserError: the data have a category that the model does not know, or most pictures cannot be used, or with
@@ -104,14 +112,29 @@ def evaluate_data(
     index = index.with_ids_of(description.label_map)
     labels = labels_on(description.label_map, origin, index.label_map, str(index.source))
     check_pictures(index, seconds=math.inf if strict else 5.0, strict=strict)
-    return evaluate_split(engine, replace(description, label_map=labels), index, batch_size=batch_size)
+    described = replace(description, label_map=labels)
+    return analyse_detections(index, _detect_all(engine, described, index, batch_size=batch_size))
 
 
-def metrics_of(index: DatasetIndex, detections: list[tuple[int, Detections]]) -> CocoMetrics:
+def metrics_of(index: DatasetIndex, detections: Sequence[tuple[int, Detections]]) -> CocoMetrics:
     """COCO metrics of the detections of a whole split, each with the position of its picture, in any order.
 
-    Detections of categories that the split does not have count for nothing.
+    Detections of categories that the split does not have count for nothing; that some are not finite is said.
     """
+    return evaluate_arrays(*_arrays_of(index, detections))
+
+
+def analyse_detections(
+    index: DatasetIndex, detections: Sequence[tuple[int, Detections]], *, quiet: bool = False
+) -> AnalysedMetrics:
+    """As `metrics_of`, with the analysis of the same detections; no picture is read."""
+    return analyse(*_arrays_of(index, detections, quiet=quiet))
+
+
+def _arrays_of(
+    index: DatasetIndex, detections: Sequence[tuple[int, Detections]], *, quiet: bool = False
+) -> tuple[TruthArrays, FoundArrays]:
+    """The objects of a split, and its detections that are finite numbers; that there are others is said."""
     truth = truth_of(index)
     label_of = {category_id: label for label, category_id in enumerate(truth.category_ids)}
     pictures, labels, boxes, scores = [], [], [], []
@@ -128,6 +151,7 @@ def metrics_of(index: DatasetIndex, detections: list[tuple[int, Detections]]) ->
     )  # fmt: skip
     is_finite = np.isfinite(arrays.boxes_xywh).all(1) & np.isfinite(arrays.scores)
     if not is_finite.all():
-        warn(f"{(~is_finite).sum()} detections are not finite numbers and count as missing.")
+        if not quiet:
+            warn(f"{(~is_finite).sum()} detections are not finite numbers and count as missing.")
         arrays = FoundArrays(*(getattr(arrays, field.name)[is_finite] for field in fields(arrays)))
-    return evaluate_arrays(truth, arrays)
+    return truth, arrays

@@ -5,34 +5,67 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 WIDTH, HEIGHT = 460, 280  # of a chart, in its own units
-LEFT, RIGHT, TOP, BOTTOM = 46, 14, 48, 40  # around the plot
-COLOURS = ("#1f77b4", "#d95f02", "#2ca02c", "#9467bd")
+LEFT, RIGHT, TOP, BOTTOM = 46, 22, 48, 40  # around the plot
+COLOURS = ("#1f77b4", "#d95f02", "#2ca02c", "#9467bd", "#8c564b", "#c2388f", "#6b7280", "#a16207")
+LETTER, LINE = 7.6, 17  # of the legend: the mean width of a letter, the height of a line
+LONGEST = 26  # letters of a curve's name in the legend
 MOST_POINTS = 400  # of a curve: more could not be told apart
 TICKS = 5  # about so many on an axis
 
 Points = Sequence[tuple[float, float]]
 
 
-def line_chart(title: str, curves: Mapping[str, Points], x_label: str, highest: float | None = None) -> str:
-    """Curves over a common x axis; both axes begin at 0, that of y ends at `highest` or where the largest value is.
+def line_chart(
+    title: str,
+    curves: Mapping[str, Points],
+    x_label: str,
+    highest: float | None = None,
+    *,
+    dashed: str = "",
+    with_values: bool = True,
+) -> str:
+    """Curves over a common x axis, as many as `COLOURS`.
 
-    The legend has the last value of every curve.
+    Both axes begin at 0, that of y ends at `highest` or where the largest value is. The legend has the last value of
+    every curve, except with `with_values` False. The curve named `dashed` is one to compare others with: it is grey
+    and has no value.
     """
     curves = {name: thinned(points) for name, points in curves.items() if points}
     every = [point for points in curves.values() for point in points]
-    axes = _Axes(0, max((x for x, _ in every), default=1), highest or _top(every))
-    drawn, legend = "", ""
-    for colour, (name, points) in zip(COLOURS, curves.items()):
-        places = [f"{axes.x(x):.1f},{axes.y(y):.1f}" for x, y in points]
-        drawn += f'<polyline points="{" ".join(places)}" fill="none" stroke="{colour}" stroke-width="2"/>'
-        if len(places) <= TICKS * 6:
+    colours = {name: "#999" if name == dashed else colour for name, colour in zip(curves, COLOURS)}
+    wordings = [(_short(name) + (f" {points[-1][1]:.3g}" if with_values and name != dashed else ""), colours[name])
+                for name, points in curves.items() if name in colours]  # fmt: skip
+    legend, lines = _legend(wordings)
+    axes = _Axes(0, max((x for x, _ in every), default=1), highest or _top(every), TOP + LINE * (lines - 1))
+    drawn = ""
+    for name, colour in colours.items():
+        places = [f"{axes.x(x):.1f},{axes.y(y):.1f}" for x, y in curves[name]]
+        pattern = ' stroke-dasharray="5"' if name == dashed else ""
+        line = f'<polyline points="{" ".join(places)}" fill="none" stroke="{colour}" stroke-width="2"{pattern}'
+        drawn += f"{line}><title>{escape(name)}</title></polyline>"
+        if len(places) <= TICKS * 6 and name != dashed:
             drawn += "".join(
                 f'<circle cx="{place.split(",")[0]}" cy="{place.split(",")[1]}" r="3" fill="{colour}"/>'
                 for place in places
             )
-        legend += f'<tspan fill="{colour}" dx="12">{escape(name)} {points[-1][1]:.3g}</tspan>'
-    key = f'<text x="{LEFT - 12}" y="38" font-size="13" font-weight="600">{legend}</text>'
-    return _chart(title, axes.drawn(x_label) + drawn + key)
+    return _chart(title, axes.drawn(x_label) + drawn + legend)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}\N{HORIZONTAL ELLIPSIS}"
+
+
+def _legend(wordings: Sequence[tuple[str, str]]) -> tuple[str, int]:
+    """Texts, each with its colour, in as many lines as they need, and the number of these lines."""
+    drawn, used, line = "", 0.0, 0
+    for text, colour in wordings:
+        width = LETTER * len(text) + 12
+        if used and LEFT + used + width > WIDTH:
+            used, line = 0.0, line + 1
+        place = 'dx="12"' if used else f'x="{LEFT}" y="{38 + LINE * line}"'
+        drawn += f'<tspan {place} fill="{colour}">{escape(text)}</tspan>'
+        used += width
+    return f'<text font-size="13" font-weight="600">{drawn}</text>', line + 1
 
 
 def histogram(
@@ -77,10 +110,10 @@ def round_ticks(low: float, high: float) -> list[float]:
 
 
 class _Axes:
-    """From values to places in a chart: x from `first` to `last`, y from 0 to `highest`."""
+    """From values to places in a chart: x from `first` to `last`, y from 0 to `highest`, which is at `top`."""
 
-    def __init__(self, first: float, last: float, highest: float) -> None:
-        self.first, self.last, self.highest = first, max(last, first + 1e-9), highest
+    def __init__(self, first: float, last: float, highest: float, top: float = TOP) -> None:
+        self.first, self.last, self.highest, self.top = first, max(last, first + 1e-9), highest, top
 
     def x(self, value: float) -> float:
         """The place of a value on the x axis."""
@@ -88,7 +121,7 @@ class _Axes:
 
     def y(self, value: float) -> float:
         """The place of a value on the y axis; one above the top is drawn at the top."""
-        return HEIGHT - BOTTOM - min(value / self.highest, 1.0) * (HEIGHT - TOP - BOTTOM)
+        return HEIGHT - BOTTOM - min(value / self.highest, 1.0) * (HEIGHT - self.top - BOTTOM)
 
     def drawn(self, x_label: str, *, ticks: bool = True) -> str:
         """The axes, with grid lines; the values below the x axis are left out without `ticks`."""

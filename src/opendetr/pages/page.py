@@ -14,6 +14,7 @@ table{border-collapse:collapse}td,th{padding:.15rem .8rem;text-align:left;vertic
 th{position:sticky;top:0;background:#fff}td{border-top:1px solid #eee;font-variant-numeric:tabular-nums}
 .scroll{max-height:34rem;overflow:auto}.across{overflow-x:auto}
 .side{display:flex;gap:1rem 3rem;flex-wrap:wrap;align-items:flex-start}
+.halves>div{flex:1 1 28rem;min-width:0;max-width:45rem}
 .grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,32rem),1fr));gap:1.5rem}
 .grid.small{grid-template-columns:repeat(auto-fill,minmax(min(100%,17rem),1fr));gap:1rem}
 .grid.charts{grid-template-columns:repeat(auto-fill,minmax(min(100%,22rem),1fr))}
@@ -22,6 +23,9 @@ figure{margin:0;min-width:0}figure svg{width:100%;height:auto;display:block}figc
 .pair{display:grid;grid-template-columns:1fr 1fr;gap:4px}
 .wide{margin:2rem 0}.wide img{max-width:100%;height:auto;display:block}.wide figcaption p{margin:.3rem 0}
 .bar{display:inline-block;height:.7em;background:#7a9cc6;min-width:1px;margin-right:.5em}
+figcaption p{margin:.3rem 0}.cell{display:block;margin:0 -.7rem;padding:0 .7rem;text-align:right}
+.verdict{font-size:1.15rem;border-left:.4rem solid #888;padding:.3rem .8rem;background:#f6f6f6}
+.verdict.good{border-color:#2ca02c}.verdict.fair{border-color:#d9a400}.verdict.bad{border-color:#c0392b}
 pre{background:#f4f4f4;padding:.8rem;overflow-x:auto;font-size:.9rem}.note{font-size:.88rem;color:#555}
 """
 _BAR = 8  # rem, the width of the longest bar

@@ -344,8 +344,10 @@ class Trainer:
         begun = time.time()
         evaluation = self.validation.measure(self.unwrapped(), self.where())
         if evaluation is not None and self.report is not None:
-            self.report.record_evaluation(*evaluation, self.where())
+            since = time.time()
+            self.report.record_evaluation(evaluation.detections, self.where())
             self.report.write(self.checkpoint.preprocessing)
+            self.plan.extend_evaluation(time.time() - since)
         self.means.pause(time.time() - begun)
         if evaluation is not None and self.plan.goal is not None:
             self.plan.goal.record(evaluation.metrics.summary["AP50"])

@@ -136,6 +136,11 @@ class Plan:
         self.evaluation_seconds = seconds
         self.evaluating += seconds
 
+    def extend_evaluation(self, seconds: float) -> None:
+        """Add to the latest evaluation what followed it, such as the page: the next one will take as long."""
+        self.evaluation_seconds += seconds
+        self.evaluating += seconds
+
     def record_saving(self, seconds: float) -> None:
         """Record the time of saving."""
         self.saving_seconds, self.saved = max(0.5, 1.5 * seconds), time.time()

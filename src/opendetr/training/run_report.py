@@ -18,7 +18,9 @@ from opendetr.data.index import DatasetIndex
 from opendetr.data.loader import Sample
 from opendetr.data.transforms import Preprocessing
 from opendetr.errors import first_line
-from opendetr.evaluation.coco import SUMMARY_NAMES, CocoMetrics
+from opendetr.evaluation.analysis import AnalysedMetrics, Analysis
+from opendetr.evaluation.analysis_page import analysis_figures, learning_verdict, value_with_interval
+from opendetr.evaluation.coco import SUMMARY_NAMES
 from opendetr.evaluation.report import metric_in_words
 from opendetr.evaluation.run_page import (
     THRESHOLDS,
@@ -29,6 +31,7 @@ from opendetr.evaluation.run_page import (
     learning_curves,
     truth_beside_found,
 )
+from opendetr.evaluation.runner import analyse_detections
 from opendetr.files import read_note, write_json, write_text
 from opendetr.pages.boxed_pictures import Thumbnail
 from opendetr.pages.page import figure, page, paragraph
@@ -37,7 +40,7 @@ from opendetr.structures import Detections
 from opendetr.training.run_folder import RunFolder
 from opendetr.wording import counted
 
-SHOWN, AUGMENTED = 12, 16  # held-out pictures; training pictures
+SHOWN, AUGMENTED = 24, 16  # held-out pictures; training pictures
 SECONDS = 3.0  # for reading each of the two: huge pictures make a shorter page, not a late one
 EVALUATION = "evaluation.json"  # the latest one, as far as the page shows it: a resumed run goes on with it
 
@@ -55,9 +58,11 @@ class RunReport:
 
     def __init__(self, folder: RunFolder, train_index: DatasetIndex, val_index: DatasetIndex | None) -> None:
         self.folder, self.train_index, self.val_index = folder, train_index, val_index
-        self.pictures: list[ShownPicture] = []
+        self.read: dict[int, ShownPicture] = {}  # by position, all that were read
+        self.unreadable: set[int] = set()  # said once
+        self.pictures: list[ShownPicture] = []  # that are shown
         self.augmented = ""
-        self.metrics: CocoMetrics | None = None
+        self.metrics: AnalysedMetrics | None = None
         self.found: dict[int, Detections] = {}
 
     @property
@@ -74,10 +79,7 @@ class RunReport:
             of_train = _in_time(samples, AUGMENTED, lambda sample: sample)
             self.augmented = "".join(self._augmented(*of, preprocessing) for of in enumerate(of_train))
         with self._without_failing():
-            val = self.val_index
-            if val is not None:
-                positions = dict.fromkeys(np.linspace(0, len(val) - 1, SHOWN).round().astype(int).tolist())
-                self.pictures = _in_time(positions, SHOWN, lambda position: ShownPicture.of(val, position))
+            self._choose_pictures(list(self.found))
         self.write(preprocessing)
         if self.path.exists():
             console.print(f"Curves and pictures are in {self.path}, written anew after every evaluation.")
@@ -86,23 +88,25 @@ class RunReport:
         """Show the latest evaluation of a run that is continued."""
         with self._without_failing():
             note = read_note(run / EVALUATION)
-            if note and self.val_index is not None:
+            if note and self.val_index is not None and "analysis" in note["metrics"]:  # earlier versions had none
                 values = note["metrics"]
-                self.metrics = CocoMetrics({name: values[name] for name in SUMMARY_NAMES}, values["per_class"])
+                summary = {name: values[name] for name in SUMMARY_NAMES}
+                self.metrics = AnalysedMetrics(summary, values["per_class"], Analysis.from_json(values["analysis"]))
                 known = {record.image_id: position for position, record in enumerate(self.val_index.records)}
                 for entry in note["found"]:
                     if (position := known.get(entry["image_id"])) is not None:
                         self.found[position] = self._detections(position, entry)
 
-    def record_evaluation(
-        self, metrics: CocoMetrics, detections: Sequence[tuple[int, Detections]], when: Mapping[str, Any]
-    ) -> None:
+    def record_evaluation(self, detections: Sequence[tuple[int, Detections]], when: Mapping[str, Any]) -> None:
         """Show an evaluation on val; detections come with their position in the split."""
         with self._without_failing():
-            shown = {picture.position for picture in self.pictures}
-            weakest = THRESHOLDS[-1]
-            self.metrics = metrics
-            self.found = {where: found.above(weakest) for where, found in detections if where in shown}
+            assert self.val_index is not None
+            self.metrics = metrics = analyse_detections(self.val_index, detections, quiet=True)
+            positions = {image_id: position for position, image_id in enumerate(self.val_index.image_ids.tolist())}
+            self._choose_pictures([positions[image_id] for image_id in metrics.analysis.hardest])
+            found, weakest = dict(detections), min(THRESHOLDS[-1], metrics.analysis.threshold)
+            shown = [picture.position for picture in self.pictures if picture.position in found]
+            self.found = {position: found[position].above(weakest) for position in shown}
             entries = [
                 {
                     "image_id": found.image_id, "boxes_xyxy": found.boxes_xyxy.tolist(),
@@ -117,20 +121,41 @@ class RunReport:
         with self._without_failing():
             write_text(self.path, self._page(preprocessing))
 
+    def _choose_pictures(self, first: Sequence[int]) -> None:
+        """Show these pictures of val, then some from all over the split; reads those that are not read yet."""
+        val = self.val_index
+        if val is None:
+            return
+        spread = np.linspace(0, len(val) - 1, SHOWN).round().astype(int).tolist()
+        wanted = [position for position in dict.fromkeys([*first, *spread]) if position not in self.unreadable]
+
+        def read(position: int) -> ShownPicture:
+            if position not in self.read:
+                self.unreadable.add(position)
+                self.read[position] = ShownPicture.of(val, position)
+                self.unreadable.remove(position)
+            return self.read[position]
+
+        self.pictures = _in_time(wanted, SHOWN, read)
+
     def _page(self, preprocessing: Preprocessing) -> str:
         label_map = self.train_index.label_map
         splits = {"training": self.train_index} | ({} if self.val_index is None else {"val": self.val_index})
-        measured = ""
-        if self.metrics is not None:
-            measured = f"<div><h3>Average precision so far</h3>{average_precision(self.metrics)}</div>"
-        held_out = truth_beside_found(self.pictures, self.found, label_map) if self.pictures else ""
+        metrics = self.metrics
+        measured, analysed, threshold = "", "", None
+        if metrics is not None:
+            measured = f"<div><h3>Average precision so far</h3>{average_precision(metrics)}</div>"
+            analysed, threshold = analysis_figures(metrics), metrics.analysis.threshold
+        held_out = truth_beside_found(self.pictures, self.found, label_map, threshold) if self.pictures else ""
         return page(
             f"Run {self.folder.path.resolve().name}",
-            paragraph(self._summary())
+            ("" if metrics is None else learning_verdict(metrics))
+            + paragraph(self._summary())
             + (learning_curves(self.folder.history, label_map.num_classes) if self.folder.history else "")
             + f"<div class=side>{measured}<div><h3>Classes</h3>"
-            + f"{class_table(splits, label_map, self.metrics)}</div></div>"
-            + (f"<h2>Held-out pictures: truth beside found</h2>{held_out}" if held_out else "")
+            + f"{class_table(splits, label_map, metrics)}</div></div>"
+            + (f"<h2>Detections on held-out pictures</h2>{analysed}" if analysed else "")
+            + (f"<h2>{self._title_of_pictures()}: truth beside found</h2>{held_out}" if held_out else "")
             + "<h2>Training pictures as the model sees them</h2>"
             + paragraph("The first ones, after cropping, resizing and other augmentation. Check that the boxes fit.")
             + f"<div class='grid small'>{self.augmented}</div>"
@@ -138,6 +163,11 @@ class RunReport:
             + "<h2>Files</h2><p><a href=metrics.jsonl>metrics.jsonl</a>: every number of the curves; "
             + "<a href=config.toml>config.toml</a>: the settings.</p>",
         )
+
+    def _title_of_pictures(self) -> str:
+        """What the held-out pictures are: the hardest first, once some are known."""
+        hard = len(self.metrics.analysis.hardest) if self.metrics else 0
+        return f"The {counted(hard, 'hardest held-out picture')}" if hard > 1 else "Held-out pictures"
 
     def _summary(self) -> str:
         """Where the run is, and the AP so far."""
@@ -154,7 +184,12 @@ class RunReport:
         if not measured:
             return f"{where} Val ({len(self.val_index):,} pictures) was not measured yet."
         best = max(measured, key=lambda line: line["val_AP"])
-        latest = ", ".join(f"{name} {metric_in_words(measured[-1][f'val_{name}'])}" for name in ("AP", "AP50"))
+        latest = ", ".join(
+            f"{name} {metric_in_words(measured[-1][f'val_{name}'])}"
+            if self.metrics is None
+            else value_with_interval(self.metrics, name)
+            for name in ("AP", "AP50")
+        )
         return (
             f"{where} On {len(self.val_index):,} pictures of val after {measured[-1]['step']:,} steps: {latest}. "
             f"The best so far, AP {metric_in_words(best['val_AP'])} after {best['step']:,} steps, is in best."
