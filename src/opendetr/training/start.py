@@ -18,7 +18,7 @@ from opendetr.progress import console
 from opendetr.recipes.recipe import resolve_config
 from opendetr.threads import settle_threads
 from opendetr.training.ending import sum_up
-from opendetr.training.run_folder import read_config
+from opendetr.training.run_folder import is_unsaved, read_config
 from opendetr.training.setup import prepare_training
 
 
@@ -50,6 +50,8 @@ def run_training(
     else:
         usual, begun_with = read_config(resume), "as before"
         config = usual.with_values(given, "the command line").with_overrides(overrides)
+        if config.train.init and is_unsaved(resume):  # the run begins anew
+            trained = load_checkpoint(config.train.init, without_head=config.train.new_head)
     if not config.data.root:
         raise UserError("--data is missing: give the folder of the data set to learn from")
     if report is not None:
