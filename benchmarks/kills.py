@@ -426,13 +426,15 @@ def main() -> None:
                     for number in range(options.first, len(operations), options.every)
                     for place in PLACES
                 ]
-            outcomes = [Outcome(where, try_kill(data, folder, chosen, expected, *kill)) for where, *kill in kills]
+            outcomes = []
+            for where, kill, moment in kills:
+                outcomes.append(Outcome(where, try_kill(data, folder, chosen, expected, kill, moment)))
+                if outcomes[-1].differences:
+                    print(f"{name}, {where}: {'; '.join(outcomes[-1].differences)[:600]}", file=sys.stderr, flush=True)
             bad = [outcome for outcome in outcomes if outcome.differences]
             failed += len(bad)
             said = Counter(difference[:80] for outcome in bad for difference in outcome.differences)
             print(f"| {name} | {len(kills)} | {len(kills) - len(bad)} | {dict(said) or ''} |", flush=True)
-            for outcome in bad:
-                print(f"    {outcome.where}: {'; '.join(outcome.differences)[:600]}", flush=True)
     sys.exit(bool(failed))
 
 

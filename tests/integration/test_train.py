@@ -357,7 +357,11 @@ def test_a_diverged_model_is_saved_and_measured(digits, tmp_path, capsys):
 def test_a_data_set_that_grew_begins_the_unfinished_epoch_anew(coco_folder, tmp_path):
     small, large = coco_folder(boxes_per_picture=[1] * 4), coco_folder(boxes_per_picture=[1] * 6)
     run = api.train(small, **{**TINY, "batch_size": 1}, minutes=1e-4, output=tmp_path / "run")
-    api.train(large, resume=run, epochs=1)
+    with pytest.raises(
+        UserError, match="learned from: 2 pictures were added; continue with the data it began with, or"
+    ):
+        api.train(large, resume=run, epochs=1)
+    api.train(large, resume=run, accept_data=True, epochs=1)
     assert lines(run)[-1]["epoch"] == 1
 
 

@@ -368,6 +368,7 @@ class Trainer:
             "spent": self.plan.elapsed(),
             "began": self.plan.began,
             "total_seconds": self.plan.total_seconds,
+            "pictures": self.pictures.digests,
             "evaluating": self.plan.evaluating,
             "sizing": {
                 "is_open": sizing.is_open, "done": sizing.done, "expected": sizing.expected, "pixels": sizing.pixels,

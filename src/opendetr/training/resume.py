@@ -14,6 +14,7 @@ from torch import Tensor
 from opendetr.checkpoints.native import Checkpoint, load_folder
 from opendetr.config import RunConfig
 from opendetr.data.index import DatasetIndex
+from opendetr.data.picture_digests import changes_in_words, picture_digests
 from opendetr.errors import UserError
 from opendetr.progress import console
 from opendetr.training.run_folder import load_training_state, resumable_folder
@@ -80,11 +81,11 @@ STATE_KEYS: dict[str, tuple[type, ...]] = {  # of training.pt, and the kinds of 
     "state": (dict,), "steps_per_epoch": (int,), "spent": NUMBER, "began": NUMBER,
     "total_seconds": (*NUMBER, type(None)), "optimizer": (dict,), "weights": (dict, type(None)),
     "sizing": (dict,), "evaluating": NUMBER, "means": (dict,), "latest": (dict,), "log_lines": (int,),
-    "other_processes": (list,), **RANDOM_KEYS,
+    "other_processes": (list,), "pictures": (Tensor,), **RANDOM_KEYS,
 }  # fmt: skip
 ADDED_LATER = {  # earlier versions lack them
     "sizing", "mps_random", "python_random", "numpy_random", "evaluating", "means", "latest", "log_lines",
-    "other_processes",
+    "other_processes", "pictures",
 }  # fmt: skip
 MEANS_KEYS: dict[str, tuple[type, ...]] = {"sums": (dict,), "pictures": (int,), "steps": (int,), "seconds": NUMBER}
 RUN_KEYS: dict[str, tuple[type, ...]] = {
@@ -134,8 +135,17 @@ def _require_keys(values: Any, kinds: Mapping[str, tuple[type, ...]], needed: Co
         )
 
 
-def resumed_model(config: RunConfig, run: Path, index: DatasetIndex) -> tuple[Checkpoint, dict[str, Any]]:
-    """The model of a run's `last`, and its training state; UserError if config or data are not those of the run."""
+def resumed_model(
+    config: RunConfig, run: Path, index: DatasetIndex, *, accept_data: bool = False
+) -> tuple[Checkpoint, dict[str, Any]]:
+    """The model of a run's `last`, and its training state.
+
+    With `accept_data` pictures and boxes of the training split may have changed; then the unfinished epoch starts
+    again, since places in it mean other pictures.
+
+    Raises:
+        UserError: config or data are not those of the run.
+    """
     state = load_training_state(run)
     require_state(state, resumable_folder(run) / "training.pt")
     checkpoint = load_folder(run / "last")
@@ -154,6 +164,16 @@ def resumed_model(config: RunConfig, run: Path, index: DatasetIndex) -> tuple[Ch
             f"{index.label_map.describe()}; continue with the data it began with"
         )
     done = state["state"]
+    if "pictures" in state:  # earlier versions do not know them
+        changes = changes_in_words(state["pictures"], picture_digests(index.under(checkpoint.label_map)))
+        if changes and not accept_data:
+            raise UserError(
+                f"--resume {run}: {index.source} is not what the run learned from: {changes}; continue with the data "
+                f"it began with, or give --accept-data to go on with these from the start of an epoch"
+            )
+        if changes:
+            console.print(f"{index.source}: {changes}, which is accepted")
+            done["step"] = 0
     done_so_far = f"{counted(done['epoch'], 'whole epoch')} and {counted(done['step'], 'step')}"
     console.print(f"continuing {run} after {done_so_far}")
     return checkpoint, state

@@ -59,6 +59,7 @@ def prepare_training(
     *,
     trained: Checkpoint | None = None,
     fresh_minutes: bool = False,
+    accept_data: bool = False,
     goal: Goal | None = None,
     threads: Threads | None = None,
 ) -> Trainer:
@@ -71,6 +72,7 @@ def prepare_training(
         resume: a run to continue, with the same config but for the length of the run and the machine; it begins anew
             where it was ended before its first save.
         trained: the model that `config.train.init` names, to start from.
+        accept_data: the pictures and boxes of a run that is continued may have changed.
         fresh_minutes: the config's minutes are for this session, instead of the whole run.
         goal: ends the run before its minutes are over.
         threads: their number may change during training.
@@ -91,7 +93,7 @@ def prepare_training(
         )
     trainer = assemble(
         config, train_index, val_index, output, started, resume, trained=trained, fresh_minutes=fresh_minutes,
-        goal=goal, threads=threads,
+        accept_data=accept_data, goal=goal, threads=threads,
     )  # fmt: skip
     if trainer.accelerator.is_main_process:
         label_map = trainer.checkpoint.label_map
@@ -113,6 +115,7 @@ def assemble(
     *,
     trained: Checkpoint | None = None,
     fresh_minutes: bool = False,
+    accept_data: bool = False,
     goal: Goal | None = None,
     threads: Threads | None = None,
     objects: ObjectSizes | None = None,
@@ -139,7 +142,7 @@ def assemble(
     if resume is None:
         checkpoint, speed = new_model(config, train_index, accelerator.device, plan, trained, objects)
     else:
-        checkpoint, state = resumed_model(config, resume, train_index)
+        checkpoint, state = resumed_model(config, resume, train_index, accept_data=accept_data)
         model, config = on_device(checkpoint.model, config, accelerator.device)
         checkpoint = replace(checkpoint, model=model, config=config)
         speed = look_at_speed(checkpoint.config, checkpoint.model, accelerator.device, objects.in_a_picture)

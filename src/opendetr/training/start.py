@@ -33,6 +33,8 @@ def run_training(
     started: float,
     threads: int | str | None,
     report: Path | None = None,
+    *,
+    accept_data: bool = False,
 ) -> Path:
     """Train, and print what the run is and what comes next.
 
@@ -60,7 +62,7 @@ def run_training(
     settled = settle_threads(threads, measure=config.train.minutes > 0, device=resolve_device(config.train.device).type)
     trainer = prepare_training(
         config, resume if output is None else output, started, resume, trained=trained,
-        fresh_minutes=bool(given.get("train.minutes")), threads=settled,
+        fresh_minutes=bool(given.get("train.minutes")), accept_data=accept_data, threads=settled,
     )  # fmt: skip
     run = trainer.folder.path
     asked = [*given, *(override.partition("=")[0].strip() for override in overrides)]
