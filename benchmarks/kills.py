@@ -40,6 +40,14 @@ from opendetr.training.run_folder import is_unsaved, was_saved
 
 MAY_DIFFER = re.compile(r"seconds|minutes|\w*_per_second|\w*_time|\w*memory\w*")
 PLACES = ("before", "middle")
+SIX = (  # an operation, which of those alike, and where
+    (r"write \.last\.new/training\.pt", 0, "middle"),  # the first save
+    (r"replace \.last\.new", 1, "before"),  # the old one is moved away
+    (r"open \.evaluation\.json.*", 0, "before"),  # the evaluation is due
+    (r"replace \.best\.new", -1, "before"),
+    (r"write metrics\.jsonl", -1, "middle"),  # the line of the last evaluation
+    (r"write \.config\.toml.*", 0, "middle"),  # the first file of the run
+)
 FAST = {
     "epochs": 2, "batch_size": 2, "workers": 0, "device": "cpu", "backbone": "test_resnet", "backbone_weights": "none",
     "image_size": 64, "precision": "fp32", "threads": 1,
@@ -68,7 +76,7 @@ class Outcome:
     differences: list[str]
 
 
-def write_pictures(folder: Path, counts: tuple[int, int] = (8, 4)) -> Path:
+def write_pictures(folder: Path, counts: tuple[int, int] = (6, 2)) -> Path:
     """A COCO folder with the splits train and val: light rectangles of two shapes on noise, 48 to 64 pixels."""
     draw = np.random.default_rng(0)
     (folder / "images").mkdir(parents=True)
@@ -135,14 +143,15 @@ class Kill:
         self.done.append(operation)
         if len(self.done) - 1 != self.at:
             return False
-        if self.fail is not None:
-            raise self.fail
         if self.place == "before":
             self.die()
         return True
 
     def die(self) -> None:
-        """End this process at once."""
+        """End this process at once, or fail."""
+        if self.fail is not None:
+            self.is_inside = False
+            raise self.fail
         os.kill(os.getpid(), signal.SIGKILL)
 
     def guard(self, module: Any, name: str, half: Callable[..., None] | None = None) -> None:
@@ -370,30 +379,29 @@ def undisturbed(data: Path, folder: Path, options: dict[str, Any]) -> tuple[dict
 
     def work() -> None:
         kill = Kill(run)
+        begun = time.time()
         train(data, run, options, kill)
-        kill.is_inside = True
-        operations.write_text(json.dumps(kill.done))
+        seconds, kill.is_inside = time.time() - begun, True
+        operations.write_text(json.dumps([list(sys.modules), kill.done, seconds]))
 
-    begun = time.time()
     if code := run_in_child(work, log):
         raise SystemExit(f"the run itself ends with {code}:\n{log.read_text()}")
-    return contents(run), json.loads(operations.read_text()), time.time() - begun
-
-
-def import_what_runs_need(data: Path, folder: Path) -> None:
-    """Import here what a run imports, so that children need not; a run in this process would start threads."""
-    listed = folder / "modules.json"
-
-    def work() -> None:
-        train(data, folder / "first" / "run", FAST)
-        listed.write_text(json.dumps(list(sys.modules)))
-
-    if code := run_in_child(work, folder / "first.txt"):
-        raise SystemExit(f"the first run ends with {code}:\n{(folder / 'first.txt').read_text()}")
-    for name in json.loads(listed.read_text()):
-        if name.partition(".")[0] != "__main__":
+    modules, done, seconds = json.loads(operations.read_text())
+    for name in modules:  # so that children need not import them; a run in this process would start threads
+        if name != "__main__":
             with suppress(Exception):
                 importlib.import_module(name)
+    return contents(run), done, seconds
+
+
+def chosen_kills(operations: list[str], options: argparse.Namespace) -> list[tuple[int, str]]:
+    """The numbers and places of the file operations that are to be kills."""
+    if options.six:
+        found = [
+            (pattern, [n for n, one in enumerate(operations) if re.fullmatch(pattern, one)]) for pattern, *_ in SIX
+        ]
+        return [(numbers[which], place) for (_, numbers), (_, which, place) in zip(found, SIX, strict=True)]
+    return [(number, place) for number in range(0, len(operations), options.every) for place in PLACES]
 
 
 def main() -> None:
@@ -402,7 +410,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=CONFIGURATIONS, default=["fast", "paper"])
     parser.add_argument("--random", type=int, default=0, help="kills at random moments instead, of each configuration")
     parser.add_argument("--every", type=int, default=1, help="of the file operations, every N-th is a kill")
-    parser.add_argument("--first", type=int, default=0, help="the first file operation that is a kill")
+    parser.add_argument("--six", action="store_true", help="only six kills, where most could be lost")
     options = parser.parse_args()
     torch.set_num_threads(1)
     draw = random.Random(0)
@@ -412,7 +420,6 @@ def main() -> None:
         data = write_pictures(folder / "data")
         run = folder / "killed" / "run"
         failed = 0
-        import_what_runs_need(data, folder)
         for name in options.only:
             chosen = CONFIGURATIONS[name]
             expected, operations, seconds = undisturbed(data, folder, chosen)
@@ -423,8 +430,7 @@ def main() -> None:
             else:
                 kills = [
                     (f"{number} {place} {operations[number]}", Kill(run, number, place), None)
-                    for number in range(options.first, len(operations), options.every)
-                    for place in PLACES
+                    for number, place in chosen_kills(operations, options)
                 ]
             outcomes = []
             for where, kill, moment in kills:

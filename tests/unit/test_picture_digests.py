@@ -47,7 +47,9 @@ def test_boxes_labels_and_ids_count(index):
     before = picture_digests(index)
     boxes = index.objects.boxes_xywh.copy()
     boxes[0, 2] -= 0.25
-    assert changes_in_words(before, picture_digests(moved(index, boxes_xywh=boxes))) == "size or boxes of 1 picture differ"
+    assert (
+        changes_in_words(before, picture_digests(moved(index, boxes_xywh=boxes))) == "size or boxes of 1 picture differ"
+    )
     labels = index.objects.labels + 1
     assert "of 3 pictures differ" in changes_in_words(before, picture_digests(moved(index, labels=labels)))
     ids = replace(index, image_ids=index.image_ids + 1)

@@ -89,6 +89,8 @@ class RunFolder:
         """Make the folder ready: without what a killed program left, with the run that is continued, if any."""
         if not self.is_written:
             return
+        if self.continued != self.path and was_saved(self.path):  # since it was looked at, before the lock
+            raise UserError(f"another training has written to {self.path} meanwhile: give another --output")
         with self._failures_are_said():
             for folder in (self.path / "last", self.path / "best"):
                 tidy_folder(folder)
