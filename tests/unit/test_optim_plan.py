@@ -2,6 +2,7 @@ import itertools
 import math
 import signal
 import threading
+import time
 
 import pytest
 import torch
@@ -322,3 +323,15 @@ def test_learned_positions_have_the_rate_of_the_backbone_while_it_learns(frozen,
     assert rates[id(model.position_encoding.row_embed.weight)] == rate
     assert rates[id(model.position_encoding.col_embed.weight)] == rate
     assert rates[id(model.input_proj.weight)] == 1e-4
+
+
+def test_within_an_epoch_it_is_saved_after_so_many_seconds_for_at_most_a_tenth_of_the_time():
+    plan = Plan(total_steps=100, total_seconds=None, started=time.time() - 400)
+    assert plan.may_save_within(300)
+    assert not plan.may_save_within(500)
+    plan.record_saving(60)
+    assert not plan.may_save_within(300)
+    plan.saved -= 400
+    assert not plan.may_save_within(300)  # saving takes 90 seconds
+    plan.saved, plan.started = plan.saved - 600, plan.started - 1000
+    assert plan.may_save_within(300)
