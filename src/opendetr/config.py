@@ -292,12 +292,22 @@ class TrainConfig:
         "fp32"
     )
     device: Annotated[str, "auto, cpu, cuda or mps"] = "auto"
+    save_every: Annotated[float, "minutes after which `last` is written within an epoch too"] = 5.0
 
     def __post_init__(self) -> None:
         _require_possible(self)
         _require_at_least(self, 1, "epochs", "accumulate")
         _require_at_least(
-            self, 0, "batch_size", "minutes", "patience", "lr", "backbone_lr", "weight_decay", "clip_norm"
+            self,
+            0,
+            "batch_size",
+            "minutes",
+            "patience",
+            "lr",
+            "backbone_lr",
+            "weight_decay",
+            "clip_norm",
+            "save_every",
         )
         _require(self, "lr_drop", 0 < self.lr_drop <= 1, "above 0 and at most 1 (a fraction of the run)")
         for name in ("warmup", "ema", "small_first"):

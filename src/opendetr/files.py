@@ -1,6 +1,11 @@
-"""Atomic writing: an interrupted program never leaves a partial file or folder."""
+"""Atomic writing: an interrupted program never leaves a partial file or folder.
+
+What is `durable` is also on the disk before it takes its place, so that it outlives a loss of power. That costs some
+milliseconds a file: it is for what takes hours to make, not for the thousands of files of a prediction.
+"""
 
 import errno
+import io
 import json
 import math
 import os
@@ -10,7 +15,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from opendetr.errors import UserError
 
@@ -26,27 +31,73 @@ def cache_folder() -> Path:
 
 
 @contextmanager
-def _replacing_file(path: Path) -> Iterator[Path]:
+def _replacing_file(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """Yield a temporary file beside `path` that takes its place; after a failure it is removed, `path` is untouched."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
+        if durable:
+            sync(temporary)
         _rename(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    if durable:
+        sync(path.parent)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files that killed programs left in a folder to which no other program writes now."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Have the disk hold a file's content, or the names in a folder; nothing where the file system cannot."""
+    if sys.platform == "win32" and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise OSError(error.errno, error.strerror, str(path)) from None
+    finally:
+        os.close(descriptor)
+
+
+def write_bytes(path: Path, content: bytes, *, durable: bool = False) -> None:
     """Write `content` to `path` atomically (a temporary file beside it, then a rename)."""
-    with _replacing_file(path) as temporary:
+    with _replacing_file(path, durable=durable) as temporary:
         temporary.write_bytes(content)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, *, durable: bool = False) -> None:
     """Write `text` as UTF-8 to `path` atomically."""
-    write_bytes(path, text.encode("utf-8"))
+    write_bytes(path, text.encode("utf-8"), durable=durable)
+
+
+@contextmanager
+def open_for_library(path: Path) -> Iterator[BinaryIO]:
+    """A new file for a library that hides why it cannot be written: the disk's OSError replaces the library's error."""
+    errors: list[OSError] = []
+
+    class Noting(io.FileIO):
+        def write(self, content: Any) -> int:
+            try:
+                return super().write(content)
+            except OSError as error:
+                errors.append(error)
+                raise
+
+    try:
+        with io.BufferedWriter(Noting(path, "wb")) as file:
+            yield file
+    except Exception:
+        if errors:
+            raise OSError(errors[0].errno, errors[0].strerror, str(path)) from None
+        raise
 
 
 def without_infinity(value: Any) -> Any:
@@ -58,9 +109,9 @@ def without_infinity(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, *, durable: bool = False) -> None:
     """Write `value` as JSON to `path` atomically."""
-    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n", durable=durable)
 
 
 def append_line(path: Path, line: str) -> None:
@@ -175,7 +226,7 @@ def read_json_lines(path: Path) -> tuple[list[Any], int]:
 
 
 @contextmanager
-def replacing_folder(folder: Path) -> Iterator[Path]:
+def replacing_folder(folder: Path, *, durable: bool = False) -> Iterator[Path]:
     """Yield an empty folder to fill; on success it takes the place of `folder`, on failure `folder` is untouched.
 
     Its files can be read by whom new files can: safetensors makes files that only their owner can read.
@@ -193,6 +244,10 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
         for path in new.rglob("*"):
             if path.is_file() and not path.is_symlink():  # what a link leads to is not ours to change
                 path.chmod(mode)
+            if durable:
+                sync(path)
+        if durable:
+            sync(new)
         if folder.exists():
             shutil.rmtree(old, ignore_errors=True)
             _rename(folder, old)
@@ -201,6 +256,8 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(new, ignore_errors=True)
         recover_folder(folder)
         raise
+    if durable:
+        sync(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -209,6 +266,14 @@ def recover_folder(folder: Path) -> None:
     current = current_folder(folder)
     if current != folder:
         _rename(current, folder)
+
+
+def tidy_folder(folder: Path) -> None:
+    """Recover a folder, and remove what killed replacements of it and of its files have left."""
+    recover_folder(folder)
+    for ending in ("new", "old"):
+        shutil.rmtree(folder.with_name(f".{folder.name}.{ending}"), ignore_errors=True)
+    remove_leftovers(folder)
 
 
 def current_folder(folder: Path) -> Path:

@@ -3,6 +3,7 @@ import itertools
 import math
 import signal
 import threading
+import time
 
 import pytest
 import torch
@@ -350,3 +351,15 @@ def test_an_optimiser_takes_no_moments_of_other_weights(damage):
     damage(state)
     with pytest.raises(UserError, match=r"training\.pt: the optimiser's state is damaged"):
         restore_optimizer(optimizer, state, "training.pt")
+
+
+def test_within_an_epoch_it_is_saved_after_so_many_seconds_for_at_most_a_tenth_of_the_time():
+    plan = Plan(total_steps=100, total_seconds=None, started=time.time() - 400)
+    assert plan.may_save_within(300)
+    assert not plan.may_save_within(500)
+    plan.record_saving(60)
+    assert not plan.may_save_within(300)
+    plan.saved -= 400
+    assert not plan.may_save_within(300)  # saving takes 90 seconds
+    plan.saved, plan.started = plan.saved - 600, plan.started - 1000
+    assert plan.may_save_within(300)

@@ -35,6 +35,8 @@ def train(
     report: str | Path | None = None,
     output: str | Path | None = None,
     resume: str | Path | None = None,
+    accept_data: bool = False,
+    save_every: float | None = None,
     init: str | Path | None = None,
     new_head: bool = False,
     freeze: Sequence[str] = (),
@@ -72,7 +74,9 @@ def train(
         strict: stop at a picture that cannot be used, instead of leaving it out.
         report: a JSON file for what of the data is used, and every entry that is not, with the reason.
         output: the run folder; by default `runs/NAME-OF-DATA`, numbered where it exists.
-        resume: a run folder to continue from its last written state.
+        resume: a run folder to continue from its last written state; the run ends as if it had not been stopped.
+        accept_data: with `resume`, pictures and boxes that have changed since are used, from the start of an epoch.
+        save_every: minutes after which `last` is written within an epoch too; between epochs it is written anyway.
         init: a model to start from: a run folder, an official `.pth`, a released name, a Hugging Face folder or id.
         new_head: with `init`, new class heads for the classes of the data.
         freeze: parts that are not trained: `backbone`, `input_proj`, `encoder`, `decoder`, `heads`.
@@ -107,6 +111,8 @@ def train(
         raise UserError("--epochs and --minutes exclude each other: give the one that ends the run")
     if new_head and resume is None and init is None and not (recipe and load_recipe(recipe).train.init):
         raise UserError("--num-classes-from data gives a trained model new class heads: name the model by --init MODEL")
+    if accept_data and resume is None:
+        raise UserError("--accept-data is for the data of a run that is continued: give --resume RUN too")
     if resume is not None and any(option is not None for option in (recipe, preset, image_size, init)):
         raise UserError(
             "--resume continues a run with its own config: leave out --recipe, --preset, --init and --image-size"
@@ -117,6 +123,7 @@ def train(
         "data.strict": strict, "data.cache": cache, "model.backbone": backbone,
         "model.backbone_weights": backbone_weights, "train.epochs": epochs,
         "train.minutes": 0.0 if epochs is not None else minutes, "train.patience": patience, "train.seed": seed,
+        "train.save_every": save_every,
         "train.batch_size": batch_size, "train.workers": workers, "train.precision": precision, "train.device": device,
         "train.init": None if init is None else str(init), "train.new_head": new_head or None,
         "train.freeze": tuple(freeze) or None,
@@ -125,7 +132,7 @@ def train(
     return run_training(
         given, recipe, preset, image_size, overrides, None if output is None else Path(output),
         None if resume is None else Path(resume), started or time.time(), threads,
-        None if report is None else Path(report),
+        None if report is None else Path(report), accept_data=accept_data,
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from opendetr.checkpoints.description import Description
 from opendetr.checkpoints.finite import require_finite
@@ -24,7 +24,16 @@ from opendetr.checkpoints.versions import is_newer, newer_is_said, stored_config
 from opendetr.config import RunConfig, parse_sections
 from opendetr.data.transforms import Preprocessing
 from opendetr.errors import UserError, first_line
-from opendetr.files import current_folder, read_json, refuse_pointer, replacing_folder, write_json, write_text
+from opendetr.files import (
+    current_folder,
+    open_for_library,
+    read_json,
+    refuse_pointer,
+    replacing_folder,
+    write_bytes,
+    write_json,
+    write_text,
+)
 from opendetr.labels import LabelMap
 from opendetr.model.build import build_model
 from opendetr.model.detr import DETR
@@ -49,22 +58,27 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, training_state: dict[str, Any] | None = None) -> None:
-    """Write a model folder; it replaces an older one as a whole or not at all."""
+    """Write a model folder; it replaces an older one as a whole or not at all.
+
+    Raises:
+        OSError: the disk is full, or the like; an older folder is untouched.
+    """
     # safetensors wants plain memory order; a model on its device may be channels-last
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.model.state_dict().items()}
-    with replacing_folder(folder) as new:
-        save_file(weights, new / "model.safetensors")
+    with replacing_folder(folder, durable=True) as new:
+        write_bytes(new / "model.safetensors", save(weights))
         write_text(new / "config.toml", checkpoint.config.to_toml())
         write_json(new / "labels.json", checkpoint.label_map.to_json())
         write_json(new / "preprocessing.json", checkpoint.preprocessing.to_json())
         write_metrics(new, checkpoint.origin)
         if training_state is not None:
-            torch.save(training_state, new / "training.pt")
+            with open_for_library(new / "training.pt") as file:
+                torch.save(training_state, file)
 
 
 def write_metrics(folder: Path, origin: Origin) -> None:
     """Write the `metrics.json` of a model folder, which also tells the version that wrote the folder."""
-    write_json(folder / "metrics.json", replace(origin, version=__version__).to_json())
+    write_json(folder / "metrics.json", replace(origin, version=__version__).to_json(), durable=True)
 
 
 def load_folder(path: str | Path) -> Checkpoint:
@@ -124,7 +138,7 @@ def model_folder(path: Path) -> Path:
 
 def copy_checkpoint(source: Path, folder: Path) -> None:
     """Copy a model folder without its training state and the folders of engines."""
-    with replacing_folder(folder) as new:
+    with replacing_folder(folder, durable=True) as new:
         for path in source.iterdir():
             if path.is_file() and path.name != "training.pt":
                 shutil.copy2(path, new / path.name)

@@ -156,6 +156,9 @@ def train(
         int | None, option(LENGTH, "N", "End after N evaluations without a better AP.", default="never")
     ] = None,
     resume: Annotated[Path | None, option(LENGTH, "RUN", "Continue the run in this folder.")] = None,
+    accept_data: Annotated[
+        bool, flag(LENGTH, "With --resume: use pictures and boxes that have changed since.", "--accept-data")
+    ] = False,
     batch_size: Annotated[
         int | None, option(LENGTH, "N", "Pictures per step, in each process.", default="chosen by their size")
     ] = None,
@@ -183,6 +186,15 @@ def train(
     ] = None,
     output: Annotated[Path | None, option(OUTPUT, "DIR", "The run folder.", default="runs/NAME-OF-DATA")] = None,
     report: Report = None,
+    save_every: Annotated[
+        float | None,
+        option(
+            RARE,
+            "MINUTES",
+            "How often to save within an epoch too, for --resume.",
+            default=f"{FAST.train.save_every:g}",
+        ),
+    ] = None,
     backbone_weights: Annotated[
         str | None,
         option(
@@ -220,7 +232,7 @@ def train(
         init=init, new_head=num_classes_from == "data", freeze=freeze or (), recipe=recipe, preset=preset,
         train_split=train_split, val_split=val_split, strict=strict or None, voc_origin=voc_origin,
         val_share=val_share, report=report, output=output, resume=resume,
-        epochs=epochs, minutes=minutes,
+        accept_data=accept_data, save_every=save_every, epochs=epochs, minutes=minutes,
         patience=patience, seed=seed, batch_size=batch_size, image_size=image_size, backbone=backbone,
         backbone_weights=backbone_weights, workers=workers, cache=cache, precision=precision,
         device=device, threads=threads, overrides=set_ or (), started=STARTED,

@@ -40,7 +40,7 @@ from opendetr.training.means import EpochMeans, line_in_words
 from opendetr.training.optim import build_optimizer, restore_optimizer, set_learning_rates
 from opendetr.training.pictures import TrainingPictures
 from opendetr.training.plan import Forecast, Plan
-from opendetr.training.processes import any_process, mean_of_processes
+from opendetr.training.processes import any_process, mean_of_processes, of_all_processes, of_first
 from opendetr.training.resume import RunState, random_state, restore_random_state
 from opendetr.training.run_folder import RunFolder
 from opendetr.training.run_report import RunReport
@@ -96,18 +96,22 @@ class Trainer:
 
     def fit(self) -> None:
         """Train until the plan stops the run; makes at least one step, and always writes a usable model."""
-        self.folder.write_config(self.config)
-        with self.plan.listening():
+        with self.folder.held(), self.plan.listening():
+            self.folder.begin(self.config)
             if self.report is not None:
                 self.report.begin(self.pictures.first(self.state.epoch), self.checkpoint.preprocessing)
             self.plan.begin()
             self.pictures.show(self.state, small=self.progress() < self.config.train.small_first)
             if self.plan.goal is not None:
                 self.plan.goal.growth = self.pictures.growth()
+            if self.was_killed_before_measuring():
+                self.measure()
             while self.steps_done == 0 or not self.finished():  # a run stopped before its first step makes that one
                 self.train_epoch()
-                evaluate = self.evaluation_is_due()
-                if evaluate or self.finished() or self.plan.may_save():
+                evaluate, ends = self.evaluation_is_due(), self.finished()
+                if evaluate or ends or of_first(self.accelerator, self.plan.may_save()):
+                    stopped_within = self.state.step > 0 and self.plan.interrupted()
+                    self.state.evaluation_due = evaluate or (ends and not stopped_within)
                     self.save()
                 if evaluate:
                     self.measure()
@@ -142,9 +146,9 @@ class Trainer:
         train_mode(self.model)
         train, state = self.config.train, self.state
         batches_per_epoch = len(self.pictures.epoch_batches(state.epoch))
-        self.latest = EpochMeans()  # the time since the last step was no training
+        state.evaluation_due = False
         if state.step == 0 or self.means.steps == 0:
-            self.means = EpochMeans()
+            self.means, self.latest = EpochMeans(), EpochMeans()
         total = self.pictures.steps_per_epoch
         with live_bar() as bar:
             task = bar.add_task(f"epoch {state.epoch + 1}", total=total, completed=state.step, figures=())
@@ -165,6 +169,8 @@ class Trainer:
                     console.print(f"epoch {state.epoch + 1}  step {state.step}/{total}  {shown}")
                 if self.must_stop() or self.must_measure():
                     break
+                if state.step < total and self.saving_is_due():
+                    self.save()
         if state.step == total or self.must_stop():
             self.log_epoch()
 
@@ -238,8 +244,7 @@ class Trainer:
             )  # fmt: skip
         found, taken = broadcast_object_list([found, time.time() - begun])
         state.flip_seconds += taken
-        for means in (self.means, self.latest):
-            means.pause(taken)
+        self.pause(taken)
         train_mode(self.model)
         if found is not None:
             state.progress = progress
@@ -274,9 +279,8 @@ class Trainer:
         """Continue with another config, which differs in its data section only."""
         data = config.data
         preprocessing = replace(self.checkpoint.preprocessing, image_size=data.image_size, max_size=data.max_size)
-        self.config = config
+        self.config = config  # which the folder gets with the next `last`
         self.checkpoint = replace(self.checkpoint, config=config, preprocessing=preprocessing)
-        self.folder.write_config(config)
         self.pictures.change(config, preprocessing)
         self.pictures.show(self.state, small=self.pictures.are_small)
 
@@ -322,11 +326,27 @@ class Trainer:
 
     def save(self) -> None:
         """Write `last`, before anything that can fail."""
+        begun = time.time()
+        random_states = of_all_processes(self.accelerator, [random_state()])
         if self.accelerator.is_main_process:
-            begun = time.time()
             self.require_sound()
-            self.folder.save_last(self.unwrapped(), self.training_state())
+            self.folder.save_last(self.unwrapped(), self.training_state(random_states))
             self.plan.record_saving(time.time() - begun)
+        self.pause(time.time() - begun)
+
+    def saving_is_due(self) -> bool:
+        """Whether to save within an epoch."""
+        return of_first(self.accelerator, self.plan.may_save_within(60 * self.config.train.save_every))
+
+    def pause(self, seconds: float) -> None:
+        """Leave this time out of the throughput."""
+        for means in (self.means, self.latest):
+            means.pause(seconds)
+
+    def was_killed_before_measuring(self) -> bool:
+        """Whether the run that is continued has no evaluation of its `last` that was due."""
+        due = any_process(self.accelerator, self.state.evaluation_due)  # all read it from the same file
+        return due and self.validation is not None and self.validation.is_due_at_the_end(self.steps_done)
 
     def evaluation_is_due(self) -> bool:
         """Whether to evaluate on val now: between epochs, or when the plan needs it, if the budget allows."""
@@ -342,13 +362,19 @@ class Trainer:
         """Evaluate the model that is saved on val, and tell the plan."""
         assert self.validation is not None
         begun = time.time()
-        evaluation = self.validation.measure(self.unwrapped(), self.where())
+        where = self.where()
+        evaluation = self.validation.measure(self.unwrapped(), where)
         if evaluation is not None and self.report is not None:
             since = time.time()
-            self.report.record_evaluation(evaluation.detections, self.where())
+            self.report.record_evaluation(evaluation.detections, where)  # its line in the log comes after all else
+        if evaluation is not None and self.accelerator.is_main_process:
+            self.folder.record_evaluation(self.unwrapped(), evaluation.metrics, where)
+            summary = evaluation.metrics.summary
+            console.print(f"    on val: AP {summary['AP']:.3f}  AP50 {summary['AP50']:.3f}")
+        if evaluation is not None and self.report is not None:
             self.report.write(self.checkpoint.preprocessing)
             self.plan.extend_evaluation(time.time() - since)
-        self.means.pause(time.time() - begun)
+        self.pause(time.time() - begun)
         if evaluation is not None and self.plan.goal is not None:
             self.plan.goal.record(evaluation.metrics.summary["AP50"])
         if self.is_out_of_patience():
@@ -360,19 +386,28 @@ class Trainer:
         model = self.accelerator.unwrap_model(self.model) if self.averaged is None else self.averaged.model
         return replace(self.checkpoint, model=model)
 
-    def training_state(self) -> dict[str, Any]:
-        """What `restore` needs, in types that can be read back safely."""
+    def training_state(self, random_states: list[dict[str, Any]]) -> dict[str, Any]:
+        """What `restore` needs, in types that can be read back safely; `random_states` are those of all processes."""
+        sizing = self.sizing
         return {
             "state": vars(self.state) | {"skipped": self.step.skipped},
             "steps_per_epoch": self.pictures.steps_per_epoch,
             "spent": self.plan.elapsed(),
             "began": self.plan.began,
             "total_seconds": self.plan.total_seconds,
-            "sizing": {"is_open": self.sizing.is_open, "done": self.sizing.done},
+            "pictures": self.pictures.digests,
+            "evaluating": self.plan.evaluating,
+            "sizing": {
+                "is_open": sizing.is_open, "done": sizing.done, "expected": sizing.expected, "pixels": sizing.pixels,
+                "seconds": sizing.seconds,
+            },
+            "means": self.means.state(),
+            "latest": self.latest.state(),
             "optimizer": self.optimizer.state_dict(),
             "weights": None if self.averaged is None else self.accelerator.unwrap_model(self.model).state_dict(),
-            **random_state(),
-        }
+            **random_states[0],
+            "other_processes": random_states[1:],
+        }  # fmt: skip
 
     def restore(self, training_state: dict[str, Any], run: Path) -> None:
         """Continue from `training_state`; the weights are already those of the run's `last`."""
@@ -380,7 +415,11 @@ class Trainer:
         self.step.skipped = state.pop("skipped", 0)
         self.state = RunState(**state)
         before, now = training_state["steps_per_epoch"], self.pictures.steps_per_epoch
-        self.folder.read_history(run, self.state.epoch + self.state.step / before)
+        until_epoch = self.state.epoch + self.state.step / before
+        self.folder.read_history(run, until_epoch, training_state.get("log_lines"))
+        self.plan.evaluating = training_state.get("evaluating", 0.0)
+        if "means" in training_state:
+            self.means, self.latest = (EpochMeans.restored(training_state[name]) for name in ("means", "latest"))
         if self.validation is not None:
             self.validation.restore()
         for name, value in training_state.get("sizing", {}).items():
@@ -392,6 +431,7 @@ class Trainer:
             if training_state["weights"] is not None:  # `last` holds the average of these
                 self.accelerator.unwrap_model(self.model).load_state_dict(training_state["weights"])
         restore_optimizer(self.optimizer, training_state["optimizer"], str(run / "last" / "training.pt"))
-        if self.accelerator.num_processes == 1:  # the state is the first process's; others draw differently
+        states = [training_state, *training_state.get("other_processes", ())]
+        if self.accelerator.num_processes == len(states):  # others would draw differently all the same
             with damage_is_said(run / "last" / "training.pt"):
-                restore_random_state(training_state)
+                restore_random_state(states[self.accelerator.process_index])

@@ -1,6 +1,7 @@
 """What the steps report, averaged: over the micro-batches of a step, and over the steps of an epoch."""
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -37,6 +38,19 @@ class EpochMeans:
         self.sums: dict[str, float] = {}
         self.pictures, self.steps = 0, 0
         self.begun = self.spoken = time.time()
+
+    def state(self) -> dict[str, Any]:
+        """What `restored` needs."""
+        seconds = time.time() - self.begun
+        return {"sums": dict(self.sums), "pictures": self.pictures, "steps": self.steps, "seconds": seconds}
+
+    @classmethod
+    def restored(cls, state: Mapping[str, Any]) -> "EpochMeans":
+        """The means that had this state."""
+        means = cls()
+        means.sums, means.pictures, means.steps = dict(state["sums"]), state["pictures"], state["steps"]
+        means.begun -= state["seconds"]
+        return means
 
     def add(self, parts: dict[str, float], pictures: int) -> None:
         """Add a step over that many pictures."""

@@ -7,10 +7,12 @@ from copy import copy
 from functools import cached_property
 
 from accelerate import Accelerator
+from torch import Tensor
 
 from opendetr.config import RunConfig
 from opendetr.data.cache import build_cache
 from opendetr.data.loader import DetectionDataset, Sample, epoch_order, training_loader
+from opendetr.data.picture_digests import picture_digests
 from opendetr.data.transforms import Preprocessing, training_transform
 from opendetr.progress import warn
 from opendetr.structures import Batch, Targets
@@ -51,6 +53,11 @@ class TrainingPictures:
         if self.preprocessing.multiple_of == 1:
             return None
         return [self.preprocessing.shape(height, width) for width, height in self.dataset.index.sizes.tolist()]
+
+    @cached_property
+    def digests(self) -> Tensor:
+        """What a resumed run compares its pictures with."""
+        return picture_digests(self.dataset.index)
 
     @cached_property
     def upright(self) -> DetectionDataset:

@@ -149,6 +149,10 @@ class Plan:
         """Whether to save between epochs: at once the first time, then for at most a tenth of the time."""
         return time.time() - self.saved > 10 * self.saving_seconds
 
+    def may_save_within(self, seconds: float) -> bool:
+        """Whether to save within an epoch: after these seconds without, for at most a tenth of the time."""
+        return time.time() - max(self.saved, self.started) > max(seconds, 10 * self.saving_seconds)
+
     def may_evaluate(self) -> bool:
         """Whether an evaluation between epochs is affordable: they take at most 15 % of a wall-clock budget."""
         if self.total_seconds is None:

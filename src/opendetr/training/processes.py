@@ -18,6 +18,11 @@ def any_process(accelerator: Accelerator, here: bool) -> bool:
     return bool(accelerator.reduce(flag, "sum") > 0)
 
 
+def of_first(accelerator: Accelerator, here: bool) -> bool:
+    """What the first process decides by its clock."""
+    return any_process(accelerator, here and accelerator.is_main_process)
+
+
 def mean_of_processes(accelerator: Accelerator, here: float) -> float:
     """The mean of the processes' values."""
     if accelerator.num_processes == 1:

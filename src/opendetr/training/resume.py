@@ -1,17 +1,20 @@
 """How a run is continued: where it was, its model, and the state of its random numbers."""
 
+import random
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from opendetr.checkpoints.native import Checkpoint, load_folder
 from opendetr.config import RunConfig
 from opendetr.data.index import DatasetIndex
+from opendetr.data.picture_digests import changes_in_words, picture_digests
 from opendetr.errors import UserError
 from opendetr.progress import console
 from opendetr.training.run_folder import load_training_state, resumable_folder
@@ -30,38 +33,68 @@ class RunState:
     progress: float = 0.0  # 0..1, up to where the flip trials that were due are done
     flip_seconds: float = 0.0  # that they took
     flip_trial: list[Any] = field(default_factory=list)  # the values of the `FlipTrial` that said most
+    evaluation_due: bool = False  # of these weights on val
+
+
+def seed_generators(seed: int) -> None:
+    """Seed the generators of torch, Python and numpy in this process."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
 
 
 def random_state() -> dict[str, Any]:
-    """The state of torch's generators."""
+    """The state of the generators of torch, Python and numpy in this process."""
     in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # do not start an unused GPU
-    cuda = torch.cuda.get_rng_state_all() if in_use else []
+    cuda = [torch.cuda.get_rng_state()] if in_use else []
     mps = [torch.mps.get_rng_state()] if torch.backends.mps.is_available() else []
-    return {"random": torch.get_rng_state(), "cuda_random": cuda, "mps_random": mps}
+    version, numbers, gauss = random.getstate()
+    kind, keys, *rest = np.random.get_state(legacy=True)
+    return {
+        "random": torch.get_rng_state(), "cuda_random": cuda, "mps_random": mps,
+        "python_random": [version, list(numbers), gauss],
+        "numpy_random": [kind, [int(key) for key in keys], *rest],
+    }  # fmt: skip
 
 
 def restore_random_state(state: Mapping[str, Any]) -> None:
     """The inverse of `random_state`."""
     torch.set_rng_state(state["random"])
-    for number, of_gpu in enumerate(state["cuda_random"][: torch.cuda.device_count()]):  # there may be fewer now
-        torch.cuda.set_rng_state(of_gpu, number)
+    if (of_gpus := state["cuda_random"]) and torch.cuda.is_available():  # earlier versions kept the state of every GPU
+        torch.cuda.set_rng_state(of_gpus[min(torch.cuda.current_device(), len(of_gpus) - 1)])
     for of_mps in state.get("mps_random", ()) if torch.backends.mps.is_available() else ():
         torch.mps.set_rng_state(of_mps)
+    if "python_random" in state:
+        version, numbers, gauss = state["python_random"]
+        random.setstate((version, tuple(numbers), gauss))
+    if "numpy_random" in state:
+        kind, keys, *rest = state["numpy_random"]
+        np.random.set_state((kind, np.array(keys, np.uint32), *rest))
 
 
 NUMBER = (int, float)
+RANDOM_KEYS: dict[str, tuple[type, ...]] = {  # of `random_state`
+    "random": (Tensor,), "cuda_random": (list,), "mps_random": (list,), "python_random": (list,),
+    "numpy_random": (list,),
+}  # fmt: skip
 STATE_KEYS: dict[str, tuple[type, ...]] = {  # of training.pt, and the kinds of their values
     "state": (dict,), "steps_per_epoch": (int,), "spent": NUMBER, "began": NUMBER,
-    "total_seconds": (*NUMBER, type(None)), "optimizer": (dict,), "weights": (dict, type(None)), "random": (Tensor,),
-    "cuda_random": (list,),
-    "sizing": (dict,), "mps_random": (list,),
+    "total_seconds": (*NUMBER, type(None)), "optimizer": (dict,), "weights": (dict, type(None)),
+    "sizing": (dict,), "evaluating": NUMBER, "means": (dict,), "latest": (dict,), "log_lines": (int,),
+    "other_processes": (list,), "pictures": (Tensor,), **RANDOM_KEYS,
 }  # fmt: skip
-ADDED_LATER = {"sizing", "mps_random"}  # earlier versions lack them
+ADDED_LATER = {  # earlier versions lack them
+    "sizing", "mps_random", "python_random", "numpy_random", "evaluating", "means", "latest", "log_lines",
+    "other_processes", "pictures",
+}  # fmt: skip
+MEANS_KEYS: dict[str, tuple[type, ...]] = {"sums": (dict,), "pictures": (int,), "steps": (int,), "seconds": NUMBER}
 RUN_KEYS: dict[str, tuple[type, ...]] = {
     "epoch": (int,), "step": (int,), "skipped": (int,), "progress": NUMBER, "flip_seconds": NUMBER,
-    "flip_trial": (list,),
+    "flip_trial": (list,), "evaluation_due": (bool,),
 }  # fmt: skip
-SIZING_KEYS: dict[str, tuple[type, ...]] = {"is_open": (bool,), "done": (list,)}
+SIZING_KEYS: dict[str, tuple[type, ...]] = {
+    "is_open": (bool,), "done": (list,), "expected": NUMBER, "pixels": (int,), "seconds": NUMBER,
+}  # fmt: skip
 
 
 def require_state(state: Any, path: Path) -> None:
@@ -73,6 +106,10 @@ def require_state(state: Any, path: Path) -> None:
     _require_keys(state, STATE_KEYS, STATE_KEYS.keys() - ADDED_LATER, str(path))
     _require_keys(state["state"], RUN_KEYS, {"epoch", "step"}, f"{path}, 'state'")
     _require_keys(state.get("sizing", {}), SIZING_KEYS, set(), f"{path}, 'sizing'")
+    for name in {"means", "latest"} & state.keys():
+        _require_keys(state[name], MEANS_KEYS, MEANS_KEYS.keys(), f"{path}, '{name}'")
+    for of_process in state.get("other_processes", ()):
+        _require_keys(of_process, RANDOM_KEYS, RANDOM_KEYS.keys(), f"{path}, 'other_processes'")
     if not state["steps_per_epoch"]:
         raise UserError(f"{path}: 'steps_per_epoch' is 0: the state is damaged; start a new run without --resume")
 
@@ -98,8 +135,17 @@ def _require_keys(values: Any, kinds: Mapping[str, tuple[type, ...]], needed: Co
         )
 
 
-def resumed_model(config: RunConfig, run: Path, index: DatasetIndex) -> tuple[Checkpoint, dict[str, Any]]:
-    """The model of a run's `last`, and its training state; UserError if config or data are not those of the run."""
+def resumed_model(
+    config: RunConfig, run: Path, index: DatasetIndex, *, accept_data: bool = False
+) -> tuple[Checkpoint, dict[str, Any]]:
+    """The model of a run's `last`, and its training state.
+
+    With `accept_data` pictures and boxes of the training split may have changed; then the unfinished epoch starts
+    again, since places in it mean other pictures.
+
+    Raises:
+        UserError: config or data are not those of the run.
+    """
     state = load_training_state(run)
     require_state(state, resumable_folder(run) / "training.pt")
     checkpoint = load_folder(run / "last")
@@ -118,6 +164,16 @@ def resumed_model(config: RunConfig, run: Path, index: DatasetIndex) -> tuple[Ch
             f"{index.label_map.describe()}; continue with the data it began with"
         )
     done = state["state"]
+    if "pictures" in state:  # earlier versions do not know them
+        changes = changes_in_words(state["pictures"], picture_digests(index.under(checkpoint.label_map)))
+        if changes and not accept_data:
+            raise UserError(
+                f"--resume {run}: {index.source} is not what the run learned from: {changes}; continue with the data "
+                f"it began with, or give --accept-data to go on with these from the start of an epoch"
+            )
+        if changes:
+            console.print(f"{index.source}: {changes}, which is accepted")
+            done["step"] = 0
     done_so_far = f"{counted(done['epoch'], 'whole epoch')} and {counted(done['step'], 'step')}"
     console.print(f"continuing {run} after {done_so_far}")
     return checkpoint, state

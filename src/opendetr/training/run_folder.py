@@ -1,11 +1,15 @@
 """The folder of a run: `config.toml`, `metrics.jsonl`, `last` and `best`, written and read here."""
 
 import json
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from opendetr.checkpoints.finite import require_finite, tensors_in
 from opendetr.checkpoints.native import Checkpoint, copy_checkpoint, save_checkpoint, write_metrics
@@ -21,7 +25,11 @@ from opendetr.files import (
     current_folder,
     read_json_lines,
     read_note,
+    remove_leftovers,
+    replacing_folder,
     require_folder,
+    sync,
+    tidy_folder,
     without_infinity,
     write_text,
 )
@@ -29,21 +37,98 @@ from opendetr.progress import warn
 from opendetr.recipes.recipe import load_recipe
 from opendetr.wording import counted
 
+LOCK = ".lock"  # held by the program that writes the folder
+WAITED = 10.0  # seconds for the lock: the loader processes of a program that was killed hold it for some seconds more
+EVALUATION = "evaluation.json"  # the latest one, as far as the page shows it: a resumed run goes on with it
+
 
 @dataclass
 class RunFolder:
     """`config.toml`, `metrics.jsonl`, `last` and `best` of a run, as they are written.
 
-    The order of writing keeps the folder valid if the program is killed at any moment: the log first (lines beyond
-    `last` are dropped when resuming), then `last`, then the figures of an evaluation, and `best` before its line in the
-    log.
+    The order of writing keeps the folder valid, and the run exact, if the program is killed at any moment: the log
+    first, then `last`, whose training state says how many lines of the log it knows and whether an evaluation is due;
+    then `config.toml`, and of an evaluation its page, the figures in `last`, `best`, and at the end its line in the
+    log. A resumed run forgets the lines that `last` does not know, and makes what is due and has no line.
     """
 
     path: Path
     is_written: bool = True  # by this process: of several only the first one writes
     history: list[dict[str, Any]] = field(default_factory=list)  # the lines of metrics.jsonl
     kept_ap: float = -1.0  # on val, of the `best` of a run that is continued, whose log may be lost; -1: unknown
+    continued: Path | None = None  # the run that is continued, perhaps in this folder
     _is_begun: bool = False  # whether the file holds our history, and only needs to grow
+    _config: str = ""  # what config.toml holds
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other programs from writing to the folder; if this one is killed, the folder is free.
+
+        Raises:
+            UserError: another program holds it, or it cannot be written.
+        """
+        if not self.is_written:
+            yield
+            return
+        with self._failures_are_said():
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path / LOCK)
+            try:
+                lock.acquire(timeout=WAITED)
+            except Timeout:
+                raise UserError(
+                    f"another training writes to {self.path} now: wait until it ends, or give another --output"
+                ) from None
+            except NotImplementedError:  # by file systems without locks
+                pass
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def begin(self, config: RunConfig) -> None:
+        """Make the folder ready: without what a killed program left, with the run that is continued, if any."""
+        if not self.is_written:
+            return
+        if self.continued != self.path and was_saved(self.path):  # since it was looked at, before the lock
+            raise UserError(f"another training has written to {self.path} meanwhile: give another --output")
+        with self._failures_are_said():
+            for folder in (self.path / "last", self.path / "best"):
+                tidy_folder(folder)
+            remove_leftovers(self.path)
+            log = self.path / "metrics.jsonl"
+            if self.history:
+                self._write_history()
+            else:
+                log.unlink(missing_ok=True)
+            if self.continued is not None and self.continued != self.path:
+                self._copy(self.continued)
+            self.write_config(config)
+
+    def _copy(self, run: Path) -> None:
+        """Take over the files of another run; `last` at the end, for a folder with it can be resumed."""
+        note = run / EVALUATION
+        if note.is_file():
+            shutil.copy2(note, self.path / EVALUATION)
+        best, last = (current_folder(run / name) for name in ("best", "last"))
+        if best.is_dir():
+            copy_checkpoint(best, self.path / "best")
+        with replacing_folder(self.path / "last", durable=True) as new:
+            shutil.copytree(last, new, dirs_exist_ok=True)
+
+    @contextmanager
+    def _failures_are_said(self) -> Iterator[None]:
+        """Turn a failure to write, such as a full disk, into one sentence, a UserError."""
+        try:
+            yield
+        except OSError as error:
+            kept = "nothing of the run was saved yet"
+            if was_saved(self.path):
+                kept = f"{self.path / 'last'} is as it was saved before"
+            raise UserError(
+                f"{error.filename or self.path} cannot be written ({error.strerror or error}): {kept}; make room, or "
+                f"let the folder be written, and continue with --resume {self.path}"
+            ) from None
 
     def log(self, line: Mapping[str, Any]) -> dict[str, Any]:
         """Add a line, and return it as written: with null for numbers that are not finite, which JSON cannot write."""
@@ -51,27 +136,47 @@ class RunFolder:
         if not self.is_written:
             return written
         self.history.append(written)
-        path = self.path / "metrics.jsonl"
-        if self._is_begun:
-            append_line(path, json.dumps(written))
-        else:
-            write_text(path, "".join(json.dumps(line) + "\n" for line in self.history))
-            self._is_begun = True
+        with self._failures_are_said():
+            if self._is_begun:
+                append_line(self.path / "metrics.jsonl", json.dumps(written))
+            else:
+                self._write_history()
         return written
 
-    def write_config(self, config: RunConfig) -> None:
-        """Write config.toml."""
-        if self.is_written:
-            write_text(self.path / "config.toml", config.to_toml())
+    def _write_history(self) -> None:
+        lines = "".join(json.dumps(line) + "\n" for line in self.history)
+        write_text(self.path / "metrics.jsonl", lines, durable=True)
+        self._is_begun = True
 
-    def read_history(self, folder: Path, until_epoch: float) -> None:
-        """Copy the log of another folder up to its `last`, and what is known of its `best`; says what is lost."""
+    def write_config(self, config: RunConfig) -> None:
+        """Write config.toml where it has changed."""
+        text = config.to_toml()
+        if self.is_written and text != self._config:
+            with self._failures_are_said():
+                write_text(self.path / "config.toml", text, durable=True)
+            self._config = text
+
+    def read_history(self, folder: Path, until_epoch: float, known_lines: int | None = None) -> None:
+        """Read what the `last` of a run knows of its log, and what is known of its `best`; says what is lost.
+
+        Args:
+            folder: of the run that is continued.
+            until_epoch: where its `last` is.
+            known_lines: of the log when `last` was written. After them only the evaluation of `last` counts. None is
+                unknown, as in runs of earlier versions.
+        """
+        self.continued = folder
         lines, damaged = _read_log(folder)
-        self.history = [line for line in lines if line["epoch"] <= until_epoch + 1e-4]
+        known = len(lines) if known_lines is None else known_lines
+        if known < len(lines) and lines[known]["kind"] == "val":
+            known += 1
+        self.history = [line for line in lines[:known] if line["epoch"] <= until_epoch + 1e-4]
         noted = read_note(current_folder(folder / "best") / "metrics.json").get("val")
         ap = noted.get("AP") if isinstance(noted, dict) else None
         self.kept_ap = float(ap) if isinstance(ap, int | float) else -1.0
         path = folder / "metrics.jsonl"
+        if known_lines is not None and len(lines) >= known_lines:
+            return  # a torn line after those that count is none that is lost
         if damaged or not path.exists():
             lost = f"{path} has {counted(damaged, 'damaged line')}" if damaged else f"{path} is gone"
             warn(
@@ -98,14 +203,21 @@ class RunFolder:
 
     def save_last(self, checkpoint: Checkpoint, training_state: dict[str, Any]) -> None:
         """Write the model, with what resuming needs."""
-        save_checkpoint(self.path / "last", replace(checkpoint, origin=self._origin(checkpoint)), training_state)
+        with self._failures_are_said():
+            if (log := self.path / "metrics.jsonl").is_file():
+                sync(log)  # `last` must not know lines that a loss of power takes away
+            known = {"log_lines": len(self.history)}
+            origin = self._origin(checkpoint)
+            save_checkpoint(self.path / "last", replace(checkpoint, origin=origin), training_state | known)
+        self.write_config(checkpoint.config)
 
     def record_evaluation(self, checkpoint: Checkpoint, metrics: CocoMetrics, when: Mapping[str, Any]) -> None:
         """Write the metrics of `last`, and copy it to `best` if no AP on val was higher before."""
         origin = replace(self._origin(checkpoint), val=metrics.to_json())
-        write_metrics(self.path / "last", origin)
-        if metrics.summary["AP"] >= self.best_ap:
-            copy_checkpoint(self.path / "last", self.path / "best")
+        with self._failures_are_said():
+            write_metrics(self.path / "last", origin)
+            if metrics.summary["AP"] >= self.best_ap:
+                copy_checkpoint(self.path / "last", self.path / "best")
         self.log({"kind": "val", **when, **{f"val_{name}": value for name, value in metrics.summary.items()}})
 
     def _origin(self, checkpoint: Checkpoint) -> Origin:
@@ -155,20 +267,29 @@ def summary_of(run: Path) -> dict[str, Any]:
 
 def read_config(run: Path) -> RunConfig:
     """The config of a run, with all values that were chosen at its start; UserError if it cannot be continued."""
-    folder = resumable_folder(run)
+    folder = run if is_unsaved(run) else resumable_folder(run)
     version = read_note(folder / "metrics.json").get("version")
     with newer_is_said(version, "continue with that version"):
         return load_recipe(str(folder / "config.toml"))
 
 
+def was_saved(run: Path) -> bool:
+    """Whether a run has a `last` with its training state."""
+    return (current_folder(run / "last") / "training.pt").is_file()
+
+
+def is_unsaved(run: Path) -> bool:
+    """Whether a folder is that of a run that was ended before it saved anything but its config: it can begin anew."""
+    models = (run, current_folder(run / "last"), current_folder(run / "best"))
+    return (run / "config.toml").is_file() and not any((folder / "model.safetensors").exists() for folder in models)
+
+
 def resumable_folder(run: Path) -> Path:
     """The `last` of a run; UserError if it cannot be continued."""
-    folder = current_folder(run / "last")
-    if not (folder / "training.pt").is_file():
-        raise UserError(
-            f"--resume {run}: {folder / 'training.pt'} does not exist; expected a run folder written by opendetr train"
-        )
-    return folder
+    if not was_saved(run):
+        path = run / "last" / "training.pt"
+        raise UserError(f"--resume {run}: {path} does not exist; expected a run folder written by opendetr train")
+    return current_folder(run / "last")
 
 
 def load_training_state(run: Path) -> Any:
@@ -192,11 +313,18 @@ def make_new_folder(folder: Path) -> Path:
 
 
 def require_free(output: Path | None, resume: Path | None) -> None:
-    """Check that the run folder can be written; UserError if it is a file, or holds another run than `resume`."""
+    """Check that the run folder can be written; UserError if it cannot, or holds another run than `resume`."""
     if output is None:
         return
     require_folder(output)
-    if resume != output and any((output / name).exists() for name in ("last", "best", "metrics.jsonl")):
+    there = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"--output {output}: {there} cannot be written; give a folder that can be")
+    if resume == output:
+        return
+    # a run that is continued elsewhere comes with its `last` last: killed before that, it may come again
+    names = ("last", "best", "metrics.jsonl") if resume is None else ("last",)
+    if any(current_folder(output / name).exists() for name in names):
         raise UserError(
             f"--output {output} holds a run already; give another folder, or continue it with --resume {output}"
         )

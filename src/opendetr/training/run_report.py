@@ -37,12 +37,11 @@ from opendetr.pages.boxed_pictures import Thumbnail
 from opendetr.pages.page import figure, page, paragraph
 from opendetr.progress import console, warn
 from opendetr.structures import Detections
-from opendetr.training.run_folder import RunFolder
+from opendetr.training.run_folder import EVALUATION, RunFolder
 from opendetr.wording import counted
 
 SHOWN, AUGMENTED = 24, 16  # held-out pictures; training pictures
 SECONDS = 3.0  # for reading each of the two: huge pictures make a shorter page, not a late one
-EVALUATION = "evaluation.json"  # the latest one, as far as the page shows it: a resumed run goes on with it
 
 T = TypeVar("T")
 

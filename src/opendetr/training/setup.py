@@ -14,7 +14,7 @@ from accelerate.utils import broadcast_object_list
 
 from opendetr.checkpoints.adapt import begin_with, freeze, labels_for
 from opendetr.checkpoints.imagenet import build_pretrained_model
-from opendetr.checkpoints.native import Checkpoint, copy_checkpoint
+from opendetr.checkpoints.native import Checkpoint
 from opendetr.checkpoints.origin import Origin
 from opendetr.config import RunConfig
 from opendetr.data.cache import build_cache
@@ -43,8 +43,8 @@ from opendetr.training.choices import ObjectSizes, fit_batch, fit_to_data, fit_t
 from opendetr.training.loop import Trainer
 from opendetr.training.plan import Goal, Plan
 from opendetr.training.processes import of_first_process
-from opendetr.training.resume import resumed_model
-from opendetr.training.run_folder import make_new_folder, require_free
+from opendetr.training.resume import resumed_model, seed_generators
+from opendetr.training.run_folder import is_unsaved, make_new_folder, require_free
 from opendetr.training.run_report import RunReport
 from opendetr.training.sizing import Sizing
 from opendetr.training.speed import Speed, expectations, fits_in_memory, look_at_speed, memory_problem
@@ -59,6 +59,7 @@ def prepare_training(
     *,
     trained: Checkpoint | None = None,
     fresh_minutes: bool = False,
+    accept_data: bool = False,
     goal: Goal | None = None,
     threads: Threads | None = None,
 ) -> Trainer:
@@ -68,8 +69,10 @@ def prepare_training(
         config: the resolved config.
         output: the run folder; must not hold another run. None makes one in `runs`, named like the data.
         started: `time.time()` when the time budget began.
-        resume: a run to continue, with the same config but for the length of the run and the machine.
+        resume: a run to continue, with the same config but for the length of the run and the machine; it begins anew
+            where it was ended before its first save.
         trained: the model that `config.train.init` names, to start from.
+        accept_data: the pictures and boxes of a run that is continued may have changed.
         fresh_minutes: the config's minutes are for this session, instead of the whole run.
         goal: ends the run before its minutes are over.
         threads: their number may change during training.
@@ -79,6 +82,9 @@ def prepare_training(
     """
     budget = config.train.minutes * 60
     require_free(output, resume)
+    if resume is not None and is_unsaved(resume):
+        console.print(f"{resume} was ended before anything was saved: the run begins anew")
+        resume = None
     train_index, val_index = read_splits(config, check_seconds=min(5.0, budget / 20) if budget else 5.0)
     if config.train.patience and val_index is None:
         raise UserError(
@@ -87,7 +93,7 @@ def prepare_training(
         )
     trainer = assemble(
         config, train_index, val_index, output, started, resume, trained=trained, fresh_minutes=fresh_minutes,
-        goal=goal, threads=threads,
+        accept_data=accept_data, goal=goal, threads=threads,
     )  # fmt: skip
     if trainer.accelerator.is_main_process:
         label_map = trainer.checkpoint.label_map
@@ -109,6 +115,7 @@ def assemble(
     *,
     trained: Checkpoint | None = None,
     fresh_minutes: bool = False,
+    accept_data: bool = False,
     goal: Goal | None = None,
     threads: Threads | None = None,
     objects: ObjectSizes | None = None,
@@ -135,7 +142,7 @@ def assemble(
     if resume is None:
         checkpoint, speed = new_model(config, train_index, accelerator.device, plan, trained, objects)
     else:
-        checkpoint, state = resumed_model(config, resume, train_index)
+        checkpoint, state = resumed_model(config, resume, train_index, accept_data=accept_data)
         model, config = on_device(checkpoint.model, config, accelerator.device)
         checkpoint = replace(checkpoint, model=model, config=config)
         speed = look_at_speed(checkpoint.config, checkpoint.model, accelerator.device, objects.in_a_picture)
@@ -152,14 +159,12 @@ def assemble(
     sizing = Sizing(objects, len(train_index), speed, is_open=open_size and budget > 0 and goal is None)
     trainer = Trainer(checkpoint, dataset, val_index, plan, accelerator, output, sizing, threads)
     plan.total_steps = config.train.epochs * trainer.pictures.steps_per_epoch
-    torch.manual_seed(config.train.seed + accelerator.process_index)  # other random numbers in each process
+    seed_generators(config.train.seed + accelerator.process_index)  # other random numbers in each process
     if state is not None and resume is not None:
         plan.spent, plan.began = state["spent"], state["began"]
         if budget:
             plan.total_seconds = plan.spent + budget if fresh_minutes else state["total_seconds"] or budget
         trainer.restore(state, resume)
-        if resume != output and (resume / "best").is_dir():
-            copy_checkpoint(resume / "best", output / "best")
     if (processes := accelerator.num_processes) > 1:
         pictures = config.train.batch_size * config.train.accumulate * processes
         console.print(f"{processes} processes: every step sees {pictures} pictures")

@@ -18,7 +18,7 @@ from opendetr.progress import console
 from opendetr.recipes.recipe import resolve_config
 from opendetr.threads import settle_threads
 from opendetr.training.ending import sum_up
-from opendetr.training.run_folder import read_config
+from opendetr.training.run_folder import is_unsaved, read_config
 from opendetr.training.setup import prepare_training
 
 
@@ -33,6 +33,8 @@ def run_training(
     started: float,
     threads: int | str | None,
     report: Path | None = None,
+    *,
+    accept_data: bool = False,
 ) -> Path:
     """Train, and print what the run is and what comes next.
 
@@ -50,6 +52,8 @@ def run_training(
     else:
         usual, begun_with = read_config(resume), "as before"
         config = usual.with_values(given, "the command line").with_overrides(overrides)
+        if config.train.init and is_unsaved(resume):  # the run begins anew
+            trained = load_checkpoint(config.train.init, without_head=config.train.new_head)
     if not config.data.root:
         raise UserError("--data is missing: give the folder of the data set to learn from")
     if report is not None:
@@ -58,7 +62,7 @@ def run_training(
     settled = settle_threads(threads, measure=config.train.minutes > 0, device=resolve_device(config.train.device).type)
     trainer = prepare_training(
         config, resume if output is None else output, started, resume, trained=trained,
-        fresh_minutes=bool(given.get("train.minutes")), threads=settled,
+        fresh_minutes=bool(given.get("train.minutes")), accept_data=accept_data, threads=settled,
     )  # fmt: skip
     run = trainer.folder.path
     asked = [*given, *(override.partition("=")[0].strip() for override in overrides)]

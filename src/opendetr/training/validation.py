@@ -13,7 +13,7 @@ from opendetr.engines.engine import TorchEngine
 from opendetr.errors import DivergedError
 from opendetr.evaluation.coco import CocoMetrics
 from opendetr.evaluation.runner import StoppedError, detect_split, metrics_of, say_broken
-from opendetr.progress import console, show_progress, warn
+from opendetr.progress import show_progress, warn
 from opendetr.structures import Detections
 from opendetr.training.diverging import diverged
 from opendetr.training.plan import Plan
@@ -56,10 +56,9 @@ class Validation:
         return not too_late
 
     def measure(self, checkpoint: Checkpoint, when: Mapping[str, Any]) -> Evaluation | None:
-        """Evaluate a model, every process its share of the pictures; the best so far becomes `best`.
+        """Evaluate a model, every process its share of the pictures.
 
-        `when` is the place in the run: `step`, and other figures for its line in the log. Returns None where
-        there was no time to finish.
+        `when` is the place in the run, with its `step`. Returns None where there was no time to finish.
         """
         begun, rank, world = time.time(), self.accelerator.process_index, self.accelerator.num_processes
         overtime = min(10.0, 0.03 * (self.plan.total_seconds or 0))
@@ -89,7 +88,4 @@ class Validation:
         metrics = metrics_of(self.index, detections)
         self.plan.record_evaluation(time.time() - begun)
         self.step, self.ap50 = when["step"], metrics.summary["AP50"]
-        if self.accelerator.is_main_process:
-            self.folder.record_evaluation(checkpoint, metrics, when)
-            console.print(f"    on val: AP {metrics.summary['AP']:.3f}  AP50 {metrics.summary['AP50']:.3f}")
         return Evaluation(metrics, detections)

@@ -1,0 +1,113 @@
+"""What a run leaves when it is killed, when the disk is full, and when another run writes to the same folder."""
+
+import errno
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from filelock import FileLock
+from tiny import TINY
+
+from opendetr import api, files
+from opendetr.checkpoints import native
+from opendetr.checkpoints.native import load_folder
+from opendetr.errors import UserError
+from opendetr.training import run_folder
+from opendetr.training.run_folder import LOCK, RunFolder, load_training_state
+
+KILLS = Path(__file__).parents[2] / "benchmarks" / "kills.py"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="forks")
+def test_a_run_that_is_killed_and_resumed_is_the_run_that_was_not_killed():
+    """Six kills, where most could be lost: weights, log, AP and the choice of the best are equal to the last bit."""
+    command = [sys.executable, str(KILLS), "--only", "paper", "--six"]
+    found = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert "| paper | 6 | 6 |" in found.stdout
+
+
+STATE = {"state": {"epoch": 1}, "weights": torch.arange(1000.0)}
+
+
+def test_a_disk_that_is_full_at_any_write_of_a_save_never_costs_the_save_before(tiny_run, tmp_path, monkeypatch):
+    checkpoint, folder = load_folder(tiny_run), RunFolder(tmp_path)
+    folder.save_last(checkpoint, STATE)
+    newer, left = replace(checkpoint, origin=replace(checkpoint.origin, data="newer")), [0]
+
+    def failing(work):
+        def act(*arguments, **options):
+            left[0] -= 1
+            if left[0] == -1:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "the file")
+            return work(*arguments, **options)
+
+        return act
+
+    class FullFile(files.io.FileIO):
+        write = failing(files.io.FileIO.write)
+
+    monkeypatch.setattr(files.io, "FileIO", FullFile)
+    for name in ("write_bytes", "replace", "mkdir", "chmod"):
+        monkeypatch.setattr(Path, name, failing(getattr(Path, name)))
+    monkeypatch.setattr(os, "fsync", failing(os.fsync))
+    for at in range(1000):
+        left[0] = at
+        try:
+            folder.save_last(newer, STATE)
+        except UserError as error:
+            said = str(error)
+        else:
+            break
+        assert re.search(rf"cannot be written \(No space left on device\): {tmp_path}/last is as it was saved", said)
+        left[0] = 1000
+        files.tidy_folder(tmp_path / "last")  # as the next session does first
+        # After the second rename only the folder's own entry is missing on the disk: the new one is there, and whole.
+        assert load_folder(tmp_path / "last").origin.data in (checkpoint.origin.data, "newer")
+        assert torch.equal(torch.load(tmp_path / "last" / "training.pt")["weights"], STATE["weights"])
+    assert 20 < at < 1000
+    assert load_folder(tmp_path / "last").origin.data == "newer"
+
+
+def test_a_library_says_what_the_disk_says(tmp_path, monkeypatch):
+    """PyTorch itself says: unexpected pos 64 vs 0."""
+
+    class FullFile(files.io.FileIO):
+        def write(self, content):
+            raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    monkeypatch.setattr(files.io, "FileIO", FullFile)
+    with pytest.raises(OSError, match="Disk quota exceeded"), native.open_for_library(tmp_path / "x.pt") as file:
+        torch.save(torch.zeros(100_000), file)
+
+
+def test_two_runs_into_one_folder(digits, tiny_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(run_folder, "WAITED", 0.0)
+    lock = FileLock(tmp_path / LOCK)
+    with lock, pytest.raises(UserError, match=f"another training writes to {tmp_path} now"):
+        api.train(digits, **TINY, epochs=1, output=tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {LOCK}
+
+
+def test_a_run_that_another_one_has_saved_while_this_one_waited_is_not_overwritten(tiny_run):
+    with pytest.raises(UserError, match=f"another training has written to {tiny_run} meanwhile"):
+        RunFolder(tiny_run).begin(load_folder(tiny_run).config)
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_anything_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(UserError, match=rf"--output {tmp_path}/run: {tmp_path} cannot be written"):
+        api.train(tmp_path / "no data", output=tmp_path / "run", epochs=1, recipe="paper", preset="detr-tiny")
+
+
+def test_a_run_that_goes_on_elsewhere_takes_everything_along(digits, tiny_run, tmp_path):
+    api.train(resume=tiny_run, output=tmp_path / "more", epochs=3)
+    assert load_training_state(tmp_path / "more")["state"]["epoch"] == 3
+    log = [(run / "metrics.jsonl").read_text().splitlines() for run in (tiny_run, tmp_path / "more")]
+    assert log[1][: len(log[0])] == log[0]
+    assert load_training_state(tiny_run)["state"]["epoch"] == 2
