@@ -164,5 +164,5 @@ def test_the_hardest_pictures_come_first_and_those_that_cannot_be_read_are_said_
     assert capsys.readouterr().out.count("report.html lacks 1 picture") == 1
     report.write(PREPROCESSING)
     text = (tmp_path / "report.html").read_text()
-    assert "The 3 hardest held-out pictures" in text
+    assert "The 3 hardest held-out pictures, then others: truth beside found" in text
     assert text.index("held-out-2") < text.index("held-out-4") < text.index("held-out-0")

@@ -166,7 +166,8 @@ class RunReport:
     def _title_of_pictures(self) -> str:
         """What the held-out pictures are: the hardest first, once some are known."""
         hard = len(self.metrics.analysis.hardest) if self.metrics else 0
-        return f"The {counted(hard, 'hardest held-out picture')}" if hard > 1 else "Held-out pictures"
+        others = ", then others" if hard < len(self.pictures) else ""
+        return f"The {counted(hard, 'hardest held-out picture')}{others}" if hard > 1 else "Held-out pictures"
 
     def _summary(self) -> str:
         """Where the run is, and the AP so far."""
