@@ -11,8 +11,9 @@ import torch
 
 from opendetr.errors import UserError
 from opendetr.files import write_json
+from opendetr.training.free_folder import make_new_folder
 from opendetr.training.resume import require_state
-from opendetr.training.run_folder import RunFolder, make_new_folder, read_metrics
+from opendetr.training.run_folder import RunFolder, read_metrics
 
 
 def val(step: int, ap: float) -> dict:

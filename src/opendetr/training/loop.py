@@ -110,8 +110,8 @@ class Trainer:
                 self.train_epoch()
                 evaluate, ends = self.evaluation_is_due(), self.finished()
                 if evaluate or ends or of_first(self.accelerator, self.plan.may_save()):
-                    stopped_within = self.state.step > 0 and self.plan.interrupted()
-                    self.state.evaluation_due = evaluate or (ends and not stopped_within)
+                    whole = self.state.step == 0 and self.plan.total_seconds is None  # minutes pay for no second one
+                    self.state.evaluation_due = evaluate or (ends and whole)
                     self.save()
                 if evaluate:
                     self.measure()

@@ -1,10 +1,11 @@
 """Values that the processes of a run share. With one process there is no communication."""
 
+import gc
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 
 T = TypeVar("T")
@@ -40,3 +41,13 @@ def of_first_process(accelerator: Accelerator, work: Callable[[], T]) -> T:
     found: list[T | None] = [work() if accelerator.is_main_process else None]
     result: T = broadcast_object_list(found)[0]
     return result
+
+
+def leave_processes() -> None:
+    """End the process group while Python still runs.
+
+    Its threads free tensors; one that does so while the interpreter ends is killed and takes the process with it
+    ("terminate called without an active exception").
+    """
+    gc.collect()  # a trainer is part of reference cycles, and its model keeps the group
+    PartialState().destroy_process_group()

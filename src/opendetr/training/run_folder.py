@@ -1,10 +1,9 @@
 """The folder of a run: `config.toml`, `metrics.jsonl`, `last` and `best`, written and read here."""
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,6 @@ from opendetr.files import (
     read_note,
     remove_leftovers,
     replacing_folder,
-    require_folder,
     sync,
     tidy_folder,
     without_infinity,
@@ -300,31 +298,3 @@ def load_training_state(run: Path) -> Any:
         require_stored(tensors_in(state), str(path))
         require_finite(tensors_in(state), str(path))
     return state
-
-
-def make_new_folder(folder: Path) -> Path:
-    """Make the folder, or the first of FOLDER-2, FOLDER-3, ... that does not exist: no two programs get the same."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    for candidate in (folder, *(folder.with_name(f"{folder.name}-{number}") for number in range(2, 10_000))):
-        with suppress(FileExistsError):
-            candidate.mkdir()
-            return candidate
-    raise UserError(f"{folder} and the 9,998 folders after it exist; give --output")
-
-
-def require_free(output: Path | None, resume: Path | None) -> None:
-    """Check that the run folder can be written; UserError if it cannot, or holds another run than `resume`."""
-    if output is None:
-        return
-    require_folder(output)
-    there = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"--output {output}: {there} cannot be written; give a folder that can be")
-    if resume == output:
-        return
-    # a run that is continued elsewhere comes with its `last` last: killed before that, it may come again
-    names = ("last", "best", "metrics.jsonl") if resume is None else ("last",)
-    if any(current_folder(output / name).exists() for name in names):
-        raise UserError(
-            f"--output {output} holds a run already; give another folder, or continue it with --resume {output}"
-        )

@@ -1,7 +1,6 @@
 """From a config to a Trainer that is ready to run: reads the data, finds the weights, prints warnings."""
 
 import atexit
-import gc
 import os
 import time
 from dataclasses import replace
@@ -40,11 +39,12 @@ from opendetr.model.precision import fit_precision
 from opendetr.progress import console, warn
 from opendetr.threads import Threads
 from opendetr.training.choices import ObjectSizes, fit_batch, fit_to_data, fit_to_time, measure_objects
+from opendetr.training.free_folder import make_new_folder, require_free
 from opendetr.training.loop import Trainer
 from opendetr.training.plan import Goal, Plan
-from opendetr.training.processes import of_first_process
+from opendetr.training.processes import leave_processes, of_first_process
 from opendetr.training.resume import resumed_model, seed_generators
-from opendetr.training.run_folder import is_unsaved, make_new_folder, require_free
+from opendetr.training.run_folder import is_unsaved
 from opendetr.training.run_report import RunReport
 from opendetr.training.sizing import Sizing
 from opendetr.training.speed import Speed, expectations, fits_in_memory, look_at_speed, memory_problem
@@ -186,16 +186,6 @@ def say_what_to_expect(trainer: Trainer) -> None:
             warn(shortness)
     if problem := memory_problem(trainer.config, objects, speed, trainer.checkpoint.model):
         warn(problem)
-
-
-def leave_processes() -> None:
-    """End the process group while Python still runs.
-
-    Its threads free tensors; one that does so while the interpreter ends is killed and takes the process with it
-    ("terminate called without an active exception").
-    """
-    gc.collect()  # a trainer is part of reference cycles, and its model keeps the group
-    PartialState().destroy_process_group()
 
 
 def read_splits(config: RunConfig, check_seconds: float) -> tuple[DatasetIndex, DatasetIndex | None]:
