@@ -13,7 +13,8 @@ from PIL import Image
 import opendetr as package
 from opendetr import api
 from opendetr.checkpoints.download import RELEASES
-from opendetr.checkpoints.facts import is_architecture
+from opendetr.checkpoints.facts import architecture_named, is_architecture
+from opendetr.checkpoints.families import PREPROCESSING
 from opendetr.checkpoints.native import load_folder
 from opendetr.cli import main
 from opendetr.config import LossConfig
@@ -248,6 +249,10 @@ def test_info_tells_what_a_name_stands_for_without_a_download(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     (tmp_path / "fast").mkdir()  # a path comes before a name
     assert not is_architecture("fast")
+
+
+def test_the_preprocessing_of_a_release_is_told_before_its_download():
+    assert architecture_named("detr-r50").preprocessing == PREPROCESSING
 
 
 def test_val_refuses_a_category_the_model_does_not_know(tiny_run, digits, tmp_path):

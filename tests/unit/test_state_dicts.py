@@ -2,10 +2,15 @@
 
 import argparse
 import collections
+import decimal
+import fractions
 import json
 import os
 import pathlib
+import random
+import re
 import sys
+import time
 import types
 
 import numpy as np
@@ -243,6 +248,19 @@ def test_plain_things_beside_weights_are_read_or_stood_for(tmp_path):
         assert [type(read[name]) for name in ("lr", "epochs", "aux_loss")] == [float, int, bool]
         assert (str(read["output_dir"]), read["history"], read["recent"]) == ("runs", {"loss": [1.0]}, [1, 2])
         assert all(isinstance(read[name], NotRead) for name in ("array", "mine"))
+
+
+def test_plain_values_of_python_are_no_code(tmp_path):
+    """A namespace is read; of the others nothing is kept."""
+    kept = types.SimpleNamespace(
+        lr=0.1, steps=range(3), rest=..., pattern=re.compile("a", re.IGNORECASE), flag=re.IGNORECASE,
+        begun=time.gmtime(0), share=fractions.Fraction(1, 3), price=decimal.Decimal("0.1"), draws=random.Random(0),
+    )  # fmt: skip
+    for zipped in (True, False):
+        torch.save({"model": OFFICIAL, "args": kept}, tmp_path / "x.pth", _use_new_zipfile_serialization=zipped)
+        read = vars(read_pickle(tmp_path / "x.pth", "weights")["args"])
+        assert read.keys() == vars(kept).keys()
+        assert read["lr"] == 0.1
 
 
 @pytest.mark.parametrize("zipped", [True, False])

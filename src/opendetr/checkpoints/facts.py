@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from opendetr.checkpoints.download import RELEASES, cached_release
+from opendetr.checkpoints.families import assumed_preprocessing
 from opendetr.checkpoints.native import Checkpoint
 from opendetr.checkpoints.official import labels_of
 from opendetr.checkpoints.origin import Origin
@@ -75,6 +76,8 @@ def architecture_named(name: str) -> Checkpoint:
     mean, std = normalisation(built.backbone.body)
     data = config.data
     preprocessing = Preprocessing(data.image_size, data.max_size, mean, std, data.multiple_of)
+    if name in RELEASES:  # as its file is read
+        preprocessing, _ = assumed_preprocessing(model, of_transformers=False)
     return Checkpoint(built, config, labels, preprocessing, Origin(read=remarks), Path(name))
 
 

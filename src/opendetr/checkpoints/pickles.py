@@ -26,10 +26,13 @@ HARMLESS_MODULES = {
     "__main__", "argparse", "collections", "dataclasses", "datetime", "decimal", "enum", "functools", "pathlib",
     "typing", "uuid",
 }  # fmt: skip
-PLAIN = {"_codecs.encode"} | {  # which torch reads, or which are a part of a plain value
+PLAIN = {  # which torch reads, or which are a part of a plain value
+    "_codecs.encode", "types.SimpleNamespace", "re._compile", "re.Pattern", "re.RegexFlag", "time.struct_time",
+    "fractions.Fraction", "random.Random",
+} | {
     f"builtins.{name}" for name in (
-        "bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "object", "set", "slice",
-        "str", "tuple",
+        "Ellipsis", "NotImplemented", "bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int",
+        "list", "object", "range", "set", "slice", "str", "tuple",
     )
 }  # fmt: skip
 NAMED = {  # whose files hold objects instead of a state dict
@@ -87,7 +90,7 @@ def _number(kind: Any = None, content: Any = b"") -> Any:
 
 STAND_INS = HARMLESS | {
     "numpy._core.multiarray.scalar": _number, "numpy.core.multiarray.scalar": _number, "numpy.dtype": _NumberType,
-    "collections.defaultdict": _Dictionary, "collections.deque": _List,
+    "types.SimpleNamespace": argparse.Namespace, "collections.defaultdict": _Dictionary, "collections.deque": _List,
     "pytorch_lightning.utilities.parsing.AttributeDict": _Dictionary,
     "lightning_fabric.utilities.data.AttributeDict": _Dictionary,
     "lightning.fabric.utilities.data.AttributeDict": _Dictionary,
@@ -167,7 +170,8 @@ def _names_of(file: BinaryIO | Any) -> Iterator[str]:
     texts: list[str] = []
     for operation, value, _ in pickletools.genops(file):
         if operation.name in ("GLOBAL", "INST"):
-            yield str(value).replace("__builtin__ ", "builtins ").replace(" ", ".")
+            name = str(value).replace("__builtin__ ", "builtins ").replace(" ", ".")
+            yield name.replace("builtins.xrange", "builtins.range")  # as old protocols call it
         elif operation.name == "STACK_GLOBAL":  # from protocol 4 on a name lies on the stack as two texts
             yield ".".join(texts[-2:])
         elif isinstance(value, str):

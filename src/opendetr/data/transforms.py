@@ -1,5 +1,7 @@
 """From a picture and its boxes to the tensors of the model: torchvision transforms v2 on tv_tensors.
 
+The file is long because the preprocessing that is stored with a model stands beside the transforms it describes.
+
 Between transforms a sample is `(tv_tensors.Image, {"boxes": tv_tensors.BoundingBoxes, "labels": Tensor})`.
 """
 
