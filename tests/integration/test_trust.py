@@ -360,6 +360,7 @@ def test_small_powers_and_numbers_are_sizes(text):
         "Pow(Integer(9), Mul(Integer(9), Integer(9)))", "PowByNatural(9, 100)", "FloatPow(9, Pow(9, 9))", "9" * 20,
         "Float('1e9999', precision=53)", "Float('1.0', precision=999999999)", "Rational('1e99999999')",
         "1 << 999999999", "round(1, -999999999)", "[1]*999999999", "(1, 2)*999999999", "1 +",
+        "('a')*999999999", "max('a', 'b')*999999999", "L['x'].size()*999999999",
     ],
 )  # fmt: skip
 def test_sizes_that_take_for_ever_are_none(text):

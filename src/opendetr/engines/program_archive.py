@@ -44,7 +44,7 @@ NUMBER = r"(?<!\d)\d{1,19}(\.\d{1,19})?(?!\d)"
 # A size or a guard is made of these tokens, of which no other name can be made.
 TOKEN = re.compile(
     rf"\b({FUNCTIONS}|{WORDS})\b|L\['\w+'\]|'([A-Za-z_]\w*|-?{NUMBER}(e[+-]?\d{{1,3}})?)'|"
-    rf"\.(size|stride|storage_offset)\(\)|{NUMBER}|[-+*/%()<>=!,\[\] ]"
+    rf"\.((size|stride)\(\)(?=\[)|storage_offset\(\))|{NUMBER}|[-+*/%()<>=!,\[\] ]"
 )
 SYNTAX = (  # no shifts, no tuples and lists, which could be repeated
     ast.Expression, ast.BoolOp, ast.BinOp, ast.UnaryOp, ast.Compare, ast.Call, ast.keyword, ast.Attribute,
@@ -52,6 +52,7 @@ SYNTAX = (  # no shifts, no tuples and lists, which could be repeated
     ast.Div, ast.FloorDiv, ast.Mod, ast.Pow,
 )  # fmt: skip
 POWERS = ("Pow", "PowByNatural", "FloatPow", "RoundDecimal", "round")  # functions whose second argument is an exponent
+NAMING = ("Symbol", "Integer", "Rational", "Float")  # functions of texts
 HIGHEST_POWER = 10_000  # the product of all exponents of an expression
 MOST_BITS = 1_000  # the precision of a number
 METADATA = re.compile(r"[\w.,;:@<>\[\] -]*")  # from which modules an operation comes
@@ -169,8 +170,12 @@ def _is_expression(text: str) -> bool:
     exponents += [call.args[1] for name, call in calls if name in POWERS and len(call.args) > 1]
     bits = [pair.value for _, call in calls for pair in call.keywords if pair.arg == "precision"]
     powers = [_literal(node) for node in exponents]
+    named = {id(inner) for name, call in calls if name in NAMING for inner in call.args}
+    named |= {id(node.slice) for node in nodes if isinstance(node, ast.Subscript)}
+    texts = [node for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
     return (
         all(isinstance(node, SYNTAX) for node in nodes)
+        and all(id(text) in named for text in texts)  # any other could be repeated
         and all(value <= 99 for value in powers)
         and math.prod(max(value, 1) for value in powers) <= HIGHEST_POWER
         and all(_literal(node) <= MOST_BITS for node in bits)
