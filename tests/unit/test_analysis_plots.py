@@ -12,7 +12,8 @@ from opendetr.evaluation.analysis_plots import calibration_plot, confusion_plot,
 from opendetr.evaluation.coco import FoundArrays
 
 
-def test_the_folder_has_the_page_the_numbers_and_every_figure(tmp_path):
+def test_the_folder_has_the_page_the_numbers_and_every_figure(tmp_path, monkeypatch):
+    monkeypatch.setattr("opendetr._matplotlib.DPI", 150)  # in other tests figures are small
     metrics = analyse(*random_case(0))
     path = write_evaluation(metrics, tmp_path / "found", "12 pictures of the split test.")
     assert sorted(file.name for file in path.parent.iterdir()) == [
