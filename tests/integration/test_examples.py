@@ -10,7 +10,7 @@ from tiny import TINY
 
 from opendetr import api
 from opendetr.checkpoints.loading import load_checkpoint
-from opendetr.checkpoints.official import read_pth
+from opendetr.checkpoints.pickles import read_pickle
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -43,7 +43,9 @@ def test_models_of_others_go_in_and_out(run_example, digits, tmp_path, capsys):
     run_example("detect.py", tmp_path / "official" / "checkpoint.pth", *pictures)
     run_example("detect.py", tmp_path / "hf", *pictures)
     run_example("finetune.py", tmp_path / "hf", digits, tmp_path / "tuned", 1)
-    first, again = (read_pth(tmp_path / name / "checkpoint.pth")[0] for name in ("official", "again"))
+    first, again = (
+        read_pickle(tmp_path / name / "checkpoint.pth", "weights")["model"] for name in ("official", "again")
+    )
     assert first.keys() == again.keys()
     assert all(torch.equal(tensor, again[name]) for name, tensor in first.items())
     assert load_checkpoint(tmp_path / "tuned").label_map.names == tuple("0123456789")

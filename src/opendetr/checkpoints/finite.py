@@ -29,6 +29,11 @@ def require_finite(
         )
 
 
+def not_finite(state: Mapping[str, Tensor]) -> list[str]:
+    """The names of the tensors of a model that hold NaN or infinite values."""
+    return [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
+
+
 def _is_finite(tensor: Tensor, name: str, source: str) -> bool:
     try:
         return bool(torch.isfinite(tensor).all())

@@ -119,18 +119,6 @@ def save_official(checkpoint: Checkpoint, folder: Path) -> Path:
     return folder / OFFICIAL_FILE
 
 
-def read_pth(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
-    """The weights of a file, and the arguments of the official code stored beside them ({} where none are).
-
-    Only tensors, `argparse.Namespace` and paths are unpickled: code in the file never runs.
-
-    Raises:
-        UserError: the file is damaged, or contains something else or code.
-    """
-    found = find_weights(read_weight_file(path, "a checkpoint of a DETR"), str(path))
-    return found.state, found.arguments
-
-
 def architecture(
     state: Mapping[str, Tensor],
     arguments: Mapping[str, Any],
@@ -206,12 +194,12 @@ def backbone_of(state: Mapping[str, Tensor]) -> str:
     found = {tuple(map(int, match.groups())) for name in state if (match := re.match(rf"{prefix}(\d)\.(\d+)\.", name))}
     blocks = tuple(1 + max((block for stage, block in found if stage == number), default=-1) for number in range(1, 5))
     kind = "bottleneck" if f"{prefix}1.0.conv3.weight" in state else "basic"
-    for depth, layout in RESNETS.items():
-        if layout == (blocks, kind) and not backbone_by_names(state, "backbone.0.body."):
-            return f"resnet{depth}.tv_in1k"
     known = "expected a ResNet of 18, 34, 50, 101 or 152 layers"
     if other := backbone_by_names(state, "backbone.0.body."):
         raise UserError(f"the checkpoint's backbone is of another kind, {other}; {known}")
+    for depth, layout in RESNETS.items():
+        if layout == (blocks, kind):
+            return f"resnet{depth}.tv_in1k"
     raise UserError(f"the checkpoint's backbone has stages of {blocks} blocks; {known}")
 
 

@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from opendetr.checkpoints.adapt import freeze, train_mode
+from opendetr.checkpoints.finite import not_finite
 from opendetr.checkpoints.pickles import read_pickle
 from opendetr.checkpoints.weights import damage_is_said
 from opendetr.config import RunConfig
@@ -118,14 +119,14 @@ def _repeat(
     criterion = build_criterion(config.loss, config.model.num_queries, model.scoring)
     step = TrainingStep(model, optimizer, criterion, accelerator, config, model.num_classes)
     train_mode(model)
-    wrong = [name for name, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()]
+    wrong = not_finite(model.state_dict())
     before = random_state()
     restore_random_state(random)
     with _watching(model) as seen:
         figures = step.add_gradients(micro_batches)
     restore_random_state(before)
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    bad = {name.rpartition(".")[0] for name, gradient in gradients.items() if not torch.isfinite(gradient).all()}
+    bad = {name.rpartition(".")[0] for name in not_finite(gradients)}
     where, module = "", ""
     if wrong:
         where, module = "weights", wrong[0]

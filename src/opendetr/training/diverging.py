@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from opendetr.checkpoints.finite import not_finite
 from opendetr.config import RunConfig
 from opendetr.data.loader import DetectionDataset
 from opendetr.training.resume import random_state, restore_random_state
@@ -16,9 +17,8 @@ MOST_CAPTURES = 3  # steps that are kept in a run folder: each holds all weights
 @torch.no_grad()
 def what_is_not_finite(model: nn.Module, dataset: DetectionDataset, device: torch.device) -> str:
     """What of a model is not finite, in words: its weights, or its answers to the first picture; empty if all is."""
-    for name, tensor in model.state_dict().items():
-        if not torch.isfinite(tensor).all():
-            return f"the weights of {name} are not finite"
+    if wrong := not_finite(model.state_dict()):
+        return f"the weights of {wrong[0]} are not finite"
     modes, random = [(module, module.training) for module in model.modules()], random_state()
     image = dataset[0][0].to(device)
     output = model.eval()(image[None], None)

@@ -427,11 +427,11 @@ class Trainer:
         if self.state.step and before != now:
             console.print(f"An epoch has {now} steps now, it had {before}: the unfinished epoch starts again.")
             self.state.step = 0
-        with damage_is_said(run / "last" / "training.pt"):
+        path = run / "last" / "training.pt"
+        with damage_is_said(path):
             if training_state["weights"] is not None:  # `last` holds the average of these
                 self.accelerator.unwrap_model(self.model).load_state_dict(training_state["weights"])
-        restore_optimizer(self.optimizer, training_state["optimizer"], str(run / "last" / "training.pt"))
-        states = [training_state, *training_state.get("other_processes", ())]
-        if self.accelerator.num_processes == len(states):  # others would draw differently all the same
-            with damage_is_said(run / "last" / "training.pt"):
+            restore_optimizer(self.optimizer, training_state["optimizer"], str(path))
+            states = [training_state, *training_state.get("other_processes", ())]
+            if self.accelerator.num_processes == len(states):  # others would draw differently all the same
                 restore_random_state(states[self.accelerator.process_index])
