@@ -50,7 +50,7 @@ SIX = (  # an operation, which of those alike, and where
 )
 FAST = {
     "epochs": 2, "batch_size": 2, "workers": 0, "device": "cpu", "backbone": "test_resnet", "backbone_weights": "none",
-    "image_size": 64, "precision": "fp32", "threads": 1,
+    "image_size": 64, "precision": "fp32", "threads": 1, "keep": 1,
     "overrides": ("model.embed_dim=32", "model.feedforward_dim=64", "loss.denoising_queries=16", "train.lr=1e-3"),
 }  # fmt: skip
 PAPER = {
@@ -317,7 +317,8 @@ def contents(run: Path) -> dict[str, Any]:
         found[name] = {k: v for k, v in values.items() if k != "created"} if isinstance(values, dict) else None
     for name in ("config.toml", "last/config.toml", "best/config.toml"):
         found[name] = (run / name).read_text() if (run / name).exists() else None
-    for name in ("last", "best"):
+    kept = [f"checkpoints/{path.name}" for path in (run / "checkpoints").glob("*")]
+    for name in ("last", "best", *sorted(kept)):
         path = run / name / "model.safetensors"
         found[f"{name}/model.safetensors"] = path.read_bytes() if path.exists() else None
     state = torch.load(run / "last" / "training.pt", weights_only=True)

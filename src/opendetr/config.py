@@ -27,6 +27,7 @@ LIMITS = {
     "class_weight": 10**6, "l1_weight": 10**6, "giou_weight": 10**6, "no_object_weight": 10**6, "class_cost": 10**6,
     "l1_cost": 10**6, "giou_cost": 10**6, "iou_power": 100, "proposal_repeats": 1_000, "denoising_queries": 100_000,
     "epochs": 10**8, "patience": 10**8, "batch_size": 10**6, "accumulate": 10**6, "minutes": 10**8, "workers": 10_000,
+    "keep": 10_000,
 }  # fmt: skip
 MOST_WEIGHTS = 4 * 10**9  # of a transformer: 16 GB
 
@@ -293,6 +294,7 @@ class TrainConfig:
     )
     device: Annotated[str, "auto, cpu, cuda or mps"] = "auto"
     save_every: Annotated[float, "minutes after which `last` is written within an epoch too"] = 5.0
+    keep: Annotated[int, "models of so many finished epochs stay in `checkpoints`, evenly spread; 0 keeps none"] = 0
 
     def __post_init__(self) -> None:
         _require_possible(self)
@@ -308,6 +310,7 @@ class TrainConfig:
             "weight_decay",
             "clip_norm",
             "save_every",
+            "keep",
         )
         _require(self, "lr_drop", 0 < self.lr_drop <= 1, "above 0 and at most 1 (a fraction of the run)")
         for name in ("warmup", "ema", "small_first"):

@@ -1,6 +1,7 @@
 """Trainings whose numbers stop being finite: no such weights are written, and the step can be repeated."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from opendetr import api
 from opendetr.checkpoints.native import load_folder
 from opendetr.cli import main
 from opendetr.errors import DivergedError
+from opendetr.training import validation
 from opendetr.training.step import TrainingStep
 
 TINY = {
@@ -78,6 +80,33 @@ def test_weights_that_are_not_finite_or_answer_so_are_never_written(digits, tmp_
         api.train(digits, **TINY, epochs=3, output=tmp_path / "run", overrides=[f"train.lr={lr}"])
     assert not (tmp_path / "run" / "last").exists()
     assert not (tmp_path / "run" / "best").exists()
+
+
+@pytest.mark.parametrize("epochs_before", [0, 1])
+def test_weights_that_answer_so_on_val_only_are_not_kept(digits, tmp_path, monkeypatch, epochs_before):
+    """They are saved before they are measured; then the save before them returns, or none is left."""
+    run = tmp_path / "run"
+    options = {"resume": run} if epochs_before else {"data": digits, "output": run, **TINY}
+    kept = {}
+    if epochs_before:
+        api.train(digits, **TINY, epochs=1, output=run)
+        kept = {path: path.read_bytes() for path in (run / "last").iterdir()}
+    real = validation.detect_split
+
+    def answers(*arguments, **named):
+        for position, found in real(*arguments, **named):
+            yield position, replace(found, scores=found.scores * float("nan"))
+
+    monkeypatch.setattr(validation, "detect_split", answers)
+    left = "best and last" if epochs_before else "no weights were written"
+    with pytest.raises(DivergedError, match=f"the answers on val are not finite.*{left}"):
+        api.train(**options, epochs=epochs_before + 1)
+    found = {path: path.read_bytes() for path in (run / "last").glob("*")}
+    assert found == kept
+    assert not (run / ".previous").exists()
+    monkeypatch.undo()
+    if kept:
+        assert len(api.train(resume=run, epochs=2).parts) > 1
 
 
 def test_a_step_is_repeated_exactly(digits, tmp_path, infinite_gradient, monkeypatch, capsys):

@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,7 +19,8 @@ from opendetr.checkpoints import native
 from opendetr.checkpoints.native import load_folder
 from opendetr.errors import UserError
 from opendetr.training import run_folder
-from opendetr.training.run_folder import LOCK, RunFolder, load_training_state
+from opendetr.training.run_folder import LOCK, RunFolder, kept_epochs, load_training_state
+from opendetr.training.setup import prepare_training
 
 KILLS = Path(__file__).parents[2] / "benchmarks" / "kills.py"
 
@@ -97,6 +99,38 @@ def test_two_runs_into_one_folder(digits, tiny_run, tmp_path, monkeypatch):
 def test_a_run_that_another_one_has_saved_while_this_one_waited_is_not_overwritten(tiny_run):
     with pytest.raises(UserError, match=f"another training has written to {tiny_run} meanwhile"):
         RunFolder(tiny_run).begin(load_folder(tiny_run).config)
+
+
+def test_a_run_that_another_one_has_continued_meanwhile_is_not_overwritten(tiny_run, tmp_path):
+    """Its `last` is no longer the one that was read: both would count the same epochs."""
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    trainer = prepare_training(load_folder(run).config, run, 0.0, resume=run)
+    RunFolder(run).save_last(load_folder(run), load_training_state(run))
+    with pytest.raises(UserError, match=f"another training has continued {run} meanwhile: repeat this command"):
+        trainer.fit()
+
+
+def test_models_of_some_epochs_are_kept_evenly_spread(digits, tmp_path):
+    """Also over a resume, and where the run goes on in another folder."""
+    run, more = tmp_path / "run", tmp_path / "more"
+    api.train(digits, **TINY, epochs=2, keep=2, output=run)
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["epoch-0001", "epoch-0002"]
+    of_second = load_folder(run / "checkpoints" / "epoch-0002")
+    assert of_second.origin.val == load_folder(run / "last").origin.val is not None
+    assert not (run / "checkpoints" / "epoch-0002" / "training.pt").exists()
+    api.train(resume=run, output=more, epochs=4)
+    assert sorted(path.name for path in (more / "checkpoints").iterdir()) == ["epoch-0002", "epoch-0004"]
+    again = load_folder(more / "checkpoints" / "epoch-0002").model.state_dict()
+    assert all(torch.equal(again[name], tensor) for name, tensor in of_second.model.state_dict().items())
+
+
+@pytest.mark.parametrize("most", range(1, 9))
+def test_what_is_kept_was_kept_before(most):
+    for epoch in range(1, 100):
+        kept = kept_epochs(epoch, most)
+        assert len(kept) <= most
+        assert set(kept) - {epoch} <= set(kept_epochs(epoch - 1, most))
+        assert len(kept) > (most - 1) // 2 or epoch <= most
 
 
 def test_a_folder_that_cannot_be_written_is_said_before_anything_is_read(tmp_path, monkeypatch):

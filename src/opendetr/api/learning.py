@@ -37,6 +37,7 @@ def train(
     resume: str | Path | None = None,
     accept_data: bool = False,
     save_every: float | None = None,
+    keep: int | None = None,
     init: str | Path | None = None,
     new_head: bool = False,
     freeze: Sequence[str] = (),
@@ -77,6 +78,7 @@ def train(
         resume: a run folder to continue from its last written state; the run ends as if it had not been stopped.
         accept_data: with `resume`, pictures and boxes that have changed since are used, from the start of an epoch.
         save_every: minutes after which `last` is written within an epoch too; between epochs it is written anyway.
+        keep: how many models of finished epochs stay in the run's `checkpoints`, evenly spread; by default none.
         init: a model to start from: a run folder, an official `.pth`, a released name, a Hugging Face folder or id.
         new_head: with `init`, new class heads for the classes of the data.
         freeze: parts that are not trained: `backbone`, `input_proj`, `encoder`, `decoder`, `heads`.
@@ -123,7 +125,7 @@ def train(
         "data.strict": strict, "data.cache": cache, "model.backbone": backbone,
         "model.backbone_weights": backbone_weights, "train.epochs": epochs,
         "train.minutes": 0.0 if epochs is not None else minutes, "train.patience": patience, "train.seed": seed,
-        "train.save_every": save_every,
+        "train.save_every": save_every, "train.keep": keep,
         "train.batch_size": batch_size, "train.workers": workers, "train.precision": precision, "train.device": device,
         "train.init": None if init is None else str(init), "train.new_head": new_head or None,
         "train.freeze": tuple(freeze) or None,

@@ -195,6 +195,10 @@ def train(
             default=f"{FAST.train.save_every:g}",
         ),
     ] = None,
+    keep: Annotated[
+        int | None,
+        option(RARE, "N", "Keep models of N epochs, evenly spread, in checkpoints.", default=FAST.train.keep),
+    ] = None,
     backbone_weights: Annotated[
         str | None,
         option(
@@ -232,7 +236,7 @@ def train(
         init=init, new_head=num_classes_from == "data", freeze=freeze or (), recipe=recipe, preset=preset,
         train_split=train_split, val_split=val_split, strict=strict or None, voc_origin=voc_origin,
         val_share=val_share, report=report, output=output, resume=resume,
-        accept_data=accept_data, save_every=save_every, epochs=epochs, minutes=minutes,
+        accept_data=accept_data, save_every=save_every, keep=keep, epochs=epochs, minutes=minutes,
         patience=patience, seed=seed, batch_size=batch_size, image_size=image_size, backbone=backbone,
         backbone_weights=backbone_weights, workers=workers, cache=cache, precision=precision,
         device=device, threads=threads, overrides=set_ or (), started=STARTED,

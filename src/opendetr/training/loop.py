@@ -42,7 +42,7 @@ from opendetr.training.pictures import TrainingPictures
 from opendetr.training.plan import Forecast, Plan
 from opendetr.training.processes import any_process, mean_of_processes, of_all_processes, of_first
 from opendetr.training.resume import RunState, random_state, restore_random_state
-from opendetr.training.run_folder import RunFolder
+from opendetr.training.run_folder import RunFolder, kept_epochs
 from opendetr.training.run_report import RunReport
 from opendetr.training.sizing import Sizing
 from opendetr.training.speed import fits_in_memory
@@ -106,17 +106,22 @@ class Trainer:
                 self.plan.goal.growth = self.pictures.growth()
             if self.was_killed_before_measuring():
                 self.measure()
+            self.keep()
             while self.steps_done == 0 or not self.finished():  # a run stopped before its first step makes that one
                 self.train_epoch()
                 evaluate, ends = self.evaluation_is_due(), self.finished()
-                if evaluate or ends or of_first(self.accelerator, self.plan.may_save()):
+                if evaluate or ends or self.is_kept() or of_first(self.accelerator, self.plan.may_save()):
                     whole = self.state.step == 0 and self.plan.total_seconds is None  # minutes pay for no second one
                     self.state.evaluation_due = evaluate or (ends and whole)
-                    self.save()
+                    self.save(is_measured=self.validation is not None and (evaluate or ends))
                 if evaluate:
                     self.measure()
+                if not ends:
+                    self.keep()
             if self.validation is not None and self.validation.is_due_at_the_end(self.steps_done):
                 self.measure()
+            self.folder.forget_previous()
+            self.keep()
             if self.report is not None:
                 self.report.write(self.checkpoint.preprocessing)
 
@@ -324,13 +329,22 @@ class Trainer:
         several = self.checkpoint.label_map.num_classes > 1
         console.print(line_in_words(self.folder.log(line), with_accuracy=several))
 
-    def save(self) -> None:
-        """Write `last`, before anything that can fail."""
+    def is_kept(self) -> bool:
+        """Whether an epoch has ended whose model stays in `checkpoints`."""
+        return self.state.step == 0 and self.state.epoch in kept_epochs(self.state.epoch, self.config.train.keep)
+
+    def keep(self) -> None:
+        """Copy the model that is saved to `checkpoints`, where it is one that stays."""
+        if self.is_kept():
+            self.folder.keep_last(self.state.epoch, self.config.train.keep)
+
+    def save(self, *, is_measured: bool = False) -> None:
+        """Write `last`, before anything that can fail; `is_measured` where an evaluation of it follows."""
         begun = time.time()
         random_states = of_all_processes(self.accelerator, [random_state()])
         if self.accelerator.is_main_process:
             self.require_sound()
-            self.folder.save_last(self.unwrapped(), self.training_state(random_states))
+            self.folder.save_last(self.unwrapped(), self.training_state(random_states), is_measured=is_measured)
             self.plan.record_saving(time.time() - begun)
         self.pause(time.time() - begun)
 

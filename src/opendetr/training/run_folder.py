@@ -1,6 +1,7 @@
 """The folder of a run: `config.toml`, `metrics.jsonl`, `last` and `best`, written and read here."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -38,6 +39,8 @@ from opendetr.wording import counted
 LOCK = ".lock"  # held by the program that writes the folder
 WAITED = 10.0  # seconds for the lock: the loader processes of a program that was killed hold it for some seconds more
 EVALUATION = "evaluation.json"  # the latest one, as far as the page shows it: a resumed run goes on with it
+PREVIOUS = ".previous"  # the `last` before the one that is measured now: it returns if that one answers with NaN
+CHECKPOINTS = "checkpoints"  # models of earlier epochs, for watching a model learn
 
 
 @dataclass
@@ -55,6 +58,7 @@ class RunFolder:
     history: list[dict[str, Any]] = field(default_factory=list)  # the lines of metrics.jsonl
     kept_ap: float = -1.0  # on val, of the `best` of a run that is continued, whose log may be lost; -1: unknown
     continued: Path | None = None  # the run that is continued, perhaps in this folder
+    seen: tuple[int, int] | None = None  # the `identity` of the `last` that is continued, from before it was read
     _is_begun: bool = False  # whether the file holds our history, and only needs to grow
     _config: str = ""  # what config.toml holds
 
@@ -88,10 +92,13 @@ class RunFolder:
         """Make the folder ready: without what a killed program left, with the run that is continued, if any."""
         if not self.is_written:
             return
-        if self.continued != self.path and was_saved(self.path):  # since it was looked at, before the lock
-            raise UserError(f"another training has written to {self.path} meanwhile: give another --output")
+        if was_saved(self.path):  # since it was looked at, before the lock
+            if self.continued != self.path:
+                raise UserError(f"another training has written to {self.path} meanwhile: give another --output")
+            if self.seen is not None and identity(self.path) != self.seen:
+                raise UserError(f"another training has continued {self.path} meanwhile: repeat this command to go on")
         with self._failures_are_said():
-            for folder in (self.path / "last", self.path / "best"):
+            for folder in (*(self.path / name for name in ("last", "best", PREVIOUS)), *self._kept()):
                 tidy_folder(folder)
             remove_leftovers(self.path)
             log = self.path / "metrics.jsonl"
@@ -111,6 +118,8 @@ class RunFolder:
         best, last = (current_folder(run / name) for name in ("best", "last"))
         if best.is_dir():
             copy_checkpoint(best, self.path / "best")
+        for kept in (run / CHECKPOINTS).glob("epoch-*"):
+            copy_checkpoint(kept, self.path / CHECKPOINTS / kept.name)
         with replacing_folder(self.path / "last", durable=True) as new:
             shutil.copytree(last, new, dirs_exist_ok=True)
 
@@ -199,15 +208,54 @@ class RunFolder:
         best = aps.index(max(aps)) if aps and max(aps) >= self.kept_ap else -1  # the first of equals
         return sum(map(counts, measured[best + 1 :]))
 
-    def save_last(self, checkpoint: Checkpoint, training_state: dict[str, Any]) -> None:
-        """Write the model, with what resuming needs."""
+    def save_last(self, checkpoint: Checkpoint, training_state: dict[str, Any], *, is_measured: bool = False) -> None:
+        """Write the model, with what resuming needs; where it is measured next, the one before it stays until then."""
+        last = self.path / "last"
         with self._failures_are_said():
+            if is_measured and last.is_dir():
+                with replacing_folder(self.path / PREVIOUS) as previous:
+                    shutil.copytree(last, previous, copy_function=_link, dirs_exist_ok=True)
             if (log := self.path / "metrics.jsonl").is_file():
                 sync(log)  # `last` must not know lines that a loss of power takes away
             known = {"log_lines": len(self.history)}
             origin = self._origin(checkpoint)
-            save_checkpoint(self.path / "last", replace(checkpoint, origin=origin), training_state | known)
+            save_checkpoint(last, replace(checkpoint, origin=origin), training_state | known)
         self.write_config(checkpoint.config)
+
+    def undo_last(self) -> None:
+        """Put the `last` before this one back, or none: this one answers with numbers that are not finite."""
+        if not self.is_written:
+            return
+        last, previous = self.path / "last", self.path / PREVIOUS
+        with self._failures_are_said():
+            if previous.is_dir():
+                with replacing_folder(last, durable=True) as new:
+                    shutil.copytree(previous, new, dirs_exist_ok=True)
+            else:
+                shutil.rmtree(last)
+            self.forget_previous()
+
+    def forget_previous(self) -> None:
+        """Remove the `last` before this one, which is measured, or will not be."""
+        if self.is_written and (self.path / PREVIOUS).is_dir():
+            with self._failures_are_said():
+                shutil.rmtree(self.path / PREVIOUS)
+
+    def keep_last(self, epoch: int, most: int) -> None:
+        """Copy the model of `last` to `checkpoints` where its epoch is one of `kept_epochs`; the others are removed."""
+        if not (self.is_written and most):
+            return
+        kept = {self.path / CHECKPOINTS / f"epoch-{number:04}" for number in kept_epochs(epoch, most)}
+        now = self.path / CHECKPOINTS / f"epoch-{epoch:04}"
+        with self._failures_are_said():
+            if now in kept and not now.is_dir():
+                copy_checkpoint(self.path / "last", now)
+            for folder in self._kept():
+                if folder not in kept:
+                    shutil.rmtree(folder)
+
+    def _kept(self) -> list[Path]:
+        return sorted((self.path / CHECKPOINTS).glob("epoch-*"))
 
     def record_evaluation(self, checkpoint: Checkpoint, metrics: CocoMetrics, when: Mapping[str, Any]) -> None:
         """Write the metrics of `last`, and copy it to `best` if no AP on val was higher before."""
@@ -216,12 +264,39 @@ class RunFolder:
             write_metrics(self.path / "last", origin)
             if metrics.summary["AP"] >= self.best_ap:
                 copy_checkpoint(self.path / "last", self.path / "best")
+        self.forget_previous()
         self.log({"kind": "val", **when, **{f"val_{name}": value for name, value in metrics.summary.items()}})
 
     def _origin(self, checkpoint: Checkpoint) -> Origin:
         """The origin of the checkpoint, with the last figures of its training."""
         said = next((line for line in reversed(self.history) if line["kind"] != "val"), None)
         return checkpoint.origin if said is None else replace(checkpoint.origin, training=said)
+
+
+def kept_epochs(epoch: int, most: int) -> range:
+    """Which of the finished epochs have a model in `checkpoints`: at most `most`, evenly spread.
+
+    While there are few it is every epoch, then every second, every fourth: whatever is kept now was kept before.
+    """
+    stride = 1
+    while epoch // stride > most:
+        stride *= 2
+    return range(stride, epoch + 1, stride)
+
+
+def identity(run: Path) -> tuple[int, int]:
+    """What differs between any two written `last`: number and time of the file with the training state."""
+    found = (resumable_folder(run) / "training.pt").stat()
+    return found.st_ino, found.st_mtime_ns
+
+
+def _link(source: str, target: str) -> str:
+    """A second name of a file, whose bytes are never changed; a copy where the disk knows no such names."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+    return target
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:

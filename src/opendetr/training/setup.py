@@ -44,7 +44,7 @@ from opendetr.training.loop import Trainer
 from opendetr.training.plan import Goal, Plan
 from opendetr.training.processes import leave_processes, of_first_process
 from opendetr.training.resume import resumed_model, seed_generators
-from opendetr.training.run_folder import is_unsaved
+from opendetr.training.run_folder import identity, is_unsaved
 from opendetr.training.run_report import RunReport
 from opendetr.training.sizing import Sizing
 from opendetr.training.speed import Speed, expectations, fits_in_memory, look_at_speed, memory_problem
@@ -142,6 +142,7 @@ def assemble(
     if resume is None:
         checkpoint, speed = new_model(config, train_index, accelerator.device, plan, trained, objects)
     else:
+        seen = identity(resume)
         checkpoint, state = resumed_model(config, resume, train_index, accept_data=accept_data)
         model, config = on_device(checkpoint.model, config, accelerator.device)
         checkpoint = replace(checkpoint, model=model, config=config)
@@ -165,6 +166,7 @@ def assemble(
         if budget:
             plan.total_seconds = plan.spent + budget if fresh_minutes else state["total_seconds"] or budget
         trainer.restore(state, resume)
+        trainer.folder.seen = seen
     if (processes := accelerator.num_processes) > 1:
         pictures = config.train.batch_size * config.train.accumulate * processes
         console.print(f"{processes} processes: every step sees {pictures} pictures")

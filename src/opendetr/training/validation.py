@@ -83,6 +83,7 @@ class Validation:
         if self.accelerator.is_main_process and not self.folder.measured:  # each evaluation finds the same
             say_broken(broken)
         if not all(torch.isfinite(found.scores).all() for _, found in detections):
+            self.folder.undo_last()
             split = checkpoint.config.data.val_split
             raise DivergedError(diverged(checkpoint.config, self.folder.path, f"the answers on {split} are not finite"))
         metrics = metrics_of(self.index, detections)
