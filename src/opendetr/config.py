@@ -15,7 +15,7 @@ from functools import cache
 from typing import Annotated, Any, Literal
 
 from opendetr.errors import UserError, nearest, said_of
-from opendetr.options import Cache, TrainingPrecision
+from opendetr.options import Cache, TrackerName, TrainingPrecision
 
 # What no one needs: a larger value is a mistake, or meant to use up the memory of whoever reads it. Sizes are pixels.
 MOST_PIXELS = 20_000
@@ -295,6 +295,7 @@ class TrainConfig:
     device: Annotated[str, "auto, cpu, cuda or mps"] = "auto"
     save_every: Annotated[float, "minutes after which `last` is written within an epoch too"] = 5.0
     keep: Annotated[int, "models of so many finished epochs stay in `checkpoints`, evenly spread; 0 keeps none"] = 0
+    log_to: Annotated[TrackerName, "an experiment tracker that gets the lines of the log too"] = "none"
 
     def __post_init__(self) -> None:
         _require_possible(self)

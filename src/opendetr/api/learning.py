@@ -11,7 +11,7 @@ from opendetr.data.findings import Finding
 from opendetr.data.source import DataRoots, DataSource, Renames, config_of
 from opendetr.devices import resolve_device
 from opendetr.errors import UserError
-from opendetr.options import Cache, TrainingPrecision, require_batch_size
+from opendetr.options import Cache, TrackerName, TrainingPrecision, require_batch_size
 from opendetr.progress import console
 from opendetr.recipes.recipe import load_recipe, resolve_config
 from opendetr.threads import settle_threads
@@ -38,6 +38,7 @@ def train(
     accept_data: bool = False,
     save_every: float | None = None,
     keep: int | None = None,
+    log_to: TrackerName | None = None,
     init: str | Path | None = None,
     new_head: bool = False,
     freeze: Sequence[str] = (),
@@ -79,6 +80,8 @@ def train(
         accept_data: with `resume`, pictures and boxes that have changed since are used, from the start of an epoch.
         save_every: minutes after which `last` is written within an epoch too; between epochs it is written anyway.
         keep: how many models of finished epochs stay in the run's `checkpoints`, evenly spread; by default none.
+        log_to: `tensorboard`, `wandb`, `mlflow` or `trackio`, which gets every line of `metrics.jsonl`; a resumed run
+            goes on there.
         init: a model to start from: a run folder, an official `.pth`, a released name, a Hugging Face folder or id.
         new_head: with `init`, new class heads for the classes of the data.
         freeze: parts that are not trained: `backbone`, `input_proj`, `encoder`, `decoder`, `heads`.
@@ -125,7 +128,7 @@ def train(
         "data.strict": strict, "data.cache": cache, "model.backbone": backbone,
         "model.backbone_weights": backbone_weights, "train.epochs": epochs,
         "train.minutes": 0.0 if epochs is not None else minutes, "train.patience": patience, "train.seed": seed,
-        "train.save_every": save_every, "train.keep": keep,
+        "train.save_every": save_every, "train.keep": keep, "train.log_to": log_to,
         "train.batch_size": batch_size, "train.workers": workers, "train.precision": precision, "train.device": device,
         "train.init": None if init is None else str(init), "train.new_head": new_head or None,
         "train.freeze": tuple(freeze) or None,

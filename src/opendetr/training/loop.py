@@ -44,6 +44,7 @@ from opendetr.training.processes import any_process, mean_of_processes, of_all_p
 from opendetr.training.resume import RunState, random_state, restore_random_state
 from opendetr.training.run_folder import RunFolder, kept_epochs
 from opendetr.training.run_report import RunReport
+from opendetr.training.run_tracker import RunTracker
 from opendetr.training.sizing import Sizing
 from opendetr.training.speed import fits_in_memory
 from opendetr.training.step import MicroBatches, TrainingStep
@@ -98,6 +99,7 @@ class Trainer:
         """Train until the plan stops the run; makes at least one step, and always writes a usable model."""
         with self.folder.held(), self.plan.listening():
             self.folder.begin(self.config)
+            self.begin_tracking()
             if self.report is not None:
                 self.report.begin(self.pictures.first(self.state.epoch), self.checkpoint.preprocessing)
             self.plan.begin()
@@ -124,6 +126,15 @@ class Trainer:
             self.keep()
             if self.report is not None:
                 self.report.write(self.checkpoint.preprocessing)
+
+    def begin_tracking(self) -> None:
+        """Send the lines of the log to an experiment tracker too, where one is asked for."""
+        name = self.config.train.log_to
+        if name != "none" and self.folder.is_written:
+            self.folder.tracker = RunTracker(
+                name, self.folder.path, self.config, self.state.tracker_id, self.steps_done
+            )
+            self.state.tracker_id = self.folder.tracker.id
 
     def finished(self) -> bool:
         """Whether the epochs are done, val has stopped getting better, or the plan stops the run."""

@@ -34,6 +34,7 @@ class RunState:
     flip_seconds: float = 0.0  # that they took
     flip_trial: list[Any] = field(default_factory=list)  # the values of the `FlipTrial` that said most
     evaluation_due: bool = False  # of these weights on val
+    tracker_id: str = ""  # of the run, at the tracker it is logged to
 
 
 def seed_generators(seed: int) -> None:
@@ -90,7 +91,7 @@ ADDED_LATER = {  # earlier versions lack them
 MEANS_KEYS: dict[str, tuple[type, ...]] = {"sums": (dict,), "pictures": (int,), "steps": (int,), "seconds": NUMBER}
 RUN_KEYS: dict[str, tuple[type, ...]] = {
     "epoch": (int,), "step": (int,), "skipped": (int,), "progress": NUMBER, "flip_seconds": NUMBER,
-    "flip_trial": (list,), "evaluation_due": (bool,),
+    "flip_trial": (list,), "evaluation_due": (bool,), "tracker_id": (str,),
 }  # fmt: skip
 SIZING_KEYS: dict[str, tuple[type, ...]] = {
     "is_open": (bool,), "done": (list,), "expected": NUMBER, "pixels": (int,), "seconds": NUMBER,

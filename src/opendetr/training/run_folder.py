@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
@@ -36,6 +36,9 @@ from opendetr.progress import warn
 from opendetr.recipes.recipe import load_recipe
 from opendetr.wording import counted
 
+if TYPE_CHECKING:  # it imports Accelerate, which readers of runs do not need
+    from opendetr.training.run_tracker import RunTracker
+
 LOCK = ".lock"  # held by the program that writes the folder
 WAITED = 10.0  # seconds for the lock: the loader processes of a program that was killed hold it for some seconds more
 EVALUATION = "evaluation.json"  # the latest one, as far as the page shows it: a resumed run goes on with it
@@ -59,6 +62,7 @@ class RunFolder:
     kept_ap: float = -1.0  # on val, of the `best` of a run that is continued, whose log may be lost; -1: unknown
     continued: Path | None = None  # the run that is continued, perhaps in this folder
     seen: tuple[int, int] | None = None  # the `identity` of the `last` that is continued, from before it was read
+    tracker: "RunTracker | None" = None  # gets the lines too
     _is_begun: bool = False  # whether the file holds our history, and only needs to grow
     _config: str = ""  # what config.toml holds
 
@@ -86,6 +90,8 @@ class RunFolder:
         try:
             yield
         finally:
+            if self.tracker is not None:
+                self.tracker.end()
             lock.release()
 
     def begin(self, config: RunConfig) -> None:
@@ -148,6 +154,8 @@ class RunFolder:
                 append_line(self.path / "metrics.jsonl", json.dumps(written))
             else:
                 self._write_history()
+        if self.tracker is not None:
+            self.tracker.send(written)
         return written
 
     def _write_history(self) -> None:

@@ -19,6 +19,7 @@ from opendetr.recipes.recipe import resolve_config
 from opendetr.threads import settle_threads
 from opendetr.training.ending import sum_up
 from opendetr.training.run_folder import is_unsaved, read_config
+from opendetr.training.run_tracker import require_tracker
 from opendetr.training.setup import prepare_training
 
 
@@ -56,6 +57,7 @@ def run_training(
             trained = load_checkpoint(config.train.init, without_head=config.train.new_head)
     if not config.data.root:
         raise UserError("--data is missing: give the folder of the data set to learn from")
+    require_tracker(config.train.log_to)
     if report is not None:
         data = config.data
         write_accounts(report, DataSource.of_config(data), (data.train_split, data.val_split))
