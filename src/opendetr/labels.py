@@ -92,7 +92,8 @@ class LabelMap:
             if not one and isinstance(wanted, str) and "," in wanted:
                 one = self.indices_of([part.strip() for part in wanted.split(",") if part.strip()])
             if not one:
-                lower = {name.lower(): name for name in self.names}
+                used = (self.names[at] for at in self.index_of.values())
+                lower = {name.lower(): name for name in used}
                 near = difflib.get_close_matches(str(wanted).lower(), lower, n=1)
                 raise UserError(
                     f"the model has no class '{wanted}'{f' (did you mean {lower[near[0]]}?)' if near else ''}; "

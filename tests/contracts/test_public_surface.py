@@ -200,7 +200,7 @@ def test_help_lists_the_choices(command, option, capsys, monkeypatch):
         ("train --cache disc", "'--cache': 'disc' is not one of 'none', 'ram', 'disk'; see opendetr train --help"),
         ("convert m d", "missing option '--to'. Choose from: huggingface, official, opendetr; see opendetr convert"),
         ("export", "missing argument 'MODEL'; see opendetr export --help"),
-        ("train --foo", "opendetr train: no option --foo; see opendetr train --help"),
+        ("train --xyzzy", "opendetr train: no option --xyzzy; see opendetr train --help"),
         ("train --epoch 3", "opendetr train: no option --epoch; did you mean --epochs? See opendetr train --help"),
         ("train --epochs", "opendetr train: option '--epochs' requires an argument; see opendetr train --help"),
         ("train more", "opendetr train: got unexpected extra argument(s) (more); see opendetr train --help"),

@@ -9,7 +9,7 @@ from torchvision.ops import box_convert
 from torchvision.ops import box_iou as torchvision_iou
 from torchvision.ops import generalized_box_iou as torchvision_giou
 
-from opendetr.boxes import box_iou, cxcywh_to_xyxy, generalized_box_iou, xyxy_to_cxcywh
+from opendetr.boxes import box_iou, clip_boxes, cxcywh_to_xyxy, generalized_box_iou, xyxy_to_cxcywh
 
 ROUNDING = 1e-6  # a few roundings of float32 numbers near 1
 
@@ -124,6 +124,37 @@ def assert_sane(a, b):
     (iou.sum() + giou.sum()).backward()
     assert a.grad.isfinite().all()
     assert b.grad.isfinite().all()
+
+
+def test_what_is_left_of_boxes_in_a_picture():
+    """Cut off at its edges; which have an area there, in each direction, and are finite."""
+    nan, inf = float("nan"), float("inf")
+    rows = [
+        ([2, 3, 5, 8], [2, 3, 5, 8], True),
+        ([-4, -1, 5, 30], [0, 0, 5, 10], True),
+        ([15, 5, 40, 9], [15, 5, 20, 9], True),
+        ([25, 2, 30, 8], [20, 2, 20, 8], False),  # beside the picture
+        ([2, 12, 8, 30], [2, 10, 8, 10], False),  # below it
+        ([5, 2, 5, 8], [5, 2, 5, 8], False),  # no width
+        ([2, 5, 8, 5], [2, 5, 8, 5], False),  # no height
+        ([9, 2, 5, 8], [9, 2, 5, 8], False),  # right before left
+        ([2, 9, 5, 3], [2, 9, 5, 3], False),
+        ([-inf, 2, inf, 8], [0, 2, 20, 8], False),
+        ([nan, 2, 5, 8], [nan, 2, 5, 8], False),
+        ([2, 3, 5, nan], [2, 3, 5, nan], False),
+    ]
+    boxes, expected, used = zip(*rows)
+    clipped, has_area = clip_boxes(torch.tensor(boxes), (10, 20))
+    torch.testing.assert_close(clipped, torch.tensor(expected, dtype=clipped.dtype), equal_nan=True, rtol=0, atol=0)
+    assert has_area.tolist() == list(used)
+    assert [clip_boxes(torch.tensor([[box]]), (10, 20))[1].item() for box in boxes] == list(used)  # of any shape
+
+
+def test_boxes_that_are_turned_round_have_no_area():
+    """A width below 0, of which no model says any, is 0: IoU stays within its bounds."""
+    turned, whole = torch.tensor([[8.0, 2.0, 4.0, 6.0], [2.0, 8.0, 6.0, 4.0]]), torch.tensor([[0.0, 0.0, 10.0, 10.0]])
+    assert box_iou(turned, whole.expand(2, 4)).tolist() == [0, 0]
+    assert box_iou(whole.expand(2, 4), turned).tolist() == [0, 0]
 
 
 def test_apart_boxes_are_pulled_together():

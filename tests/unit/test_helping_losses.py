@@ -66,6 +66,29 @@ def test_without_objects_denoising_costs_nothing_and_has_gradients(random_output
     assert not output.logits.grad.any()
 
 
+def test_the_whole_loss_is_the_sum_of_its_parts(random_output, random_targets):
+    """Of decoder, proposals and denoising; each is there only with what it is about."""
+    torch.manual_seed(0)
+    targets = random_targets(3, 1, 5)
+    denoising = make_denoising(targets, CLASSES, 20)
+    said, noised = focal_output(random_output, 2, 3, 12), focal_output(random_output, 2, 3, denoising.labels.shape[1])
+    criterion = Criterion(SCORING, 12, proposal_repeats=2)
+    proposals = focal_output(random_output, 1, 3, 30)
+    normalisers = criterion.normalisers(targets, denoising)
+    of_decoder = criterion(said, targets, None, normalisers).total
+    of_proposals = criterion.weights.total(criterion.proposal_losses(proposals, targets, normalisers))
+    of_denoising = criterion.weights.total(criterion.denoising_losses(noised, denoising, targets, normalisers))
+    output = replace(said, proposals=proposals, denoising=noised)
+    for given, expected in (
+        (criterion(replace(said, proposals=proposals), targets, None, normalisers), of_decoder + of_proposals),
+        (criterion(replace(said, denoising=noised), targets, denoising, normalisers), of_decoder + of_denoising),
+        (criterion(replace(said, denoising=noised), targets, None, normalisers), of_decoder),
+        (criterion(output, targets, denoising, normalisers), of_decoder + of_proposals + of_denoising),
+        (replace(criterion, proposal_repeats=0)(output, targets, None, normalisers), of_decoder),
+    ):
+        torch.testing.assert_close(given.total, expected)
+
+
 def pictures_of(output, part):
     here = DetrOutput(output.logits[:, part], output.boxes_cxcywh[:, part])
     if output.proposals is None:

@@ -76,7 +76,7 @@ def test_an_index_may_have_no_category():
 
 @pytest.mark.parametrize(
     ("ids", "names"),
-    [((), ()), ((None,), ("N/A",)), ((1, 1), ("a", "b")), ((1, 2), ("a",))],
+    [((), ()), ((None,), ("N/A",)), ((1, 1), ("a", "b")), ((1, 2), ("a",)), ((1,), ("a", "b"))],
 )
 def test_a_label_map_that_cannot_be(ids, names):
     with pytest.raises(ValueError, match="at least one category"):
@@ -110,6 +110,59 @@ def test_an_index_without_a_category_does_not_make_an_id_known():
         OFFICIAL.require_same_categories(label_map(bicycle=2), "val.json")
 
 
+@pytest.mark.parametrize(
+    ("classes", "expected"),
+    [
+        ("person", {1}),
+        (3, {3}),
+        ("3", {3}),
+        ("car, person", {1, 3}),
+        (["car", 1], {1, 3}),
+        ([], set()),
+    ],
+)
+def test_classes_are_found_by_name_or_id(classes, expected):
+    assert OFFICIAL.indices_of(classes) == expected
+
+
+def test_a_name_of_several_categories_means_all_and_comes_before_ids_and_commas():
+    assert label_map_of((1, "crack"), (2, "crack"), (3, "2"), (4, "a, b"), (5, "a")).indices_of("crack") == {0, 1}
+    assert label_map_of((1, "crack"), (2, "crack"), (3, "2"), (4, "a, b"), (5, "a")).indices_of("2") == {2}
+    assert label_map_of((1, "crack"), (2, "crack"), (3, "2"), (4, "a, b"), (5, "a")).indices_of("a, b") == {3}
+
+
+def label_map_of(*categories):
+    return LabelMap(tuple(number for number, _ in categories), tuple(name for _, name in categories))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        ("N/A", "the model has no class 'N/A'; its classes are 1 'person', 3 'car'"),  # of indices without a category
+        ("cars", r"no class 'cars' \(did you mean car\?\)"),
+        (2, "no class '2'; its"),
+        ("car, dog", "no class 'dog'"),
+        ("", "no class ''"),
+    ],
+)
+def test_a_class_that_is_not_there_is_named(wanted, said):
+    with pytest.raises(UserError, match=said):
+        OFFICIAL.indices_of(wanted)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"id": 1, "name": 7}, {"id": 1, "name": None}, {"id": 1.5, "name": "a"}, {"id": True, "name": "a"},
+        {"id": [1], "name": "a"},
+    ],
+)  # fmt: skip
+def test_what_is_no_stored_class(entry):
+    with pytest.raises(ValueError, match="a class needs a text as 'name'"):
+        LabelMap.from_json([{"id": 0, "name": "b"}, entry])
+
+
 def test_many_categories_are_described_shortly():
     many = LabelMap(tuple(range(20)), tuple("abcdefghijklmnopqrst"))
     assert many.describe(limit=2) == "0 'a', 1 'b' and 18 more"
+    assert many.describe().endswith("11 'l' and 8 more")

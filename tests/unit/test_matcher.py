@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
 from opendetr.boxes import cxcywh_to_xyxy, generalized_box_iou
+from opendetr.loss import matcher
 from opendetr.loss.matcher import CostWeights, assign, match, matching_cost
 from opendetr.scoring import SoftmaxScoring
 from opendetr.structures import DetrOutput, Matches, Targets
@@ -119,10 +120,28 @@ def test_a_diverging_model_can_be_matched(random_output, random_targets, broken,
     assert len(pairs(matches)) == len(matches.queries)
 
 
-def test_a_broken_query_is_the_last_to_be_chosen(random_output, random_targets):
+@pytest.mark.parametrize("broken", [float("nan"), float("inf"), -float("inf")])
+def test_a_broken_query_is_the_last_to_be_chosen(random_output, random_targets, broken):
+    """Also where its cost is below every other: -inf."""
     output, targets = random_output(1, 1, 4), random_targets(3)
-    output.logits[0, 0, 1] = float("nan")
+    output.boxes_cxcywh[0, 0, 1] = broken
     assert 1 not in match(output, targets, SCORING, WEIGHTS).queries
+
+
+def test_costs_below_all_numbers_are_high_ones(random_output, random_targets, monkeypatch):
+    cost = torch.rand(1, 1, 3, 4)
+    cost[..., 2] = -float("inf")
+    monkeypatch.setattr(matcher, "matching_cost", lambda *_: cost)
+    assert 2 not in match(random_output(1, 1, 4), random_targets(3), SCORING, WEIGHTS).queries
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_one_target_is_matched_to_the_cheapest_queries(seed):
+    cost = np.random.default_rng(seed).random((1, 50))
+    for repeats in (2, 3, 7):
+        rows, columns = assign(cost, repeats)
+        assert rows.tolist() == [0] * repeats
+        assert sorted(columns) == sorted(np.argsort(cost[0])[:repeats])
 
 
 def test_matching_needs_no_gradients_and_follows_no_autocast(random_output, random_targets):

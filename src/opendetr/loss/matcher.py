@@ -50,7 +50,7 @@ def match(output: DetrOutput, targets: Targets, scoring: Scoring, weights: CostW
     """
     with without_autocast(output.logits.device):
         cost = matching_cost(output, targets, scoring, weights)
-        cost = torch.nan_to_num(cost, nan=1e6, posinf=1e6, neginf=-1e6)
+        cost = torch.nan_to_num(cost, nan=1e6, posinf=1e6, neginf=1e6)
     is_padded = torch.arange(cost.shape[2], device=cost.device) >= targets.counts[:, None]
     on_host = cost.masked_fill_(is_padded[..., None], torch.nan).cpu().numpy()
     counts = np.isfinite(on_host[0, :, :, 0]).sum(1)  # from the same copy
