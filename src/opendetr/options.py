@@ -19,6 +19,7 @@ DataFix = Literal["drop", "clip"]  # what is done to boxes that reach out of the
 ModelForm = Literal[PeerName, "opendetr"]  # whose format a model is written in
 SAY_DC5 = "opendetr convert {path} DIR --to opendetr {option}"  # whether a .pth is dilated
 SAY_HEADS = "opendetr convert {path} DIR --to opendetr --heads N"  # how many attention heads a file of weights has
+Augmentation = Literal["none", "light", "strong"]  # of training pictures
 TrackerName = Literal["none", "tensorboard", "wandb", "mlflow", "trackio"]  # of experiments
 HeadFrom = Literal["data", "model"]  # whose classes the head of the initial model has
 

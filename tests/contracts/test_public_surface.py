@@ -64,7 +64,7 @@ COMMANDS = {
         "--strict",
         "--precision",
         "--device", "--set", "--init", "--num-classes-from", "--freeze", "--patience", "--threads",
-        "--accept-data", "--save-every", "--keep", "--log-to",
+        "--accept-data", "--save-every", "--keep", "--log-to", "--augment", "--no-flip", "--transform",
     },
     "convert": {"--to", "--push", "--private", "--licence", "--dc5", "--heads", "--image-size"},
     "val": {

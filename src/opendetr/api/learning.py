@@ -6,12 +6,13 @@ from pathlib import Path
 
 from rich.markdown import Markdown
 
+from opendetr.data.augmentation import augmentation_values
 from opendetr.data.data_check import write_accounts
 from opendetr.data.findings import Finding
 from opendetr.data.source import DataRoots, DataSource, Renames, config_of
 from opendetr.devices import resolve_device
 from opendetr.errors import UserError
-from opendetr.options import Cache, TrackerName, TrainingPrecision, require_batch_size
+from opendetr.options import Augmentation, Cache, TrackerName, TrainingPrecision, require_batch_size, require_choice
 from opendetr.progress import console
 from opendetr.recipes.recipe import load_recipe, resolve_config
 from opendetr.threads import settle_threads
@@ -39,6 +40,9 @@ def train(
     save_every: float | None = None,
     keep: int | None = None,
     log_to: TrackerName | None = None,
+    augment: Augmentation | None = None,
+    no_flip: bool = False,
+    transform: str | None = None,
     init: str | Path | None = None,
     new_head: bool = False,
     freeze: Sequence[str] = (),
@@ -82,6 +86,10 @@ def train(
         keep: how many models of finished epochs stay in the run's `checkpoints`, evenly spread; by default none.
         log_to: `tensorboard`, `wandb`, `mlflow` or `trackio`, which gets every line of `metrics.jsonl`; a resumed run
             goes on there.
+        augment: how much training pictures are changed: `none`, `light` or `strong`; None keeps the recipe's values.
+        no_flip: never show pictures mirrored or upside down.
+        transform: `module:name` of a torchvision v2 transform of the user's, for training pictures, before the recipe's
+            own. No config keeps it: a run that is resumed needs it again.
         init: a model to start from: a run folder, an official `.pth`, a released name, a Hugging Face folder or id.
         new_head: with `init`, new class heads for the classes of the data.
         freeze: parts that are not trained: `backbone`, `input_proj`, `encoder`, `decoder`, `heads`.
@@ -118,6 +126,10 @@ def train(
         raise UserError("--num-classes-from data gives a trained model new class heads: name the model by --init MODEL")
     if accept_data and resume is None:
         raise UserError("--accept-data is for the data of a run that is continued: give --resume RUN too")
+    if augment is not None:
+        require_choice("augment", augment, Augmentation)
+    if resume is not None and (augment is not None or no_flip):
+        raise UserError("--resume continues a run with its own augmentation: leave out --augment and --no-flip")
     if resume is not None and any(option is not None for option in (recipe, preset, image_size, init)):
         raise UserError(
             "--resume continues a run with its own config: leave out --recipe, --preset, --init and --image-size"
@@ -134,10 +146,11 @@ def train(
         "train.freeze": tuple(freeze) or None,
     }  # fmt: skip
     given = {name: value for name, value in options.items() if value is not None}
+    given = augmentation_values(augment, no_flip=no_flip) | given
     return run_training(
         given, recipe, preset, image_size, overrides, None if output is None else Path(output),
         None if resume is None else Path(resume), started or time.time(), threads,
-        None if report is None else Path(report), accept_data=accept_data,
+        None if report is None else Path(report), transform, accept_data=accept_data,
     )  # fmt: skip
 
 

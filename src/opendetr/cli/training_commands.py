@@ -36,7 +36,7 @@ from opendetr.cli.parameters import (
 )
 from opendetr.config import PARTS
 from opendetr.files import read_json
-from opendetr.options import Cache, HeadFrom, TrackerName, TrainingPrecision
+from opendetr.options import Augmentation, Cache, HeadFrom, TrackerName, TrainingPrecision
 from opendetr.recipes.presets import PRESETS
 from opendetr.recipes.recipe import load_recipe
 from opendetr.wording import listed
@@ -199,6 +199,20 @@ def train(
         int | None,
         option(RARE, "N", "Keep models of N epochs, evenly spread, in checkpoints.", default=FAST.train.keep),
     ] = None,
+    augment: Annotated[
+        Augmentation | None,
+        option(
+            DATA,
+            "none|light|strong",
+            "How much training pictures are changed.",
+            default="the recipe's",
+        ),
+    ] = None,
+    no_flip: Annotated[bool, flag(DATA, "Never mirror pictures or turn them upside down.", "--no-flip")] = False,
+    transform: Annotated[
+        str | None,
+        option(RARE, "MODULE:NAME", "A torchvision v2 transform of your own, for training pictures."),
+    ] = None,
     log_to: Annotated[
         TrackerName | None,
         option(
@@ -245,7 +259,9 @@ def train(
         init=init, new_head=num_classes_from == "data", freeze=freeze or (), recipe=recipe, preset=preset,
         train_split=train_split, val_split=val_split, strict=strict or None, voc_origin=voc_origin,
         val_share=val_share, report=report, output=output, resume=resume,
-        accept_data=accept_data, save_every=save_every, keep=keep, log_to=log_to, epochs=epochs, minutes=minutes,
+        accept_data=accept_data, save_every=save_every, keep=keep, log_to=log_to,
+        augment=augment, no_flip=no_flip, transform=transform,
+        epochs=epochs, minutes=minutes,
         patience=patience, seed=seed, batch_size=batch_size, image_size=image_size, backbone=backbone,
         backbone_weights=backbone_weights, workers=workers, cache=cache, precision=precision,
         device=device, threads=threads, overrides=set_ or (), started=STARTED,

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from opendetr.data.augmentation import OwnTransform
 from opendetr.data.cache import PictureCache, kept_size
 from opendetr.data.check import require_size
 from opendetr.data.index import DatasetIndex, Record
@@ -48,6 +49,7 @@ class DetectionDataset(Dataset[Sample]):
         white_level: as in `Preprocessing`.
         skips_broken: a picture that cannot be used is replaced by the next one that can be, which depends on the files
             alone; otherwise it is an error.
+        own_transform: of the user's, before `transform`.
     """
 
     def __init__(
@@ -58,9 +60,11 @@ class DetectionDataset(Dataset[Sample]):
         cache: PictureCache | None = None,
         white_level: int | None = None,
         skips_broken: bool = False,
+        own_transform: OwnTransform | None = None,
     ) -> None:
         self.index, self.transform, self.seed, self.cache = index, transform, seed, cache
         self.white_level, self.skips_broken = white_level, skips_broken
+        self.own_transform = own_transform
         _ = (
             index.starts,
             index.labels,
@@ -91,7 +95,10 @@ class DetectionDataset(Dataset[Sample]):
         with torch.random.fork_rng(devices=[]):
             # torch.manual_seed would also seed GPUs, whose dropout must not restart, and record a stack trace.
             torch.default_generator.manual_seed(hash((self.seed, key)))
-            image, objects = self.transform(tv_tensors.Image(picture), objects)
+            image = tv_tensors.Image(picture)
+            if self.own_transform is not None:
+                image, objects = self.own_transform(image, objects, record)
+            image, objects = self.transform(image, objects)
         return image.as_subclass(Tensor), to_target(image, objects), record
 
     def _usable(self, position: int) -> tuple[Record, Tensor]:

@@ -34,6 +34,7 @@ class RunState:
     flip_seconds: float = 0.0  # that they took
     flip_trial: list[Any] = field(default_factory=list)  # the values of the `FlipTrial` that said most
     evaluation_due: bool = False  # of these weights on val
+    transform: str = ""  # the user's own, `module:name`
     tracker_id: str = ""  # of the run, at the tracker it is logged to
 
 
@@ -91,7 +92,7 @@ ADDED_LATER = {  # earlier versions lack them
 MEANS_KEYS: dict[str, tuple[type, ...]] = {"sums": (dict,), "pictures": (int,), "steps": (int,), "seconds": NUMBER}
 RUN_KEYS: dict[str, tuple[type, ...]] = {
     "epoch": (int,), "step": (int,), "skipped": (int,), "progress": NUMBER, "flip_seconds": NUMBER,
-    "flip_trial": (list,), "evaluation_due": (bool,), "tracker_id": (str,),
+    "flip_trial": (list,), "evaluation_due": (bool,), "tracker_id": (str,), "transform": (str,),
 }  # fmt: skip
 SIZING_KEYS: dict[str, tuple[type, ...]] = {
     "is_open": (bool,), "done": (list,), "expected": NUMBER, "pixels": (int,), "seconds": NUMBER,
@@ -137,7 +138,7 @@ def _require_keys(values: Any, kinds: Mapping[str, tuple[type, ...]], needed: Co
 
 
 def resumed_model(
-    config: RunConfig, run: Path, index: DatasetIndex, *, accept_data: bool = False
+    config: RunConfig, run: Path, index: DatasetIndex, *, accept_data: bool = False, transform: str = ""
 ) -> tuple[Checkpoint, dict[str, Any]]:
     """The model of a run's `last`, and its training state.
 
@@ -165,6 +166,13 @@ def resumed_model(
             f"{index.label_map.describe()}; continue with the data it began with"
         )
     done = state["state"]
+    if transform != (before := done.get("transform", "")):
+        so = (
+            f"give --transform {before} again, by which its pictures are transformed"
+            if before
+            else ("leave out --transform, which it has not had so far")
+        )
+        raise UserError(f"--resume {run}: a run goes on with the transform it began with: {so}")
     if "pictures" in state:  # earlier versions do not know them
         changes = changes_in_words(state["pictures"], picture_digests(index.under(checkpoint.label_map)))
         if changes and not accept_data:

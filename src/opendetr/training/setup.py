@@ -16,6 +16,7 @@ from opendetr.checkpoints.imagenet import build_pretrained_model
 from opendetr.checkpoints.native import Checkpoint
 from opendetr.checkpoints.origin import Origin
 from opendetr.config import RunConfig
+from opendetr.data.augmentation import OwnTransform
 from opendetr.data.cache import build_cache
 from opendetr.data.check import (
     check_pictures,
@@ -62,6 +63,7 @@ def prepare_training(
     accept_data: bool = False,
     goal: Goal | None = None,
     threads: Threads | None = None,
+    own_transform: OwnTransform | None = None,
 ) -> Trainer:
     """Read the data, build or restore the model, and prepare the run.
 
@@ -76,6 +78,7 @@ def prepare_training(
         fresh_minutes: the config's minutes are for this session, instead of the whole run.
         goal: ends the run before its minutes are over.
         threads: their number may change during training.
+        own_transform: of the user's, for training pictures.
 
     Raises:
         UserError: an error in data, weights, device or folders.
@@ -93,7 +96,7 @@ def prepare_training(
         )
     trainer = assemble(
         config, train_index, val_index, output, started, resume, trained=trained, fresh_minutes=fresh_minutes,
-        accept_data=accept_data, goal=goal, threads=threads,
+        accept_data=accept_data, goal=goal, threads=threads, own_transform=own_transform,
     )  # fmt: skip
     if trainer.accelerator.is_main_process:
         label_map = trainer.checkpoint.label_map
@@ -119,6 +122,7 @@ def assemble(
     goal: Goal | None = None,
     threads: Threads | None = None,
     objects: ObjectSizes | None = None,
+    own_transform: OwnTransform | None = None,
 ) -> Trainer:
     """Build or restore the model and prepare the run on data that were read.
 
@@ -143,7 +147,10 @@ def assemble(
         checkpoint, speed = new_model(config, train_index, accelerator.device, plan, trained, objects)
     else:
         seen = identity(resume)
-        checkpoint, state = resumed_model(config, resume, train_index, accept_data=accept_data)
+        checkpoint, state = resumed_model(
+            config, resume, train_index, accept_data=accept_data,
+            transform="" if own_transform is None else own_transform.name,
+        )  # fmt: skip
         model, config = on_device(checkpoint.model, config, accelerator.device)
         checkpoint = replace(checkpoint, model=model, config=config)
         speed = look_at_speed(checkpoint.config, checkpoint.model, accelerator.device, objects.in_a_picture)
@@ -155,12 +162,19 @@ def assemble(
     level = checkpoint.preprocessing.white_level
     cache = build_cache(config.data, train_index.sizes, config.train.workers, level)
     dataset = DetectionDataset(
-        train_index.under(checkpoint.label_map), transform, config.train.seed, cache, level, not config.data.strict
+        train_index.under(checkpoint.label_map),
+        transform,
+        config.train.seed,
+        cache,
+        level,
+        not config.data.strict,
+        own_transform,
     )
     sizing = Sizing(objects, len(train_index), speed, is_open=open_size and budget > 0 and goal is None)
     trainer = Trainer(checkpoint, dataset, val_index, plan, accelerator, output, sizing, threads)
     plan.total_steps = config.train.epochs * trainer.pictures.steps_per_epoch
     seed_generators(config.train.seed + accelerator.process_index)  # other random numbers in each process
+    trainer.state.transform = "" if own_transform is None else own_transform.name
     if state is not None and resume is not None:
         plan.spent, plan.began = state["spent"], state["began"]
         if budget:

@@ -10,6 +10,7 @@ from opendetr.checkpoints.adapt import require_same_architecture
 from opendetr.checkpoints.loading import load_checkpoint
 from opendetr.checkpoints.native import Checkpoint
 from opendetr.config import RunConfig
+from opendetr.data.augmentation import OwnTransform
 from opendetr.data.data_check import write_accounts
 from opendetr.data.source import DataSource
 from opendetr.devices import resolve_device
@@ -34,6 +35,7 @@ def run_training(
     started: float,
     threads: int | str | None,
     report: Path | None = None,
+    transform: str | None = None,
     *,
     accept_data: bool = False,
 ) -> Path:
@@ -57,6 +59,7 @@ def run_training(
             trained = load_checkpoint(config.train.init, without_head=config.train.new_head)
     if not config.data.root:
         raise UserError("--data is missing: give the folder of the data set to learn from")
+    own_transform = None if transform is None else OwnTransform(transform)
     require_tracker(config.train.log_to)
     if report is not None:
         data = config.data
@@ -65,6 +68,7 @@ def run_training(
     trainer = prepare_training(
         config, resume if output is None else output, started, resume, trained=trained,
         fresh_minutes=bool(given.get("train.minutes")), accept_data=accept_data, threads=settled,
+        own_transform=own_transform,
     )  # fmt: skip
     run = trainer.folder.path
     asked = [*given, *(override.partition("=")[0].strip() for override in overrides)]
