@@ -193,6 +193,7 @@ class DataConfig:
     cache: Annotated[
         Cache, "keep decoded pictures in memory or in the cache folder, no larger than training needs them"
     ] = "none"
+    balanced: Annotated[bool, "show pictures of rare classes more often (Gupta et al. 2019, section 4)"] = False
     multiple_of: Annotated[int, "both sides are multiples of this, so that shapes repeat and nothing is padded"] = 1
 
     def __post_init__(self) -> None:
@@ -293,6 +294,7 @@ class TrainConfig:
         "fp32"
     )
     device: Annotated[str, "auto, cpu, cuda or mps"] = "auto"
+    deterministic: Annotated[bool, "only operations that give the same bits each time"] = False
     save_every: Annotated[float, "minutes after which `last` is written within an epoch too"] = 5.0
     keep: Annotated[int, "models of so many finished epochs stay in `checkpoints`, evenly spread; 0 keeps none"] = 0
     log_to: Annotated[TrackerName, "an experiment tracker that gets the lines of the log too"] = "none"

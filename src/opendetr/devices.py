@@ -1,9 +1,11 @@
 """The device and the precision in which a model runs."""
 
 import ctypes
+import os
 import platform
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -100,6 +102,23 @@ def describe_processor() -> str:
     except (OSError, StopIteration):
         pass
     return f"{name}, {platform.system()}"
+
+
+@contextmanager
+def deterministic_where(wanted: bool) -> Iterator[None]:
+    """Where wanted, only operations that give the same bits again; RuntimeError of PyTorch's where there is none."""
+    if not wanted:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA begins
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]
 
 
 def keep_freed_memory() -> None:

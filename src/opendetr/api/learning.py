@@ -43,6 +43,8 @@ def train(
     augment: Augmentation | None = None,
     no_flip: bool = False,
     transform: str | None = None,
+    balanced: bool | None = None,
+    deterministic: bool = False,
     init: str | Path | None = None,
     new_head: bool = False,
     freeze: Sequence[str] = (),
@@ -90,6 +92,9 @@ def train(
         no_flip: never show pictures mirrored or upside down.
         transform: `module:name` of a torchvision v2 transform of the user's, for training pictures, before the recipe's
             own. No config keeps it: a run that is resumed needs it again.
+        balanced: show pictures of rare classes more often.
+        deterministic: only operations that give the same bits again, in fp32 where no precision is given; the length
+            must be in epochs.
         init: a model to start from: a run folder, an official `.pth`, a released name, a Hugging Face folder or id.
         new_head: with `init`, new class heads for the classes of the data.
         freeze: parts that are not trained: `backbone`, `input_proj`, `encoder`, `decoder`, `heads`.
@@ -126,6 +131,10 @@ def train(
         raise UserError("--num-classes-from data gives a trained model new class heads: name the model by --init MODEL")
     if accept_data and resume is None:
         raise UserError("--accept-data is for the data of a run that is continued: give --resume RUN too")
+    if deterministic and minutes is not None:
+        raise UserError("--deterministic needs a length in epochs: minutes never hold the same number of steps")
+    if deterministic and precision is None:
+        precision = "fp32"  # what `auto` measures differs from run to run
     if augment is not None:
         require_choice("augment", augment, Augmentation)
     if resume is not None and (augment is not None or no_flip):
@@ -140,6 +149,7 @@ def train(
         "data.strict": strict, "data.cache": cache, "model.backbone": backbone,
         "model.backbone_weights": backbone_weights, "train.epochs": epochs,
         "train.minutes": 0.0 if epochs is not None else minutes, "train.patience": patience, "train.seed": seed,
+        "data.balanced": balanced, "train.deterministic": deterministic or None,
         "train.save_every": save_every, "train.keep": keep, "train.log_to": log_to,
         "train.batch_size": batch_size, "train.workers": workers, "train.precision": precision, "train.device": device,
         "train.init": None if init is None else str(init), "train.new_head": new_head or None,

@@ -209,6 +209,10 @@ def train(
         ),
     ] = None,
     no_flip: Annotated[bool, flag(DATA, "Never mirror pictures or turn them upside down.", "--no-flip")] = False,
+    balanced: Annotated[bool, flag(DATA, "Show pictures of rare classes more often.", "--balanced")] = False,
+    deterministic: Annotated[
+        bool, flag(RARE, "The same bits for the same seed, on a GPU too; needs --epochs.", "--deterministic")
+    ] = False,
     transform: Annotated[
         str | None,
         option(RARE, "MODULE:NAME", "A torchvision v2 transform of your own, for training pictures."),
@@ -260,7 +264,8 @@ def train(
         train_split=train_split, val_split=val_split, strict=strict or None, voc_origin=voc_origin,
         val_share=val_share, report=report, output=output, resume=resume,
         accept_data=accept_data, save_every=save_every, keep=keep, log_to=log_to,
-        augment=augment, no_flip=no_flip, transform=transform,
+        augment=augment, no_flip=no_flip, transform=transform, balanced=balanced or None,
+        deterministic=deterministic,
         epochs=epochs, minutes=minutes,
         patience=patience, seed=seed, batch_size=batch_size, image_size=image_size, backbone=backbone,
         backbone_weights=backbone_weights, workers=workers, cache=cache, precision=precision,

@@ -3,6 +3,7 @@
 import shutil
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from functools import cache
 from itertools import chain, islice
@@ -28,6 +29,7 @@ from opendetr.progress import warn
 from opendetr.structures import Batch, Target, Targets
 
 SHARED_MEMORY = Path("/dev/shm")  # of Linux
+AGAIN = 2**20  # epochs between the keys of a picture that is shown twice in one epoch
 READ_AHEAD = 2  # batches that each loader process prepares ahead
 
 Sample = tuple[Tensor, Target, Record]
@@ -177,26 +179,44 @@ def epoch_order(
     rank: int = 0,
     world_size: int = 1,
     shapes: Sequence[Hashable] | None = None,
+    factors: Float[Tensor, " N"] | None = None,
 ) -> list[list[int]]:
     """The batches of one epoch for one process, as keys of a `DetectionDataset`.
 
     Every process gets the same number of full batches. Pictures left over after the last full batch wait for the
     next epoch; a data set smaller than one batch is repeated to fill it. With `shapes`, one per picture, pictures of
-    equal shape are batched together as far as they fill steps, so that there is little padding.
+    equal shape are batched together as far as they fill steps, so that there is little padding. With `factors`, the
+    expected shares of the pictures in an epoch, which stays as long; a picture that is shown again in an epoch is
+    augmented in another way.
     """
     generator = torch.Generator().manual_seed(hash((seed, epoch)))
     order = torch.randperm(length, generator=generator).tolist()
+    if factors is not None:
+        order = _repeated(order, factors, generator)
     per_step = batch_size * world_size
     if length < per_step:
         order = (order * (per_step // length + 1))[:per_step]
     order = order[: len(order) // per_step * per_step]  # before grouping, which would drop rare shapes
     if shapes is not None:
         order = _by_shape(order, shapes, per_step)
-    keys = [epoch * length + position for position in order]
+    keys, shown = [], Counter[int]()
+    for position in order:
+        keys.append((epoch + AGAIN * shown[position]) * length + position)
+        shown[position] += 1
     steps = [keys[start : start + per_step] for start in range(0, len(keys), per_step)]
     if shapes is not None:  # shuffled, so that mixed steps are not always last
         steps = [steps[number] for number in torch.randperm(len(steps), generator=generator).tolist()]
     return [step[rank::world_size] for step in steps]
+
+
+def _repeated(order: list[int], factors: Float[Tensor, " N"], generator: torch.Generator) -> list[int]:
+    """As many positions as there were, each drawn as often as its factor says in the mean."""
+    whole = factors.floor()
+    chances = torch.rand(len(factors), generator=generator)
+    counts = (whole + (chances < factors - whole)).long().tolist()
+    repeated = [position for position in order for _ in range(counts[position])]
+    shuffled = torch.randperm(len(repeated), generator=generator)[: len(order)].tolist()
+    return [repeated[number] for number in shuffled]
 
 
 def _by_shape(order: list[int], shapes: Sequence[Hashable], per_step: int) -> list[int]:

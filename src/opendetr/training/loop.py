@@ -36,6 +36,7 @@ from opendetr.training.flips import (
     still_open,
     try_flips,
 )
+from opendetr.training.manifest import describe_session
 from opendetr.training.means import EpochMeans, line_in_words
 from opendetr.training.optim import build_optimizer, restore_optimizer, set_learning_rates
 from opendetr.training.pictures import TrainingPictures
@@ -98,7 +99,9 @@ class Trainer:
     def fit(self) -> None:
         """Train until the plan stops the run; makes at least one step, and always writes a usable model."""
         with self.folder.held(), self.plan.listening():
-            self.folder.begin(self.config)
+            self.folder.begin(
+                self.config, describe_session(self.config, self.pictures.digests, self.accelerator.device)
+            )
             self.begin_tracking()
             if self.report is not None:
                 self.report.begin(self.pictures.first(self.state.epoch), self.checkpoint.preprocessing)

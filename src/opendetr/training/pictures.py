@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from opendetr.config import RunConfig
+from opendetr.data.balance import repeat_factors
 from opendetr.data.cache import build_cache
 from opendetr.data.loader import DetectionDataset, Sample, epoch_order, training_loader
 from opendetr.data.picture_digests import picture_digests
@@ -44,7 +45,7 @@ class TrainingPictures:
         train, accelerator = self.config.train, self.accelerator
         return epoch_order(
             len(self.dataset), epoch, train.seed, train.batch_size, accelerator.process_index,
-            accelerator.num_processes, self.shapes,
+            accelerator.num_processes, self.shapes, self.factors,
         )  # fmt: skip
 
     @cached_property
@@ -53,6 +54,11 @@ class TrainingPictures:
         if self.preprocessing.multiple_of == 1:
             return None
         return [self.preprocessing.shape(height, width) for width, height in self.dataset.index.sizes.tolist()]
+
+    @cached_property
+    def factors(self) -> Tensor | None:
+        """How often every picture is shown in an epoch, in the mean; None for once."""
+        return repeat_factors(self.dataset.index) if self.config.data.balanced else None
 
     @cached_property
     def digests(self) -> Tensor:

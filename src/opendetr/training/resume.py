@@ -153,7 +153,7 @@ def resumed_model(
     checkpoint = load_folder(run / "last")
     fixed = (
         "model", "loss", "data.image_size", "data.max_size", "train.batch_size", "train.accumulate", "train.seed",
-        "train.init", "train.new_head", "train.freeze",
+        "train.init", "train.new_head", "train.freeze", "data.balanced",
     )  # fmt: skip
     for name in fixed:
         if attrgetter(name)(checkpoint.config) != attrgetter(name)(config):

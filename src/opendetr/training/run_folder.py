@@ -34,6 +34,7 @@ from opendetr.files import (
 )
 from opendetr.progress import warn
 from opendetr.recipes.recipe import load_recipe
+from opendetr.training.manifest import write_manifest
 from opendetr.wording import counted
 
 if TYPE_CHECKING:  # it imports Accelerate, which readers of runs do not need
@@ -94,8 +95,11 @@ class RunFolder:
                 self.tracker.end()
             lock.release()
 
-    def begin(self, config: RunConfig) -> None:
-        """Make the folder ready: without what a killed program left, with the run that is continued, if any."""
+    def begin(self, config: RunConfig, session: Mapping[str, Any] | None = None) -> None:
+        """Make the folder ready: without what a killed program left, with the run that is continued, if any.
+
+        `session` goes into the manifest.
+        """
         if not self.is_written:
             return
         if was_saved(self.path):  # since it was looked at, before the lock
@@ -115,6 +119,8 @@ class RunFolder:
             if self.continued is not None and self.continued != self.path:
                 self._copy(self.continued)
             self.write_config(config)
+            if session is not None:
+                write_manifest(self.path, session, self.continued)
 
     def _copy(self, run: Path) -> None:
         """Take over the files of another run; `last` at the end, for a folder with it can be resumed."""

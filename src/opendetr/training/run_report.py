@@ -34,9 +34,10 @@ from opendetr.evaluation.run_page import (
 from opendetr.evaluation.runner import analyse_detections
 from opendetr.files import read_note, write_json, write_text
 from opendetr.pages.boxed_pictures import Thumbnail
-from opendetr.pages.page import figure, page, paragraph
+from opendetr.pages.page import figure, page, paragraph, table
 from opendetr.progress import console, warn
 from opendetr.structures import Detections
+from opendetr.training.manifest import manifest_in_words
 from opendetr.training.run_folder import EVALUATION, RunFolder
 from opendetr.wording import counted
 
@@ -159,8 +160,10 @@ class RunReport:
             + paragraph("The first ones, after cropping, resizing and other augmentation. Check that the boxes fit.")
             + f"<div class='grid small'>{self.augmented}</div>"
             + f"<h2>Objects of the training pictures</h2>{distributions(self.train_index, preprocessing)}"
+            + f"<h2>What made this run</h2>{table((), manifest_in_words(self.folder.path))}"
             + "<h2>Files</h2><p><a href=metrics.jsonl>metrics.jsonl</a>: every number of the curves; "
-            + "<a href=config.toml>config.toml</a>: the settings.</p>",
+            + "<a href=config.toml>config.toml</a>: the settings; "
+            + "<a href=manifest.json>manifest.json</a>: all sessions, with what is private to this machine.</p>",
         )
 
     def _title_of_pictures(self) -> str:

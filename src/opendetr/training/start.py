@@ -13,7 +13,7 @@ from opendetr.config import RunConfig
 from opendetr.data.augmentation import OwnTransform
 from opendetr.data.data_check import write_accounts
 from opendetr.data.source import DataSource
-from opendetr.devices import resolve_device
+from opendetr.devices import deterministic_where, resolve_device
 from opendetr.errors import UserError
 from opendetr.progress import console
 from opendetr.recipes.recipe import resolve_config
@@ -76,7 +76,8 @@ def run_training(
     if resume is None and trainer.config != config:
         begun_with += ", what it leaves open chosen as said above"
     _say_config(f"The config of the run is {run / 'config.toml'}: {begun_with}", config, usual, asked)
-    trainer.fit()
+    with deterministic_where(config.train.deterministic):
+        trainer.fit()
     sum_up(trainer)
     return run
 
