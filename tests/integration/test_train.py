@@ -24,6 +24,7 @@ from opendetr.training import speed
 from opendetr.training.loop import Trainer
 from opendetr.training.plan import Plan
 from opendetr.training.run_folder import read_metrics, summary_of
+from opendetr.training.step import TrainingStep
 
 
 def lines(run: Path, *kinds: str) -> list[dict]:
@@ -348,14 +349,17 @@ def test_a_failing_evaluation_does_not_lose_the_epoch(digits, tmp_path, monkeypa
     assert [line["epoch"] for line in lines(tmp_path / "run")] == [1, 2]
 
 
-def test_a_data_set_that_grew_begins_the_unfinished_epoch_anew(coco_folder, tmp_path):
+def test_a_data_set_that_grew_begins_the_unfinished_epoch_anew(coco_folder, tmp_path, monkeypatch):
     small, large = coco_folder(boxes_per_picture=[1] * 4), coco_folder(boxes_per_picture=[1] * 6)
     run = api.train(small, **{**TINY, "batch_size": 1}, minutes=1e-4, output=tmp_path / "run")
     with pytest.raises(
         UserError, match="learned from: 2 pictures were added; continue with the data it began with, or"
     ):
         api.train(large, resume=run, epochs=1)
+    steps, real = [], TrainingStep.__call__
+    monkeypatch.setattr(TrainingStep, "__call__", lambda step, batches: steps.append(1) or real(step, batches))
     api.train(large, resume=run, accept_data=True, epochs=1)
+    assert len(steps) == 6
     assert lines(run)[-1]["epoch"] == 1
 
 

@@ -8,7 +8,7 @@ import torch
 
 from opendetr.errors import UserError
 from opendetr.training.means import EpochMeans
-from opendetr.training.resume import random_state, require_state, restore_random_state
+from opendetr.training.resume import RunState, random_state, require_state, restore_random_state, seed_generators
 
 
 def draw() -> list:
@@ -22,6 +22,24 @@ def test_every_generator_goes_on_where_it_was(tmp_path):
     draw()
     restore_random_state(torch.load(tmp_path / "state.pt", weights_only=True))
     assert draw() == expected
+
+
+@pytest.mark.parametrize("seed", [0, 5, 2**32 - 1, 2**32 + 5])
+def test_every_generator_is_seeded(seed):
+    """Numpy's knows 32 bits only."""
+    seed_generators(seed)
+    found = draw()
+    np.random.seed(seed % 2**32)
+    numbers = np.random.rand(), np.random.randn()
+    assert found[3:] == list(numbers)
+    seed_generators(seed)
+    assert draw() == found
+    seed_generators(seed + 1)
+    assert not set(draw()) & set(found)
+
+
+def test_a_new_run_has_done_nothing():
+    assert not any(vars(RunState()).values())
 
 
 def test_a_state_of_an_earlier_version_has_torch_only():

@@ -138,7 +138,7 @@ def _require_keys(values: Any, kinds: Mapping[str, tuple[type, ...]], needed: Co
 
 
 def resumed_model(
-    config: RunConfig, run: Path, index: DatasetIndex, *, accept_data: bool = False, transform: str = ""
+    config: RunConfig, run: Path, index: DatasetIndex, *, accept_data: bool, transform: str
 ) -> tuple[Checkpoint, dict[str, Any]]:
     """The model of a run's `last`, and its training state.
 
