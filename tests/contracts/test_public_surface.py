@@ -65,7 +65,7 @@ COMMANDS = {
         "--precision",
         "--device", "--set", "--init", "--num-classes-from", "--freeze", "--patience", "--threads",
         "--accept-data", "--save-every", "--keep", "--log-to", "--augment", "--no-flip", "--transform",
-        "--balanced", "--deterministic",
+        "--balanced", "--deterministic", "--devices",
     },
     "convert": {"--to", "--push", "--private", "--licence", "--dc5", "--heads", "--image-size"},
     "val": {

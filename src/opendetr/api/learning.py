@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.markdown import Markdown
 
+from opendetr.api.launching import require_devices, train_in_processes
 from opendetr.data.augmentation import augmentation_values
 from opendetr.data.data_check import write_accounts
 from opendetr.data.findings import Finding
@@ -60,6 +61,7 @@ def train(
     cache: Cache | None = None,
     precision: TrainingPrecision | None = None,
     device: str | None = None,
+    devices: int | None = None,
     threads: int | str | None = None,
     overrides: Sequence[str] = (),
     started: float | None = None,
@@ -111,6 +113,8 @@ def train(
         cache: `ram` or `disk`: pictures are decoded once, for this run or for later ones too; or `none`.
         precision: `auto`, `fp32` or `bf16`.
         device: `auto`, `cpu`, `cuda` or `mps`.
+        devices: number of processes that train together on this machine, each on a GPU of its own, or on the CPU; one
+            by default. Not within `torchrun` or `accelerate launch`, which say it themselves.
         threads: number of threads, or `auto`: the fastest, measured at the start and when steps become slower. By
             default `auto` with minutes, and PyTorch's own number with epochs.
         overrides: `section.key=value` strings; they win over everything.
@@ -122,6 +126,11 @@ def train(
     Raises:
         UserError: bad input of any kind; nothing has been written then.
     """
+    asked = locals() | {"devices": None, "started": started or time.time()}
+    if devices is not None:
+        require_devices(devices, device or "auto")
+        if devices > 1:
+            return train_in_processes(devices, asked)
     if minutes is not None and not minutes > 0:
         raise UserError(f"--minutes must be above 0, got {minutes}")
     require_batch_size(batch_size)

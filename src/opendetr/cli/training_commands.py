@@ -209,6 +209,9 @@ def train(
         ),
     ] = None,
     no_flip: Annotated[bool, flag(DATA, "Never mirror pictures or turn them upside down.", "--no-flip")] = False,
+    devices: Annotated[
+        int | None, option(SPEED, "N", "GPUs, or processes on the CPU, that train together.", default=1)
+    ] = None,
     balanced: Annotated[bool, flag(DATA, "Show pictures of rare classes more often.", "--balanced")] = False,
     deterministic: Annotated[
         bool, flag(RARE, "The same bits for the same seed, on a GPU too; needs --epochs.", "--deterministic")
@@ -265,7 +268,7 @@ def train(
         val_share=val_share, report=report, output=output, resume=resume,
         accept_data=accept_data, save_every=save_every, keep=keep, log_to=log_to,
         augment=augment, no_flip=no_flip, transform=transform, balanced=balanced or None,
-        deterministic=deterministic,
+        deterministic=deterministic, devices=devices,
         epochs=epochs, minutes=minutes,
         patience=patience, seed=seed, batch_size=batch_size, image_size=image_size, backbone=backbone,
         backbone_weights=backbone_weights, workers=workers, cache=cache, precision=precision,

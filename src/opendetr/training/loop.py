@@ -50,6 +50,7 @@ from opendetr.training.sizing import Sizing
 from opendetr.training.speed import fits_in_memory
 from opendetr.training.step import MicroBatches, TrainingStep
 from opendetr.training.validation import Validation
+from opendetr.wording import counted
 
 LOGGED_EVERY = 20  # steps of an epoch
 
@@ -454,6 +455,10 @@ class Trainer:
             setattr(self.sizing, name, value)
         if self.state.step and before != now:
             console.print(f"An epoch has {now} steps now, it had {before}: the unfinished epoch starts again.")
+            self.state.step = 0
+        processes, had = self.accelerator.num_processes, 1 + len(training_state.get("other_processes", ()))
+        if self.state.step and processes != had:  # which share the pictures in another way
+            console.print(f"{counted(processes, 'process', 'processes')} now, {had} before: the unfinished epoch starts again.")
             self.state.step = 0
         path = run / "last" / "training.pt"
         with damage_is_said(path):
