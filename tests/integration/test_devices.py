@@ -51,7 +51,7 @@ def test_a_signal_to_one_process_ends_all_with_the_run_saved(digits, tmp_path):
             second = next(
                 process
                 for process in psutil.Process(launcher.pid).children()
-                if "opendetr.api.launching" in process.cmdline() and process.environ().get("RANK") == "1"
+                if "opendetr.cli.launched" in process.cmdline() and process.environ().get("RANK") == "1"
             )
             second.send_signal(signal.SIGTERM)
             assert launcher.wait(ENOUGH) == 0, ended.read_text()

@@ -1,7 +1,4 @@
-"""`--devices N`: one training in N processes of this machine, started by PyTorch's own launcher.
-
-Run as a module, it is one of these processes.
-"""
+"""`--devices N`: one training in N processes of this machine, started by PyTorch's own launcher."""
 
 import logging
 import os
@@ -9,17 +6,15 @@ import pickle
 import sys
 import tempfile
 from collections.abc import Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from opendetr.cores import available_cores
 from opendetr.devices import resolve_device
 from opendetr.errors import UserError
-from opendetr.files import write_bytes
-from opendetr.progress import console, silence
+from opendetr.progress import console
 
-PEER_IS_GONE = ("by peer", "NCCL", "gloo")  # in what a process says when another one has ended
+PROCESS = "opendetr.cli.launched"  # the module that is one of the processes
 SECONDS = 30  # after a signal, for the processes to save and end
 ORDER, RESULT, ERROR = "order.pickle", "run.txt", "error.pickle"
 
@@ -68,7 +63,7 @@ def train_in_processes(count: int, options: Mapping[str, Any]) -> Path:
             local_addr="127.0.0.1", max_restarts=0, run_id=folder.name,
         )  # fmt: skip
         try:
-            elastic_launch(config, sys.executable)("-m", __name__, str(folder))
+            elastic_launch(config, sys.executable)("-m", PROCESS, str(folder))
         except ChildFailedError as failed:
             if (folder / ERROR).is_file():
                 raise pickle.loads((folder / ERROR).read_bytes()) from None
@@ -83,26 +78,3 @@ def train_in_processes(count: int, options: Mapping[str, Any]) -> Path:
             if not (folder / RESULT).is_file():
                 raise KeyboardInterrupt from None
         return Path((folder / RESULT).read_text(encoding="utf-8"))
-
-
-def _main(folder: Path) -> None:
-    """Be one of the processes."""
-    import opendetr
-
-    order = pickle.loads((folder / ORDER).read_bytes())
-    try:
-        with silence() if order["is_quiet"] else nullcontext():
-            run = opendetr.train(**order["options"])
-    except UserError as error:
-        write_bytes(folder / ERROR, pickle.dumps(error))  # at once: each of them writes it
-        sys.exit(2)
-    except RuntimeError as error:
-        if not any(word in str(error) for word in PEER_IS_GONE):
-            raise
-        sys.exit(1)  # the launcher says which process ended first
-    if os.environ["RANK"] == "0":
-        (folder / RESULT).write_text(str(run), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    _main(Path(sys.argv[1]))

@@ -202,7 +202,7 @@ def epoch_order(
     keys, shown = [], Counter[int]()
     for position in order:
         keys.append((epoch + AGAIN * shown[position]) * length + position)
-        shown[position] += 1
+        shown[position] += factors is not None  # one that only fills a step is the same again
     steps = [keys[start : start + per_step] for start in range(0, len(keys), per_step)]
     if shapes is not None:  # shuffled, so that mixed steps are not always last
         steps = [steps[number] for number in torch.randperm(len(steps), generator=generator).tolist()]

@@ -458,7 +458,8 @@ class Trainer:
             self.state.step = 0
         processes, had = self.accelerator.num_processes, 1 + len(training_state.get("other_processes", ()))
         if self.state.step and processes != had:  # which share the pictures in another way
-            console.print(f"{counted(processes, 'process', 'processes')} now, {had} before: the unfinished epoch starts again.")
+            now_so_many = counted(processes, "process", "processes")
+            console.print(f"{now_so_many} now, {had} before: the unfinished epoch starts again.")
             self.state.step = 0
         path = run / "last" / "training.pt"
         with damage_is_said(path):
