@@ -321,6 +321,8 @@ class TrainConfig:
         _require(self, "freeze", set(self.freeze) <= set(PARTS), f"a list of {', '.join(PARTS)}")
         _require(self, "new_head", not self.new_head or self.init != "", "false without train.init: all heads are new")
         _require_at_least(self, -1, "workers")
+        counted = self.minutes == 0 or not self.deterministic
+        _require(self, "minutes", counted, "0 with train.deterministic, which needs --epochs: minutes hold any number")
         _require(self, "seed", 0 <= self.seed < 2**32, "a whole number from 0 to 2**32 - 1")
 
 

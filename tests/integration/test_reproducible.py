@@ -14,6 +14,7 @@ from tiny import TINY, TINY_FAST
 from opendetr import api
 from opendetr.checkpoints.native import load_folder
 from opendetr.errors import UserError
+from opendetr.training.manifest import manifest_in_words, write_manifest
 
 
 def weights(run):
@@ -38,9 +39,21 @@ def test_two_runs_of_one_seed_are_equal_to_the_last_bit(digits, tmp_path, option
     assert load_folder(first).config.train.precision == "fp32"
 
 
-def test_minutes_cannot_be_deterministic(digits):
-    with pytest.raises(UserError, match="--deterministic needs a length in epochs"):
-        api.train(digits, minutes=1, deterministic=True)
+def test_minutes_cannot_be_deterministic(digits, run):
+    """However they are given."""
+    for options in ({"minutes": 1}, {"overrides": ["train.minutes=1"]}):
+        with pytest.raises(UserError, match=r"train\.minutes must be 0 with train\.deterministic"):
+            api.train(digits, **options, deterministic=True)
+    with pytest.raises(UserError, match=r"train\.minutes must be 0 with train\.deterministic"):
+        api.train(resume=run, minutes=1, deterministic=True)
+
+
+@pytest.mark.parametrize("content", ['{"sessions": 3}', '{"sessions": null}', '{"sessions": [1]}', "[]", '{"sess'])
+def test_a_damaged_manifest_begins_anew(run, tmp_path, content):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    (copy / "manifest.json").write_text(content)
+    api.train(resume=copy, epochs=3)
+    assert len(json.loads((copy / "manifest.json").read_text())["sessions"]) == 1
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +82,18 @@ def test_a_page_shows_it_without_what_is_private(run):
     shown = page[page.index("What made this run") :]
     for private in (str(Path.home()), str(run.parent), platform.node(), f"/{getpass.getuser()}/"):
         assert private not in shown
+
+
+def test_a_page_shows_no_secrets_of_addresses(tmp_path):
+    session = {
+        "command": "opendetr train --data 'https://alice:token@host/set.zip?sig=SECRET' --data https://b.org/x?key=SECRET",
+        "seed": 0, "deterministic": False, "config": "", "pictures": "", "versions": {}, "git": None,
+        "machine": {"description": ""},
+    }  # fmt: skip
+    write_manifest(tmp_path, session, None)
+    shown = dict(manifest_in_words(tmp_path))["Command"]
+    assert not any(secret in shown for secret in ("alice", "token", "SECRET"))
+    assert "set.zip" in shown
 
 
 def test_it_stays_in_the_run_folder(run, tmp_path):

@@ -13,6 +13,7 @@ from torchvision.transforms import v2
 
 from opendetr.config import DataConfig
 from opendetr.data.augmentation import STRENGTHS, OwnTransform
+from opendetr.data.cache import build_cache
 from opendetr.data.door import load_index
 from opendetr.data.index import DatasetIndex
 from opendetr.data.loader import DetectionDataset
@@ -46,6 +47,43 @@ def loses_labels():
 
 def grey():
     return lambda image, objects: (image.float(), objects)
+
+def renumbers():
+    return lambda image, objects: (image, {**objects, "labels": objects["labels"] + 50})
+
+def floats():
+    return lambda image, objects: (image, {**objects, "labels": objects["labels"].float()})
+
+def nothing_left():
+    return lambda image, objects: (image[:, :0], objects)
+
+def picture_only():
+    return lambda image, objects: image
+
+def not_finite():
+    return lambda image, objects: (image, lost(objects))
+
+def lost(objects):
+    return {**objects, "boxes": tv_tensors.wrap(objects["boxes"] * float("nan"), like=objects["boxes"])}
+
+def plain(image, objects):
+    return mirror(image, objects)
+
+class Plain:
+    def __call__(self, image, objects):
+        return mirror(image, objects)
+
+called = Plain()
+warp = v2.RandomPerspective(0.4, p=1.0)
+rotate = v2.RandomRotation(25)
+
+def writes():
+    def write(image, objects):
+        image[:, :20, :20] = 255
+        objects["boxes"][:, 0] += 3
+        objects["labels"].zero_()
+        return image, objects
+    return write
 
 class Drawing(torch.nn.Module):
     """Paints one pixel with numbers of all three generators."""
@@ -136,7 +174,15 @@ def test_boxes_follow_their_objects(index, recipe, augment):
         assert len(places) > 10
 
 
-@pytest.mark.parametrize("name", ["turn", "made"])
+@pytest.mark.parametrize("name", ["mirror", "plain", "called", "Plain"])
+def test_what_may_be_a_transform(index, own, name):
+    """A module, a function of picture and objects, an object that is called so, or its class."""
+    data = resolve_config("fast", options={"data.image_size": 128, "data.max_size": 160, **STRENGTHS["none"]}).data
+    ((_, boxes),) = augmented(index, data, 1, own(name))
+    assert boxes[0][0] == pytest.approx((160 - 80) * 158 / 160, abs=EXACT)
+
+
+@pytest.mark.parametrize("name", ["turn", "made", "warp", "rotate"])
 def test_boxes_follow_a_transform_of_ones_own(index, own, name):
     """A part may be outside the picture then; what is left has its box."""
     data = resolve_config("fast", options={"data.image_size": 96, "data.max_size": 160, **STRENGTHS["none"]}).data
@@ -148,7 +194,7 @@ def test_boxes_follow_a_transform_of_ones_own(index, own, name):
             if (found := seen(image, label)) is not None:  # a sliver of less than a pixel is blurred away
                 torch.testing.assert_close(box, found, atol=EXACT, rtol=0)
                 places.add((label, *box.round().int().tolist()))
-    assert len(places) > 10 if name == "turn" else len(places) == 3
+    assert len(places) == 3 if name == "made" else len(places) > 10
 
 
 def test_a_sample_does_not_depend_on_those_before_it(index, own):
@@ -171,6 +217,21 @@ def test_a_sample_does_not_depend_on_those_before_it(index, own):
     assert torch.equal(dataset[1][0], second)
 
 
+@pytest.mark.parametrize("cached", [False, True])
+def test_what_a_transform_writes_in_place_stays_in_its_sample(index, own, cached):
+    """The cache and the index keep what they had: the next time the picture is as it was."""
+    config = DataConfig(cache="ram" if cached else "none")
+    cache = build_cache(config, index.sizes)
+    dataset = DetectionDataset(index, v2.Identity(), cache=cache, own_transform=own("writes"))
+    first, second = dataset[0], dataset[0]
+    assert torch.equal(first[0], second[0])
+    assert all(map(torch.equal, first[1], second[1]))
+    dataset.own_transform = None
+    image, target, _ = dataset[0]
+    assert image[:, :20, :20].eq(0).all()
+    assert target.labels.tolist() == [0, 1, 2]
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [
@@ -191,6 +252,11 @@ def test_what_is_no_transform(own, name, said):
         ("fails", "ZeroDivisionError: division by zero"),
         ("loses_labels", "one for each of the labels"),
         ("grey", "must be a uint8 tensor"),
+        ("renumbers", "must be some of those it gets"),
+        ("floats", "must be some of those it gets"),
+        ("nothing_left", "has no pixels"),
+        ("picture_only", "must return two things"),
+        ("not_finite", "boxes it returns are not finite"),
     ],
 )
 def test_a_transform_that_fails_names_the_picture(index, own, name, said):

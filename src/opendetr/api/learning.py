@@ -140,10 +140,6 @@ def train(
         raise UserError("--num-classes-from data gives a trained model new class heads: name the model by --init MODEL")
     if accept_data and resume is None:
         raise UserError("--accept-data is for the data of a run that is continued: give --resume RUN too")
-    if deterministic and minutes is not None:
-        raise UserError("--deterministic needs a length in epochs: minutes never hold the same number of steps")
-    if deterministic and precision is None:
-        precision = "fp32"  # what `auto` measures differs from run to run
     if augment is not None:
         require_choice("augment", augment, Augmentation)
     if resume is not None and (augment is not None or no_flip):

@@ -214,7 +214,7 @@ def train(
     ] = None,
     balanced: Annotated[bool, flag(DATA, "Show pictures of rare classes more often.", "--balanced")] = False,
     deterministic: Annotated[
-        bool, flag(RARE, "The same bits for the same seed, on a GPU too; needs --epochs.", "--deterministic")
+        bool, flag(RARE, "Only operations that give the same bits again; needs --epochs.", "--deterministic")
     ] = False,
     transform: Annotated[
         str | None,

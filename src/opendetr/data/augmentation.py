@@ -1,6 +1,7 @@
 """How much training pictures are changed: three strengths by name, and a transform of the user's own."""
 
 import importlib
+import inspect
 import random
 import sys
 from collections.abc import Mapping
@@ -36,7 +37,9 @@ def augmentation_values(augment: Augmentation | None, *, no_flip: bool) -> dict[
 
 
 class OwnTransform:
-    """A transform of the user's, `module:name`: a torchvision v2 transform, or a class or function that makes one.
+    """A transform of the user's, `module:name`: a torchvision v2 transform or a function of picture and objects.
+
+    Or a class or function without arguments that makes one.
 
     It is called before the recipe's own, with the picture as it was read, a `tv_tensors.Image` [3, H, W] of uint8, and
     `{"boxes": tv_tensors.BoundingBoxes, "labels": Tensor}`, and returns the two. Torch's, Python's and numpy's
@@ -58,8 +61,7 @@ class OwnTransform:
             sys.path.insert(0, here)
         try:
             found = getattr(importlib.import_module(module), attribute)
-            is_made = isinstance(found, v2.Transform | torch.nn.Module)
-            self.transform: Any = found if is_made else found()
+            self.transform: Any = found if _takes_a_sample(found) else found()
         except Exception as error:  # of the user's code
             reason = f"{type(error).__name__}: {first_line(error)}"
             raise UserError(f"--transform {name}: it cannot be made ({reason}); expected a torchvision v2 transform, "
@@ -85,8 +87,8 @@ class OwnTransform:
         random.seed(seed)
         np.random.seed(seed)
         try:
-            new = self.transform(image, objects)
-            return self._checked(*new)
+            known = set(objects["labels"].tolist())
+            return _checked(self.transform(image, objects), known)
         except Exception as error:  # of the user's code
             reason = f"{type(error).__name__}: {first_line(error)}"
             raise UserError(f"--transform {self.name} fails on {record.path} ({reason})") from None
@@ -94,14 +96,33 @@ class OwnTransform:
             random.setstate(before[0])
             np.random.set_state(before[1])
 
-    def _checked(self, image: Any, objects: Any) -> tuple[tv_tensors.Image, dict[str, Any]]:
-        boxes, labels = objects["boxes"], objects["labels"]
-        if not (isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3 and image.shape[0] == 3):
-            raise ValueError("the picture it returns must be a uint8 tensor [3, H, W], as the one it gets")
-        if not isinstance(boxes, tv_tensors.BoundingBoxes) or len(boxes) != len(labels):
-            raise ValueError("the boxes it returns must be tv_tensors.BoundingBoxes, one for each of the labels")
-        height, width = image.shape[-2:]
-        corners = v2.functional.convert_bounding_box_format(boxes, new_format="XYXY").as_subclass(Tensor).float()
-        clipped, used = clip_boxes(corners, (height, width))
-        kept = tv_tensors.BoundingBoxes(clipped[used], format="XYXY", canvas_size=(height, width))
-        return tv_tensors.Image(image), {**objects, "boxes": kept, "labels": labels[used]}
+
+def _takes_a_sample(found: Any) -> bool:
+    """Whether it is a transform already: a module, or what is called with picture and objects; else it makes one."""
+    if isinstance(found, torch.nn.Module) or inspect.isclass(found):
+        return not inspect.isclass(found)
+    needed = [one for one in inspect.signature(found).parameters.values() if one.default is one.empty]
+    return len(needed) == 2
+
+
+def _checked(returned: Any, known: set[int]) -> tuple[tv_tensors.Image, dict[str, Any]]:
+    """What a transform returned, its boxes cut off at the edges; ValueError says what is wrong with it."""
+    if not (isinstance(returned, tuple) and len(returned) == 2 and isinstance(returned[1], dict)):
+        raise ValueError("it must return two things: the picture, and the dictionary with boxes and labels")
+    image, objects = returned
+    boxes, labels = objects.get("boxes"), objects.get("labels")
+    if not (isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3 and image.shape[0] == 3):
+        raise ValueError("the picture it returns must be a uint8 tensor [3, H, W], as the one it gets")
+    height, width = image.shape[-2:]
+    if not height or not width:
+        raise ValueError("the picture it returns has no pixels")
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or not set(labels.tolist()) <= known:
+        raise ValueError("the labels it returns must be some of those it gets, as int64")
+    if not isinstance(boxes, tv_tensors.BoundingBoxes) or len(boxes) != len(labels):
+        raise ValueError("the boxes it returns must be tv_tensors.BoundingBoxes, one for each of the labels")
+    corners = v2.functional.convert_bounding_box_format(boxes, new_format="XYXY").as_subclass(Tensor).float()
+    if not corners.isfinite().all():
+        raise ValueError("the boxes it returns are not finite")
+    clipped, used = clip_boxes(corners, (height, width))
+    kept = tv_tensors.BoundingBoxes(clipped[used], format="XYXY", canvas_size=(height, width))
+    return tv_tensors.Image(image), {**objects, "boxes": kept, "labels": labels[used]}

@@ -98,8 +98,9 @@ class DetectionDataset(Dataset[Sample]):
             # torch.manual_seed would also seed GPUs, whose dropout must not restart, and record a stack trace.
             torch.default_generator.manual_seed(hash((self.seed, key)))
             image = tv_tensors.Image(picture)
-            if self.own_transform is not None:
-                image, objects = self.own_transform(image, objects, record)
+            if self.own_transform is not None:  # it may change in place what the cache and the index keep
+                objects = {name: tensor.clone() for name, tensor in objects.items()}
+                image, objects = self.own_transform(tv_tensors.Image(picture.clone()), objects, record)
             image, objects = self.transform(image, objects)
         return image.as_subclass(Tensor), to_target(image, objects), record
 

@@ -1,6 +1,7 @@
 """What a run was made by, for whoever repeats it: command, versions, machine, data, seed, and the user's code."""
 
 import hashlib
+import re
 import shlex
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from opendetr.files import read_note, write_json
 MANIFEST = "manifest.json"  # stays in the run folder: no model folder has it, so nothing uploads or packs it
 PACKAGES = ("opendetr", "torch", "torchvision", "timm", "accelerate", "numpy", "pillow")
 GIT_SECONDS = 5.0
+SECRETS = re.compile(r"(?<=://)[^\s/@]*@|(?<=\S)\?[^\s'\"]+")  # of addresses: user and password, signatures
 
 
 def describe_session(config: RunConfig, pictures: Tensor, device: torch.device) -> dict[str, Any]:
@@ -48,20 +50,20 @@ def describe_session(config: RunConfig, pictures: Tensor, device: torch.device) 
 
 def write_manifest(run: Path, session: Mapping[str, Any], continued: Path | None) -> None:
     """Add a session to the manifest of a run, after those of the run that is continued."""
-    sessions = read_note((run if continued is None else continued) / MANIFEST).get("sessions", [])
+    sessions = _sessions(run if continued is None else continued)
     write_json(run / MANIFEST, {"sessions": [*sessions, session]}, durable=True)
 
 
 def manifest_in_words(run: Path) -> list[tuple[str, str]]:
     """Names and values of the latest session as a page may show them: without paths, host and user name."""
-    sessions = read_note(run / MANIFEST).get("sessions", [])
+    sessions = _sessions(run)
     if not sessions:
         return []
     latest = sessions[-1]
     git = latest["git"]
     code = f"commit {git['commit'][:12]}{', with changes' if git['is_changed'] else ''}" if git else "not under git"
     return [
-        ("Command", without_paths(latest["command"])),
+        ("Command", without_paths(SECRETS.sub("", latest["command"]))),
         ("Seed", f"{latest['seed']}{', deterministic' if latest['deterministic'] else ''}"),
         ("Machine", latest["machine"]["description"]),
         ("Versions", ", ".join(f"{name} {number}" for name, number in latest["versions"].items())),
@@ -70,6 +72,12 @@ def manifest_in_words(run: Path) -> list[tuple[str, str]]:
         ("Config", f"digest {latest['config']}"),
         ("Sessions", str(len(sessions))),
     ]
+
+
+def _sessions(run: Path) -> list[Any]:
+    """Those of a run's manifest; none where it is missing or damaged."""
+    found = read_note(run / MANIFEST).get("sessions")
+    return found if isinstance(found, list) and all(isinstance(one, dict) for one in found) else []
 
 
 def _digest(content: bytes) -> str:

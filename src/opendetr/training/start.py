@@ -59,17 +59,20 @@ def run_training(
             trained = load_checkpoint(config.train.init, without_head=config.train.new_head)
     if not config.data.root:
         raise UserError("--data is missing: give the folder of the data set to learn from")
+    if config.train.deterministic and config.train.precision == "auto":  # what it measures differs from run to run
+        config = config.with_values({"train.precision": "fp32"}, "--deterministic")
     own_transform = None if transform is None else OwnTransform(transform)
     require_tracker(config.train.log_to)
     if report is not None:
         data = config.data
         write_accounts(report, DataSource.of_config(data), (data.train_split, data.val_split))
     settled = settle_threads(threads, measure=config.train.minutes > 0, device=resolve_device(config.train.device).type)
-    trainer = prepare_training(
-        config, resume if output is None else output, started, resume, trained=trained,
-        fresh_minutes=bool(given.get("train.minutes")), accept_data=accept_data, threads=settled,
-        own_transform=own_transform,
-    )  # fmt: skip
+    with deterministic_where(config.train.deterministic):  # the model's speed is measured already there
+        trainer = prepare_training(
+            config, resume if output is None else output, started, resume, trained=trained,
+            fresh_minutes=bool(given.get("train.minutes")), accept_data=accept_data, threads=settled,
+            own_transform=own_transform,
+        )  # fmt: skip
     run = trainer.folder.path
     asked = [*given, *(override.partition("=")[0].strip() for override in overrides)]
     asked += [] if image_size is None else ["data.image_size"]
