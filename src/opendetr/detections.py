@@ -266,6 +266,7 @@ def reaches(scores: Float[Tensor, "*N"], labels: Int[Tensor, "*#N"], threshold: 
 
 def threshold_in_words(threshold: Threshold) -> str:
     """`the threshold of 0.5`, or `the model's threshold of its class (0.31 to 0.62)`."""
-    if isinstance(threshold, int | float):
-        return f"the threshold of {threshold:g}"
-    return f"the model's threshold of its class ({min(threshold):.2g} to {max(threshold):.2g})"
+    low, high = (threshold, threshold) if isinstance(threshold, int | float) else (min(threshold), max(threshold))
+    if low == high:
+        return f"the threshold of {low:g}"
+    return f"the model's threshold of its class ({low:.2g} to {high:.2g})"

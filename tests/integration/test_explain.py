@@ -143,7 +143,9 @@ def test_two_equal_slots_overlap_as_chance_says_and_specialists_do_not():
     assert found.specialisation[0, 2] < 0.2
     assert found.usage.tolist() == [0.25, 0, 0]
     np.testing.assert_allclose(found.moves, 0.1 * 300 / 500)
-    alike = replace(found, boxes_cxcywh=boxes[:, :2], scores=scores[:, :2], starts_cxcywh=starts[:, :2])
+    alike = replace(
+        found, boxes_cxcywh=boxes[:, :2], scores=scores[:, :2], sure=found.sure[:, :2], starts_cxcywh=starts[:, :2]
+    )
     assert alike.chance_overlap == pytest.approx(alike.specialisation[0, 1], abs=0.1)
 
 
