@@ -243,7 +243,14 @@ def test_info_prints_what_an_exported_file_tells(exported, monkeypatch, capsys):
     with pytest.raises(SystemExit, match="0"):
         main()
     said = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    for words in ("made from", "certificate", f"3: {', '.join(LABELS.names)}", "image_size 64", "float32 [batch, 3"):
+    for words in (
+        "made from",
+        "certificate",
+        f"3: {', '.join(LABELS.names)}",
+        "image_size 64",
+        "float32 [batch, 3",
+        f"{LABELS.names[1]} 0.42",
+    ):
         assert words in said
 
 
