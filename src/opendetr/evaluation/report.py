@@ -114,7 +114,7 @@ def _thresholds(facts: dict[str, Any]) -> str:
     own = facts.get("thresholds")
     if not own:
         return f"{USUAL_THRESHOLD} (none of its own)"
-    return ", ".join(f"{one_line(name)} {score:.2f}" for name, score in zip(facts["classes"], own))
+    return ", ".join(f"{one_line(name)}: {score:.2f}" for name, score in zip(facts["classes"], own))
 
 
 def _of_graph(facts: dict[str, Any]) -> dict[str, str]:
