@@ -249,7 +249,7 @@ def test_info_prints_what_an_exported_file_tells(exported, monkeypatch, capsys):
         f"3: {', '.join(LABELS.names)}",
         "image_size 64",
         "float32 [batch, 3",
-        f"{LABELS.names[1]} 0.42",
+        f"{LABELS.names[1]}: 0.42",
     ):
         assert words in said
 
