@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, overload
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor
 
@@ -22,6 +22,8 @@ from opendetr.options import require_score
 from opendetr.raw_values import RawId
 
 SHOWN_ROWS, SHOWN_SIDE = 20, 1024  # the most of a table that is printed; of a picture in a notebook, in pixels
+
+Threshold = float | Sequence[float]  # on scores: one for all classes, or one per class index
 
 Rows = slice | Sequence[int] | Sequence[bool] | np.ndarray | Tensor
 
@@ -107,10 +109,14 @@ class Detections:
         """The raw category id of every detection, as the training data wrote it; None where the class has none."""
         return [self.label_map.category_ids[label] for label in self.labels.tolist()]
 
-    def above(self, threshold: float) -> "Detections":
-        """The detections whose score is at least `threshold`; those of classes without a category are left out."""
+    def above(self, threshold: Threshold) -> "Detections":
+        """The detections whose score is at least `threshold`; those of classes without a category are left out.
+
+        Args:
+            threshold: a number for all classes, or one per class index.
+        """
         used = torch.tensor([category_id is not None for category_id in self.label_map.category_ids])
-        return self[(self.scores >= threshold) & used[self.labels]]
+        return self[reaches(self.scores, self.labels, threshold) & used[self.labels]]
 
     def filter(self, classes: str | int | Iterable[str | int] | None = None, score: float = 0.0) -> "Detections":
         """The detections of some classes, with a score of at least `score`.
@@ -248,3 +254,19 @@ class Detections:
                 f"in had {width}x{height}; give that one"
             )
         return found
+
+
+def reaches(scores: Float[Tensor, "*N"], labels: Int[Tensor, "*#N"], threshold: Threshold) -> Bool[Tensor, "*N"]:
+    """Whether scores are at least the threshold, which may be one per class; `labels` are their class indices."""
+    if isinstance(threshold, int | float):
+        return scores >= threshold
+    # In double precision, since fitted thresholds lie between scores that may be neighbours in single precision.
+    return scores >= torch.tensor(threshold, dtype=torch.float64, device=labels.device)[labels]
+
+
+def threshold_in_words(threshold: Threshold) -> str:
+    """`the threshold of 0.5`, or `the model's threshold of its class (0.31 to 0.62)`."""
+    low, high = (threshold, threshold) if isinstance(threshold, int | float) else (min(threshold), max(threshold))
+    if low == high:
+        return f"the threshold of {low:g}"
+    return f"the model's threshold of its class ({low:.2g} to {high:.2g})"

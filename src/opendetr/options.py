@@ -35,13 +35,13 @@ def require_choice(option: str, value: str, choices: Any) -> None:
         raise UserError(f"--{option} {value}: expected {', '.join(others)} or {last}")
 
 
-def require_score(option: str, score: float) -> None:
-    """Check a score or a threshold on scores.
+def require_score(option: str, score: float | None) -> None:
+    """Check a score or a threshold on scores; None is the default of whoever asked.
 
     Raises:
         UserError: it is not in 0..1; names `option`.
     """
-    if not 0 <= score <= 1:  # written so that NaN is refused too
+    if score is not None and not 0 <= score <= 1:  # written so that NaN is refused too
         hint = f"; for {score:g} % give {score / 100:g}" if 1 < score <= 100 else ""
         raise UserError(f"{option} must be between 0 and 1, got {score}{hint}")
 

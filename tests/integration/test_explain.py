@@ -136,12 +136,16 @@ def test_two_equal_slots_overlap_as_chance_says_and_specialists_do_not():
     scores = np.zeros((72, 3))
     scores[:18, 0] = 1
     starts = boxes - np.array([0.1, 0.0, 0.0, 0.0])
-    found = Survey(boxes, scores, starts, np.full((72, 2), (300.0, 400.0)), np.zeros((0, 2, 4)), *NONE, [], 0.5)
+    found = Survey(
+        boxes, scores, starts, np.full((72, 2), (300.0, 400.0)), np.zeros((0, 2, 4)), *NONE, [], scores >= 0.5, 0.5
+    )
     assert found.specialisation[0, 1] == pytest.approx(0.75, abs=0.1)
     assert found.specialisation[0, 2] < 0.2
     assert found.usage.tolist() == [0.25, 0, 0]
     np.testing.assert_allclose(found.moves, 0.1 * 300 / 500)
-    alike = replace(found, boxes_cxcywh=boxes[:, :2], scores=scores[:, :2], starts_cxcywh=starts[:, :2])
+    alike = replace(
+        found, boxes_cxcywh=boxes[:, :2], scores=scores[:, :2], sure=found.sure[:, :2], starts_cxcywh=starts[:, :2]
+    )
     assert alike.chance_overlap == pytest.approx(alike.specialisation[0, 1], abs=0.1)
 
 

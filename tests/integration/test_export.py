@@ -64,6 +64,9 @@ EXACT = 1e-4  # float32 through another library's kernels; logits here are of th
 SAYS_SOMETHING = 0.3
 
 
+THRESHOLDS = tuple(0.4 + 0.02 * label for label in range(LABELS.num_classes))
+
+
 def make_checkpoint(folder, recipe: str, **changes) -> Checkpoint:
     """A model with random weights far from their start, so that its answers differ from picture to picture."""
     torch.manual_seed(0)
@@ -77,7 +80,7 @@ def make_checkpoint(folder, recipe: str, **changes) -> Checkpoint:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
         model.class_embed.bias[0] += 5.0 if recipe == "fast" else 2.0  # enough for some detections
     preprocessing = Preprocessing(64, 128, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3), 32 if recipe == "fast" else 1)
-    checkpoint = Checkpoint(model, config, LABELS, preprocessing, Origin(), folder)
+    checkpoint = Checkpoint(model, config, LABELS, preprocessing, Origin(thresholds=THRESHOLDS), folder)
     save_checkpoint(folder, checkpoint)
     return load_checkpoint(folder)
 
@@ -228,12 +231,26 @@ def test_an_exported_file_is_measured_as_its_model(made, exported, labelled):
     assert api.val(exported("paper", "onnx")[0], labelled, "val").summary == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["onnx", "openvino", "pt2"])
+def test_an_exported_file_has_the_thresholds_of_its_model(exported, kind):
+    path, _ = exported("paper", kind)
+    assert Detector.load(path).description.thresholds == THRESHOLDS
+    assert api.info(path)["thresholds"] == list(THRESHOLDS)
+
+
 def test_info_prints_what_an_exported_file_tells(exported, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["opendetr", "info", str(exported("paper", "onnx")[0])])
     with pytest.raises(SystemExit, match="0"):
         main()
     said = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    for words in ("made from", "certificate", f"3: {', '.join(LABELS.names)}", "image_size 64", "float32 [batch, 3"):
+    for words in (
+        "made from",
+        "certificate",
+        f"3: {', '.join(LABELS.names)}",
+        "image_size 64",
+        "float32 [batch, 3",
+        f"{LABELS.names[1]}: 0.42",
+    ):
         assert words in said
 
 

@@ -263,3 +263,40 @@ def test_val_refuses_a_category_the_model_does_not_know(tiny_run, digits, tmp_pa
     (tmp_path / "annotations/val.json").write_text(json.dumps(coco))
     with pytest.raises(package.UserError, match="77 'letter'"):
         api.val(tiny_run, tmp_path, "val")
+
+
+def test_a_model_uses_its_own_thresholds_and_a_number_is_for_all_classes(tiny_run, pictures, tmp_path, capsys):
+    stored = json.loads((tiny_run / "best" / "metrics.json").read_text())
+    number = Detector.load(tiny_run).description.label_map.num_classes
+    assert len(stored["thresholds"]) == number  # training has fitted them
+    shutil.copytree(tiny_run / "best", tmp_path / "model")
+    everything = Detector.load(tiny_run).predict(pictures[1], threshold=0.0)
+    wanted = int(everything.labels[0])
+    own = [0.0 if label == wanted else 1.0 for label in range(number)]
+    metrics = tmp_path / "model" / "metrics.json"
+    metrics.write_text(json.dumps(stored | {"thresholds": own}))
+    detector = Detector.load(tmp_path / "model")
+    assert detector.predict(pictures[1]).labels.tolist() == [label for label in everything.labels if label == wanted]
+    assert len(detector.predict(pictures[1], threshold=0.0)) == len(everything)
+    assert api.info(tmp_path / "model")["thresholds"] == own
+    found = json.loads(api.predict(tmp_path / "model", [str(pictures[1])], tmp_path / "out", drawn=False).read_text())
+    assert len(found) == int((everything.labels == wanted).sum())
+    metrics.write_text(json.dumps(stored | {"thresholds": [0.999] * (number - 1) + [0.99]}))
+    api.predict(tmp_path / "model", [str(pictures[1])], tmp_path / "none", drawn=False)
+    assert "no score reaches the model's threshold of its class (0.99 to 1); --threshold" in capsys.readouterr().out
+    metrics.write_text(json.dumps(stored | {"thresholds": [2.0] * number}))
+    with pytest.raises(UserError, match=f"metrics.json is damaged: 'thresholds': expected {number} numbers in 0..1"):
+        Detector.load(tmp_path / "model")
+
+
+@pytest.mark.parametrize("form", ["opendetr", "huggingface"])
+def test_converted_models_keep_their_thresholds(tiny_run, tmp_path, form):
+    shutil.copytree(tiny_run / "best", tmp_path / "model")
+    metrics = tmp_path / "model" / "metrics.json"
+    stored = json.loads(metrics.read_text())
+    own = [0.1 + 0.05 * place for place in range(len(stored["thresholds"]))]
+    metrics.write_text(json.dumps(stored | {"thresholds": own}))
+    api.convert(tmp_path / "model", tmp_path / "there", form)
+    api.convert(tmp_path / "there", tmp_path / "back", "opendetr")
+    for folder in ("there", "back"):
+        assert list(Detector.load(tmp_path / folder).description.thresholds) == own

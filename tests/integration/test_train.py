@@ -287,7 +287,9 @@ def test_a_run_ends_with_what_matters_and_says_that_it_has_learned_nothing(digit
     assert "[model]" not in said
     *_, measured, where, val, predict, nothing, resume = said.splitlines()
     found = summary_of(run)
-    assert measured == f"AP {found['val']['AP']:.3f}, AP50 {found['val']['AP50']:.3f} on val, at epoch 1 of 1."
+    low, high = found["val"]["AP_interval"]
+    said = f"AP {found['val']['AP']:.3f} (95 %: {low:.3f} to {high:.3f}), AP50 {found['val']['AP50']:.3f}"
+    assert measured == f"{said} on val, at epoch 1 of 1."
     assert where.startswith(f"The run is in {run}: best, last, ")
     assert val == f"  opendetr val {run} --data {digits} --split test"
     assert predict == f"  opendetr predict {run} PICTURES --output found"

@@ -310,6 +310,21 @@ def test_the_card_has_no_paths_of_this_machine_and_no_undefined_figures(small_fo
         assert "| AP | undefined |" in card.text
 
 
+def test_thresholds_are_kept_in_the_config_and_said_by_the_card(small_folder, tmp_path):
+    checkpoint = load_checkpoint(small_folder)
+    assert checkpoint.origin.thresholds == ()
+    own = tuple(0.25 + 0.125 * label for label in range(checkpoint.label_map.num_classes))
+    checkpoint = replace(checkpoint, origin=replace(checkpoint.origin, thresholds=own))
+    written = save_huggingface(checkpoint, tmp_path / "there")
+    assert load_checkpoint(written).origin.thresholds == own
+    assert "which opendetr uses where none is given: cat 0.25, dog 0.38" in model_card(checkpoint, "a", None, "code")
+    config = json.loads((written / "config.json").read_text())
+    config["opendetr"]["thresholds"] = [0.5]
+    (written / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="'thresholds': expected"):
+        load_checkpoint(written)
+
+
 def test_the_hub_gets_the_whole_folder(small_folder, tmp_path, monkeypatch):
     sent = {}
 

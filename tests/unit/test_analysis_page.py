@@ -47,7 +47,7 @@ def test_of_many_classes_the_most_frequent_mistakes_are_listed():
     assert listed == sorted(matrix.ravel().tolist(), reverse=True)[:MOST_MISTAKES]
     assert "class=cell" not in text
     few = [one.name for one in metrics.analysis.classes if 0 < one.objects < 10]
-    assert f" and {len(few) - MOST_NAMED} more." in text.split("a threshold is chance: ")[1]
+    assert f" and {len(few) - MOST_NAMED} more." in text.split("a threshold is chance, and the model keeps 0.5: ")[1]
 
 
 def test_one_sentence_says_whether_it_learned(measured):

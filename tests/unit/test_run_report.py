@@ -11,7 +11,7 @@ from opendetr.data.door import load_index
 from opendetr.data.loader import DetectionDataset
 from opendetr.data.transforms import Preprocessing
 from opendetr.evaluation.run_page import class_table, distributions, truth_beside_found
-from opendetr.evaluation.runner import metrics_of
+from opendetr.evaluation.runner import analyse_detections, metrics_of
 from opendetr.structures import Detections
 from opendetr.training import run_report
 from opendetr.training.run_folder import RunFolder
@@ -58,7 +58,7 @@ def test_the_page_of_a_measured_run(splits, tmp_path):
     detections = list(perfect(val))
     metrics = metrics_of(val, detections)
     folder.log({"kind": "val", "epoch": 1.0, "step": 40, "seconds": 2.0, "val_AP": 1.0, "val_AP50": 1.0})
-    report.record_evaluation(detections, {"step": 40, "epoch": 1.0})
+    report.record_evaluation(analyse_detections(val, detections), detections, {"step": 40, "epoch": 1.0})
     report.write(PREPROCESSING)
     text = page.read_text()
     assert "AP 1.000 (95 %: 1.000 to 1.000), AP50 1.000 (95 %: 1.000 to 1.000)" in text
@@ -159,7 +159,7 @@ def test_the_hardest_pictures_come_first_and_those_that_cannot_be_read_are_said_
     lost = {2: 2, 3: 1, 4: 1}  # objects that are not found, by picture: two of three, one of one, one of two
     detections = [(where, found[lost.get(where, 0) :]) for where, found in perfect(val)]
     for step in (1, 2):
-        report.record_evaluation(detections, {"step": step})
+        report.record_evaluation(analyse_detections(val, detections), detections, {"step": step})
         assert [picture.position for picture in report.pictures] == [2, 4, 0, 1]  # 3 is the hardest, and unreadable
     assert capsys.readouterr().out.count("report.html lacks 1 picture") == 1
     report.write(PREPROCESSING)

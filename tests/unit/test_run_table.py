@@ -16,22 +16,21 @@ def make_run(folder, ap=None, interval=None, **overrides):
     (folder / "config.toml").write_text(config.to_toml())
     lines = [{"kind": "epoch", "epoch": 2.0, "step": 20, "seconds": 90.0, "loss": 3.0}]
     if ap is not None:
-        lines.append({"kind": "val", "epoch": 2.0, "step": 20, "seconds": 90.0, "val_AP": ap, "val_AP50": 2 * ap})
+        measured = {"val_AP": ap, "val_AP50": 2 * ap} | ({} if interval is None else {"val_AP_interval": interval})
+        lines.append({"kind": "val", "epoch": 2.0, "step": 20, "seconds": 90.0, **measured})
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    if interval is not None:
-        metrics = {"AP": interval[0], "analysis": {"intervals": {"AP": interval[1:]}}}
-        (folder / "evaluation.json").write_text(json.dumps({"metrics": metrics}))
 
 
 def test_runs_are_compared_by_what_differs(tmp_path, capsys):
     make_run(tmp_path / "slow", 0.2, train__lr=1e-5)
-    make_run(tmp_path / "group" / "large", 0.4, (0.4, 0.35, 0.45), model__num_queries=300)
+    make_run(tmp_path / "group" / "large", 0.4, (0.35, 0.45), model__num_queries=300)
     make_run(tmp_path / "new")
-    make_run(tmp_path / "worse at the end", 0.3, (0.25, 0.2, 0.3))
+    make_run(tmp_path / "of an earlier version", 0.3)
     (tmp_path / "no run").mkdir()
     rows = compare_runs(tmp_path)
     assert [(row.run, row.AP, row.interval) for row in rows] == [
-        ("group/large", 0.4, [0.35, 0.45]), ("worse at the end", 0.3, None), ("slow", 0.2, None), ("new", None, None),
+        ("group/large", 0.4, [0.35, 0.45]), ("of an earlier version", 0.3, None),
+        ("slow", 0.2, None), ("new", None, None),
     ]  # fmt: skip
     assert [row.config for row in rows] == [
         {"model.num_queries": 300, "train.lr": 1e-4}, {"model.num_queries": 100, "train.lr": 1e-4},

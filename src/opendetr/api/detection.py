@@ -28,7 +28,7 @@ def predict(
     sources: Sequence[str],
     output: str | Path,
     *,
-    threshold: float = 0.5,
+    threshold: float | None = None,
     batch_size: int = 4,
     tile: int | None = None,
     overlap: float = 0.2,
@@ -57,7 +57,8 @@ def predict(
         sources: pictures, folders, globs, video files, `webcam`, `webcam:1`, `rtsp://...`; `https://...` of a picture,
             which is downloaded into `downloaded/` of the output.
         output: the folder for drawn pictures and videos and for `detections.json`.
-        threshold: the lowest score that is reported.
+        threshold: the lowest score that is reported; None: the model's own of each class, which training has fitted on
+            val, else 0.5.
         batch_size: pictures at once, as far as they have one shape; the result does not depend on it.
         tile: cut pictures into tiles of this side in pixels, for objects that are small in huge pictures.
         overlap: smallest overlap of neighbouring tiles, as a share of their side.
@@ -140,7 +141,7 @@ def track(
     video: str,
     output: str | Path,
     *,
-    threshold: float = 0.5,
+    threshold: float | None = None,
     every: int = 1,
     image_size: int | None = None,
     classes: str | int | Sequence[str | int] | None = None,
@@ -157,6 +158,7 @@ def track(
         video: a video file, `webcam`, `webcam:1`, `rtsp://...`.
         output: the folder for `tracks.json`, `tracks.csv` and the drawn video.
         threshold: the lowest score with which an object begins to be followed; lower ones continue its track.
+            None: the model's own of each class, else 0.5.
         every: use every N-th frame.
         image_size: another shorter side of frames, in pixels, than the model's own; the longer one in proportion.
         classes: names or raw category ids of the classes that are followed; None for all.
@@ -205,7 +207,7 @@ def explain(
     points: Sequence[tuple[float, float]] = (),
     layer: int = 0,
     head: int = 0,
-    threshold: float = 0.5,
+    threshold: float | None = None,
     at_most: int = 12,
     image_size: int | None = None,
     device: str = "auto",
@@ -231,7 +233,8 @@ def explain(
             on detections.
         layer: number of the layer, from 1; 0 is the last.
         head: number of the attention head, from 1; 0 is the mean.
-        threshold: lowest score of the detections that are explained; the best three where none reaches it.
+        threshold: lowest score of the detections that are explained; the best three where none reaches it. None:
+            the model's own of each class, else 0.5.
         at_most: most detections explained per picture, best first.
         image_size: another shorter side of pictures, in pixels, than the model's own; the longer one in proportion.
         device: `auto`, `cpu`, `cuda` or `mps`.

@@ -63,6 +63,7 @@ def model_card(checkpoint: Checkpoint, place: str, licence: str | None, loader: 
         f"{config.model.num_decoder_layers} layers, {config.model.num_queries} queries. Written by opendetr.", "",
         *(line.replace("{name}", place).replace("{address}", address) for line in USE[loader]), "",
         f"- Classes ({len(classes)}): {', '.join(classes[:100])}",
+        *_thresholds(checkpoint),
         *_training(origin, config.data.train_split, data_name),
         f"- Licence: {licence or 'not stated by the author of this file; that of the training data may apply too'}",
         f"- Preprocessing: shorter side {checkpoint.preprocessing.image_size}, longer at most "
@@ -106,6 +107,16 @@ def _training(origin: Origin, split: str, data_name: str) -> list[str]:
         f"- Training: {last['epoch']:.4g} epochs, {last['step']} steps, {last['seconds'] / 60:.3g} minutes; began with "
         f"{origin.backbone_weights or 'unknown weights'}",
     ]
+
+
+def _thresholds(checkpoint: Checkpoint) -> list[str]:
+    labels, fitted = checkpoint.label_map, checkpoint.origin.thresholds
+    if not fitted:
+        return []
+    said = [f"{name} {score:.2f}" for name, score, known in zip(labels.names, fitted, labels.category_ids)
+            if known is not None]  # fmt: skip
+    return [f"- Thresholds with the best F1 on the split {checkpoint.config.data.val_split}, which opendetr uses where "
+            f"none is given: {', '.join(said[:100])}"]  # fmt: skip
 
 
 def _rounded(values: tuple[float, ...]) -> list[float]:

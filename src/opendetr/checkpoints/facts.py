@@ -39,13 +39,14 @@ def facts_of(checkpoint: Checkpoint, size: tuple[int, int] | None = None) -> dic
         "source": str(checkpoint.source),
         "classes": [entry["name"] for entry in checkpoint.label_map.to_json()],
         "category_ids": list(checkpoint.label_map.category_ids),
+        "thresholds": list(checkpoint.origin.thresholds) or None,  # of the classes, in their order
         "parameters": count_parameters(checkpoint.model),
         "gflops": round(count_gflops(checkpoint.model, height, width), 3),
         "gflops_at": [height, width],
         "gflops_remark": GFLOPS_REMARK,
         "preprocessing": preprocessing.to_json(),
         "config": checkpoint.config.to_dict(),
-        "origin": checkpoint.origin.to_json(),
+        "origin": replace(checkpoint.origin, thresholds=()).to_json(),
     }
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 
+from opendetr.checkpoints.description import checked_thresholds
 from opendetr.checkpoints.huggingface_backbone import require_features
 from opendetr.checkpoints.huggingface_config import (
     architecture_of,
@@ -81,8 +82,11 @@ def load_huggingface(folder: Path, state: Mapping[str, Any] | None = None, *, wi
         timm_backbone = not has_their_backbone(theirs)
         labels = NO_HEAD if headless else told_of_labels(config, label_map)
         remarks = _remarks(model_config, label_map.num_classes, labels, panoptic=found.panoptic)
+        stored = () if headless else config.get("opendetr", {}).get("thresholds", ())
+        thresholds = checked_thresholds(stored, label_map.num_classes)
         origin = Origin(
             format="huggingface", **as_stored(renamed), timm_backbone=timm_backbone, labels=labels, arguments=kept,
+            thresholds=thresholds,
             read=[*found.remarks, *remarks, *assumed, *remark_on_training(kept, model_config.dropout)],
         )  # fmt: skip
     require_shapes(model_config, shapes_of(renamed), str(folder))

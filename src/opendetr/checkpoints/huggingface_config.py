@@ -157,6 +157,8 @@ def config_fields(checkpoint: Checkpoint, kind: str, *, timm_backbone: bool) -> 
     } | ({"loss": differ} if differ else {})  # fmt: skip
     if origin.labels == NAMES_ASSUMED:
         ours["labels"] = NAMES_ASSUMED
+    if origin.thresholds:
+        ours["thresholds"] = list(origin.thresholds)
     name = "TableTransformerForObjectDetection" if model.pre_norm else "DetrForObjectDetection"
     return {
         "architectures": [name], "model_type": PRE_NORM if model.pre_norm else POST_NORM, "torch_dtype": kind,

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save
 
-from opendetr.checkpoints.description import Description
+from opendetr.checkpoints.description import Description, checked_thresholds
 from opendetr.checkpoints.finite import require_finite
 from opendetr.checkpoints.origin import Origin
 from opendetr.checkpoints.shapes import require_shapes, shapes_in
@@ -54,7 +54,7 @@ class Checkpoint:
     @property
     def description(self) -> Description:
         """What is needed beside the weights to use the model."""
-        return Description(self.preprocessing, self.model.scoring, self.label_map)
+        return Description(self.preprocessing, self.model.scoring, self.label_map, tuple(self.origin.thresholds))
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, training_state: dict[str, Any] | None = None) -> None:
@@ -113,6 +113,10 @@ def load_folder(path: str | Path) -> Checkpoint:
             raise UserError(
                 f"{folder} {problem}: labels.json or preprocessing.json is not as written ({error!r})"
             ) from None
+    try:
+        origin = replace(origin, thresholds=checked_thresholds(origin.thresholds, label_map.num_classes))
+    except ValueError as error:
+        raise UserError(f"{folder / 'metrics.json'} is damaged: {error}") from None
     require_shapes(config.model, shapes_in(folder / "model.safetensors"), str(folder))
     model = build_model(config.model, config.loss, label_map.num_classes)
     try:

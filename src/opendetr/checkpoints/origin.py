@@ -30,6 +30,7 @@ class Origin:
     created: str = ""  # when training began
     training: Mapping[str, Any] | None = None  # the last line of the training log
     val: Mapping[str, Any] | None = None  # COCO metrics of the split val, as `CocoMetrics.to_json` writes them
+    thresholds: Sequence[float] = ()  # per class, fitted on val to these weights; empty: none were
     others: Mapping[str, Any] = field(default_factory=dict)  # values of other versions, kept as they are
 
     def to_json(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 
+from opendetr.checkpoints.description import checked_thresholds
 from opendetr.checkpoints.huggingface_config import read_labels
 from opendetr.checkpoints.huggingface_processor import FILE, read_preprocessing
 from opendetr.checkpoints.native import Checkpoint
@@ -71,6 +72,7 @@ def load_with_code(folder: Path, state: Mapping[str, Any] | None = None) -> Chec
         run = stored_config(told["config"], told["origin"].get("version"), f"{folder}/config.json")
         label_map = read_labels(config, len(told["category_ids"]), folder)
         origin = replace(Origin.from_json(told["origin"]), read=(*READ, *found.remarks))
+        origin = replace(origin, thresholds=checked_thresholds(origin.thresholds, label_map.num_classes))
         processor = read_json(folder / FILE, "the config of an image processor")
         values = {"multiple_of": processor["multiple_of"], "rounding": "official"}  # as before it was stored
         values |= {name: processor[name] for name in OWN_FIELDS if name in processor}

@@ -118,7 +118,14 @@ def predict(
     ] = None,
     every: Annotated[int, option(DATA, "N", "Of a video, use every N-th frame.")] = 1,
     image_size: ImageSize = None,
-    threshold: Annotated[float, option(OUTPUT, "SCORE", "The lowest score that is reported, 0 to 1.")] = 0.5,
+    threshold: Annotated[
+        float | None,
+        option(
+            OUTPUT,
+            "SCORE",
+            "The lowest score that is reported, 0 to 1. By default the model's own of each class, else 0.5.",
+        ),
+    ] = None,
     classes: Classes = None,
     drawn: Annotated[bool, flag(OUTPUT, "Whether to write drawn pictures too.", "--draw/--no-draw")] = (True),
     save_txt: Annotated[bool, flag(OUTPUT, "Write YOLO labels too, a file per picture.", "--save-txt")] = False,
@@ -172,7 +179,14 @@ def track(
     output: Annotated[Path, option(OUTPUT, "DIR", "Folder for tracks.json, tracks.csv and the drawn video.")],
     every: Annotated[int, option(DATA, "N", "Use every N-th frame.")] = 1,
     image_size: ImageSize = None,
-    threshold: Annotated[float, option(OUTPUT, "SCORE", "The lowest score that begins a track, 0 to 1.")] = 0.5,
+    threshold: Annotated[
+        float | None,
+        option(
+            OUTPUT,
+            "SCORE",
+            "The lowest score that begins a track, 0 to 1. By default the model's own of each class, else 0.5.",
+        ),
+    ] = None,
     classes: Classes = None,
     drawn: Annotated[bool, flag(OUTPUT, "Whether to write the drawn video too.", "--draw/--no-draw")] = True,
     engine: Annotated[EngineName, option(SPEED, "ENGINE", ENGINES)] = "auto",
@@ -229,7 +243,14 @@ def explain(
     ] = None,
     layer: Annotated[int, option(OUTPUT, "N", "The layer whose attention is shown, from 1; 0 is the last.")] = 0,
     head: Annotated[int, option(OUTPUT, "N", "The attention head, from 1; 0 is the mean of all.")] = 0,
-    threshold: Annotated[float, option(OUTPUT, "SCORE", "The lowest score that is explained, 0 to 1.")] = 0.5,
+    threshold: Annotated[
+        float | None,
+        option(
+            OUTPUT,
+            "SCORE",
+            "The lowest score that is explained, 0 to 1. By default the model's own of each class, else 0.5.",
+        ),
+    ] = None,
     at_most: Annotated[int, option(OUTPUT, "N", "Most detections explained per picture, the best first.")] = 12,
     output: Annotated[Path, option(OUTPUT, "DIR", "Folder for explain.html, figures and arrays.")] = Path("explained"),
     device: Device = "auto",

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from opendetr.checkpoints.description import USUAL_THRESHOLD
 from opendetr.evaluation.calibration import Calibration, ReliabilityBin, calibrate
 from opendetr.evaluation.coco import (
     CocoMetrics,
@@ -20,10 +21,11 @@ from opendetr.evaluation.coco import (
 from opendetr.evaluation.confusion import confusion_matrix
 from opendetr.evaluation.judged import JudgedDetections, bootstrap_intervals, judge
 from opendetr.evaluation.thresholds import BestThreshold, best_threshold, f1_curve
+from opendetr.labels import LabelMap
 from opendetr.raw_values import RawId
 
 MOST_HARDEST = 24  # pictures that are named
-USUAL_THRESHOLD = 0.5  # where no detection is right, so that no F1 chooses one
+LEAST_OBJECTS = 10  # of a class, for a threshold of its own: with fewer it would be chance
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,25 @@ def analyse(truth: TruthArrays, found: FoundArrays) -> AnalysedMetrics:
     )  # fmt: skip
     metrics = metrics_from(evaluator, truth)
     return AnalysedMetrics(metrics.summary, metrics.per_class, analysis)
+
+
+def fitted_thresholds(analysis: Analysis, measured: LabelMap, of_model: LabelMap) -> tuple[float, ...]:
+    """The threshold with the best F1 for every class index of a model; 0.5 where the split cannot tell.
+
+    That is so for a class with fewer than `LEAST_OBJECTS` objects, or without a right detection.
+
+    Args:
+        analysis: of the model on a split.
+        measured: the classes of the split.
+        of_model: the classes of the model.
+    """
+    ids = [category_id for category_id in measured.category_ids if category_id is not None]
+    fitted: dict[RawId | None, float] = {
+        category_id: curves.best.threshold
+        for category_id, curves in zip(ids, analysis.classes, strict=True)
+        if curves.best is not None and curves.objects >= LEAST_OBJECTS
+    }
+    return tuple(fitted.get(category_id, USUAL_THRESHOLD) for category_id in of_model.category_ids)
 
 
 def hardest_pictures(judged: JudgedDetections, threshold: float) -> list[int]:

@@ -4,7 +4,7 @@ from html import escape
 
 import numpy as np
 
-from opendetr.evaluation.analysis import AnalysedMetrics, Analysis, ClassCurves
+from opendetr.evaluation.analysis import LEAST_OBJECTS, AnalysedMetrics, Analysis, ClassCurves
 from opendetr.evaluation.calibration import LOWEST
 from opendetr.evaluation.judged import RECALLS
 from opendetr.evaluation.report import metric_in_words
@@ -13,7 +13,6 @@ from opendetr.pages.charts import COLOURS, line_chart
 from opendetr.pages.page import Markup, figure, paragraph, table
 from opendetr.wording import counted
 
-FEW_OBJECTS = 10  # of a class: its threshold could as well be another
 MOST_CELLS = 14  # classes of a confusion matrix that is drawn; of more, the most frequent mistakes are listed
 MOST_MISTAKES, MOST_NAMED = 20, 8  # that are listed; classes in a sentence
 LEARNED, BEGUN = 0.4, 0.05  # AP50 from which on a model has learned, or has begun to
@@ -153,12 +152,16 @@ def _thresholds(analysis: Analysis) -> str:
     header = ["class", "objects", "threshold", "F1", "precision", "recall"]
     how = (
         "The score from which on to keep detections, chosen on these pictures, and what it gives: precision is the "
-        "share of the detections that is right, recall the share of the objects that is found."
+        "share of the detections that is right, recall the share of the objects that is found. Those that training "
+        "found on val stay with the weights: where no threshold is asked for, they are used."
     )
-    few = [one.name for one in _with_objects(analysis) if one.objects < FEW_OBJECTS]
+    few = [one.name for one in _with_objects(analysis) if one.objects < LEAST_OBJECTS]
     if few:
         more = f" and {len(few) - MOST_NAMED:,} more" if len(few) > MOST_NAMED else ""
-        how += f" With fewer than {FEW_OBJECTS} objects a threshold is chance: {', '.join(few[:MOST_NAMED])}{more}."
+        how += (
+            f" With fewer than {LEAST_OBJECTS} objects a threshold is chance, and the model keeps 0.5: "
+            f"{', '.join(few[:MOST_NAMED])}{more}."
+        )
     return table(header, rows, may_scroll=True) + paragraph(how, is_note=True)
 
 

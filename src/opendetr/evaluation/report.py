@@ -8,6 +8,7 @@ import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from opendetr.checkpoints.description import USUAL_THRESHOLD
 from opendetr.data.data_check import by_severity
 from opendetr.data.findings import Finding, Severity
 from opendetr.data.index import DatasetIndex
@@ -99,12 +100,21 @@ def print_info(facts: dict[str, Any]) -> None:
         "model": facts["source"],
         **(_of_graph(facts) if "certificate" in facts else _of_model(facts)),
         "classes": f"{len(facts['classes'])}: {', '.join(map(one_line, facts['classes']))}",
+        "thresholds": _thresholds(facts),
         "preprocessing": ", ".join(f"{name} {value}" for name, value in facts["preprocessing"].items()),
     }
     table = Table("", "", show_header=False)
     for row in rows.items():
         table.add_row(*row)
     console.print(table)
+
+
+def _thresholds(facts: dict[str, Any]) -> str:
+    """The model's own by class, or the one that it has without."""
+    own = facts.get("thresholds")
+    if not own:
+        return f"{USUAL_THRESHOLD} (none of its own)"
+    return ", ".join(f"{one_line(name)}: {score:.2f}" for name, score in zip(facts["classes"], own))
 
 
 def _of_graph(facts: dict[str, Any]) -> dict[str, str]:

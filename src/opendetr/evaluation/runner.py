@@ -124,16 +124,12 @@ def metrics_of(index: DatasetIndex, detections: Sequence[tuple[int, Detections]]
     return evaluate_arrays(*_arrays_of(index, detections))
 
 
-def analyse_detections(
-    index: DatasetIndex, detections: Sequence[tuple[int, Detections]], *, quiet: bool = False
-) -> AnalysedMetrics:
+def analyse_detections(index: DatasetIndex, detections: Sequence[tuple[int, Detections]]) -> AnalysedMetrics:
     """As `metrics_of`, with the analysis of the same detections; no picture is read."""
-    return analyse(*_arrays_of(index, detections, quiet=quiet))
+    return analyse(*_arrays_of(index, detections))
 
 
-def _arrays_of(
-    index: DatasetIndex, detections: Sequence[tuple[int, Detections]], *, quiet: bool = False
-) -> tuple[TruthArrays, FoundArrays]:
+def _arrays_of(index: DatasetIndex, detections: Sequence[tuple[int, Detections]]) -> tuple[TruthArrays, FoundArrays]:
     """The objects of a split, and its detections that are finite numbers; that there are others is said."""
     truth = truth_of(index)
     label_of = {category_id: label for label, category_id in enumerate(truth.category_ids)}
@@ -151,7 +147,6 @@ def _arrays_of(
     )  # fmt: skip
     is_finite = np.isfinite(arrays.boxes_xywh).all(1) & np.isfinite(arrays.scores)
     if not is_finite.all():
-        if not quiet:
-            warn(f"{(~is_finite).sum()} detections are not finite numbers and count as missing.")
+        warn(f"{(~is_finite).sum()} detections are not finite numbers and count as missing.")
         arrays = FoundArrays(*(getattr(arrays, field.name)[is_finite] for field in fields(arrays)))
     return truth, arrays

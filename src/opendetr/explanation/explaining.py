@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from opendetr.boxes import box_iou
+from opendetr.detections import Threshold, reaches, threshold_in_words
 from opendetr.errors import UserError
 from opendetr.explanation import figures, readings
 from opendetr.explanation.folder import Folder
@@ -23,7 +24,7 @@ MOST_POINTS = 4  # chosen on detected objects where none are given
 class Asked:
     """The options of the user; layers and heads count from 1, 0 is the last layer and the mean of the heads."""
 
-    threshold: float
+    threshold: float | None = None  # None: the model's own of each class
     points: Sequence[tuple[float, float]] = ()  # pixels of the picture
     layer: int = 0
     head: int = 0
@@ -64,9 +65,10 @@ def explain_picture(folder: Folder, detector: Detector, name: str, image: Image.
     """
     require_inside(asked.points, name, image)
     seen = look(detector, image, gradients=True)
-    explained = seen.explained(asked.threshold, asked.at_most)
+    threshold = detector.description.threshold(asked.threshold)
+    explained = seen.explained(threshold, asked.at_most)
     folder.heading(name)
-    folder.words(_summary(explained, asked.threshold))
+    folder.words(_summary(explained, threshold))
     layers = range(len(seen.output.logits))
     arrays: dict[str, Any] = {
         "queries": explained.queries, "labels": explained.labels, "scores": explained.scores,
@@ -79,7 +81,7 @@ def explain_picture(folder: Folder, detector: Detector, name: str, image: Image.
         arrays |= _encoder(folder, seen, explained, name, asked)
     else:
         folder.words("The model has no encoder: there is no self-attention of the picture.")
-    folder.arrays(name, arrays | _decoder(folder, seen, explained, name, asked))
+    folder.arrays(name, arrays | _decoder(folder, seen, explained, name, asked, threshold))
 
 
 def _encoder(folder: Folder, seen: Look, explained: Explained, name: str, asked: Asked) -> dict[str, Any]:
@@ -103,7 +105,9 @@ def _encoder(folder: Folder, seen: Look, explained: Explained, name: str, asked:
     return {"points": points, "encoder_attention": reads, "encoder_readers": readers}
 
 
-def _decoder(folder: Folder, seen: Look, explained: Explained, name: str, asked: Asked) -> dict[str, Any]:
+def _decoder(
+    folder: Folder, seen: Look, explained: Explained, name: str, asked: Asked, threshold: Threshold
+) -> dict[str, Any]:
     """What each detection attends to, how queries attend to each other, and the layers; returns the arrays."""
     cross, between = seen.cross_maps(explained.queries), seen.self_attention()
     shown, what = asked.of(cross)
@@ -123,7 +127,7 @@ def _decoder(folder: Folder, seen: Look, explained: Explained, name: str, asked:
         readings.VARIANTS, readings.of_variants(seen, explained, variants),
     )  # fmt: skip
     among, what = asked.of(between)
-    queries = [*explained.queries, *dict.fromkeys(_rivals(seen, explained, asked.threshold))]
+    queries = [*explained.queries, *dict.fromkeys(_rivals(seen, explained, threshold))]
     folder.figure(
         f"{name}-queries",
         figures.queries_figure(explained, among, queries, what),
@@ -153,14 +157,14 @@ def require_inside(points: Sequence[tuple[float, float]], name: str, image: Imag
             )
 
 
-def _summary(explained: Explained, threshold: float) -> str:
+def _summary(explained: Explained, threshold: Threshold) -> str:
     shown, found, names = len(explained), explained.found, ", ".join(explained.titles)
     if found > shown:
         left_out = f"{found - shown} more are left out (--at-most)."
         return f"Explained are the {shown} best of {found} detections: {names}. {left_out}"
     if found:
         return f"Explained: {names}."
-    return f"No answer reaches the threshold of {threshold:g}; explained are the {shown} best: {names}."
+    return f"No answer reaches {threshold_in_words(threshold)}; explained are the {shown} best: {names}."
 
 
 def _points_on(seen: Look, explained: Explained) -> list[tuple[float, float]]:
@@ -175,10 +179,10 @@ def _points_on(seen: Look, explained: Explained) -> list[tuple[float, float]]:
     return list(of_cell.values())[:MOST_POINTS]
 
 
-def _rivals(seen: Look, explained: Explained, threshold: float) -> list[int]:
+def _rivals(seen: Look, explained: Explained, threshold: Threshold) -> list[int]:
     """For each detection the query without a detection whose box overlaps its own most."""
     boxes = seen.boxes_xyxy()
     overlaps = box_iou(boxes[explained.queries][:, None], boxes[None])
     overlaps[:, explained.queries] = -1
-    overlaps[:, seen.scores().amax(-1) >= threshold] = -1
+    overlaps[:, reaches(*seen.scores().max(-1), threshold)] = -1
     return [int(query) for row, query in zip(overlaps, overlaps.argmax(1)) if float(row[query]) > 0]

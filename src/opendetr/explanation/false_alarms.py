@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from opendetr.boxes import box_iou, cxcywh_to_xyxy
+from opendetr.detections import Threshold, reaches
 from opendetr.explanation.matching import NEAR, ObjectMatch
 from opendetr.labels import LabelMap
 from opendetr.scoring import Scoring
@@ -48,7 +49,7 @@ def explain_detections(
     matches: Sequence[ObjectMatch],
     scoring: Scoring,
     label_map: LabelMap,
-    threshold: float,
+    threshold: Threshold,
     crowds: Target | None = None,
 ) -> list[ExplainedDetection]:
     """The detections of one picture (B = 1) with at least the threshold's score, best first; what each of them is.
@@ -68,10 +69,11 @@ def explain_detections(
     }
     detections = []
     best_first = answers.scores[0].argsort(descending=True, stable=True).tolist()
+    reached = reaches(answers.scores[0], answers.labels[0], threshold)
     for place in best_first:
         score, label = float(answers.scores[0, place]), int(answers.labels[0, place])
         query = int(answers.queries[0, place])
-        if score < threshold or label_map.category_ids[label] is None:
+        if not reached[place] or label_map.category_ids[label] is None:
             continue
         finds, alarm = found.get((query, label)), None
         if finds is None and crowds is not None and _is_in_crowd(boxes[query], label, crowds):

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from opendetr.boxes import cxcywh_to_xyxy
+from opendetr.detections import Threshold, reaches
 from opendetr.errors import UserError
 from opendetr.explanation.maps import at_cells, cell_at, gradient_relevance, on_picture, rollout
 from opendetr.inference.detector import Detector, require_numbers
@@ -67,11 +68,11 @@ class Look:
         """The score of every query and class in a decoder layer."""
         return self.scoring.probabilities(self.output.logits[layer, 0].detach().float()).cpu()
 
-    def explained(self, threshold: float, at_most: int) -> Explained:
+    def explained(self, threshold: Threshold, at_most: int) -> Explained:
         """The detections with at least that score, one per query; the best few where there are none."""
         scores, labels = self.scores().max(-1)
         order = scores.argsort(descending=True, stable=True)
-        chosen = order[scores[order] >= threshold]
+        chosen = order[reaches(scores, labels, threshold)[order]]
         queries = (chosen[:at_most] if len(chosen) else order[:AT_LEAST]).tolist()
         classes = labels[queries].tolist()
         names = [one_line(self.label_map.names[label]) for label in classes]

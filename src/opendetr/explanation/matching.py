@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from opendetr.boxes import box_iou, cxcywh_to_xyxy
+from opendetr.detections import Threshold, reaches
 from opendetr.loss.matcher import CostWeights, match, matching_cost
 from opendetr.scoring import Scoring
 from opendetr.structures import DetrOutput, Target, Targets
@@ -66,7 +67,7 @@ def explain_matching(
     scoring: Scoring,
     costs: CostWeights,
     names: Sequence[str],
-    threshold: float,
+    threshold: Threshold,
 ) -> list[ObjectMatch]:
     """Say for every true object of one picture (B = 1) which query is matched to it, and why it was missed, if it was.
 
@@ -118,12 +119,12 @@ class _History:
             given[layer, answers.queries[0], answers.labels[0]] = True
         return cls(target.labels, scores, given, box_iou(boxes[:, :, None], true[None, None]))
 
-    def right(self, threshold: float) -> Tensor:
+    def right(self, threshold: Threshold) -> Tensor:
         """Where a query of a layer has an object's class, enough score and enough IoU: [L, Q, T]."""
-        answers = (self.scores >= threshold) & self.given
+        answers = reaches(self.scores, torch.arange(self.scores.shape[-1]), threshold) & self.given
         return answers[:, :, self.labels] & (self.ious >= NEAR)
 
-    def found(self, threshold: float, layer: int) -> dict[int, int]:
+    def found(self, threshold: Threshold, layer: int) -> dict[int, int]:
         """Object -> query that detects it in a layer; the best scores choose first, each its best object."""
         right, found = self.right(threshold)[layer], dict[int, int]()
         for query in self.scores[layer].amax(-1).argsort(descending=True).tolist():
@@ -141,12 +142,13 @@ def _candidate(query: int, terms: Tensor, history: _History, number: int, names:
 
 
 def _why_missed(
-    history: _History, number: int, names: Sequence[str], threshold: float, owner: dict[int, int]
+    history: _History, number: int, names: Sequence[str], threshold: Threshold, owner: dict[int, int]
 ) -> tuple[Reason, str]:
     """The reason and the sentence; `owner` is the object that a query already detects."""
     label = int(history.labels[number])
     ious = history.ious[-1, :, number]
     best_scores, best_labels = history.scores[-1].max(-1)
+    reached = reaches(best_scores, best_labels, threshold)
 
     def says(query: int) -> str:
         return f"'{names[int(best_labels[query])]}' with score {float(best_scores[query]):.2f}"
@@ -166,18 +168,19 @@ def _why_missed(
     free = sorted((query for query in near if query not in owner), key=lambda query: -float(best_scores[query]))
     owned = [query for query in near if query in owner]
     right_for_both = [query for query in owned if history.right(threshold)[-1, query, number]]
-    answering = [query for query in free if float(best_scores[query]) >= min(MEANS, threshold)]
+    answering = [query for query in free if bool(reached[query]) or float(best_scores[query]) >= MEANS]
     right = [query for query in answering if int(best_labels[query]) == label]
     wrong = [query for query in answering if int(best_labels[query]) != label]
-    shown_wrong = bool(wrong) and float(best_scores[wrong[0]]) >= threshold
+    shown_wrong = bool(wrong) and bool(reached[wrong[0]])
     if right and not shown_wrong:
         query, taken = right[0], ""
+        least = threshold if isinstance(threshold, int | float) else threshold[label]
         if right_for_both:
             other = max(right_for_both, key=lambda query: float(ious[query]))
             taken = f"; query {other} ({says(other)}) would do, but it finds number {owner[other] + 1}"
         return Reason.LOW_SCORE, (
             f"right answer, low score: query {query} (IoU {float(ious[query]):.2f}) says {says(query)}, below the "
-            f"threshold of {threshold:g}{taken}"
+            f"threshold of {least:.3g}{taken}"
         )
     if owned and not shown_wrong:
         query = max(owned, key=lambda query: float(ious[query]))
@@ -195,7 +198,7 @@ def _why_missed(
     )
 
 
-def _lost(history: _History, number: int, threshold: float, owner: dict[int, int]) -> tuple[int, int] | None:
+def _lost(history: _History, number: int, threshold: Threshold, owner: dict[int, int]) -> tuple[int, int] | None:
     """The latest layer before the last that found the object, and the query; None where none did.
 
     A query that fitted another object better at that layer does not count.

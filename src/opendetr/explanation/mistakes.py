@@ -10,6 +10,7 @@ from torch import Tensor
 from opendetr.boxes import xyxy_to_cxcywh
 from opendetr.data.check import require_size
 from opendetr.data.index import DatasetIndex, Record
+from opendetr.detections import Threshold, threshold_in_words
 from opendetr.explanation import figures, readings
 from opendetr.explanation.false_alarms import ExplainedDetection, explain_detections, letter_of
 from opendetr.explanation.folder import Folder
@@ -23,7 +24,7 @@ from opendetr.wording import counted, one_line, without_hidden
 
 
 def explain_image_matching(
-    folder: Folder, detector: Detector, index: DatasetIndex, record: Record, threshold: float
+    folder: Folder, detector: Detector, index: DatasetIndex, record: Record, threshold: Threshold
 ) -> tuple[list[ObjectMatch], list[ExplainedDetection]]:
     """Which query is matched to which true object of a picture, why objects were missed, and what false alarms are."""
     image = read_image(record.path, white_level=detector.description.preprocessing.white_level)
@@ -93,14 +94,14 @@ def explain_image_matching(
     return matches, detections
 
 
-def _in_numbers(matches: Sequence[ObjectMatch], detections: Sequence[ExplainedDetection], threshold: float) -> str:
+def _in_numbers(matches: Sequence[ObjectMatch], detections: Sequence[ExplainedDetection], threshold: Threshold) -> str:
     """Objects found and missed, detections right and wrong, as one sentence."""
     missed = sum(found.reason is not None for found in matches)
     alarms = Counter(found.alarm for found in detections if found.alarm is not None)
     kinds = ", ".join(f"{count} {alarm}" for alarm, count in alarms.most_common())
     wrong = f"{counted(alarms.total(), 'false alarm')} ({kinds})" if alarms else "no false alarm"
     return (
-        f"{counted(len(matches), 'true object')}, {missed} missed at the threshold of {threshold:g}; "
+        f"{counted(len(matches), 'true object')}, {missed} missed at {threshold_in_words(threshold)}; "
         f"{counted(len(detections), 'detection')}, {wrong}."
     )
 

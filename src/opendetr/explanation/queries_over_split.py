@@ -3,6 +3,7 @@
 import numpy as np
 
 from opendetr.data.index import DatasetIndex
+from opendetr.detections import Threshold, threshold_in_words
 from opendetr.evaluation.report import metric_in_words
 from opendetr.explanation import readings, survey_figures
 from opendetr.explanation.folder import Folder
@@ -11,7 +12,7 @@ from opendetr.inference.detector import Detector
 from opendetr.wording import counted
 
 
-def explain_slots(folder: Folder, detector: Detector, index: DatasetIndex, threshold: float) -> None:
+def explain_slots(folder: Folder, detector: Detector, index: DatasetIndex, threshold: Threshold) -> None:
     """What every query does over a split: slots, usage, layers, and attention around the boxes."""
     found = survey(detector, index, threshold)
     folder.heading(f"{counted(len(index), 'picture')} of {index.source.name}")
@@ -63,8 +64,8 @@ def _concentration_table(folder: Folder, found: Survey) -> None:
         "How much denser the attention is around a detection than elsewhere: the share of a map within the "
         "detection's box, widened by one cell on every side, over that widened box's share of the picture (1 for "
         "attention that is spread evenly); the last column divides by the share of the box itself, which is smaller "
-        f"(evenly spread attention has {even:.2f} there). Medians over {len(everywhere)} detections with a score from "
-        f"{found.threshold:g} on; by gradient over {len(gradient)} of them, from a sample of pictures."
+        f"(evenly spread attention has {even:.2f} there). Medians over {len(everywhere)} detections that reach "
+        f"{threshold_in_words(found.threshold)}; by gradient over {len(gradient)} of them, from a sample of pictures."
     )
     by_layer = everywhere.mean(-1)
     rows = [

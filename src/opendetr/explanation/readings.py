@@ -176,7 +176,7 @@ def of_overlap(found: Survey) -> str:
 
 def of_starts(found: Survey) -> str:
     """How many queries detect something, and how far they move."""
-    sure = found.scores >= found.threshold
+    sure = found.sure
     moves = [f"{np.median(found.moves[chosen]):.1%}" if chosen.any() else "-" for chosen in (sure, ~sure)]
     return (
         f"{sure.sum(1).mean():.1f} of {sure.shape[1]} queries detect something in a typical picture. Their boxes move "

@@ -6,11 +6,12 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torchvision.ops import batched_nms
 
 from opendetr.data.check import require_size
 from opendetr.data.index import DatasetIndex
+from opendetr.detections import Threshold, reaches
 from opendetr.evaluation.coco import CocoMetrics
 from opendetr.evaluation.runner import metrics_of
 from opendetr.explanation.look import Look, look
@@ -40,7 +41,8 @@ class Survey:
     widenings: Float[np.ndarray, " K"]  # area of the widened box over the box's own
     by_gradient: Float[np.ndarray, "G 2"]  # concentration and widening of gradient-weighted attention, for a sample
     layers: list[tuple[CocoMetrics, CocoMetrics]]  # per decoder layer: without and with NMS
-    threshold: float
+    sure: Bool[np.ndarray, "N Q"]  # whether the query detects something: its best class reaches the threshold
+    threshold: Threshold
 
     @cached_property
     def specialisation(self) -> Float[np.ndarray, "Q Q"]:
@@ -64,7 +66,7 @@ class Survey:
     @property
     def usage(self) -> Float[np.ndarray, " Q"]:
         """The share of pictures in which each query detects something."""
-        usage: np.ndarray = (self.scores >= self.threshold).mean(0)
+        usage: np.ndarray = self.sure.mean(0)
         return usage
 
     @property
@@ -81,19 +83,21 @@ def _overlaps(shares: Float[np.ndarray, "K cells"]) -> Float[np.ndarray, "K K"]:
     return overlaps
 
 
-def survey(detector: Detector, index: DatasetIndex, threshold: float) -> Survey:
+def survey(detector: Detector, index: DatasetIndex, threshold: Threshold) -> Survey:
     """Run the model on every picture of a split.
 
     Raises:
         UserError: a picture cannot be read.
     """
-    boxes, scores, starts, sides = [], [], [], []
+    boxes, scores, sure, starts, sides = [], [], [], [], []
     concentrations, widenings, by_gradient = [], [], []
     model = detector.checkpoint.config.model
     detections: list[list[tuple[int, Detections]]] = [[] for _ in range(model.num_decoder_layers)]
     for number, seen in show_progress(_looks(detector, index), "looking", len(index)):
         boxes.append(seen.output.boxes_cxcywh[-1, 0].detach().float().cpu().numpy())
-        scores.append(seen.scores().amax(-1).numpy())
+        best, labels = seen.scores().max(-1)
+        scores.append(best.numpy())
+        sure.append(reaches(best, labels, threshold).numpy())
         sides.append(seen.image.size)
         if seen.starts_cxcywh is not None:
             starts.append(seen.starts_cxcywh.float().cpu().numpy())
@@ -122,6 +126,7 @@ def survey(detector: Detector, index: DatasetIndex, threshold: float) -> Survey:
         np.array(widenings),
         np.array(by_gradient).reshape(-1, 2),
         [(metrics_of(index, layer), metrics_of(index, [(n, suppressed(d)) for n, d in layer])) for layer in detections],
+        np.stack(sure),
         threshold,
     )
 

@@ -39,7 +39,7 @@ def slots_figure(survey: Survey) -> Figure:
 def starts_figure(survey: Survey) -> Figure:
     """Where selected queries start (left) and how far their boxes' centres move (right)."""
     assert survey.starts_cxcywh is not None
-    sure = survey.scores >= survey.threshold
+    sure = survey.sure
     figure = Figure(figsize=(10.5, 4.8), layout="constrained")
     left, right = figure.subplots(1, 2)
     kinds = ((~sure, "no detection", "0.65"), (sure, "detection", "tab:red"))

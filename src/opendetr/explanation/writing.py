@@ -57,15 +57,17 @@ def explain_data(
     split: str,
     image: int | str | None,
     output: Path,
-    threshold: float,
+    asked: float | None,
 ) -> Path:
     """Write the page of what queries do over a split, or of the matching in one picture, and return its path.
 
     Arguments as in `explain_sources`; `image` is the picture's raw id or file name, None explains the whole split.
+    `asked` is the threshold; None is the model's own of each class.
 
     Raises:
         UserError: no such data, split or picture.
     """
+    threshold = detector.description.threshold(asked)
     index = load_index(data, split).under(detector.checkpoint.label_map)
     record = None if image is None else _record_of(index, image)
     written = Folder(output, f"What the queries of {_short(model)} do")

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,8 @@ def metadata_of(checkpoint: Checkpoint, precision: str, inputs: dict[str, str]) 
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:
-    """A hash of architecture, preprocessing, classes and weights; a DC5 backbone has the weights of a plain one."""
-    said = json.dumps(checkpoint.description.to_json()) + repr(checkpoint.config.model)
+    """A hash of what a model computes, so without thresholds; a DC5 backbone has the weights of a plain one."""
+    said = json.dumps(replace(checkpoint.description, thresholds=()).to_json()) + repr(checkpoint.config.model)
     digest = hashlib.blake2b(said.encode(), digest_size=16)
     for name, tensor in sorted(checkpoint.model.state_dict().items()):
         digest.update(name.encode())

@@ -16,6 +16,7 @@ from torchvision.transforms import v2
 from opendetr.checkpoints.description import Description
 from opendetr.checkpoints.loading import NO_WEIGHTS, is_exported, load_checkpoint
 from opendetr.checkpoints.native import Checkpoint
+from opendetr.detections import Threshold
 from opendetr.devices import resolve_device
 from opendetr.engines.detecting import Prepared, detect
 from opendetr.engines.engine import GRAPH_ENGINES, Engine, TorchEngine
@@ -122,7 +123,7 @@ class Detector:
     def predict(
         self,
         source: Picture | Sequence[Picture],
-        threshold: float = 0.5,
+        threshold: float | None = None,
         batch_size: int = 4,
         channel_order: Literal["rgb", "bgr"] = "rgb",
     ) -> Detections | list[Detections]:
@@ -133,7 +134,8 @@ class Detector:
                 is a path, an `https` address, a PIL image, a uint8 array [H, W, 3], a tensor [3, H, W] (uint8 in
                 0..255 or floats in 0..1, not normalised), the content of a file, or a file open in binary mode.
                 Arrays and tensors of four dimensions are lists.
-            threshold: the lowest score that is reported, 0..1.
+            threshold: the lowest score that is reported, 0..1, of all classes; None: the model's own thresholds,
+                which training has fitted per class, else 0.5.
             batch_size: most pictures of equal shape in a batch; the result does not depend on it.
             channel_order: of arrays and tensors; OpenCV's are `bgr`.
 
@@ -166,7 +168,7 @@ class Detector:
         return detections if isinstance(given, list | tuple) else detections[0]
 
     def stream(
-        self, images: Iterable[tuple[int, Image.Image]], threshold: float = 0.5, batch_size: int = 4
+        self, images: Iterable[tuple[int, Image.Image]], threshold: float | None = None, batch_size: int = 4
     ) -> Iterator[tuple[int, Detections]]:
         """Number and detections of (number, RGB picture) pairs; pictures of one shape are batched together.
 
@@ -180,16 +182,19 @@ class Detector:
         return self.detect((self.prepared(number, image) for number, image in images), threshold, batch_size)
 
     def detect(
-        self, pictures: Iterable[Prepared], threshold: float, batch_size: int
+        self, pictures: Iterable[Prepared], threshold: Threshold | None, batch_size: int
     ) -> Iterator[tuple[int, Detections]]:
         """The same of prepared pictures, which threads may have prepared ahead (`read_ahead`).
+
+        `threshold` may also be one per class.
 
         Raises:
             UserError: a score or a box is not finite.
         """
+        least = self.description.threshold(threshold)
         for number, detections in detect(self.engine, self.description, pictures, batch_size):
             require_numbers(self.engine, detections.scores, detections.boxes_xyxy)
-            yield number, detections.above(threshold)
+            yield number, detections.above(least)
 
     def prepared(self, number: int, image: Image.Image) -> Prepared:
         """An RGB picture as an input of `detect`."""

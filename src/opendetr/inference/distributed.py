@@ -19,7 +19,7 @@ from opendetr.devices import resolve_device
 from opendetr.errors import UserError
 from opendetr.files import require_folder
 from opendetr.inference.detector import Detector
-from opendetr.inference.prediction import Tiling, detect_pictures, found_in_words
+from opendetr.inference.prediction import Tiling, as_setting, detect_pictures, found_in_words
 from opendetr.inference.results import write_entries
 from opendetr.inference.sources import report_left_out
 from opendetr.options import EngineName, PrecisionName
@@ -42,7 +42,7 @@ class Job:
     precision: PrecisionName
     device: str
     output: str
-    threshold: float
+    threshold: float | None
     batch_size: int
     tiling: Tiling | None
     classes: tuple[str | int, ...] | None = None  # names or raw category ids; None for all
@@ -88,9 +88,10 @@ def predict_distributed(job: Job, sources: list[str], workers: int | None = None
     if Path(job.model).exists():  # workers may live in another folder
         job = replace(job, model=str(Path(job.model).resolve()))
     detector = job.load()
+    least = detector.description.threshold(job.threshold)
     tiling = None if job.tiling is None else [job.tiling.side, job.tiling.overlap]
     settings = {
-        "model": detector.identity, "pictures": digest(pictures), "threshold": job.threshold, "tiling": tiling,
+        "model": detector.identity, "pictures": digest(pictures), "threshold": as_setting(least), "tiling": tiling,
         "classes": job.indices(detector),
     }  # fmt: skip
     done = parts.done(settings)
@@ -99,7 +100,7 @@ def predict_distributed(job: Job, sources: list[str], workers: int | None = None
     job = replace(job, engine=detector.engine.name)
     del detector
     count, found, broken = _run(job, pictures, done, workers)
-    console.print(found_in_words(found, count, len(done) + count, job.threshold, parts.folder))
+    console.print(found_in_words(found, count, len(done) + count, least, parts.folder))
     if parts.local is not None:
         write_entries(parts.local / "detections.json", parts.entries())
     report_left_out(broken)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from PIL import Image
 
+from opendetr.detections import Threshold, threshold_in_words
 from opendetr.engines.detecting import Prepared
 from opendetr.errors import UserError
 from opendetr.images import pixels_unlimited
@@ -71,7 +72,7 @@ class _Open(NamedTuple):
 def detect_pictures(
     detector: Detector,
     pictures: Iterable[SourcePicture],
-    threshold: float,
+    threshold: Threshold | None,
     batch_size: int,
     tiling: Tiling | None = None,
     broken: Callable[[str], None] | None = None,
@@ -86,7 +87,7 @@ def detect_pictures(
     Args:
         detector: the model.
         pictures: read by threads; no two have one position.
-        threshold: the lowest score that is reported.
+        threshold: the lowest score that is reported: of all classes, of each, or None for the model's own.
         batch_size: most pictures or tiles of one shape in a batch.
         tiling: cuts every picture; None leaves them whole.
         broken: called with the sentence on a picture that cannot be read; None raises it.
@@ -148,7 +149,7 @@ def predict_pictures(
     paths: list[Path],
     folder: Path,
     shard: Shard,
-    threshold: float,
+    threshold: float | None,
     batch_size: int,
     tiling: Tiling | None,
     *,
@@ -164,10 +165,11 @@ def predict_pictures(
     Raises:
         UserError: pictures could not be read, after the others were written.
     """
+    least = detector.description.threshold(threshold)
     pictures, names, stems = name_pictures(paths), distinct_names(paths), distinct_stems(paths)
     settings = {
         "model": detector.identity, "engine": detector.engine.name, "precision": detector.engine.precision,
-        "pictures": [picture.path for picture in pictures], "threshold": threshold,
+        "pictures": [picture.path for picture in pictures], "threshold": as_setting(least),
         "tiling": None if tiling is None else [tiling.side, tiling.overlap], "drawn": drawn,
         "classes": None if classes is None else sorted(classes), "saved": saving.names,
     }  # fmt: skip
@@ -200,7 +202,7 @@ def predict_pictures(
             files.write(stems[position], found.image, found.detections, paths[position])
             return position, found.detections
 
-        found = detect_pictures(detector, todo, threshold, batch_size, tiling, broken.append, classes=classes)
+        found = detect_pictures(detector, todo, least, batch_size, tiling, broken.append, classes=classes)
         count = 0
         for position, detections in show_progress(
             read_ahead(finish, found, 0 if tiling else AHEAD), "detecting", len(todo)
@@ -208,7 +210,7 @@ def predict_pictures(
             results.add(position, detections.to_coco(), detections.image_size)
             count += len(detections)
         done = results.finish(len(broken))
-    console.print(found_in_words(count, len(todo) - len(broken), done, threshold, results.path))
+    console.print(found_in_words(count, len(todo) - len(broken), done, least, results.path))
     if shard.count == 1:
         list_all(results.path, results.sizes)
     merged = merge() if shard.count > 1 else None
@@ -226,7 +228,7 @@ def _say_written(paths: list[Path]) -> None:
 def detect_frames(
     detector: Detector,
     video: Video,
-    threshold: float,
+    threshold: Threshold | None,
     classes: Collection[int] | None,
     batch_size: int = 1,
     tiling: Tiling | None = None,
@@ -250,11 +252,16 @@ def detect_frames(
         yield seconds.pop(one.picture.position), one
 
 
-def found_in_words(count: int, pictures: int, in_all: int, threshold: float, path: Path | str) -> str:
+def as_setting(threshold: Threshold) -> float | list[float]:
+    """As the settings of results have it, which are JSON."""
+    return threshold if isinstance(threshold, int | float) else list(threshold)
+
+
+def found_in_words(count: int, pictures: int, in_all: int, threshold: Threshold, path: Path | str) -> str:
     """What was found in the pictures of this call, and where it is with those of earlier ones."""
     said = f"{counted(count, 'detection')} in {counted(pictures, 'picture')}"
     if not count and pictures:
-        said += f" (no score reaches {threshold:g}; --threshold lowers that)"
+        said += f" (no score reaches {threshold_in_words(threshold)}; --threshold lowers that)"
     return f"{said}: {path}" if pictures == in_all else f"{said}; with those before, {in_all} pictures: {path}"
 
 
@@ -263,7 +270,7 @@ def predict_video(
     source: str,
     folder: Path,
     every: int,
-    threshold: float,
+    threshold: float | None,
     batch_size: int,
     tiling: Tiling | None,
     *,

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from opendetr.detections import Detections
+from opendetr.detections import Detections, Threshold
 from opendetr.drawing.tracks import Point, draw_tracks
 from opendetr.errors import UserError, first_line
 from opendetr.inference.detector import Detector
@@ -39,16 +39,17 @@ class Tracker:
     A lost object is waited for during a second of the video.
     """
 
-    def __init__(self, threshold: float, frames_per_second: float) -> None:
+    def __init__(self, threshold: Threshold, frames_per_second: float) -> None:
         """Detections from `threshold` on begin tracks, unsure ones only continue them; frames come at this rate.
+
+        The threshold is a number, or one per class index.
 
         Raises:
             UserError: the package `trackers` is not installed.
         """
-        self._make = _import_tracker()
+        self._make, self._threshold = _import_tracker(), threshold
         self._settings = {
-            "frame_rate": frames_per_second, "track_activation_threshold": threshold,
-            "high_conf_det_threshold": threshold, "lost_track_buffer": 30,  # frames at 30 a second
+            "frame_rate": frames_per_second, "lost_track_buffer": 30,  # frames at 30 a second
             "minimum_iou_threshold": LEAST_OVERLAP,
         }  # fmt: skip
         self._of_class: dict[int, Any] = {}  # one per class: ByteTrack itself does not look at classes
@@ -65,7 +66,10 @@ class Tracker:
         A track begins with the second of two frames in a row that show its object.
         """
         for label in set(found.labels.tolist()) - self._of_class.keys():
-            self._of_class[label] = self._make(**self._settings)
+            least = self._threshold if isinstance(self._threshold, int | float) else self._threshold[label]
+            self._of_class[label] = self._make(
+                **self._settings, track_activation_threshold=least, high_conf_det_threshold=least
+            )
         rows: list[int] = []
         ids: list[int] = []
         for label, tracker in self._of_class.items():
@@ -95,7 +99,7 @@ def track_video(
     source: str,
     folder: Path,
     every: int,
-    threshold: float,
+    threshold: float | None,
     *,
     drawn: bool,
     classes: Collection[int] | None,
@@ -111,7 +115,9 @@ def track_video(
     """
     with Video.open(source, every) as video, ExitStack() as closing:
         rate = video.frames_per_second / every
-        tracker = Tracker(threshold, rate)
+        least = detector.description.threshold(threshold)
+        unsure = UNSURE * least if isinstance(least, int | float) else [UNSURE * of_class for of_class in least]
+        tracker = Tracker(least, rate)
         folder.mkdir(parents=True, exist_ok=True)
         target = folder / f"{file_stem(video.name) or 'stream'}.mp4"
         drawing = closing.enter_context(VideoDrawing(target, rate)) if drawn else None
@@ -120,7 +126,7 @@ def track_video(
         )
         traces: dict[int, deque[Point]] = {}
         try:
-            for at, (picture, image, detections) in detect_frames(detector, video, UNSURE * threshold, classes):
+            for at, (picture, image, detections) in detect_frames(detector, video, unsure, classes):
                 found, ids = tracker.follow(detections)
                 entries = [
                     entry | {"seconds": round(at, 3), "track_id": number}

@@ -27,7 +27,8 @@ def sum_up(trainer: Trainer) -> None:
     if (val := found["val"]) is not None:
         precision = trainer.config.train.precision  # val measures in fp32, which may differ in the third decimal
         computed = "" if precision == "fp32" else f" (computed in {precision})"
-        said = f"AP {val['AP']:.3f}, AP50 {val['AP50']:.3f} on {data.val_split}{computed}"
+        within = "" if not (bounds := val.get("AP_interval")) else f" (95 %: {bounds[0]:.3f} to {bounds[1]:.3f})"
+        said = f"AP {val['AP']:.3f}{within}, AP50 {val['AP50']:.3f} on {data.val_split}{computed}"
         at, end = (round(found[name], 1) for name in ("val_epoch", "epoch"))
         console.print(f"\n{said}, at epoch {at:g} of {end:g}.", style="bold")
     else:

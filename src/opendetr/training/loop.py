@@ -395,9 +395,11 @@ class Trainer:
         evaluation = self.validation.measure(self.unwrapped(), where)
         if evaluation is not None and self.report is not None:
             since = time.time()
-            self.report.record_evaluation(evaluation.detections, where)  # its line in the log comes after all else
+            self.report.record_evaluation(
+                evaluation.metrics, evaluation.detections, where
+            )  # its line in the log comes after all else
         if evaluation is not None and self.accelerator.is_main_process:
-            self.folder.record_evaluation(self.unwrapped(), evaluation.metrics, where)
+            self.folder.record_evaluation(self.unwrapped(), evaluation.metrics, evaluation.thresholds, where)
             summary = evaluation.metrics.summary
             console.print(f"    on val: AP {summary['AP']:.3f}  AP50 {summary['AP50']:.3f}")
         if evaluation is not None and self.report is not None:

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from opendetr.checkpoints.shapes import require_stored
 from opendetr.checkpoints.versions import newer_is_said
 from opendetr.config import RunConfig
 from opendetr.errors import UserError, said_of
+from opendetr.evaluation.analysis import AnalysedMetrics
 from opendetr.evaluation.coco import CocoMetrics
 from opendetr.files import (
     append_line,
@@ -271,15 +272,23 @@ class RunFolder:
     def _kept(self) -> list[Path]:
         return sorted((self.path / CHECKPOINTS).glob("epoch-*"))
 
-    def record_evaluation(self, checkpoint: Checkpoint, metrics: CocoMetrics, when: Mapping[str, Any]) -> None:
-        """Write the metrics of `last`, and copy it to `best` if no AP on val was higher before."""
-        origin = replace(self._origin(checkpoint), val=metrics.to_json())
+    def record_evaluation(
+        self, checkpoint: Checkpoint, metrics: AnalysedMetrics, thresholds: Sequence[float], when: Mapping[str, Any]
+    ) -> None:
+        """Write metrics and thresholds of `last`, and copy it to `best` if no AP on val was higher before.
+
+        `thresholds` are those per class that were fitted on this evaluation.
+        """
+        val = CocoMetrics(metrics.summary, metrics.per_class).to_json()  # the curves are in evaluation.json
+        origin = replace(self._origin(checkpoint), val=val, thresholds=thresholds)
         with self._failures_are_said():
             write_metrics(self.path / "last", origin)
             if metrics.summary["AP"] >= self.best_ap:
                 copy_checkpoint(self.path / "last", self.path / "best")
         self.forget_previous()
-        self.log({"kind": "val", **when, **{f"val_{name}": value for name, value in metrics.summary.items()}})
+        interval = {"AP_interval": metrics.analysis.intervals.get("AP")}  # null without objects
+        said = {f"val_{name}": value for name, value in (metrics.summary | interval).items()}
+        self.log({"kind": "val", **when, **said})
 
     def _origin(self, checkpoint: Checkpoint) -> Origin:
         """The origin of the checkpoint, with the last figures of its training."""

@@ -31,7 +31,6 @@ from opendetr.evaluation.run_page import (
     learning_curves,
     truth_beside_found,
 )
-from opendetr.evaluation.runner import analyse_detections
 from opendetr.files import read_note, write_json, write_text
 from opendetr.pages.boxed_pictures import Thumbnail
 from opendetr.pages.page import figure, page, paragraph, table
@@ -97,11 +96,13 @@ class RunReport:
                     if (position := known.get(entry["image_id"])) is not None:
                         self.found[position] = self._detections(position, entry)
 
-    def record_evaluation(self, detections: Sequence[tuple[int, Detections]], when: Mapping[str, Any]) -> None:
+    def record_evaluation(
+        self, metrics: AnalysedMetrics, detections: Sequence[tuple[int, Detections]], when: Mapping[str, Any]
+    ) -> None:
         """Show an evaluation on val; detections come with their position in the split."""
         with self._without_failing():
             assert self.val_index is not None
-            self.metrics = metrics = analyse_detections(self.val_index, detections, quiet=True)
+            self.metrics = metrics
             positions = {image_id: position for position, image_id in enumerate(self.val_index.image_ids.tolist())}
             self._choose_pictures([positions[image_id] for image_id in metrics.analysis.hardest])
             found, weakest = dict(detections), min(THRESHOLDS[-1], metrics.analysis.threshold)

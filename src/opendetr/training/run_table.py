@@ -10,7 +10,6 @@ from rich.table import Table
 
 from opendetr.errors import UserError
 from opendetr.evaluation.report import metric_in_words
-from opendetr.files import read_note
 from opendetr.progress import console, warn
 from opendetr.recipes.recipe import load_recipe
 from opendetr.training.run_folder import summary_of
@@ -26,7 +25,7 @@ class ComparedRun:
     run: str  # its folder, within the one that is given
     AP: float | None  # on val, of the best weights; None where val was not measured
     AP50: float | None
-    interval: list[float] | None  # of AP, 95 %; only where the best weights are those of the latest evaluation
+    interval: list[float] | None  # of AP, 95 %; None where it is not known
     epoch: float | None  # up to now
     minutes: float | None
     config: dict[str, Any]  # the values that are not alike in all runs, by section.key
@@ -87,15 +86,11 @@ def _config_of(run: Path) -> dict[str, Any]:
 
 
 def _compared(folder: Path, run: Path, config: dict[str, Any]) -> ComparedRun:
-    summary, note = summary_of(run), read_note(run / "evaluation.json")
+    summary = summary_of(run)
     val, seconds = summary["val"] or {}, summary["seconds"]
-    metrics = note.get("metrics")
-    interval = None
-    if isinstance(metrics, dict) and metrics.get("AP") == val.get("AP"):  # the latest evaluation is that of `best`
-        interval = metrics.get("analysis", {}).get("intervals", {}).get("AP")
     name = "." if run == folder else str(run.relative_to(folder))
     minutes = None if seconds is None else seconds / 60
-    return ComparedRun(name, val.get("AP"), val.get("AP50"), interval, summary["epoch"], minutes, config)
+    return ComparedRun(name, val.get("AP"), val.get("AP50"), val.get("AP_interval"), summary["epoch"], minutes, config)
 
 
 def _in_words(value: Any) -> str:

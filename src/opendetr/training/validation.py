@@ -11,8 +11,8 @@ from opendetr.checkpoints.native import Checkpoint
 from opendetr.data.index import DatasetIndex
 from opendetr.engines.engine import TorchEngine
 from opendetr.errors import DivergedError
-from opendetr.evaluation.coco import CocoMetrics
-from opendetr.evaluation.runner import StoppedError, detect_split, metrics_of, say_broken
+from opendetr.evaluation.analysis import AnalysedMetrics, fitted_thresholds
+from opendetr.evaluation.runner import StoppedError, analyse_detections, detect_split, say_broken
 from opendetr.progress import show_progress, warn
 from opendetr.structures import Detections
 from opendetr.training.diverging import diverged
@@ -24,7 +24,8 @@ from opendetr.training.run_folder import RunFolder
 class Evaluation(NamedTuple):
     """The result of an evaluation of the whole split."""
 
-    metrics: CocoMetrics
+    metrics: AnalysedMetrics
+    thresholds: tuple[float, ...]  # with the best F1, per class of the model
     detections: list[tuple[int, Detections]]  # with their position in the split
 
 
@@ -86,7 +87,8 @@ class Validation:
             self.folder.undo_last()
             split = checkpoint.config.data.val_split
             raise DivergedError(diverged(checkpoint.config, self.folder.path, f"the answers on {split} are not finite"))
-        metrics = metrics_of(self.index, detections)
+        metrics = analyse_detections(self.index, detections)
+        thresholds = fitted_thresholds(metrics.analysis, self.index.label_map, checkpoint.label_map)
         self.plan.record_evaluation(time.time() - begun)
         self.step, self.ap50 = when["step"], metrics.summary["AP50"]
-        return Evaluation(metrics, detections)
+        return Evaluation(metrics, thresholds, detections)
