@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,8 @@ from tiny import TINY, TINY_FAST
 from opendetr import api, threads
 from opendetr.checkpoints.native import load_folder
 from opendetr.errors import UserError
-from opendetr.evaluation.coco import CocoMetrics
 from opendetr.evaluation.report import MEANING
+from opendetr.evaluation.runner import analyse_detections
 from opendetr.training import speed
 from opendetr.training.loop import Trainer
 from opendetr.training.plan import Plan
@@ -235,14 +236,14 @@ def test_a_run_of_epochs_does_not_inherit_what_was_chosen_before_it(coco_folder,
 
 
 def flat(aps):
-    """Metrics whose AP is the next of these; the last one again and again."""
+    """An analysis whose AP is the next of these; the last one again and again."""
     left = list(aps)
 
-    def metrics_of(index, detections):
+    def analyse(index, detections):
         ap = left.pop(0) if len(left) > 1 else left[0]
-        return CocoMetrics({name: ap for name in MEANING}, {})
+        return replace(analyse_detections(index, detections), summary={name: ap for name in MEANING})
 
-    return metrics_of
+    return analyse
 
 
 @pytest.mark.parametrize(
@@ -251,7 +252,7 @@ def flat(aps):
 )
 def test_patience_ends_a_run_whose_val_gets_no_better(digits, tmp_path, monkeypatch, capsys, schedule, epochs):
     """Two evaluations without a better AP; while learning rates are to fall, only those of the last half count."""
-    monkeypatch.setattr("opendetr.training.validation.metrics_of", flat([0.4, 0.3]))
+    monkeypatch.setattr("opendetr.training.validation.analyse_detections", flat([0.4, 0.3]))
     options = {**TINY, "epochs": 10, "patience": 2, "overrides": [schedule]}
     run = api.train(digits, **options, output=tmp_path / "run")
     assert [line["epoch"] for line in lines(run)] == list(range(1, epochs + 1))
@@ -342,7 +343,7 @@ def test_a_failing_evaluation_does_not_lose_the_epoch(digits, tmp_path, monkeypa
     def fail(*args, **options):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr("opendetr.training.validation.metrics_of", fail)
+    monkeypatch.setattr("opendetr.training.validation.analyse_detections", fail)
     with pytest.raises(RuntimeError, match="out of memory"):
         api.train(digits, **TINY, epochs=2, output=tmp_path / "run")
     assert load_folder(tmp_path / "run").source.name == "last"
