@@ -269,7 +269,7 @@ def doctor(
     threads: int | str | None = None,
     report: str | Path | None = None,
 ) -> list[Finding]:
-    """Check a data set for training and say what to change: its files, and whether eight pictures can be overfitted.
+    """Check a data set for training and say what to change: its files, and what short trainings on eight pictures find.
 
     Args:
         data: the data set's folder, or a list of several.
@@ -279,7 +279,7 @@ def doctor(
         train_split: the training split to check.
         recipe: a shipped recipe or a TOML file, as in `train`.
         image_size: the shorter side; by default chosen by the recipe.
-        seconds: for overfitting eight pictures.
+        seconds: for overfitting eight pictures; half as many follow for a learning rate range test.
         device: `auto`, `cpu`, `cuda` or `mps`.
         threads: number of threads, or `auto`, the default: the fastest, measured.
         report: a JSON file for what of the data is used, and every entry that is not, with the reason.

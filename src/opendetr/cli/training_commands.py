@@ -84,7 +84,7 @@ def doctor(
     threads: ThreadCount = None,
     report: Report = None,
 ) -> Answer:
-    """Check a data set before training: its files, and whether a model can overfit eight pictures; about a minute.
+    """Check a data set before training: its files, and short trainings on eight pictures; a minute and a half.
 
     Examples:
       opendetr doctor --data DATA

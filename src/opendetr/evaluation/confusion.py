@@ -36,7 +36,7 @@ def confusion_matrix(truth: TruthArrays, found: FoundArrays, threshold: float) -
         here = objects[of_truth[picture] : of_truth[picture + 1]]
         things, crowds = here[~truth.crowds[here]], here[truth.crowds[here]]
         boxes = found.boxes_xywh[detections]
-        matched = match_greedily(_pairwise_iou(boxes, truth.boxes_xywh[things]))
+        matched = match_greedily(pairwise_iou(boxes, truth.boxes_xywh[things]))
         on_crowd = _share_inside(boxes, truth.boxes_xywh[crowds]) >= RIGHT
         rows = np.append(truth.labels[things], classes)[matched]  # -1 is the last: background
         columns = found.labels[detections]
@@ -58,7 +58,10 @@ def match_greedily(ious: Float[np.ndarray, "K T"]) -> Int[np.ndarray, " K"]:
     return matched
 
 
-def _pairwise_iou(first_xywh: np.ndarray, second_xywh: np.ndarray) -> np.ndarray:
+def pairwise_iou(
+    first_xywh: Float[np.ndarray, "T 4"], second_xywh: Float[np.ndarray, "K 4"]
+) -> Float[np.ndarray, "T K"]:
+    """The IoU of every box (x, y, width, height) of the first with every one of the second."""
     first, second = (torch.from_numpy(_corners(boxes)) for boxes in (first_xywh, second_xywh))
     return box_iou(first[:, None], second[None]).numpy()
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -91,6 +92,14 @@ def learning_curves(history: Sequence[Mapping[str, Any]], num_classes: int) -> s
         ),
     ]
     return f"<h3>Learning curves</h3><div class='grid charts'>{''.join(charts)}</div>"
+
+
+def symptoms_in_words(symptoms: Mapping[str, str]) -> str:
+    """The sentences on what keeps a run from learning, as a list; empty where there are none."""
+    if not symptoms:
+        return ""
+    items = "".join(f"<li>{escape(sentence[0].upper() + sentence[1:])}.</li>" for sentence in symptoms.values())
+    return f"<div class='verdict bad'>What may keep it from learning:<ul>{items}</ul></div>"
 
 
 def average_precision(metrics: CocoMetrics) -> str:

@@ -121,15 +121,15 @@ def metrics_of(index: DatasetIndex, detections: Sequence[tuple[int, Detections]]
 
     Detections of categories that the split does not have count for nothing; that some are not finite is said.
     """
-    return evaluate_arrays(*_arrays_of(index, detections))
+    return evaluate_arrays(*arrays_of(index, detections))
 
 
 def analyse_detections(index: DatasetIndex, detections: Sequence[tuple[int, Detections]]) -> AnalysedMetrics:
     """As `metrics_of`, with the analysis of the same detections; no picture is read."""
-    return analyse(*_arrays_of(index, detections))
+    return analyse(*arrays_of(index, detections))
 
 
-def _arrays_of(index: DatasetIndex, detections: Sequence[tuple[int, Detections]]) -> tuple[TruthArrays, FoundArrays]:
+def arrays_of(index: DatasetIndex, detections: Sequence[tuple[int, Detections]]) -> tuple[TruthArrays, FoundArrays]:
     """The objects of a split, and its detections that are finite numbers; that there are others is said."""
     truth = truth_of(index)
     label_of = {category_id: label for label, category_id in enumerate(truth.category_ids)}

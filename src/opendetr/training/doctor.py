@@ -1,4 +1,4 @@
-"""Checks a data set for training: what `data check` finds, and whether eight pictures can be overfitted."""
+"""Checks a data set for training: what `data check` finds, whether eight pictures can be overfitted, and the rates."""
 
 import tempfile
 import time
@@ -21,6 +21,7 @@ from opendetr.evaluation.report import print_classes, print_findings, print_verd
 from opendetr.evaluation.runner import evaluate_split
 from opendetr.progress import console, waiting
 from opendetr.training.choices import SMALLEST_PIXELS, choose_size, fit_to_data, measure_objects, usual_size
+from opendetr.training.range_test import range_test
 from opendetr.training.setup import assemble
 from opendetr.wording import counted
 
@@ -31,9 +32,10 @@ ENOUGH_PASSES = 100  # over the pictures, after which a failure to overfit them 
 
 
 def diagnose(config: RunConfig, source: DataSource, seconds: float) -> list[Finding]:
-    """What `data check` finds in the splits of a training, then whether eight pictures can be overfitted; errors first.
+    """What `data check` finds in the splits of a training, then what short trainings on eight pictures find.
 
-    Prints the classes before, and the findings with a verdict after that.
+    They tell whether the pictures can be overfitted, in `seconds`, and which learning rates fit, in half of that.
+    Returns the errors first. Prints the classes before, and the findings with a verdict after that.
 
     Raises:
         UserError: the training split cannot be read.
@@ -50,11 +52,10 @@ def diagnose(config: RunConfig, source: DataSource, seconds: float) -> list[Find
     found = check_splits(checked, image_size, config.model.num_queries, SECONDS_FOR_PICTURES).findings
     if not checked.errors:
         try:
-            result = overfit(config, index, seconds)
+            found += verdict(overfit(config, index, seconds), index)
+            found.append(try_rates(config, index, seconds / 2))
         except UserError as error:  # keep what was found so far
-            found.append(Finding(Severity.ERROR, "overfitting", f"eight pictures could not be overfitted: {error}"))
-        else:
-            found += verdict(result, index)
+            found.append(Finding(Severity.ERROR, "overfitting", f"eight pictures could not be learned: {error}"))
     console.print(f"Looked at: {', '.join(checked.splits)}.")
     print_findings(found)
     print_verdict(found, source)
@@ -77,13 +78,9 @@ def overfit(config: RunConfig, index: DatasetIndex, seconds: float) -> Overfitti
     objects = measure_objects(index)
     training_size = config.data.image_size or choose_size(objects, len(index), None)[0]
     few = index.subset(_with_most_classes(index.records))
-    still = {
-        "data.horizontal_flip": 0.0, "data.vertical_flip": 0.0, "data.crop_probability": 0.0,
-        "data.zoom_probability": 0.0, "data.colour": 0.0, "train.minutes": seconds / 60, "train.small_first": 0.0,
-        "train.warmup": 0.05, "train.batch_size": min(4, len(few)),
-    }  # fmt: skip
+    config = _on_few(config, few, seconds)
     with tempfile.TemporaryDirectory() as folder:
-        config, run = config.with_values(still, "the doctor"), Path(folder) / "run"
+        run = Path(folder) / "run"
         with waiting(f"overfitting {counted(len(few), 'picture')}", seconds):
             trainer = assemble(config, few, None, run, time.time(), objects=objects)
             trainer.fit()
@@ -92,6 +89,24 @@ def overfit(config: RunConfig, index: DatasetIndex, seconds: float) -> Overfitti
     metrics = evaluate_split(engine, learned.description, few)
     passes = trainer.state.epoch + trainer.state.step / trainer.pictures.steps_per_epoch
     return Overfitting(metrics, trainer.config.data.image_size, passes, training_size)
+
+
+def try_rates(config: RunConfig, index: DatasetIndex, seconds: float) -> Finding:
+    """Which learning rates fit eight pictures of the split, as a finding about the config's."""
+    config, _ = fit_to_data(config, index)
+    few = index.subset(_with_most_classes(index.records))
+    test = range_test(_on_few(config, few, seconds), few, measure_objects(index), seconds)
+    return test.verdict(config.train.lr)
+
+
+def _on_few(config: RunConfig, few: DatasetIndex, seconds: float) -> RunConfig:
+    """The config for learning a few pictures by heart in that time, without augmentation."""
+    still = {
+        "data.horizontal_flip": 0.0, "data.vertical_flip": 0.0, "data.crop_probability": 0.0,
+        "data.zoom_probability": 0.0, "data.colour": 0.0, "train.minutes": seconds / 60, "train.small_first": 0.0,
+        "train.warmup": 0.05, "train.batch_size": min(4, len(few)),
+    }  # fmt: skip
+    return config.with_values(still, "the doctor")
 
 
 def verdict(result: Overfitting, index: DatasetIndex) -> Iterator[Finding]:

@@ -49,10 +49,12 @@ from opendetr.training.run_tracker import RunTracker
 from opendetr.training.sizing import Sizing
 from opendetr.training.speed import fits_in_memory
 from opendetr.training.step import MicroBatches, TrainingStep
-from opendetr.training.validation import Validation
+from opendetr.training.validation import Evaluation, Validation
+from opendetr.training.watch import Watch
 from opendetr.wording import counted
 
 LOGGED_EVERY = 20  # steps of an epoch
+LOOKED_FROM = 0.5  # of the run: before, too little is learned to tell a fault from a beginning
 
 
 class Trainer:
@@ -95,7 +97,8 @@ class Trainer:
         self.folder = RunFolder(output, is_written=accelerator.is_main_process)
         self.validation = None if val_index is None else Validation(val_index, plan, accelerator, self.folder)
         self.forecast = Forecast(plan)
-        self.report: RunReport | None = None  # in the process that writes it
+        self.report: RunReport | None = None  # in the process that writes it, and so the next
+        self.watch: Watch | None = None
 
     def fit(self) -> None:
         """Train until the plan stops the run; makes at least one step, and always writes a usable model."""
@@ -106,6 +109,8 @@ class Trainer:
             self.begin_tracking()
             if self.report is not None:
                 self.report.begin(self.pictures.first(self.state.epoch), self.checkpoint.preprocessing)
+            if self.watch is not None:
+                self.watch.begin(self.pictures.upright, self.config.data.image_size)
             self.plan.begin()
             self.pictures.show(self.state, small=self.progress() < self.config.train.small_first)
             if self.plan.goal is not None:
@@ -128,6 +133,8 @@ class Trainer:
                 self.measure()
             self.folder.forget_previous()
             self.keep()
+            if self.validation is None:
+                self.look_without_val()
             if self.report is not None:
                 self.report.write(self.checkpoint.preprocessing)
 
@@ -393,24 +400,35 @@ class Trainer:
         begun = time.time()
         where = self.where()
         evaluation = self.validation.measure(self.unwrapped(), where)
-        if evaluation is not None and self.report is not None:
-            since = time.time()
-            self.report.record_evaluation(
-                evaluation.metrics, evaluation.detections, where
-            )  # its line in the log comes after all else
         if evaluation is not None and self.accelerator.is_main_process:
-            self.folder.record_evaluation(self.unwrapped(), evaluation.metrics, evaluation.thresholds, where)
-            summary = evaluation.metrics.summary
-            console.print(f"    on val: AP {summary['AP']:.3f}  AP50 {summary['AP50']:.3f}")
-        if evaluation is not None and self.report is not None:
-            self.report.write(self.checkpoint.preprocessing)
-            self.plan.extend_evaluation(time.time() - since)
+            self.record(evaluation, where)
         self.pause(time.time() - begun)
         if evaluation is not None and self.plan.goal is not None:
             self.plan.goal.record(evaluation.metrics.summary["AP50"])
         if self.is_out_of_patience():
             evaluations = f"{self.config.train.patience} evaluations gave no better AP on val"
             console.print(f"{evaluations}: the run ends (--patience).")
+
+    def record(self, evaluation: Evaluation, where: dict[str, Any]) -> None:
+        """Write an evaluation to the folder, with the symptoms that it shows; its line in the log comes last."""
+        begun, symptoms = time.time(), dict[str, str]()
+        if self.watch is not None and self.plan.progress(self.steps_done) >= LOOKED_FROM:
+            symptoms = self.watch.look(self.unwrapped(), self.accelerator.device, evaluation.detections)
+        if self.report is not None:
+            self.report.record_evaluation(evaluation.metrics, evaluation.detections, where)
+        self.folder.record_evaluation(self.unwrapped(), evaluation.metrics, evaluation.thresholds, where, symptoms)
+        summary = evaluation.metrics.summary
+        console.print(f"    on val: AP {summary['AP']:.3f}  AP50 {summary['AP50']:.3f}")
+        if self.report is not None:
+            self.report.write(self.checkpoint.preprocessing)
+        self.plan.extend_evaluation(time.time() - begun)
+
+    def look_without_val(self) -> None:
+        """Look for symptoms at the end of a run that measures nothing."""
+        if self.watch is None or self.plan.interrupted():
+            return
+        if symptoms := self.watch.look(self.unwrapped(), self.accelerator.device):
+            self.folder.log({"kind": "symptoms", **self.where(), "symptoms": symptoms})
 
     def unwrapped(self) -> Checkpoint:
         """The model that is saved: averaged where the recipe says so, without Accelerate's wrapper."""

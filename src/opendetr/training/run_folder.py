@@ -273,11 +273,12 @@ class RunFolder:
         return sorted((self.path / CHECKPOINTS).glob("epoch-*"))
 
     def record_evaluation(
-        self, checkpoint: Checkpoint, metrics: AnalysedMetrics, thresholds: Sequence[float], when: Mapping[str, Any]
-    ) -> None:
+        self, checkpoint: Checkpoint, metrics: AnalysedMetrics, thresholds: Sequence[float], when: Mapping[str, Any],
+        symptoms: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
         """Write metrics and thresholds of `last`, and copy it to `best` if no AP on val was higher before.
 
-        `thresholds` are those per class that were fitted on this evaluation.
+        `thresholds` are those per class that were fitted on this evaluation; `symptoms` are those that it shows first.
         """
         val = CocoMetrics(metrics.summary, metrics.per_class).to_json()  # the curves are in evaluation.json
         origin = replace(self._origin(checkpoint), val=val, thresholds=thresholds)
@@ -288,7 +289,7 @@ class RunFolder:
         self.forget_previous()
         interval = {"AP_interval": metrics.analysis.intervals.get("AP")}  # null without objects
         said = {f"val_{name}": value for name, value in (metrics.summary | interval).items()}
-        self.log({"kind": "val", **when, **said})
+        self.log({"kind": "val", **when, **said, **({"symptoms": symptoms} if symptoms else {})})
 
     def _origin(self, checkpoint: Checkpoint) -> Origin:
         """The origin of the checkpoint, with the last figures of its training."""
@@ -323,7 +324,7 @@ def _link(source: str, target: str) -> str:
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The lines of a run's `metrics.jsonl` that can be read, each with its `kind`: `step`, `epoch` or `val`.
+    """The lines of a run's `metrics.jsonl` that can be read, each with its `kind`: `step`, `epoch`, `val`, `symptoms`.
 
     Earlier versions wrote epochs only, without a kind, with the figures of val among the others.
     """

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -29,6 +30,7 @@ from opendetr.evaluation.run_page import (
     class_table,
     distributions,
     learning_curves,
+    symptoms_in_words,
     truth_beside_found,
 )
 from opendetr.files import read_note, write_json, write_text
@@ -53,10 +55,14 @@ class RunReport:
         folder: of the run.
         train_index: the training split, with the class indices of the model.
         val_index: the split that chooses the best weights, with the same class indices; None where there is none.
+        symptoms: sentences on what keeps the run from learning; they may become more while it trains.
     """
 
-    def __init__(self, folder: RunFolder, train_index: DatasetIndex, val_index: DatasetIndex | None) -> None:
-        self.folder, self.train_index, self.val_index = folder, train_index, val_index
+    def __init__(
+        self, folder: RunFolder, train_index: DatasetIndex, val_index: DatasetIndex | None,
+        symptoms: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:  # fmt: skip
+        self.folder, self.train_index, self.val_index, self.symptoms = folder, train_index, val_index, symptoms
         self.read: dict[int, ShownPicture] = {}  # by position, all that were read
         self.unreadable: set[int] = set()  # said once
         self.pictures: list[ShownPicture] = []  # that are shown
@@ -151,6 +157,7 @@ class RunReport:
         return page(
             f"Run {self.folder.path.resolve().name}",
             ("" if metrics is None else learning_verdict(metrics))
+            + symptoms_in_words(self.symptoms)
             + paragraph(self._summary())
             + (learning_curves(self.folder.history, label_map.num_classes) if self.folder.history else "")
             + f"<div class=side>{measured}<div><h3>Classes</h3>"

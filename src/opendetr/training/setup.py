@@ -49,6 +49,7 @@ from opendetr.training.run_folder import identity, is_unsaved
 from opendetr.training.run_report import RunReport
 from opendetr.training.sizing import Sizing
 from opendetr.training.speed import Speed, expectations, fits_in_memory, look_at_speed, memory_problem
+from opendetr.training.watch import Watch
 from opendetr.wording import counted
 
 
@@ -101,7 +102,8 @@ def prepare_training(
     if trainer.accelerator.is_main_process:
         label_map = trainer.checkpoint.label_map
         of_val = None if val_index is None else val_index.under(label_map)
-        trainer.report = RunReport(trainer.folder, train_index.under(label_map), of_val)
+        trainer.watch = Watch(trainer.folder, train_index.under(label_map), of_val)
+        trainer.report = RunReport(trainer.folder, train_index.under(label_map), of_val, trainer.watch.said)
         if resume is not None:
             trainer.report.restore(resume)
     say_what_to_expect(trainer)

@@ -1,0 +1,65 @@
+"""Looks at a run while it trains, and says each symptom of a training that does not learn once."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from opendetr.checkpoints.native import Checkpoint
+from opendetr.data.index import DatasetIndex
+from opendetr.data.loader import DetectionDataset
+from opendetr.engines.engine import TorchEngine
+from opendetr.evaluation.runner import arrays_of, detect_split
+from opendetr.progress import warn
+from opendetr.structures import Detections
+from opendetr.training.run_folder import RunFolder
+from opendetr.training.symptoms import Evidence, Measured, sample_of, symptoms_of_data, symptoms_of_learning
+
+
+class Watch:
+    """The symptoms of a run so far; in the process that writes the run's folder only.
+
+    Args:
+        folder: of the run, whose log says which symptoms were said before.
+        train_index: the training split, with the class indices of the model.
+        val_index: the split that chooses the best weights, with the same class indices; None where there is none.
+    """
+
+    def __init__(self, folder: RunFolder, train_index: DatasetIndex, val_index: DatasetIndex | None) -> None:
+        self.folder, self.train_index, self.val_index = folder, train_index, val_index
+        self.sample = sample_of(train_index)
+        self.said: dict[str, str] = {}  # all symptoms of the run, by their names
+        self.new: dict[str, str] = {}  # those that the log does not have yet
+
+    def begin(self, upright: DetectionDataset, image_size: int) -> None:
+        """Look at the data, before the first step; `image_size` is the shorter side of training pictures."""
+        for line in self.folder.history:
+            self.said |= line.get("symptoms", {})
+        self._say(symptoms_of_data(self.train_index, self.val_index, upright, image_size))
+
+    def look(
+        self, checkpoint: Checkpoint, device: torch.device, of_val: Sequence[tuple[int, Detections]] = ()
+    ) -> dict[str, str]:
+        """Look at a model; returns what is said for the first time since the log's last line with symptoms.
+
+        `of_val` are its detections in val, with the positions of the pictures.
+        """
+        config, classes = checkpoint.config, self.train_index.label_map.num_classes
+        engine = TorchEngine(checkpoint.model.eval(), device, config.train.precision)
+        found = detect_split(
+            engine, checkpoint.description, self.sample, batch_size=max(4, config.train.batch_size),
+            broken=lambda sentence: None,  # training has said it
+        )  # fmt: skip
+        train = Measured(*arrays_of(self.sample, list(found)))
+        val = None if self.val_index is None else Measured(*arrays_of(self.val_index, of_val))
+        objects = np.bincount(self.train_index.labels, minlength=classes)
+        seen = Evidence(config, self.folder.history, objects, len(self.train_index), train, val)
+        self._say(symptoms_of_learning(seen))
+        new, self.new = self.new, {}
+        return new
+
+    def _say(self, found: dict[str, str]) -> None:
+        for name, sentence in found.items():
+            if name not in self.said:
+                warn(f"{sentence}.")
+                self.said[name] = self.new[name] = sentence
