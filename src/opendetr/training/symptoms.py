@@ -4,6 +4,7 @@ The rules look at the data before the first step, and, from half of the run on, 
 on a sample of the training pictures. docs/not-learning.md has them in words.
 """
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -183,18 +184,22 @@ def classes_exchanged(seen: Evidence) -> str | None:
 
 def classes_not_learned(seen: Evidence) -> str | None:
     """Objects are found, and their classes are not told apart even in training pictures."""
+    if seen.train.fits[AS_LABELLED] < 0.6:
+        return None
     matrix, covered = seen.shares_of_train
-    total, objects = int(covered.sum()), int((~seen.train.truth.crowds).sum())
-    if (covered > 0).sum() < 2 or total < 0.4 * objects or seen.train.fits[AS_LABELLED] < 0.6:
+    of_train = np.trace(matrix) / max(1, covered.sum())
+    split, measured = ("training", seen.train) if seen.val is None else ("val", seen.val)
+    matrix = measured.confusion(measured.metrics.analysis.threshold)[:-1, :-1]
+    covered, objects = matrix.sum(1), int((~measured.truth.crowds).sum())
+    if (covered > 0).sum() < 2 or covered.sum() < 0.4 * objects:
         return None
-    right, usual = np.trace(matrix) / total, covered.max() / total
-    if right > 1.5 * usual + 0.1:
+    right, usual = np.trace(matrix) / covered.sum(), covered.max() / covered.sum()
+    if right > 1.5 * usual + 0.1 or of_train > 0.8:
         return None
-    names = seen.train.truth.names
     return (
-        f"objects are found, but not their classes: in training pictures {right:.0%} of the classes are right, and "
-        f"always answering '{names[int(covered.argmax())]}' would give {usual:.0%}; labels that belong to other boxes "
-        f"do this, or classes that look alike; look at the pictures in report.html"
+        f"objects are found, but not their classes: in {split} pictures {right:.0%} of the classes are right, and "
+        f"always answering '{measured.truth.names[int(covered.argmax())]}' would give {usual:.0%}; labels that belong "
+        f"to other boxes do this, or classes that look alike; look at the pictures in report.html"
     )
 
 
@@ -276,7 +281,7 @@ SPECIFIC: dict[str, Rule] = {  # a name in the log, and its rule
     "classes-not-learned": classes_not_learned,
     "labels-missing": labels_missing,
 }
-GENERAL: dict[str, Rule] = {  # where none of those speaks
+GENERAL: dict[str, Rule] = {  # the first that applies, where none of those speaks
     "class-never-found": class_never_found,
     "overfitting": overfitting,
     "nothing-found": nothing_found,
@@ -287,7 +292,7 @@ def symptoms_of_learning(seen: Evidence) -> dict[str, str]:
     """What an evaluation shows: a sentence by the name of the symptom."""
     if seen.steps < FEWEST_STEPS:
         return {}
-    return _spoken(SPECIFIC, seen) or _spoken(GENERAL, seen)
+    return _spoken(SPECIFIC, seen) or dict(itertools.islice(_spoken(GENERAL, seen).items(), 1))
 
 
 def _spoken(rules: Mapping[str, Rule], seen: Evidence) -> dict[str, str]:
