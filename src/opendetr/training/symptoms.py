@@ -186,21 +186,25 @@ def classes_not_learned(seen: Evidence) -> str | None:
     """Objects are found, and their classes are not told apart even in training pictures."""
     if seen.train.fits[AS_LABELLED] < 0.6:
         return None
-    matrix, covered = seen.shares_of_train
-    of_train = np.trace(matrix) / max(1, covered.sum())
     split, measured = ("training", seen.train) if seen.val is None else ("val", seen.val)
     matrix = measured.confusion(measured.metrics.analysis.threshold)[:-1, :-1]
     covered, objects = matrix.sum(1), int((~measured.truth.crowds).sum())
     if (covered > 0).sum() < 2 or covered.sum() < 0.4 * objects:
         return None
     right, usual = np.trace(matrix) / covered.sum(), covered.max() / covered.sum()
-    if right > 1.5 * usual + 0.1 or of_train > 0.8:
+    if _beyond_chance(matrix) > 0.15 or _beyond_chance(seen.shares_of_train[0]) > 0.6:
         return None
     return (
         f"objects are found, but not their classes: in {split} pictures {right:.0%} of the classes are right, and "
         f"always answering '{measured.truth.names[int(covered.argmax())]}' would give {usual:.0%}; labels that belong "
         f"to other boxes do this, or classes that look alike; look at the pictures in report.html"
     )
+
+
+def _beyond_chance(matrix: Int[np.ndarray, "C C"]) -> float:
+    """How far classes are right beyond always answering the most frequent one: 0 for that, 1 where all are right."""
+    covered = matrix.sum(1)
+    return float((np.trace(matrix) - covered.max()) / max(1, covered.sum() - covered.max()))
 
 
 def labels_missing(seen: Evidence) -> str | None:
