@@ -35,6 +35,12 @@ def test_a_symptom_is_in_the_console_the_log_and_the_page(coco_folder, tmp_path,
     assert sentence in (run / "report.html").read_text()
 
 
+def test_a_training_without_objects_has_nothing_to_look_at(coco_folder, tmp_path, capsys):
+    run = api.train(coco_folder((0,) * 4, splits=("train", "val")), **TINY, epochs=1, output=tmp_path / "run")
+    assert "has no objects to learn" in capsys.readouterr().out.replace("\n", " ")
+    assert said_by(run) == []
+
+
 def test_a_run_without_val_looks_at_its_training_pictures_at_the_end(coco_folder, tmp_path):
     root = coco_folder((2,) * 8)
     blacken(root)

@@ -58,6 +58,9 @@ class Measured:
 
     def confusion(self, threshold: float) -> Int[np.ndarray, "classes classes"]:
         """Objects by true class and class found, with background as the last of both."""
+        analysis = self.metrics.analysis
+        if threshold == analysis.threshold:
+            return np.array(analysis.confusion)
         return confusion_matrix(self.truth, self.found, threshold)
 
 

@@ -44,6 +44,14 @@ class Watch:
 
         `of_val` are its detections in val, with the positions of the pictures.
         """
+        if len(self.sample):
+            self._say(symptoms_of_learning(self._evidence(checkpoint, device, of_val)))
+        new, self.new = self.new, {}
+        return new
+
+    def _evidence(
+        self, checkpoint: Checkpoint, device: torch.device, of_val: Sequence[tuple[int, Detections]]
+    ) -> Evidence:
         config, classes = checkpoint.config, self.train_index.label_map.num_classes
         engine = TorchEngine(checkpoint.model.eval(), device, config.train.precision)
         found = detect_split(
@@ -53,10 +61,7 @@ class Watch:
         train = Measured(*arrays_of(self.sample, list(found)))
         val = None if self.val_index is None else Measured(*arrays_of(self.val_index, of_val))
         objects = np.bincount(self.train_index.labels, minlength=classes)
-        seen = Evidence(config, self.folder.history, objects, len(self.train_index), train, val)
-        self._say(symptoms_of_learning(seen))
-        new, self.new = self.new, {}
-        return new
+        return Evidence(config, self.folder.history, objects, len(self.train_index), train, val)
 
     def _say(self, found: dict[str, str]) -> None:
         for name, sentence in found.items():
