@@ -9,7 +9,7 @@ from opendetr.wording import visible
 _STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:1700px;margin:2rem auto;padding:0 1.2rem;color:#222;background:#fff}
 h1,h2,h3{line-height:1.2}h1,h2,p,li,figcaption{overflow-wrap:anywhere}h2{margin-top:2.5rem}
-p,ul{max-width:85ch}svg{max-width:100%}
+p,ul,.verdict{max-width:85ch}svg{max-width:100%}
 table{border-collapse:collapse}td,th{padding:.15rem .8rem;text-align:left;vertical-align:top}
 th{position:sticky;top:0;background:#fff}td{border-top:1px solid #eee;font-variant-numeric:tabular-nums}
 .scroll{max-height:34rem;overflow:auto}.across{overflow-x:auto}
