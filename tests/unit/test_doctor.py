@@ -9,8 +9,11 @@ from opendetr.data.index import index_of_records
 from opendetr.evaluation.coco import CocoMetrics
 from opendetr.evaluation.report import print_classes
 from opendetr.recipes.recipe import resolve_config
+from opendetr.training.choices import fit_to_data, measure_objects
 from opendetr.training.doctor import Overfitting, _with_most_classes, overfit, verdict
+from opendetr.training.range_test import FIRST, range_test
 from opendetr.training.speed import Speed
+from opendetr.training.step import TrainingStep
 
 
 @pytest.fixture
@@ -88,3 +91,25 @@ def test_small_objects_that_train_would_make_visible_are_no_problem(coco_folder,
 def test_pictures_are_as_full_as_most(data, coco_folder):
     index = load_index(coco_folder((1, 1, 1, 6, 6, 6, 6, 6, 6, 6, 6, 6, 30), names=("one",)), "train")
     assert {len(index.records[n].labels) for n in _with_most_classes(index.records)} == {6}
+
+
+def test_the_range_test_trains_with_rates_that_grow(data, monkeypatch):
+    tiny = {
+        "model.backbone": "test_resnet", "model.backbone_weights": "none", "train.device": "cpu", "train.workers": 0,
+        "train.precision": "fp32", "model.embed_dim": 32, "data.image_size": 48, "train.batch_size": 4,
+    }  # fmt: skip
+    lr, rates, real = 1e-3, [], TrainingStep.__call__
+
+    def note(step, batches):
+        rates.append(step.optimizer.param_groups[0]["lr"])
+        return real(step, batches)
+
+    monkeypatch.setattr(TrainingStep, "__call__", note)
+    monkeypatch.setattr("opendetr.training.range_test.STEPS", 8)
+    index = load_index(data, "train")
+    config, _ = fit_to_data(resolve_config("fast", options={**tiny, "train.lr": lr}), index)
+    found = range_test(config, index, measure_objects(index), seconds=600.0)
+    assert rates == [lr * factor for factor in found.factors]
+    assert found.factors[0] == pytest.approx(FIRST, rel=1e-2)  # a little of the time has passed
+    assert found.factors == sorted(found.factors)
+    assert len(found.losses) == len(found.factors) <= 8
