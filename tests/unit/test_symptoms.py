@@ -15,7 +15,15 @@ from opendetr.evaluation.coco import FoundArrays, TruthArrays
 from opendetr.recipes.recipe import resolve_config
 from opendetr.training.range_test import FIRST, LAST, RangeTest
 from opendetr.training.run_folder import RunFolder
-from opendetr.training.symptoms import Evidence, Measured, symptoms_of_data, symptoms_of_learning
+from opendetr.training.symptoms import (
+    FAULTS,
+    GENERAL,
+    UNLEARNED,
+    Evidence,
+    Measured,
+    symptoms_of_data,
+    symptoms_of_learning,
+)
 from opendetr.training.watch import Watch
 
 PICTURES, CLASSES = 24, 4
@@ -40,7 +48,7 @@ def found_as(truth, label=lambda labels: labels, box=lambda boxes: boxes, score=
     return FoundArrays(truth.pictures[kept], labels, boxes, np.full(len(labels), score))
 
 
-def evidence(train=None, val=None, losses=FALLING, objects=(18,) * CLASSES, iou=(0.2, 0.8)):
+def evidence(train=None, val=None, losses=FALLING, objects=(18,) * CLASSES, iou=(0.2, 0.8), progress=1.0):
     """A run's evidence; by default all is well. `train` and `val` are truth and what is found."""
     truth = truth_of()
     history = [
@@ -49,7 +57,9 @@ def evidence(train=None, val=None, losses=FALLING, objects=(18,) * CLASSES, iou=
     ]
     config = resolve_config("fast")
     train = Measured(*(train or (truth, found_as(truth))))
-    return Evidence(config, history, np.array(objects), 300, train, Measured(*(val or (truth, found_as(truth)))))
+    return Evidence(
+        config, progress, history, np.array(objects), 300, train, Measured(*(val or (truth, found_as(truth))))
+    )
 
 
 TRUTH = truth_of()
@@ -98,6 +108,14 @@ def test_a_healthy_training_says_nothing():
 
 def test_a_short_training_says_nothing_of_what_it_has_not_learned():
     assert symptoms_of_learning(evidence(train=(TRUTH, NOTHING), val=(TRUTH, NOTHING), losses=(40.0, 39, 38, 37))) == {}
+
+
+@pytest.mark.parametrize(
+    ("progress", "names"), [(0.4, set()), (0.6, set(FAULTS)), (0.8, {*FAULTS, *UNLEARNED, *GENERAL})]
+)
+def test_what_is_learned_late_is_judged_late(progress, names):
+    said = [name for name in CASES if symptoms_of_learning(evidence(**CASES[name], progress=progress))]
+    assert set(said) == names - {"other-boxes"}
 
 
 def test_without_val_the_training_pictures_tell():

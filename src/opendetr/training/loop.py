@@ -54,7 +54,6 @@ from opendetr.training.watch import Watch
 from opendetr.wording import counted
 
 LOGGED_EVERY = 20  # steps of an epoch
-LOOKED_FROM = 0.5  # of the run: before, too little is learned to tell a fault from a beginning
 
 
 class Trainer:
@@ -412,8 +411,9 @@ class Trainer:
     def record(self, evaluation: Evaluation, where: dict[str, Any]) -> None:
         """Write an evaluation to the folder, with the symptoms that it shows; its line in the log comes last."""
         begun, symptoms = time.time(), dict[str, str]()
-        if self.watch is not None and self.plan.progress(self.steps_done) >= LOOKED_FROM:
-            symptoms = self.watch.look(self.unwrapped(), self.accelerator.device, evaluation.detections)
+        if self.watch is not None:
+            progress, device = self.plan.progress(self.steps_done), self.accelerator.device
+            symptoms = self.watch.look(self.unwrapped(), progress, device, evaluation.detections)
         if self.report is not None:
             self.report.record_evaluation(evaluation.metrics, evaluation.detections, where)
         self.folder.record_evaluation(self.unwrapped(), evaluation.metrics, evaluation.thresholds, where, symptoms)
@@ -427,7 +427,7 @@ class Trainer:
         """Look for symptoms at the end of a run that measures nothing."""
         if self.watch is None or self.plan.interrupted():
             return
-        if symptoms := self.watch.look(self.unwrapped(), self.accelerator.device):
+        if symptoms := self.watch.look(self.unwrapped(), 1.0, self.accelerator.device):
             self.folder.log({"kind": "symptoms", **self.where(), "symptoms": symptoms})
 
     def unwrapped(self) -> Checkpoint:

@@ -25,7 +25,8 @@ from opendetr.training.choices import measure_objects
 from opendetr.wording import counted
 
 SAMPLE = 24  # training pictures that are looked at
-FEWEST_STEPS = 100  # below, nothing is said of what was not learned
+EARLY, LATE = 0.5, 0.75  # of the run, from which on is looked for faults, and for what is not learned
+FEWEST_STEPS = 100  # below, nothing is said of learning
 UNIFORM = 0.01  # the standard deviation of normalised pixels below which a picture is of one colour
 TOO_SMALL = 10.0  # pixels: the side of the smallest kind of object, below which it is hardly ever found
 NOTHING = 0.05  # AP50 on training pictures, below which nothing is learned
@@ -69,6 +70,7 @@ class Evidence:
     """What is known of a run at an evaluation; class indices are those of the model everywhere."""
 
     config: RunConfig
+    progress: float  # of the run, 0..1
     history: Sequence[Mapping[str, Any]]  # the lines of metrics.jsonl
     objects: Int[np.ndarray, " C"]  # of the training split, by class
     pictures: int  # of the training split
@@ -279,15 +281,14 @@ def nothing_found(seen: Evidence) -> str | None:
     )
 
 
-SPECIFIC: dict[str, Rule] = {  # a name in the log, and its rule
+FAULTS: dict[str, Rule] = {  # a name in the log, and its rule
     "rate-too-high": rate_too_high,
-    "rate-too-low": rate_too_low,
     "loss-rises": loss_rises,
     "other-boxes": other_boxes,
     "classes-exchanged": classes_exchanged,
-    "classes-not-learned": classes_not_learned,
     "labels-missing": labels_missing,
 }
+UNLEARNED: dict[str, Rule] = {"rate-too-low": rate_too_low, "classes-not-learned": classes_not_learned}
 GENERAL: dict[str, Rule] = {  # the first that applies, where none of those speaks
     "class-never-found": class_never_found,
     "overfitting": overfitting,
@@ -296,10 +297,17 @@ GENERAL: dict[str, Rule] = {  # the first that applies, where none of those spea
 
 
 def symptoms_of_learning(seen: Evidence) -> dict[str, str]:
-    """What an evaluation shows: a sentence by the name of the symptom."""
-    if seen.steps < FEWEST_STEPS:
+    """What an evaluation shows: a sentence by the name of the symptom.
+
+    Boxes are learned before classes, and much is learned late: of what is not learned nothing is said before `LATE`.
+    """
+    if seen.steps < FEWEST_STEPS or seen.progress < EARLY:
         return {}
-    return _spoken(SPECIFIC, seen) or dict(itertools.islice(_spoken(GENERAL, seen).items(), 1))
+    said = _spoken(FAULTS, seen)
+    if seen.progress >= LATE:
+        said |= _spoken(UNLEARNED, seen)
+        said = said or dict(itertools.islice(_spoken(GENERAL, seen).items(), 1))
+    return said
 
 
 def _spoken(rules: Mapping[str, Rule], seen: Evidence) -> dict[str, str]:

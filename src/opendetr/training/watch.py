@@ -13,7 +13,7 @@ from opendetr.evaluation.runner import arrays_of, detect_split
 from opendetr.progress import warn
 from opendetr.structures import Detections
 from opendetr.training.run_folder import RunFolder
-from opendetr.training.symptoms import Evidence, Measured, sample_of, symptoms_of_data, symptoms_of_learning
+from opendetr.training.symptoms import EARLY, Evidence, Measured, sample_of, symptoms_of_data, symptoms_of_learning
 
 
 class Watch:
@@ -38,19 +38,21 @@ class Watch:
         self._say(symptoms_of_data(self.train_index, self.val_index, upright, image_size))
 
     def look(
-        self, checkpoint: Checkpoint, device: torch.device, of_val: Sequence[tuple[int, Detections]] = ()
-    ) -> dict[str, str]:
-        """Look at a model; returns what is said for the first time since the log's last line with symptoms.
+        self, checkpoint: Checkpoint, progress: float, device: torch.device,
+        of_val: Sequence[tuple[int, Detections]] = (),
+    ) -> dict[str, str]:  # fmt: skip
+        """Look at a model, from half of the run on; returns what is said for the first time since the log has any.
 
-        `of_val` are its detections in val, with the positions of the pictures.
+        `progress` is that of the run, 0..1; `of_val` are the model's detections in val, with the positions of the
+        pictures.
         """
-        if len(self.sample):
-            self._say(symptoms_of_learning(self._evidence(checkpoint, device, of_val)))
+        if len(self.sample) and progress >= EARLY:
+            self._say(symptoms_of_learning(self._evidence(checkpoint, progress, device, of_val)))
         new, self.new = self.new, {}
         return new
 
     def _evidence(
-        self, checkpoint: Checkpoint, device: torch.device, of_val: Sequence[tuple[int, Detections]]
+        self, checkpoint: Checkpoint, progress: float, device: torch.device, of_val: Sequence[tuple[int, Detections]]
     ) -> Evidence:
         config, classes = checkpoint.config, self.train_index.label_map.num_classes
         engine = TorchEngine(checkpoint.model.eval(), device, config.train.precision)
@@ -61,7 +63,7 @@ class Watch:
         train = Measured(*arrays_of(self.sample, list(found)))
         val = None if self.val_index is None else Measured(*arrays_of(self.val_index, of_val))
         objects = np.bincount(self.train_index.labels, minlength=classes)
-        return Evidence(config, self.folder.history, objects, len(self.train_index), train, val)
+        return Evidence(config, progress, self.folder.history, objects, len(self.train_index), train, val)
 
     def _say(self, found: dict[str, str]) -> None:
         for name, sentence in found.items():
