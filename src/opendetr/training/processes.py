@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list, gather_object
+from torch import Tensor
 
 T = TypeVar("T")
 
@@ -28,7 +29,16 @@ def mean_of_processes(accelerator: Accelerator, here: float) -> float:
     """The mean of the processes' values."""
     if accelerator.num_processes == 1:
         return here
-    return float(accelerator.reduce(torch.tensor(here, device=accelerator.device), "mean"))
+    value = torch.tensor(here, device=accelerator.device, dtype=torch.float64)  # equal values keep all their bits
+    return float(accelerator.reduce(value, "mean"))
+
+
+def sum_of_processes(accelerator: Accelerator, here: Tensor) -> Tensor:
+    """The sum of the processes' tensors."""
+    if accelerator.num_processes == 1:
+        return here
+    summed: Tensor = accelerator.reduce(here, "sum")
+    return summed
 
 
 def of_all_processes(accelerator: Accelerator, here: list[Any]) -> list[Any]:
