@@ -258,7 +258,7 @@ def training_loader(
         prefetch_factor=READ_AHEAD if workers else None,
         collate_fn=dataset.collate,
         pin_memory=device.type == "cuda",  # which then copies them asynchronously
-        worker_init_fn=_ignore_ctrl_c,
+        worker_init_fn=_ignore_signals,
     )
     return iter(loader)
 
@@ -288,9 +288,14 @@ def _say_once(sentence: str) -> None:
     warn(sentence)  # a run makes several loaders
 
 
-def _ignore_ctrl_c(worker: int) -> None:
-    """Ctrl-C in a terminal reaches every process; workers must live until the training loop ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _ignore_signals(worker: int) -> None:
+    """Let a worker live until the training loop ends, which ends it.
+
+    Ctrl-C in a terminal reaches every process, and schedulers and launchers send SIGTERM to all. A worker whose parent is
+    gone ends by itself.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def group_equal_shapes(items: Iterable[T], shape: Callable[[T], tuple[int, ...]], batch_size: int) -> Iterator[list[T]]:
