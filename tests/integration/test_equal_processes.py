@@ -85,3 +85,28 @@ def test_shares_of_any_length_a_signal_and_an_error_in_one_process(coco_folder, 
     assert load_training_state(tmp_path / "flips")["state"]["step"] > 0
     assert "no weights were written" in first["diverged"]["error"] == second["diverged"]["error"]
     assert (first["diverged"]["is_said"], second["diverged"]["is_said"]) == (True, False)
+
+
+@pytest.mark.slow  # a minute
+@pytest.mark.parametrize("recipe", ["paper", "fast"])
+def test_what_each_process_draws_changes_no_mean(digits, together, backbone, tmp_path, recipe):
+    """Dropout, and the noise of denoising: over seeds, losses differ by no more than chance, three standard errors."""
+    drawn = {
+        "paper": TINY | {"overrides": [*ONE_SIZE, "model.dropout=0.1"]},
+        "fast": TINY_FAST | {"overrides": [*ONE_SIZE, *FLIPPED, *TINY_FAST["overrides"]]},
+    }
+
+    def run(seed, of_one):
+        options = drawn[recipe] | ALONE | {"backbone_weights": backbone}
+        options |= {"epochs": 1, "batch_size": 4 // of_one, "seed": seed}
+        return {"data": str(digits), "folder": str(tmp_path / f"{seed}-{of_one}"), "options": options}
+
+    seeds = range(8)
+    both = together(**{str(seed): ("steps", run(seed, 2)) for seed in seeds})[0]
+    differences = []
+    for seed in seeds:
+        ours, theirs = (torch.tensor([one["loss"] for one in of]) for of in (both[str(seed)], steps(**run(seed, 1))))
+        differences.append((ours - theirs).mean() / theirs.mean())
+    found = torch.stack(differences)
+    assert found.std() > 1e-4
+    assert found.mean().abs() < 3 * found.std() / len(seeds) ** 0.5 < 0.05

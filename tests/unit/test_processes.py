@@ -39,7 +39,11 @@ def run_in(monkeypatch):
 
         own = threading.local()
         monkeypatch.setattr(processes, "any_process", lambda accelerator, here: any(exchange(own.number, here)))
-        monkeypatch.setattr(processes, "broadcast_object_list", lambda objects: pickle.loads(exchange(own.number, pickle.dumps(objects))[0]))
+        monkeypatch.setattr(
+            processes,
+            "broadcast_object_list",
+            lambda objects: pickle.loads(exchange(own.number, pickle.dumps(objects))[0]),
+        )
 
         def one(number):
             own.number = number

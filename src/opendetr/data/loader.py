@@ -291,8 +291,8 @@ def _say_once(sentence: str) -> None:
 def _ignore_signals(worker: int) -> None:
     """Let a worker live until the training loop ends, which ends it.
 
-    Ctrl-C in a terminal reaches every process, and schedulers and launchers send SIGTERM to all. A worker whose parent is
-    gone ends by itself.
+    Ctrl-C in a terminal reaches every process, and schedulers and launchers send SIGTERM to all. A worker whose parent
+    is gone ends by itself.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

@@ -23,7 +23,9 @@ def combine(
     pairs = torch.stack([part["pairs"] for part in parts]).to(table.device)
     weights = [pairs if name in PER_PAIR else torch.ones_like(pairs) for name in names]
     summed = [(values * weight).sum() for values, weight in zip(table.unbind(1), weights)]
-    *sums, all_pairs, batches = over_processes(torch.stack([*summed, pairs.sum(), torch.ones_like(pairs).sum()])).tolist()
+    *sums, all_pairs, batches = over_processes(
+        torch.stack([*summed, pairs.sum(), torch.ones_like(pairs).sum()])
+    ).tolist()
     divisors = {name: max(1.0, all_pairs) for name in PER_PAIR}
     return {"pairs": all_pairs} | {
         name: total if name.startswith("loss") else total / divisors.get(name, batches)

@@ -1,8 +1,11 @@
 """Values that the processes of a run share. With one process there is no communication."""
 
+import atexit
 import gc
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
@@ -11,6 +14,8 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
 from opendetr.errors import UserError
+from opendetr.progress import console, warn
+from opendetr.training.run_folder import is_unsaved, was_saved
 
 T = TypeVar("T")
 
@@ -63,9 +68,9 @@ def of_first_process(accelerator: Accelerator, work: Callable[[], T]) -> T:
             found[0] = work()
         except UserError as error:
             found[1] = error
-    result, error = broadcast_object_list(found)
-    if error is not None:
-        raise said_by_first(accelerator, error)
+    result, failure = broadcast_object_list(found)
+    if failure is not None:
+        raise said_by_first(accelerator, failure)
     return cast(T, result)
 
 
@@ -130,6 +135,40 @@ class SharedStop:
         return False
 
 
+def restarted_run(output: Path | None, resume: Path | None, device: torch.device) -> Path | None:
+    """The folder of a run that goes on, since its launcher (`torchrun --max-restarts`) has started it again.
+
+    None in every other case: a folder with a run is never continued unasked. After a failure the launcher of one
+    machine counts a restart, those of others do not, so the processes tell each other.
+
+    Raises:
+        UserError: there may be restarts, and the folder has no name or is not the same for all processes.
+    """
+    if not int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")):
+        return None
+    folder = resume if output is None else output
+    if folder is None:
+        raise UserError("a launcher with --max-restarts starts a training again in its folder: give --output RUN")
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":  # pytorch/pytorch 135712
+        warn(
+            "after a restart the processes look for each other where they were before, and fail, unless torchrun is "
+            "started with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment."
+        )
+    join_processes(device)
+    is_restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    has_begun = was_saved(folder) or (resume is None and is_unsaved(folder))
+    restarted, begun = zip(*gather_object([(is_restarted, has_begun)]))
+    if not any(restarted) or not any(begun):
+        return None
+    if not all(begun):
+        raise UserError(
+            f"only some of the processes see the run in {folder}, so it cannot go on: give an --output on a disk that "
+            f"all of them share"
+        )
+    console.print(f"{folder}: started again by its launcher, so it goes on")
+    return folder
+
+
 PEER_IS_GONE = ("by peer", "NCCL", "gloo")  # in what a process says when another one has ended
 
 
@@ -153,6 +192,13 @@ def gone_peers_are_said() -> Iterator[None]:
             "another process of this training has ended, so this one ends too: if its reason is not said above, it was "
             "perhaps memory; continue with --resume RUN"
         ) from None
+
+
+def join_processes(device: torch.device) -> None:
+    """Meet the other processes of the training, where a launcher has started several."""
+    if PartialState(cpu=device.type == "cpu").num_processes > 1:
+        atexit.unregister(leave_processes)  # this may be the second training
+        atexit.register(leave_processes)
 
 
 def leave_processes() -> None:

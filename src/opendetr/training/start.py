@@ -19,7 +19,7 @@ from opendetr.progress import console
 from opendetr.recipes.recipe import resolve_config
 from opendetr.threads import settle_threads
 from opendetr.training.ending import sum_up
-from opendetr.training.processes import gone_peers_are_said
+from opendetr.training.processes import gone_peers_are_said, restarted_run
 from opendetr.training.run_folder import is_unsaved, read_config
 from opendetr.training.run_tracker import require_tracker
 from opendetr.training.setup import prepare_training
@@ -58,6 +58,9 @@ def run_training(
         config = usual.with_values(given, "the command line").with_overrides(overrides)
         if config.train.init and is_unsaved(resume):  # the run begins anew
             trained = load_checkpoint(config.train.init, without_head=config.train.new_head)
+    if (again := restarted_run(output, resume, resolve_device(config.train.device))) is not None:
+        config = usual = read_config(again)  # which has all that was given, and what was chosen since
+        given, overrides, image_size, output, resume, begun_with = {}, (), None, None, again, "as before"
     if not config.data.root:
         raise UserError("--data is missing: give the folder of the data set to learn from")
     if config.train.deterministic and config.train.precision == "auto":  # what it measures differs from run to run
