@@ -59,7 +59,8 @@ def run_training(
         if config.train.init and is_unsaved(resume):  # the run begins anew
             trained = load_checkpoint(config.train.init, without_head=config.train.new_head)
     if (again := restarted_run(output, resume, resolve_device(config.train.device))) is not None:
-        config = usual = read_config(again)  # which has all that was given, and what was chosen since
+        if again != resume:
+            config = usual = read_config(again)  # which has all that was given, and what was chosen since
         given, overrides, image_size, output, resume, begun_with = {}, (), None, None, again, "as before"
     if not config.data.root:
         raise UserError("--data is missing: give the folder of the data set to learn from")
