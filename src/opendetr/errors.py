@@ -12,6 +12,8 @@ class UserError(Exception):
     The command line prints it and exits with code 2.
     """
 
+    is_said_elsewhere = False  # by another process of the same training, which raises it too
+
     def __init__(self, message: str) -> None:
         # A DataLoader worker re-raises with its whole traceback as the message; the sentence follows our name.
         super().__init__(message.rsplit("UserError: ", 1)[-1].strip())

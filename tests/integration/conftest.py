@@ -1,5 +1,12 @@
 import io
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -52,3 +59,36 @@ def undrawn(monkeypatch):
 def tiny_run(digits, tmp_path_factory) -> Path:
     """Two epochs of the tiny preset on digit scenes: a run to look at, never to change."""
     return api.train(digits, **TINY, epochs=2, output=tmp_path_factory.mktemp("runs") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def together() -> Callable[..., list[dict[str, Any]]]:
+    """Calls functions of `in_processes.py` in two processes, as torchrun would; the answers of the two processes.
+
+    A run is the name of a function and its arguments.
+    """
+
+    def call(**runs: tuple[str, dict[str, Any]]) -> list[dict[str, Any]]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        shared = os.environ | {
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1",
+        }  # fmt: skip
+        program = Path(__file__).with_name("in_processes.py")
+        processes = [
+            subprocess.Popen(
+                [sys.executable, str(program), json.dumps(runs)], env=shared | {"RANK": rank, "LOCAL_RANK": rank},
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            )
+            for rank in ("0", "1")
+        ]  # fmt: skip
+        try:
+            said = [process.communicate(timeout=240) for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+        assert [process.returncode for process in processes] == [0, 0], said[0][1] + said[1][1]
+        return [json.loads(output.rpartition("found:")[2]) for output, _ in said]
+
+    return call

@@ -404,7 +404,9 @@ def test_a_batch_without_any_object_trains_the_class_head_only(coco_folder, tmp_
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_ctrl_c_ends_cleanly_and_the_run_can_be_continued(digits, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_processes_ends_cleanly_and_the_run_can_be_continued(digits, tmp_path, number):
+    """As a terminal sends Ctrl-C, and a scheduler or a container SIGTERM: loader workers get it too."""
     words = f"train --data {digits} --preset detr-tiny --image-size 64 --epochs 1000 --workers 2".split()
     code = f"from opendetr.training import speed; speed.LOOKED_AT = {speed.LOOKED_AT}; "
     code += "from opendetr.cli import main; main()"
@@ -413,7 +415,7 @@ def test_ctrl_c_ends_cleanly_and_the_run_can_be_continued(digits, tmp_path):
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     assert any("epoch 1 " in line for line in process.stdout), process.stderr.read()
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: loader workers get it too
+    os.killpg(process.pid, number)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert "Traceback" not in errors

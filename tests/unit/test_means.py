@@ -10,8 +10,16 @@ def part(loss, pairs, iou, cardinality):
 
 
 def test_losses_add_up_and_figures_of_pairs_are_weighed_by_their_number():
-    combined = combine([part(1, 1, 0.2, 3), part(2, 3, 0.6, 5)], processes=2)
-    assert combined == pytest.approx({"loss": 6, "pairs": 4, "matched_iou": 0.5, "cardinality_error": 4})
+    combined = combine([part(1, 1, 0.2, 3), part(2, 3, 0.6, 5)])
+    assert combined == pytest.approx({"loss": 3, "pairs": 4, "matched_iou": 0.5, "cardinality_error": 4})
+
+
+def test_a_process_without_objects_has_no_part_in_figures_of_pairs():
+    """Of two processes; the sum over both is what the reduction gives to each."""
+    sums = []
+    combine([part(2, 0, 0.0, 3)], lambda here: (sums.append(here), here)[1])
+    combined = combine([part(1, 2, 0.4, 5)], lambda here: here + sums[0])
+    assert combined == pytest.approx({"loss": 3, "pairs": 2, "matched_iou": 0.4, "cardinality_error": 4})
 
 
 def test_steps_without_objects_do_not_dilute_what_matched_pairs_say():

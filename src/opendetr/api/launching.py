@@ -3,6 +3,7 @@
 import logging
 import os
 import pickle
+import signal
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from opendetr.progress import console
 
 PROCESS = "opendetr.cli.launched"  # the module that is one of the processes
 SECONDS = 30  # after a signal, for the processes to save and end
+STOPPED = 130  # exit code of a process after a second Ctrl-C
 ORDER, RESULT, ERROR = "order.pickle", "run.txt", "error.pickle"
 
 
@@ -69,6 +71,8 @@ def train_in_processes(count: int, options: Mapping[str, Any]) -> Path:
                 raise pickle.loads((folder / ERROR).read_bytes()) from None
             killed = [found for found in failed.failures.items() if found[1].exitcode < 0]
             rank, failure = killed[0] if killed else failed.get_first_failure()  # others fail because it is gone
+            if failure.exitcode in (-signal.SIGTERM, -signal.SIGINT, STOPPED):
+                raise KeyboardInterrupt from None
             end = f"signal {-failure.exitcode}" if failure.exitcode < 0 else f"code {failure.exitcode}"
             raise UserError(
                 f"process {rank} of {count} ended with {end}, so the others were ended too; if its reason is not said "

@@ -85,6 +85,7 @@ def train(
         report: a JSON file for what of the data is used, and every entry that is not, with the reason.
         output: the run folder; by default `runs/NAME-OF-DATA`, numbered where it exists.
         resume: a run folder to continue from its last written state; the run ends as if it had not been stopped.
+            A run that `torchrun --max-restarts` starts again is continued without it.
         accept_data: with `resume`, pictures and boxes that have changed since are used, from the start of an epoch.
         save_every: minutes after which `last` is written within an epoch too; between epochs it is written anyway.
         keep: how many models of finished epochs stay in the run's `checkpoints`, evenly spread; by default none.

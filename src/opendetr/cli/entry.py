@@ -30,11 +30,10 @@ def main() -> None:
     except UsageError as error:
         if type(error).__name__ != "NoArgsIsHelpError":  # whose help is on the screen; typer has no name for it either
             print(one_line(_usage_sentence(error, sys.argv[1:])), file=sys.stderr)
-    except DivergedError as error:
-        print(one_line(f"opendetr: {error}"), file=sys.stderr)
-        code = 1
     except UserError as error:
-        print(one_line(f"opendetr: {error}"), file=sys.stderr)
+        if not error.is_said_elsewhere:
+            print(one_line(f"opendetr: {error}"), file=sys.stderr)
+        code = 1 if isinstance(error, DivergedError) else 2
     except OSError as error:  # a full disk, a folder without permission: still one sentence
         sentence = f"opendetr: {error.filename or 'a file'} cannot be used: {error.strerror or error}"
         print(one_line(sentence), file=sys.stderr)

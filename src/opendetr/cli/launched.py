@@ -2,32 +2,34 @@
 
 import os
 import pickle
+import signal
 import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-from opendetr.api.launching import ERROR, ORDER, RESULT
-from opendetr.api.learning import train
-from opendetr.errors import UserError
-from opendetr.files import write_bytes
-from opendetr.progress import silence
-
-PEER_IS_GONE = ("by peer", "NCCL", "gloo")  # in what a process says when another one has ended
-
 
 def _main(folder: Path) -> None:
     """Be one of the processes."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends it without a traceback, until the training listens itself
+    from opendetr.api.launching import ERROR, ORDER, RESULT, STOPPED
+    from opendetr.api.learning import train
+    from opendetr.errors import UserError
+    from opendetr.files import write_bytes
+    from opendetr.progress import silence
+    from opendetr.training.processes import PeerGoneError
+
     order = pickle.loads((folder / ORDER).read_bytes())
     try:
         with silence() if order["is_quiet"] else nullcontext():
             run = train(**order["options"])
-    except UserError as error:
-        write_bytes(folder / ERROR, pickle.dumps(error))  # at once: each of them writes it
-        sys.exit(2)
-    except RuntimeError as error:
-        if not any(word in str(error) for word in PEER_IS_GONE):
-            raise
+    except PeerGoneError:
         sys.exit(1)  # the launcher says which process ended first
+    except UserError as error:
+        if not error.is_said_elsewhere:
+            write_bytes(folder / ERROR, pickle.dumps(error))  # at once: several may write it
+        sys.exit(2)
+    except KeyboardInterrupt:  # a second Ctrl-C
+        sys.exit(STOPPED)
     if os.environ["RANK"] == "0":
         (folder / RESULT).write_text(str(run), encoding="utf-8")
 

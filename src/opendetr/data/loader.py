@@ -1,8 +1,10 @@
 """From an index of pictures to batches."""
 
+import os
 import shutil
 import signal
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from functools import cache
@@ -258,7 +260,7 @@ def training_loader(
         prefetch_factor=READ_AHEAD if workers else None,
         collate_fn=dataset.collate,
         pin_memory=device.type == "cuda",  # which then copies them asynchronously
-        worker_init_fn=_ignore_ctrl_c,
+        worker_init_fn=_ignore_signals,
     )
     return iter(loader)
 
@@ -288,9 +290,22 @@ def _say_once(sentence: str) -> None:
     warn(sentence)  # a run makes several loaders
 
 
-def _ignore_ctrl_c(worker: int) -> None:
-    """Ctrl-C in a terminal reaches every process; workers must live until the training loop ends."""
+def _ignore_signals(worker: int) -> None:
+    """Let a worker live until its parent ends it.
+
+    Ctrl-C in a terminal reaches every process, and schedulers and launchers send SIGTERM to all; the training loop must
+    not find its workers killed. Where the system does not tell who sent a signal (macOS, Windows), SIGTERM ends them.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform.startswith("linux"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_by_parent, daemon=True).start()
+
+
+def _end_by_parent() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def group_equal_shapes(items: Iterable[T], shape: Callable[[T], tuple[int, ...]], batch_size: int) -> Iterator[list[T]]:

@@ -39,10 +39,10 @@ class SelectedQueries(nn.Module):
         Where a picture has fewer cells, the other queries are missing.
         """
         cells = self.cell_proj(memory.content)
-        logits = self.class_embed(cells).float()
+        logits = _at_least_float32(self.class_embed(cells))
         if memory.padding_mask is not None:
             logits = logits.masked_fill(memory.padding_mask[..., None], -1e4)  # never selected; its loss is 0
-        centres, sizes = memory.cells.chunk(2, dim=-1)
+        centres, sizes = memory.cells.to(logits.dtype).chunk(2, dim=-1)
         boxes = self.bbox_embed(cells, torch.cat([centres, sizes * self.ANCHOR_CELLS], -1))
         best, missing = self.most_promising(logits.detach().amax(-1), memory.padding_mask)
         content = cells.detach().gather(1, best[..., None].expand(-1, -1, cells.shape[-1])) + self.content.weight
@@ -91,7 +91,12 @@ class Precedence(nn.Module):
 
         Denoising queries have no rank: their overlap is 0.
         """
-        ranked = cxcywh_to_xyxy(boxes[:, :num_queries].detach().float())
+        ranked = cxcywh_to_xyxy(_at_least_float32(boxes[:, :num_queries].detach()))
         overlaps = box_iou(ranked[:, :, None], ranked[:, None]).tril(-1)  # with those before it
         covered = F.pad(overlaps.amax(-1), (0, boxes.shape[1] - num_queries))
         return self.mlp(covered[..., None])
+
+
+def _at_least_float32(values: Tensor) -> Tensor:
+    """Half precision is too coarse for ranks and boxes; float64 is left alone."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -4,6 +4,8 @@ Longer than other files, since it is one class: all of it reads and changes the 
 """
 
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -41,7 +43,15 @@ from opendetr.training.means import EpochMeans, line_in_words
 from opendetr.training.optim import build_optimizer, restore_optimizer, set_learning_rates
 from opendetr.training.pictures import TrainingPictures
 from opendetr.training.plan import Forecast, Plan
-from opendetr.training.processes import any_process, mean_of_processes, of_all_processes, of_first
+from opendetr.training.processes import (
+    any_process,
+    mean_of_processes,
+    of_all_processes,
+    of_first,
+    of_first_process,
+    said_by_first,
+    stoppable_work_of_first,
+)
 from opendetr.training.resume import RunState, random_state, restore_random_state
 from opendetr.training.run_folder import RunFolder, kept_epochs
 from opendetr.training.run_report import RunReport
@@ -101,10 +111,11 @@ class Trainer:
 
     def fit(self) -> None:
         """Train until the plan stops the run; makes at least one step, and always writes a usable model."""
-        with self.folder.held(), self.plan.listening():
-            self.folder.begin(
-                self.config, describe_session(self.config, self.pictures.digests, self.accelerator.device)
-            )
+        with ExitStack() as stack:
+            of_first_process(self.accelerator, lambda: stack.enter_context(self.folder.held()))
+            stack.enter_context(self.plan.listening())
+            session = describe_session(self.config, self.pictures.digests, self.accelerator.device)
+            of_first_process(self.accelerator, lambda: self.folder.begin(self.config, session))
             self.begin_tracking()
             if self.report is not None:
                 self.report.begin(self.pictures.first(self.state.epoch), self.checkpoint.preprocessing)
@@ -242,9 +253,8 @@ class Trainer:
             save_capture(kept, model, config, self.steps_done, self.step.start.random, micro_batches)
             warn(f"opendetr replay {kept} repeats this step and names the first module that is not finite.")
         if in_a_row == MOST_SKIPPED:
-            raise DivergedError(
-                diverged(config, self.folder.path, f"{in_a_row} steps in a row have no finite gradient")
-            )
+            said = diverged(config, self.folder.path, f"{in_a_row} steps in a row have no finite gradient")
+            raise said_by_first(self.accelerator, DivergedError(said))
 
     def require_sound(self) -> None:
         """Check before writing that the weights are finite, and what they answer to a picture; DivergedError if not."""
@@ -255,20 +265,23 @@ class Trainer:
         """Decide whether pictures are flipped from now on, where the recipe leaves it open and a trial is due.
 
         What was found is saved at once, so that no resumed run tries it again; an interrupted trial is repeated. Of
-        several processes the first one tries, and none may stop alone, since the others would wait for it.
+        several processes the first one tries.
         """
         state, due = self.state, due_trial(self.config.data, self.state.progress, progress)
         if due is None:
             state.progress = progress
             return
-        begun, found = time.time(), None
-        if self.accelerator.is_main_process:
-            found = try_flips(
+        begun = time.time()
+        seconds = seconds_for_trial(due, self.plan.total_seconds, state.flip_seconds)
+
+        def trial(should_stop: Callable[[], bool]) -> FlipTrial | None:
+            return try_flips(
                 self.unwrapped().model.eval(), self.pictures.upright, self.step.criterion, self.accelerator.device,
-                self.config.train.precision, lambda: self.accelerator.num_processes == 1 and self.plan.must_stop(),
-                seconds=seconds_for_trial(due, self.plan.total_seconds, state.flip_seconds),
+                self.config.train.precision, should_stop, seconds,
             )  # fmt: skip
-        found, taken = broadcast_object_list([found, time.time() - begun])
+
+        found = stoppable_work_of_first(self.accelerator, trial, self.plan.must_stop)
+        taken = of_first_process(self.accelerator, lambda: time.time() - begun)
         state.flip_seconds += taken
         self.pause(taken)
         train_mode(self.model)
@@ -357,16 +370,20 @@ class Trainer:
     def keep(self) -> None:
         """Copy the model that is saved to `checkpoints`, where it is one that stays."""
         if self.is_kept():
-            self.folder.keep_last(self.state.epoch, self.config.train.keep)
+            keep = partial(self.folder.keep_last, self.state.epoch, self.config.train.keep)
+            of_first_process(self.accelerator, keep)
 
     def save(self, *, is_measured: bool = False) -> None:
         """Write `last`, before anything that can fail; `is_measured` where an evaluation of it follows."""
         begun = time.time()
         random_states = of_all_processes(self.accelerator, [random_state()])
-        if self.accelerator.is_main_process:
+
+        def write() -> None:
             self.require_sound()
             self.folder.save_last(self.unwrapped(), self.training_state(random_states), is_measured=is_measured)
             self.plan.record_saving(time.time() - begun)
+
+        of_first_process(self.accelerator, write)
         self.pause(time.time() - begun)
 
     def saving_is_due(self) -> bool:
@@ -399,8 +416,8 @@ class Trainer:
         begun = time.time()
         where = self.where()
         evaluation = self.validation.measure(self.unwrapped(), where)
-        if evaluation is not None and self.accelerator.is_main_process:
-            self.record(evaluation, where)
+        if evaluation is not None:
+            of_first_process(self.accelerator, partial(self.record, evaluation, where))
         self.pause(time.time() - begun)
         if evaluation is not None and self.plan.goal is not None:
             self.plan.goal.record(evaluation.metrics.summary["AP50"])

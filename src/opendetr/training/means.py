@@ -1,7 +1,7 @@
 """What the steps report, averaged: over the micro-batches of a step, and over the steps of an epoch."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,24 +11,26 @@ from torch import Tensor
 PER_PAIR = ("matched_accuracy", "matched_iou", "class_error")
 
 
-def combine(parts: list[dict[str, Tensor]], processes: int) -> dict[str, float]:
-    """The figures of a step from those of its micro-batches, with one copy to the host.
+def combine(
+    parts: list[dict[str, Tensor]], over_processes: Callable[[Tensor], Tensor] = lambda here: here
+) -> dict[str, float]:
+    """The figures of a step from those of its micro-batches on all processes, with one copy to the host.
 
-    Losses are summed over micro-batches, and those of other processes are taken to be equal; `pairs` are summed; the
-    rest are means.
+    Losses and `pairs` are summed; the rest are means. `over_processes` sums a tensor over them.
     """
     names = [name for name in parts[0] if name != "pairs"]
-    table = torch.stack([torch.stack([part[name].float() for name in names]) for part in parts]).cpu()
-    pairs = torch.stack([part["pairs"] for part in parts]).cpu()  # on the host already
-    combined = {"pairs": float(pairs.sum())}
-    for name, values in zip(names, table.unbind(1)):
-        if name.startswith("loss"):
-            combined[name] = float(values.sum()) * processes
-        elif name in PER_PAIR:
-            combined[name] = float((values * pairs).sum() / pairs.sum().clamp(min=1))
-        else:
-            combined[name] = float(values.mean())
-    return combined
+    table = torch.stack([torch.stack([part[name].float() for name in names]) for part in parts])
+    pairs = torch.stack([part["pairs"] for part in parts]).to(table.device)
+    weights = [pairs if name in PER_PAIR else torch.ones_like(pairs) for name in names]
+    summed = [(values * weight).sum() for values, weight in zip(table.unbind(1), weights)]
+    *sums, all_pairs, batches = over_processes(
+        torch.stack([*summed, pairs.sum(), torch.ones_like(pairs).sum()])
+    ).tolist()
+    divisors = {name: max(1.0, all_pairs) for name in PER_PAIR}
+    return {"pairs": all_pairs} | {
+        name: total if name.startswith("loss") else total / divisors.get(name, batches)
+        for name, total in zip(names, sums)
+    }
 
 
 class EpochMeans:

@@ -1,6 +1,5 @@
 """From a config to a Trainer that is ready to run: reads the data, finds the weights, prints warnings."""
 
-import atexit
 import os
 import time
 from dataclasses import replace
@@ -43,7 +42,7 @@ from opendetr.training.choices import ObjectSizes, fit_batch, fit_to_data, fit_t
 from opendetr.training.free_folder import make_new_folder, require_free
 from opendetr.training.loop import Trainer
 from opendetr.training.plan import Goal, Plan
-from opendetr.training.processes import leave_processes, of_first_process
+from opendetr.training.processes import join_processes, of_first_process
 from opendetr.training.resume import resumed_model, seed_generators
 from opendetr.training.run_folder import identity, is_unsaved
 from opendetr.training.run_report import RunReport
@@ -136,9 +135,8 @@ def assemble(
             reason = "names one GPU, but torchrun gives each process its own: leave out the number"
             raise UserError(f"--device {config.train.device} {reason}")
         torch.cuda.set_device(device)  # Accelerate takes the current one
+    join_processes(device)
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no", gradient_accumulation_steps=1)
-    if accelerator.num_processes > 1:
-        atexit.register(leave_processes)
     keep_freed_memory()
     torch.manual_seed(config.train.seed)
     budget = config.train.minutes * 60

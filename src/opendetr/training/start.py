@@ -19,6 +19,7 @@ from opendetr.progress import console
 from opendetr.recipes.recipe import resolve_config
 from opendetr.threads import settle_threads
 from opendetr.training.ending import sum_up
+from opendetr.training.processes import gone_peers_are_said, restarted_run
 from opendetr.training.run_folder import is_unsaved, read_config
 from opendetr.training.run_tracker import require_tracker
 from opendetr.training.setup import prepare_training
@@ -57,6 +58,10 @@ def run_training(
         config = usual.with_values(given, "the command line").with_overrides(overrides)
         if config.train.init and is_unsaved(resume):  # the run begins anew
             trained = load_checkpoint(config.train.init, without_head=config.train.new_head)
+    if (again := restarted_run(output, resume, resolve_device(config.train.device))) is not None:
+        if again != resume:
+            config = usual = read_config(again)  # which has all that was given, and what was chosen since
+        given, overrides, image_size, output, resume, begun_with = {}, (), None, None, again, "as before"
     if not config.data.root:
         raise UserError("--data is missing: give the folder of the data set to learn from")
     if config.train.deterministic and config.train.precision == "auto":  # what it measures differs from run to run
@@ -67,21 +72,20 @@ def run_training(
         data = config.data
         write_accounts(report, DataSource.of_config(data), (data.train_split, data.val_split))
     settled = settle_threads(threads, measure=config.train.minutes > 0, device=resolve_device(config.train.device).type)
-    with deterministic_where(config.train.deterministic):  # the model's speed is measured already there
+    with gone_peers_are_said(), deterministic_where(config.train.deterministic):  # its speed is measured so too
         trainer = prepare_training(
             config, resume if output is None else output, started, resume, trained=trained,
             fresh_minutes=bool(given.get("train.minutes")), accept_data=accept_data, threads=settled,
             own_transform=own_transform,
         )  # fmt: skip
-    run = trainer.folder.path
-    asked = [*given, *(override.partition("=")[0].strip() for override in overrides)]
-    asked += [] if image_size is None else ["data.image_size"]
-    if resume is None and trainer.config != config:
-        begun_with += ", what it leaves open chosen as said above"
-    _say_config(f"The config of the run is {run / 'config.toml'}: {begun_with}", config, usual, asked)
-    with deterministic_where(config.train.deterministic):
+        run = trainer.folder.path
+        asked = [*given, *(override.partition("=")[0].strip() for override in overrides)]
+        asked += [] if image_size is None else ["data.image_size"]
+        if resume is None and trainer.config != config:
+            begun_with += ", what it leaves open chosen as said above"
+        _say_config(f"The config of the run is {run / 'config.toml'}: {begun_with}", config, usual, asked)
         trainer.fit()
-    sum_up(trainer)
+        sum_up(trainer)
     return run
 
 

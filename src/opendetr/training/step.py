@@ -1,6 +1,7 @@
 """The paper's training step (section 3.1; A.4): predict a set, match it, sum the losses, update the weights."""
 
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from opendetr.model.denoising import make_denoising
 from opendetr.progress import warn
 from opendetr.structures import Batch, Denoising, DetrOutput, Targets
 from opendetr.training.means import combine
+from opendetr.training.processes import sum_of_processes
 from opendetr.training.resume import random_state
 
 MicroBatches = list[tuple[Batch, Targets]]
@@ -76,13 +78,12 @@ class TrainingStep:
                 # Accelerate averages the gradients of the processes; this makes it their sum.
                 self.accelerator.backward(loss.total * self.accelerator.num_processes)
             figures.append(loss.figures)
-        return combine(figures, self.accelerator.num_processes)
+        return combine(figures, partial(sum_of_processes, self.accelerator))
 
     def normalisers(self, targets: list[Targets], denoising: list[Denoising | None]) -> Normalisers:
         """The divisors of the losses, over all micro-batches and processes."""
         counted = [torch.stack(self.criterion.normalisers(*pair)) for pair in zip(targets, denoising)]
-        summed: Tensor = self.accelerator.reduce(torch.stack(counted).sum(0), "sum")
-        return Normalisers(*summed)
+        return Normalisers(*sum_of_processes(self.accelerator, torch.stack(counted).sum(0)))
 
     def update_weights(self, batches: list[Batch]) -> None:
         """Clip the gradient and step; a gradient that is not finite is left out and reported with its pictures."""

@@ -17,7 +17,13 @@ from opendetr.progress import show_progress, warn
 from opendetr.structures import Detections
 from opendetr.training.diverging import diverged
 from opendetr.training.plan import Plan
-from opendetr.training.processes import any_process, of_all_processes
+from opendetr.training.processes import (
+    SharedStop,
+    any_process,
+    of_all_processes,
+    of_first_process,
+    said_by_first,
+)
 from opendetr.training.run_folder import RunFolder
 
 
@@ -64,19 +70,26 @@ class Validation:
         begun, rank, world = time.time(), self.accelerator.process_index, self.accelerator.num_processes
         overtime = min(10.0, 0.03 * (self.plan.total_seconds or 0))
 
-        def should_stop() -> bool:  # several processes would wait for one that stops alone
-            return world == 1 and (self.plan.interrupted() or self.plan.remaining() + overtime < 0)
+        def stops() -> bool:
+            return self.plan.interrupted() or self.plan.remaining() + overtime < 0
 
         broken: list[str] = []
+        detections: list[tuple[int, Detections]] = []
         train, share = checkpoint.config.train, range(rank, len(self.index), world)
+        batch_size = max(4, train.batch_size)
+        stop = SharedStop(self.accelerator, stops, len(self.index), batch_size)
         found = detect_split(
             TorchEngine(checkpoint.model.eval(), self.accelerator.device, train.precision), checkpoint.description,
-            self.index, batch_size=max(4, train.batch_size), should_stop=should_stop, positions=share,
+            self.index, batch_size=batch_size, should_stop=lambda: stop.is_due(len(detections)), positions=share,
             broken=None if checkpoint.config.data.strict else broken.append,
         )  # fmt: skip
         try:
-            detections = list(show_progress(found, "evaluating", len(share)))
+            for one in show_progress(found, "evaluating", len(share)):
+                detections.append(one)
+            is_stopped = stop.is_due_at_the_end()
         except StoppedError:
+            is_stopped = True
+        if is_stopped:
             warn("the evaluation on val was cut short; opendetr val measures the model that is written.")
             return None
         detections = of_all_processes(self.accelerator, detections)
@@ -84,9 +97,10 @@ class Validation:
         if self.accelerator.is_main_process and not self.folder.measured:  # each evaluation finds the same
             say_broken(broken)
         if not all(torch.isfinite(found.scores).all() for _, found in detections):
-            self.folder.undo_last()
+            of_first_process(self.accelerator, self.folder.undo_last)
             split = checkpoint.config.data.val_split
-            raise DivergedError(diverged(checkpoint.config, self.folder.path, f"the answers on {split} are not finite"))
+            error = diverged(checkpoint.config, self.folder.path, f"the answers on {split} are not finite")
+            raise said_by_first(self.accelerator, DivergedError(error))
         metrics = analyse_detections(self.index, detections)
         thresholds = fitted_thresholds(metrics.analysis, self.index.label_map, checkpoint.label_map)
         self.plan.record_evaluation(time.time() - begun)
