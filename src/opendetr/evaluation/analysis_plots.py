@@ -97,7 +97,7 @@ def class_ap_plot(metrics: AnalysedMetrics) -> Figure:
     """AP and AP50 of every class that has objects, the highest AP at the top; without objects an empty plot."""
     measured = {name: values for name, values in metrics.per_class.items() if values["AP"] >= 0}
     names = sorted(measured, key=lambda name: measured[name]["AP"])
-    figure = Figure(figsize=(SIDE, max(0.5 * SIDE, 0.18 * len(names))), layout="constrained")
+    figure = Figure(figsize=(SIDE, max(0.7 * SIDE, 0.18 * len(names))), layout="constrained")
     axes = figure.subplots()
     for name, width, colour in (("AP50", 0.8, "0.8"), ("AP", 0.5, "#1f77b4")):
         axes.barh(range(len(names)), [measured[of][name] for of in names], width, color=colour, label=name)

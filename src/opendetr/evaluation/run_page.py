@@ -80,7 +80,8 @@ def learning_charts(history: Sequence[Mapping[str, Any]], num_classes: int) -> l
             "rises for long, the learning rate is too high.",
         ),
         LearningChart(
-            "loss-terms", "Last decoder layer", {name: points(trained, key) for name, key in losses.items()},
+            "loss-terms", "Loss terms, last decoder layer",
+            {name: points(trained, key) for name, key in losses.items()},
             "The three terms of the set loss of the layer that answers, before their weights.",
         ),
         LearningChart(
@@ -96,7 +97,7 @@ def learning_charts(history: Sequence[Mapping[str, Any]], num_classes: int) -> l
             "before. It should rise: while it is low, queries still compete for objects, and learn them in turns.", 1.0,
         ),
         LearningChart(
-            "learning-rate", "Learning rate", {"lr": points(trained, "lr")},
+            "learning-rate", "Learning rate", {"learning rate": points(trained, "lr")},
             "Of the transformer and the heads; the backbone's is a fixed share of it (backbone_lr in config.toml). "
             "Much of what a model learns it learns while the rate falls at the end.", unit=unit,
         ),

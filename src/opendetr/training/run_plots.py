@@ -37,7 +37,7 @@ def curves_plot(of_runs: Mapping[str, LearningChart]) -> Figure:
             look: dict[str, Any] = {"color": f"C{number % 10}", "linestyle": DASHES[place]} if several else {}
             axes.plot(*zip(*thinned(points)) if points else ((), ()), label=label, linewidth=1, **look)
         axes.set_ylim(0, chart.highest)
-        axes.set_ylabel(chart.title if several or len(chart.curves) > 1 else next(iter(chart.curves)), fontsize=7)
+        axes.set_ylabel(chart.title if len(chart.curves) > 1 else next(iter(chart.curves)), fontsize=7)
     axes.set_xlim(left=0)
     axes.set_xlabel("step", fontsize=8)
     axes.tick_params(labelsize=7)
