@@ -20,7 +20,7 @@ LOGGED = {  # the chart and the curve, and what of the log it shows
     ("ap", "AP"): "val_AP", ("ap", "AP50"): "val_AP50", ("loss", "loss"): "loss",
     ("loss-terms", "class"): "loss_class", ("loss-terms", "L1"): "loss_l1", ("loss-terms", "GIoU"): "loss_giou",
     ("matched", "IoU"): "matched_iou", ("matched", "right class"): "matched_accuracy",
-    ("match-stability", "objects that kept their query"): "val_match_stability",
+    ("match-stability", "same query as before"): "val_match_stability",
     ("learning-rate", "learning rate"): "lr", ("speed", "pictures/s"): "pictures_per_second",
 }  # fmt: skip
 
@@ -63,7 +63,7 @@ def test_the_page_draws_the_numbers_of_the_log():
     drawn = learning_curves(lines, num_classes=2)
     for title, name, key in (
         ("Average precision on held-out pictures", "AP50", "val_AP50"), ("Matched queries", "IoU", "matched_iou"),
-        ("Matched-query stability", "objects that kept their query", "val_match_stability"),
+        ("Matched-query stability", "same query as before", "val_match_stability"),
     ):  # fmt: skip
         (chart,) = [part for part in drawn.split("<svg")[1:] if f">{title}</text>" in part]
         texts = re.findall(r'<text x="([\d.]+)" y="([\d.]+)" text-anchor="(\w+)"[^>]*>([\d.,]+)</text>', chart)
