@@ -94,8 +94,8 @@ def learning_charts(history: Sequence[Mapping[str, Any]], num_classes: int) -> l
             "match-stability", "Matched-query stability",
             {"same query as before": points(history, "val_match_stability")},
             "The share of objects on held-out pictures that are matched with the same query as at the evaluation "
-            "before. It should rise: while it is low, queries still compete for objects, and learn them in turns. At the "
-            "end it rises also because the learning rate falls.", 1.0,
+            "before. It should rise: while it is low, queries still compete for objects, and learn them in turns. At "
+            "the end it rises also because the learning rate falls.", 1.0,
         ),
         LearningChart(
             "learning-rate", "Learning rate", {"learning rate": points(trained, "lr")},
