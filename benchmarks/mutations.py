@@ -39,7 +39,8 @@ TESTED_BY = {
     "boxes.py": ("tests/unit/test_boxes.py",),
     "labels.py": ("tests/unit/test_labels.py",),
     "training/resume.py": (
-        "tests/unit/test_resume.py", "tests/unit/test_run_folder.py", "tests/integration/test_train.py", "tests/integration/test_kills.py",
+        "tests/unit/test_resume.py", "tests/unit/test_run_folder.py", "tests/integration/test_resumed_model.py",
+        "tests/integration/test_kills.py", "tests/integration/test_train.py",
     ),
 }  # fmt: skip
 LEFT_OUT = ("BitOr", "VariableReplacer", "VariableInserter")
