@@ -43,8 +43,7 @@ def test_it_goes_on_where_it_was(begun, capsys):
 @pytest.mark.parametrize(
     "change",
     ["model.num_queries=7", "loss.giou_cost=9", "data.image_size=96", "data.max_size=999", "train.batch_size=3",
-     "train.accumulate=2", "train.seed=5", "train.init=detr-r50", "train.new_head=true", "train.freeze=backbone",
-     "data.balanced=true"],
+     "train.accumulate=2", "train.seed=5", "train.init=detr-r50", 'train.freeze=["backbone"]', "data.balanced=true"],
 )  # fmt: skip
 def test_what_would_make_it_another_run_is_refused(begun, change):
     name = re.match(r"model|loss|[^=]+", change)[0]
