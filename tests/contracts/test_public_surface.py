@@ -98,7 +98,7 @@ COMMANDS = {
         "--image-size", "--max-ap-loss", "--threads",
     },
     "prepare": {"--precision", "--device", "--threads"},
-    "runs": set(),
+    "runs": {"--output"},
     "info": {"--size"},
     "benchmark": {
         "--against", "--size", "--batch", "--engine", "--precision", "--seconds", "--output", "--memory", "--device",

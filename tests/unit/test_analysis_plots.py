@@ -17,7 +17,7 @@ def test_the_folder_has_the_page_the_numbers_and_every_figure(tmp_path, monkeypa
     metrics = analyse(*random_case(0))
     path = write_evaluation(metrics, tmp_path / "found", "12 pictures of the split test.")
     assert sorted(file.name for file in path.parent.iterdir()) == [
-        "calibration.png", "confusion.png", "f1.png", "precision-recall.png", "val.html", "val.json",
+        "calibration.png", "class-ap.png", "confusion.png", "f1.png", "precision-recall.png", "val.html", "val.json",
     ]  # fmt: skip
     assert json.loads((path.parent / "val.json").read_text()) == json.loads(json.dumps(metrics.to_json()))
     text = path.read_text()

@@ -93,6 +93,7 @@ def test_equal_to_torchvision(a, b):
         ([6.0, 0.0, 8.0, 2.0], 0.0, -0.5),
         ([1.0, 1.0, 1.0, 1.0], 0.0, 0.0),  # empty, inside
         ([8.0, 0.0, 6.0, 2.0], 0.0, -2 / 3),  # reversed: has no area
+        ([0.0, 8.0, 2.0, 6.0], 0.0, -2 / 3),
     ],
 )
 def test_by_hand(other, iou, giou):

@@ -166,3 +166,11 @@ def test_many_categories_are_described_shortly():
     many = LabelMap(tuple(range(20)), tuple("abcdefghijklmnopqrst"))
     assert many.describe(limit=2) == "0 'a', 1 'b' and 18 more"
     assert many.describe().endswith("11 'l' and 8 more")
+
+
+def test_a_label_map_may_be_as_long_as_it_likes():
+    """Numbers up to 256 are one object each in Python, larger ones are not."""
+    many = LabelMap(tuple(range(600)), tuple(map(str, range(600))))
+    assert many.index_of[599] == 599
+    with pytest.raises(ValueError, match="no category id twice"):
+        LabelMap((*range(599), 0), many.names)

@@ -21,6 +21,7 @@ from opendetr.inference.detector import Detector, computes_on
 from opendetr.options import EngineName, OneEngine, PeerName, PrecisionName, require_batch_size, require_choice
 from opendetr.progress import console, warn
 from opendetr.threads import settle_threads
+from opendetr.training.run_folder import read_metrics
 from opendetr.training.run_table import ComparedRun, compare_runs
 from opendetr.wording import counted
 
@@ -124,11 +125,12 @@ def _write_figures(metrics: AnalysedMetrics, output: str | Path | None, about: s
         console.print(f"The figures are in {write_evaluation(metrics, Path(output), about)}")
 
 
-def runs(folder: str | Path = "runs") -> list[ComparedRun]:
+def runs(folder: str | Path = "runs", output: str | Path | None = None) -> list[ComparedRun]:
     """Compare the runs in a folder: AP of their best weights on val, and the values by which their configs differ.
 
     Args:
         folder: with run folders in it, also some levels below; or a run.
+        output: a folder for the learning curves of these runs as PNG: AP, losses, matching, learning rate, speed.
 
     Returns:
         The runs, the highest AP first.
@@ -136,7 +138,15 @@ def runs(folder: str | Path = "runs") -> list[ComparedRun]:
     Raises:
         UserError: there is no run.
     """
-    return compare_runs(Path(folder))
+    _require_figures(output)
+    rows = compare_runs(Path(folder))
+    if output is not None:
+        from opendetr.training.run_plots import write_curves
+
+        names = {row.run: Path(folder).resolve().name if row.run == "." else row.run for row in rows}
+        write_curves({name: read_metrics(Path(folder) / run) for run, name in names.items()}, Path(output))
+        console.print(f"The learning curves are in {output}")
+    return rows
 
 
 def benchmark(

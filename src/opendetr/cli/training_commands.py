@@ -343,16 +343,19 @@ def runs(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder with runs in it, also some levels below.")] = (
         Path("runs")
     ),
+    output: Annotated[
+        Path | None, option(OUTPUT, "DIR", "Draw the learning curves of these runs as PNG, for papers.")
+    ] = None,
 ) -> Answer:
     """Compare runs: AP of their best weights on val, and by which values their configs differ; the best first.
 
     Examples:
       opendetr runs
-      opendetr runs runs/cells --json
+      opendetr runs runs/cells --output figures
     """
     from opendetr.training.run_table import print_runs
 
-    rows = opendetr.runs(folder)
+    rows = opendetr.runs(folder, output)
     print_runs(rows)
     return Answer({"runs": [row.to_json() for row in rows]})
 

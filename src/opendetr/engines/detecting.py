@@ -1,6 +1,6 @@
 """Pictures through an engine to detections: the one loop of evaluation, prediction and serving."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from opendetr.data.loader import group_equal_shapes
 from opendetr.engines.engine import Engine
 from opendetr.model.postprocess import postprocess
 from opendetr.raw_values import RawId
-from opendetr.structures import Batch, Detections
+from opendetr.structures import Batch, Detections, DetrOutput
 
 
 class Prepared(NamedTuple):
@@ -30,11 +30,12 @@ def detect(
     pictures: Iterable[Prepared],
     batch_size: int,
     before_batch: Callable[[], None] = lambda: None,
+    observe: Callable[[Sequence[int], DetrOutput], None] = lambda keys, output: None,
 ) -> Iterator[tuple[int, Detections]]:
     """The key and all detections of every picture, which are read as they are needed.
 
     Pictures of one shape are batched together, up to `batch_size`; the result does not depend on it. `before_batch` is
-    called before every batch.
+    called before every batch, `observe` with the keys of a batch and what the engine answered to it.
     """
     for group in group_equal_shapes(pictures, lambda picture: tuple(picture.image.shape), batch_size):
         before_batch()
@@ -44,5 +45,6 @@ def detect(
         output = engine(images, mask)
         if mask is not None:
             output = replace(output, boxes_cxcywh=output.boxes_cxcywh * factors.to(output.boxes_cxcywh))
+        observe([picture.key for picture in group], output)
         found = postprocess(output, batch, description.scoring, description.label_map)
         yield from zip((picture.key for picture in group), found)

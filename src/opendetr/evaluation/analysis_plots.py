@@ -25,6 +25,7 @@ def write_evaluation(metrics: AnalysedMetrics, folder: Path, about: str) -> Path
     figures = {
         "precision-recall": precision_recall_plot(analysis), "f1": f1_plot(analysis),
         "confusion": confusion_plot(analysis), "calibration": calibration_plot(analysis),
+        "class-ap": class_ap_plot(metrics),
     }  # fmt: skip
     for name, figure in figures.items():
         write_bytes(folder / f"{name}.png", png_of(figure))
@@ -89,6 +90,22 @@ def calibration_plot(analysis: Analysis) -> Figure:
     axes.plot([one.score for one in found.bins], [one.right for one in found.bins], "o-", color="black", markersize=3)
     if found.error is not None:
         axes.set_title(f"expected calibration error {found.error:.3f}", fontsize=8)
+    return figure
+
+
+def class_ap_plot(metrics: AnalysedMetrics) -> Figure:
+    """AP and AP50 of every class that has objects, the highest AP at the top; without objects an empty plot."""
+    measured = {name: values for name, values in metrics.per_class.items() if values["AP"] >= 0}
+    names = sorted(measured, key=lambda name: measured[name]["AP"])
+    figure = Figure(figsize=(SIDE, max(0.7 * SIDE, 0.18 * len(names))), layout="constrained")
+    axes = figure.subplots()
+    for name, width, colour in (("AP50", 0.8, "0.8"), ("AP", 0.5, "#1f77b4")):
+        axes.barh(range(len(names)), [measured[of][name] for of in names], width, color=colour, label=name)
+    axes.set_yticks(range(len(names)), names, fontsize=7)
+    axes.set_xlim(0, 1)
+    axes.tick_params(axis="x", labelsize=7)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=6, frameon=False, loc="lower right")
     return figure
 
 

@@ -40,7 +40,19 @@ class ShownPicture:
         return cls(position, record, Thumbnail.of(read_image(record.path), f"held-out-{position}"))
 
 
-def learning_curves(history: Sequence[Mapping[str, Any]], num_classes: int) -> str:
+@dataclass(frozen=True)
+class LearningChart:
+    """Curves over the steps of a run."""
+
+    name: str  # of its file, where it is a picture
+    title: str
+    curves: dict[str, list[tuple[float, float]]]  # of step and value; some may be empty
+    reading: str  # how to read it
+    highest: float | None = None  # of the y axis
+    unit: float = 1.0  # in which a page with little room for numbers shows the values
+
+
+def learning_charts(history: Sequence[Mapping[str, Any]], num_classes: int) -> list[LearningChart]:
     """Losses, matching and AP over the steps of a run; `history` are the lines of its metrics.jsonl.
 
     With one class every matched query names the right one, so that curve is left out.
@@ -57,41 +69,57 @@ def learning_curves(history: Sequence[Mapping[str, Any]], num_classes: int) -> s
         matched["right class"] = points(trained, "matched_accuracy", 0.01)
     measured = {name: [(x, max(0.0, y)) for x, y in points(history, f"val_{name}")] for name in ("AP", "AP50")}
     unit = 10.0 ** np.floor(np.log10(max((line["lr"] for line in trained if line.get("lr")), default=1.0)))
-    charts = []
-    if any(measured.values()):
-        charts.append(
-            figure(
-                line_chart("Average precision on held-out pictures", measured, "step", highest=1.0),
-                "1 is perfect. AP50 asks for boxes that overlap the true ones by half, AP for ever better ones.",
-            )
-        )
-    charts += [
-        figure(
-            line_chart("Loss", {"loss": points(trained, "loss")}, "step"),
+    charts = [
+        LearningChart(
+            "ap", "Average precision on held-out pictures", measured,
+            "1 is perfect. AP50 asks for boxes that overlap the true ones by half, AP for ever better ones.", 1.0,
+        ),
+        LearningChart(
+            "loss", "Loss", {"loss": points(trained, "loss")},
             "The sum that training makes smaller, of all decoder layers and helping losses. It should fall; where it "
             "rises for long, the learning rate is too high.",
         ),
-        figure(
-            line_chart("Last decoder layer", {name: points(trained, key) for name, key in losses.items()}, "step"),
+        LearningChart(
+            "loss-terms", "Loss terms, last decoder layer",
+            {name: points(trained, key) for name, key in losses.items()},
             "The three terms of the set loss of the layer that answers, before their weights.",
         ),
-        figure(
-            line_chart("Matched queries", matched, "step", highest=1.0),
+        LearningChart(
+            "matched", "Matched queries", matched,
             "How well the query that was matched to an object fits it: the overlap of the boxes"
             + (", and the share of queries whose best class is right." if num_classes > 1 else "."),
+            1.0,
         ),
-        figure(
-            line_chart(f"Learning rate, in units of {unit:g}", {"lr": points(trained, "lr", 1 / unit)}, "step"),
+        LearningChart(
+            "match-stability", "Matched-query stability",
+            {"same query as before": points(history, "val_match_stability")},
+            "The share of objects on held-out pictures that are matched with the same query as at the evaluation "
+            "before. It should rise: while it is low, queries still compete for objects, and learn them in turns. At "
+            "the end it rises also because the learning rate falls.", 1.0,
+        ),
+        LearningChart(
+            "learning-rate", "Learning rate", {"learning rate": points(trained, "lr")},
             "Of the transformer and the heads; the backbone's is a fixed share of it (backbone_lr in config.toml). "
-            "Much of what a model learns it learns while the rate falls at the end.",
+            "Much of what a model learns it learns while the rate falls at the end.", unit=unit,
         ),
-        figure(
-            line_chart("Speed", {"pictures/s": points(trained, "pictures_per_second")}, "step"),
+        LearningChart(
+            "speed", "Speed", {"pictures/s": points(trained, "pictures_per_second")},
             "Training pictures per second. It changes with the size of the pictures; where it falls and the size does "
             "not change, something else needs the machine.",
         ),
-    ]
-    return f"<h3>Learning curves</h3><div class='grid charts'>{''.join(charts)}</div>"
+    ]  # fmt: skip
+    of_val = ("ap", "match-stability")  # without evaluations they are left out
+    return [chart for chart in charts if chart.name not in of_val or any(chart.curves.values())]
+
+
+def learning_curves(history: Sequence[Mapping[str, Any]], num_classes: int) -> str:
+    """The charts of `learning_charts`, for a page."""
+    drawn = ""
+    for chart in learning_charts(history, num_classes):
+        title = chart.title if chart.unit == 1 else f"{chart.title}, in units of {chart.unit:g}"
+        curves = {name: [(x, y / chart.unit) for x, y in points] for name, points in chart.curves.items()}
+        drawn += figure(line_chart(title, curves, "step", chart.highest), chart.reading)
+    return f"<h3>Learning curves</h3><div class='grid charts'>{drawn}</div>"
 
 
 def symptoms_in_words(symptoms: Mapping[str, str]) -> str:

@@ -19,7 +19,7 @@ from opendetr.errors import UserError
 from opendetr.evaluation.analysis import AnalysedMetrics, analyse
 from opendetr.evaluation.coco import CocoMetrics, FoundArrays, TruthArrays, evaluate_arrays, truth_of
 from opendetr.progress import show_progress, warn
-from opendetr.structures import Detections
+from opendetr.structures import Detections, DetrOutput
 from opendetr.wording import counted
 
 
@@ -36,6 +36,7 @@ def detect_split(
     should_stop: Callable[[], bool] = lambda: False,
     positions: range | None = None,
     broken: Callable[[str], None] | None = None,
+    observe: Callable[[Sequence[int], DetrOutput], None] = lambda positions, output: None,
 ) -> Iterator[tuple[int, Detections]]:
     """Position in the index and detections of every picture; pictures of one shape are batched together.
 
@@ -47,6 +48,7 @@ def detect_split(
         should_stop: called before every batch.
         positions: the pictures to detect in, for a process that has a share; None for all.
         broken: called with the sentence on a picture that cannot be used, which is passed over; None raises it.
+        observe: called with the positions of the pictures of every batch and the model's output.
 
     Raises:
         StoppedError: `should_stop` returned True.
@@ -73,7 +75,7 @@ def detect_split(
         if should_stop():
             raise StoppedError
 
-    yield from detect(engine, description, pictures(), batch_size, stop_if_asked)
+    yield from detect(engine, description, pictures(), batch_size, stop_if_asked, observe)
 
 
 def evaluate_split(engine: Engine, description: Description, index: DatasetIndex, **options: Any) -> CocoMetrics:

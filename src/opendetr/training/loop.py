@@ -433,7 +433,9 @@ class Trainer:
             symptoms = self.watch.look(self.unwrapped(), progress, device, evaluation.detections)
         if self.report is not None:
             self.report.record_evaluation(evaluation.metrics, evaluation.detections, where)
-        self.folder.record_evaluation(self.unwrapped(), evaluation.metrics, evaluation.thresholds, where, symptoms)
+        self.folder.record_evaluation(
+            self.unwrapped(), evaluation.metrics, evaluation.thresholds, where, symptoms, evaluation.match_stability
+        )
         summary = evaluation.metrics.summary
         console.print(f"    on val: AP {summary['AP']:.3f}  AP50 {summary['AP50']:.3f}")
         if self.report is not None:

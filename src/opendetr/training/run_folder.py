@@ -45,6 +45,7 @@ LOCK = ".lock"  # held by the program that writes the folder
 WAITED = 10.0  # seconds for the lock: the loader processes of a program that was killed hold it for some seconds more
 EVALUATION = "evaluation.json"  # the latest one, as far as the page shows it: a resumed run goes on with it
 PREVIOUS = ".previous"  # the `last` before the one that is measured now: it returns if that one answers with NaN
+MATCHES = "matches.json"  # which queries the objects of val were matched with, at the last two evaluations
 CHECKPOINTS = "checkpoints"  # models of earlier epochs, for watching a model learn
 
 
@@ -54,8 +55,8 @@ class RunFolder:
 
     The order of writing keeps the folder valid, and the run exact, if the program is killed at any moment: the log
     first, then `last`, whose training state says how many lines of the log it knows and whether an evaluation is due;
-    then `config.toml`, and of an evaluation its page, the figures in `last`, `best`, and at the end its line in the
-    log. A resumed run forgets the lines that `last` does not know, and makes what is due and has no line.
+    then `config.toml`, and of an evaluation its matches, its page, the figures in `last`, `best`, and at the end its
+    line in the log. A resumed run forgets the lines that `last` does not know, and makes what is due and has no line.
     """
 
     path: Path
@@ -117,6 +118,7 @@ class RunFolder:
                 self._write_history()
             else:
                 log.unlink(missing_ok=True)
+                (self.path / MATCHES).unlink(missing_ok=True)
             if self.continued is not None and self.continued != self.path:
                 self._copy(self.continued)
             self.write_config(config)
@@ -125,9 +127,9 @@ class RunFolder:
 
     def _copy(self, run: Path) -> None:
         """Take over the files of another run; `last` at the end, for a folder with it can be resumed."""
-        note = run / EVALUATION
-        if note.is_file():
-            shutil.copy2(note, self.path / EVALUATION)
+        for note in (EVALUATION, MATCHES):
+            if (run / note).is_file():
+                shutil.copy2(run / note, self.path / note)
         best, last = (current_folder(run / name) for name in ("best", "last"))
         if best.is_dir():
             copy_checkpoint(best, self.path / "best")
@@ -272,9 +274,23 @@ class RunFolder:
     def _kept(self) -> list[Path]:
         return sorted((self.path / CHECKPOINTS).glob("epoch-*"))
 
+    def exchange_matches(self, step: int, matches: list[list[int]]) -> Any:
+        """Keep the matches of val at an evaluation, and return those of the one before; None where there are none.
+
+        An evaluation that a killed run has made may be made again: those of the one before it are still there.
+        """
+        if not self.is_written:
+            return None
+        noted = read_note(self.path / MATCHES)
+        before = max((int(known) for known in noted if known.isdecimal() and int(known) < step), default=None)
+        kept = {} if before is None else {str(before): noted[str(before)]}
+        with self._failures_are_said():
+            write_text(self.path / MATCHES, json.dumps(kept | {str(step): matches}))
+        return kept.get(str(before))
+
     def record_evaluation(
         self, checkpoint: Checkpoint, metrics: AnalysedMetrics, thresholds: Sequence[float], when: Mapping[str, Any],
-        symptoms: Mapping[str, str] | None = None,
+        symptoms: Mapping[str, str] | None = None, match_stability: float | None = None,
     ) -> None:  # fmt: skip
         """Write metrics and thresholds of `last`, and copy it to `best` if no AP on val was higher before.
 
@@ -287,8 +303,8 @@ class RunFolder:
             if metrics.summary["AP"] >= self.best_ap:
                 copy_checkpoint(self.path / "last", self.path / "best")
         self.forget_previous()
-        interval = {"AP_interval": metrics.analysis.intervals.get("AP")}  # null without objects
-        said = {f"val_{name}": value for name, value in (metrics.summary | interval).items()}
+        more = {"AP_interval": metrics.analysis.intervals.get("AP"), "match_stability": match_stability}  # or null
+        said = {f"val_{name}": value for name, value in (metrics.summary | more).items()}
         self.log({"kind": "val", **when, **said, **({"symptoms": symptoms} if symptoms else {})})
 
     def _origin(self, checkpoint: Checkpoint) -> Origin:

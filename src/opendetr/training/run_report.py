@@ -203,7 +203,8 @@ class RunReport:
         )
         return (
             f"{where} On {len(self.val_index):,} pictures of val after {measured[-1]['step']:,} steps: {latest}. "
-            f"The best so far, AP {metric_in_words(best['val_AP'])} after {best['step']:,} steps, is in best."
+            f"The best so far, AP {metric_in_words(best['val_AP'])} after {best['step']:,} steps, is in the folder "
+            "best."
         )
 
     def _augmented(self, number: int, sample: Sample, preprocessing: Preprocessing) -> str:

@@ -1,20 +1,22 @@
 """The split that chooses the best weights: when it is evaluated, and how the result is used."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
 
+from opendetr.boxes import xyxy_to_cxcywh
 from opendetr.checkpoints.native import Checkpoint
 from opendetr.data.index import DatasetIndex
 from opendetr.engines.engine import TorchEngine
 from opendetr.errors import DivergedError
 from opendetr.evaluation.analysis import AnalysedMetrics, fitted_thresholds
 from opendetr.evaluation.runner import StoppedError, analyse_detections, detect_split, say_broken
+from opendetr.loss.criterion import build_criterion
 from opendetr.progress import show_progress, warn
-from opendetr.structures import Detections
+from opendetr.structures import Detections, DetrOutput, Target, Targets
 from opendetr.training.diverging import diverged
 from opendetr.training.plan import Plan
 from opendetr.training.processes import (
@@ -25,6 +27,7 @@ from opendetr.training.processes import (
     said_by_first,
 )
 from opendetr.training.run_folder import RunFolder
+from opendetr.training.stability import Origins, origins_of_matches, share_kept
 
 
 class Evaluation(NamedTuple):
@@ -33,6 +36,7 @@ class Evaluation(NamedTuple):
     metrics: AnalysedMetrics
     thresholds: tuple[float, ...]  # with the best F1, per class of the model
     detections: list[tuple[int, Detections]]  # with their position in the split
+    match_stability: float | None  # see `stability`; None at the first evaluation
 
 
 class Validation:
@@ -75,13 +79,23 @@ class Validation:
 
         broken: list[str] = []
         detections: list[tuple[int, Detections]] = []
+        origins: list[tuple[int, list[int]]] = []  # of the queries that objects are matched with
+        truth = self.index.under(checkpoint.label_map)
+        criterion = build_criterion(
+            checkpoint.config.loss, checkpoint.config.model.num_queries, checkpoint.model.scoring
+        )
+
+        def record_matches(positions: Sequence[int], output: DetrOutput) -> None:
+            targets = Targets.stack([_target(truth, position) for position in positions]).to(output.logits.device)
+            origins.extend(zip(positions, origins_of_matches(output, targets, criterion.scoring, criterion.costs)))
+
         train, share = checkpoint.config.train, range(rank, len(self.index), world)
         batch_size = max(4, train.batch_size)
         stop = SharedStop(self.accelerator, stops, len(self.index), batch_size)
         found = detect_split(
             TorchEngine(checkpoint.model.eval(), self.accelerator.device, train.precision), checkpoint.description,
             self.index, batch_size=batch_size, should_stop=lambda: stop.is_due(len(detections)), positions=share,
-            broken=None if checkpoint.config.data.strict else broken.append,
+            broken=None if checkpoint.config.data.strict else broken.append, observe=record_matches,
         )  # fmt: skip
         try:
             for one in show_progress(found, "evaluating", len(share)):
@@ -93,6 +107,7 @@ class Validation:
             warn("the evaluation on val was cut short; opendetr val measures the model that is written.")
             return None
         detections = of_all_processes(self.accelerator, detections)
+        origins = of_all_processes(self.accelerator, origins)
         broken = of_all_processes(self.accelerator, broken)  # by all processes: not each has the log
         if self.accelerator.is_main_process and not self.folder.measured:  # each evaluation finds the same
             say_broken(broken)
@@ -103,6 +118,22 @@ class Validation:
             raise said_by_first(self.accelerator, DivergedError(error))
         metrics = analyse_detections(self.index, detections)
         thresholds = fitted_thresholds(metrics.analysis, self.index.label_map, checkpoint.label_map)
+        stability = self._stability(when["step"], origins)
         self.plan.record_evaluation(time.time() - begun)
         self.step, self.ap50 = when["step"], metrics.summary["AP50"]
-        return Evaluation(metrics, thresholds, detections)
+        return Evaluation(metrics, thresholds, detections, stability)
+
+    def _stability(self, step: int, origins: Sequence[tuple[int, list[int]]]) -> float | None:
+        """The share of objects that kept their query since the evaluation before `step`."""
+        now: Origins = [[] for _ in range(len(self.index))]  # empty where a picture could not be used
+        for position, of_picture in origins:
+            now[position] = of_picture
+        before = of_first_process(self.accelerator, lambda: self.folder.exchange_matches(step, now))
+        return share_kept(before, now)
+
+
+def _target(index: DatasetIndex, position: int) -> Target:
+    """The objects of a picture as the matcher takes them."""
+    record = index.records[position]
+    size = torch.tensor([record.width, record.height] * 2)
+    return Target(torch.from_numpy(record.labels), xyxy_to_cxcywh(torch.from_numpy(record.boxes_xyxy)) / size)
