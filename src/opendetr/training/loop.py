@@ -114,7 +114,8 @@ class Trainer:
         with ExitStack() as stack:
             of_first_process(self.accelerator, lambda: stack.enter_context(self.folder.held()))
             stack.enter_context(self.plan.listening())
-            session = describe_session(self.config, self.pictures.digests, self.accelerator.device)
+            device, transform = self.accelerator.device, self.state.transform
+            session = describe_session(self.config, self.pictures.digests, transform, device)
             of_first_process(self.accelerator, lambda: self.folder.begin(self.config, session))
             self.begin_tracking()
             if self.report is not None:

@@ -137,6 +137,16 @@ def _require_keys(values: Any, kinds: Mapping[str, tuple[type, ...]], needed: Co
         )
 
 
+def require_same_transform(run: Path, before: str, now: str) -> None:
+    """Check that a run goes on with the user's own transform, or without one, as it began; UserError if not."""
+    if now == before:
+        return
+    so = f"give --transform {before} again, by which its pictures are transformed"
+    if not before:
+        so = "leave out --transform, which it has not had so far"
+    raise UserError(f"--resume {run}: a run goes on with the transform it began with: {so}")
+
+
 def resumed_model(
     config: RunConfig, run: Path, index: DatasetIndex, *, accept_data: bool, transform: str
 ) -> tuple[Checkpoint, dict[str, Any]]:
@@ -166,13 +176,7 @@ def resumed_model(
             f"{index.label_map.describe()}; continue with the data it began with"
         )
     done = state["state"]
-    if transform != (before := done.get("transform", "")):
-        so = (
-            f"give --transform {before} again, by which its pictures are transformed"
-            if before
-            else ("leave out --transform, which it has not had so far")
-        )
-        raise UserError(f"--resume {run}: a run goes on with the transform it began with: {so}")
+    require_same_transform(run, done.get("transform", ""), transform)
     if "pictures" in state:  # earlier versions do not know them
         changes = changes_in_words(state["pictures"], picture_digests(index.under(checkpoint.label_map)))
         if changes and not accept_data:

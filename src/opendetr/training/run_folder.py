@@ -112,6 +112,8 @@ class RunFolder:
             for folder in (*(self.path / name for name in ("last", "best", PREVIOUS)), *self._kept()):
                 tidy_folder(folder)
             remove_leftovers(self.path)
+            if session is not None:  # first: what has a config or a `last` is continued, and knows its sessions
+                write_manifest(self.path, session, self.continued)
             log = self.path / "metrics.jsonl"
             if self.history:
                 self._write_history()
@@ -120,8 +122,6 @@ class RunFolder:
             if self.continued is not None and self.continued != self.path:
                 self._copy(self.continued)
             self.write_config(config)
-            if session is not None:
-                write_manifest(self.path, session, self.continued)
 
     def _copy(self, run: Path) -> None:
         """Take over the files of another run; `last` at the end, for a folder with it can be resumed."""
