@@ -12,6 +12,7 @@ is killed, but the disk is full from the n-th operation on until the command is 
 """
 
 import argparse
+import gc
 import hashlib
 import importlib
 import json
@@ -43,7 +44,7 @@ from opendetr.checkpoints.native import load_folder
 from opendetr.errors import UserError
 from opendetr.files import current_folder
 from opendetr.model import precision
-from opendetr.training import flips, loop, plan, speed, validation
+from opendetr.training import flips, loop, manifest, plan, speed, validation
 from opendetr.training.manifest import MANIFEST
 from opendetr.training.run_folder import RunFolder, is_unsaved, load_training_state, was_saved
 from opendetr.training.step import TrainingStep
@@ -61,7 +62,7 @@ SIX = (  # an operation, which of those alike, and where
 )
 FEW_LAYERS = (
     "model.num_encoder_layers=1",
-    "model.num_decoder_layers=2",
+    "model.num_decoder_layers=1",
     "model.embed_dim=32",
     "model.feedforward_dim=64",
 )
@@ -204,6 +205,7 @@ def make_tiny(configuration: Configuration, noted: Path) -> StepClock | None:
     precision.gain_of_products = lambda device: 1.0
     flips.PICTURES = flips.MOST_PICTURES = 2
     loop.LOGGED_EVERY = 2
+    manifest._git_state = lambda folder: None
     asked = []
 
     def after_some_steps(plan: plan.Plan, seconds: float) -> bool:
@@ -467,6 +469,7 @@ class Trial:
             if name != "__main__":
                 with suppress(Exception):
                     importlib.import_module(name)
+        gc.freeze()  # a collection in a child would copy the memory of all these
         return done, seconds
 
     def kill_at(self, at: int, where: str) -> Outcome:
@@ -511,10 +514,16 @@ class Trial:
         self.found.unlink(missing_ok=True)
         if "still there" in self.log.read_text():
             outcome.differences.append(self._last_words())
-        run_children(lambda rank: self.found.write_text(json.dumps(self._look())), self.log)
-        outcome.unreadable, outcome.lost = json.loads(self.found.read_text())
         untouched = digest(begun) if begun is not None and self.configuration.elsewhere else ""
-        if code := run_children(lambda rank: self._session(), self.log, self.configuration.processes):
+
+        def look_and_continue(rank: int) -> None:
+            if rank == 0:
+                self.found.write_text(json.dumps(self._look()))
+            self._session()
+
+        code = run_children(look_and_continue, self.log, self.configuration.processes)
+        outcome.unreadable, outcome.lost = json.loads(self.found.read_text())
+        if code:
             outcome.dead_end = f"{code}: {self._last_words()}"
             return outcome
         try:
