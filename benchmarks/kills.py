@@ -344,7 +344,7 @@ def without_times(value: Any) -> Any:
 def models(run: Path) -> list[Path]:
     """The model folders that others may use, also between the two renames of one that is being replaced."""
     folders = [current_folder(run / name) for name in ("last", "best", ".previous")]
-    return [folder for folder in (*folders, *sorted((run / "checkpoints").glob("*"))) if folder.is_dir()]
+    return [folder for folder in (*folders, *sorted((run / "checkpoints").glob("epoch-*"))) if folder.is_dir()]
 
 
 def contents(run: Path, *, is_timed: bool) -> dict[str, Any]:
