@@ -1,13 +1,17 @@
-"""The file operations of a process, counted: it is killed at one of them, or the disk is full from one on."""
+"""The file operations of a process, counted: it is killed at some of them, or the disk is full from one on.
+
+One process tries all kills of a run: at each it copies its folder and forks, and the fork is killed in the copy.
+"""
 
 import builtins
 import errno
+import fcntl
 import io
 import os
 import re
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +21,25 @@ NEED_ROOM = ("open", "write", "copy", "mkdir", "link")  # the operations that a 
 
 
 class Kill:
-    """Counts the file operations in a folder, and kills this process at one of them.
+    """Counts the file operations in a folder, and has forks of this process killed at some of them.
 
     Args:
-        folder: of the run.
-        at: the number of the operation, from 0; -1 never kills.
-        place: `before` it, or in its `middle`; with `full` nothing is killed, and the disk is full from there on.
+        folder: of the run, in the current folder.
+        kills: by number of the operation, from 0, and place, `before` it or in its `middle`: the folder, not there yet,
+            that is to be as a process killed there leaves the current folder.
+        full_from: the number of the operation from which on the disk is full; None for never.
     """
 
-    def __init__(self, folder: Path, at: int = -1, place: str = "before") -> None:
-        self.folder, self.at, self.place = str(folder), at, place
+    def __init__(
+        self, folder: str, kills: Mapping[tuple[int, str], Path] | None = None, full_from: int | None = None
+    ) -> None:
+        self.folder, self.kills, self.full_from = folder, kills or {}, full_from
         self.done: list[str] = []
         self.is_inside = False
 
-    def now(self, path: Any, what: str) -> bool:
-        """Count an operation; kill where it is the one, or return whether to be killed in its middle."""
-        if self.is_inside or not str(path).startswith(self.folder):
+    def now(self, path: Any, what: str, file: io.IOBase | None = None) -> bool:
+        """Count an operation, on a file that is open or not; whether to be killed in its middle."""
+        if self.is_inside or Path(path).parts[:1] != (self.folder,):
             return False
         if (what, Path(path).exists()) in (("mkdir", True), ("rmtree", False), ("unlink", False)):
             return False  # nothing will be done
@@ -41,12 +48,33 @@ class Kill:
             return False  # the same file goes on
         self.done.append(operation)
         number = len(self.done) - 1
-        if self.place == "full" and 0 <= self.at <= number and what in NEED_ROOM:
+        if self.full_from is not None and number >= self.full_from and what in NEED_ROOM:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        if number != self.at or self.place == "full":
+        for place in ("before", "middle"):
+            copy = self.kills.get((number, place))
+            if copy is not None and self._is_victim(copy, path, file):
+                if place == "before":
+                    self.die()
+                return True
+        return False
+
+    def _is_victim(self, copy: Path, path: Any, file: io.IOBase | None) -> bool:
+        """Copy the current folder and fork; true in the fork, which works in the copy from now on."""
+        self.is_inside = True
+        self.copy_tree(".", copy)
+        self.is_inside = False
+        if pid := os.fork():
+            _, status = os.waitpid(pid, 0)
+            if os.waitstatus_to_exitcode(status) != -signal.SIGKILL:
+                raise RuntimeError(f"the fork that was to be killed in {copy} ended with the status {status}")
             return False
-        if self.place == "before":
-            self.die()
+        os.chdir(copy)
+        self.is_inside = True
+        if file is not None:  # it goes on in the copy
+            place, is_appended = os.lseek(file.fileno(), 0, os.SEEK_CUR), fcntl.fcntl(file, fcntl.F_GETFL) & os.O_APPEND
+            descriptor = os.open(path, os.O_WRONLY | is_appended)
+            os.lseek(descriptor, place, os.SEEK_SET)
+            os.dup2(descriptor, file.fileno())
         return True
 
     def die(self) -> None:
@@ -59,7 +87,6 @@ class Kill:
 
         def act(path: Any, *arguments: Any, **options: Any) -> Any:
             if self.now(path, name):
-                self.is_inside = True
                 (half or work)(path, *arguments, **options)  # an operation without a middle: killed just after it
                 self.die()
             return work(path, *arguments, **options)
@@ -68,7 +95,7 @@ class Kill:
 
     def arm(self) -> None:
         """Patch the file operations of this process."""
-        rmtree, copy = shutil.rmtree, shutil.copy2
+        rmtree, copy, self.copy_tree = shutil.rmtree, shutil.copy2, shutil.copytree
 
         def half_tree(path: Path, *_: Any, **__: Any) -> None:
             if Path(path).is_dir():
@@ -82,7 +109,6 @@ class Kill:
 
         def copies(source: Any, target: Any, *arguments: Any, **options: Any) -> Any:
             if self.now(target, "copy"):
-                self.is_inside = True
                 half_copy(source, target)
                 self.die()
             inside, self.is_inside = self.is_inside, True
@@ -91,10 +117,18 @@ class Kill:
             return copied
 
         shutil.copy2 = copies  # type: ignore[assignment]
-        tree, link = shutil.copytree, os.link
+        link = os.link
 
-        def copies_tree(source: Any, target: Any, *, copy_function: Any = copies, **options: Any) -> Any:
-            return tree(source, target, copy_function=copy_function, **options)
+        def copies_tree(
+            source: Any,
+            target: Any,
+            symlinks: bool = False,
+            ignore: Any = None,
+            copy_function: Any = copies,
+            *arguments: Any,
+            **options: Any,
+        ) -> Any:
+            return self.copy_tree(source, target, symlinks, ignore, copy_function, *arguments, **options)
 
         def links(source: Any, target: Any) -> None:
             is_middle = self.now(target, "link")
@@ -126,7 +160,7 @@ class Kill:
                 super().__init__(path, mode)
 
             def write(self, content: Any) -> int:
-                if kill.now(self.name, "write"):
+                if kill.now(self.name, "write", self):
                     super().write(bytes(content)[: len(content) // 2])
                     kill.die()
                 return super().write(content)
@@ -141,7 +175,7 @@ class _Counted:
         self.file, self.path, self.kill = file, path, kill
 
     def write(self, content: Any) -> Any:
-        if self.kill.now(self.path, "write"):
+        if self.kill.now(self.path, "write", self.file):
             self.file.write(content[: len(content) // 2])
             self.file.flush()
             self.kill.die()

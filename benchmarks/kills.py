@@ -2,11 +2,12 @@
 
 Run `python benchmarks/kills.py`. Every run is tiny, and a child forked from this process, which has torch loaded. A
 first run is left alone. Then the n-th file operation in the run's folder kills the run, before it and in its middle
-(half of the bytes are written), for every n; or a timer kills it at a random moment (`--random N`). All checkpoints
-must be readable then, and what was saved must still be there. Another child gives the command again, with `--resume`
-where there is something to resume, and everything is compared with the first: weights, averages and optimiser bit by
-bit, the lines of the log and the results of val but for times, and which weights are `best`. With `--full-disk` no run
-is killed, but the disk is full from the n-th operation on until the command is given again.
+(half of the bytes are written), for every n; or a timer kills it at a random moment (`--random N`). (At an operation it
+is a fork of the run that is killed, in a copy of its folder: one run is enough for many kills.) All checkpoints must be
+readable then, and what was saved must still be there. Another child gives the command again, with `--resume` where
+there is something to resume, and everything is compared with the first: weights, averages and optimiser bit by bit,
+the lines of the log and the results of val but for times, and which weights are `best`. With `--full-disk` no run is
+killed, but the disk is full from the n-th operation on until the command is given again.
 
 `--results FILE` keeps every result as a line of JSON; what is equal there is not tried again.
 """
@@ -28,9 +29,10 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,8 @@ from opendetr.training.step import TrainingStep
 
 MAY_DIFFER = re.compile(r"seconds|minutes|\w*_per_second|\w*_time|\w*memory\w*")
 CLOCK = ("spent", "began", "evaluating", "sizing", "total_seconds")  # of the training state, read from clocks
+RUN, SAVED = "run", "saved.json"  # of a try, in a folder of its own
+BATCH = 40  # kills whose copies of the folder are kept at a time
 SURVIVORS = 60.0  # seconds in which the processes beside one that was killed must have ended
 SIX = (  # an operation, which of those alike, and where
     (r"write \.last\.new/training\.pt", 0, "middle"),  # the first save
@@ -196,10 +200,10 @@ class StepClock:
         return getattr(time, name)
 
 
-def make_tiny(configuration: Configuration, noted: Path) -> StepClock | None:
+def make_tiny(configuration: Configuration) -> StepClock | None:
     """Leave out what takes longer than the steps of a tiny run, and decide by counting what clocks decide.
 
-    After every save the place in the run goes to the file `noted`.
+    After every save the place in the run goes to the file `SAVED`.
     """
     speed.LOOKED_AT = (32, 48)
     precision.gain_of_products = lambda device: 1.0
@@ -217,7 +221,7 @@ def make_tiny(configuration: Configuration, noted: Path) -> StepClock | None:
 
     def saves(folder: RunFolder, checkpoint: Any, state: dict[str, Any], **options: Any) -> None:
         save(folder, checkpoint, state, **options)
-        place(noted, state)
+        note_place(state)
 
     RunFolder.save_last = saves  # type: ignore[method-assign, assignment]
     analyse = validation.analyse_detections
@@ -242,14 +246,14 @@ def make_tiny(configuration: Configuration, noted: Path) -> StepClock | None:
     return clock
 
 
-def place(noted: Path, state: Mapping[str, Any]) -> None:
+def note_place(state: Mapping[str, Any], folder: Path = Path()) -> None:
     """Write down how far a run is that was saved."""
-    noted.write_text(json.dumps([state["state"]["epoch"], state["state"]["step"]]))
+    (folder / SAVED).write_text(json.dumps([state["state"]["epoch"], state["state"]["step"]]))
 
 
-def train(data: Path, run: Path, configuration: Configuration, begun: Path | None, noted: Path) -> None:
-    """Begin the run, or continue the one that is `begun`; as a user who repeats a command that was killed."""
-    clock, threads = make_tiny(configuration, noted), {"threads": 1}
+def train(data: Path, configuration: Configuration, begun: Path | None = None) -> None:
+    """Begin the run in `run`, or continue the one that is `begun`; as a user who repeats a command that was killed."""
+    clock, run, threads = make_tiny(configuration), Path(RUN), {"threads": 1}
     started: dict[str, float] = {}
     if was_saved(run) or is_unsaved(run):
         if clock is not None:  # starting takes a second, which a saved run knows already
@@ -263,8 +267,8 @@ def train(data: Path, run: Path, configuration: Configuration, begun: Path | Non
         api.train(data, output=run, **configuration.options, **started)
 
 
-def start_child(work: Callable[[], None], log: Path, variables: Mapping[str, str]) -> int:
-    """The process id of a forked child that does this work, and ends with 1 and a traceback in `log` where it fails."""
+def start_child(work: Callable[[], None], folder: Path, log: Path, variables: Mapping[str, str]) -> int:
+    """The process id of a forked child that does this work in a folder; it ends with 2 after a UserError, or 1."""
     if pid := os.fork():
         return pid
     code = 1
@@ -273,6 +277,7 @@ def start_child(work: Callable[[], None], log: Path, variables: Mapping[str, str
             os.dup2(output.fileno(), 1)
             os.dup2(output.fileno(), 2)
         os.environ.update(variables)
+        os.chdir(folder)
         multiprocessing.util._finalizer_registry.clear()  # type: ignore[attr-defined]  # the parent's
         work()
         code = 0
@@ -289,6 +294,7 @@ def start_child(work: Callable[[], None], log: Path, variables: Mapping[str, str
 
 def run_children(
     work: Callable[[int], None],
+    folder: Path,
     log: Path,
     processes: int = 1,
     kill_after: float | None = None,
@@ -309,7 +315,7 @@ def run_children(
             }
         variables = [common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
     begun = time.monotonic()
-    children = {start_child(lambda rank=rank: work(rank), log, variables[rank]): rank for rank in range(processes)}  # type: ignore[misc]
+    children = {start_child(partial(work, rank), folder, log, variables[rank]): rank for rank in range(processes)}
     ended, failed_at = dict[int, int](), 0.0
     while len(ended) < processes:
         now = time.monotonic()
@@ -405,64 +411,59 @@ class Trial:
         self.configuration, self.folder = CONFIGURATIONS[name], folder / re.sub(r"\W+", "-", name)
         self.folder.mkdir()
         self.data = write_pictures(self.folder / "data")
-        self.log, self.noted, self.found = (self.folder / name for name in ("log.txt", "saved.json", "found.json"))
-        self.begun = self._begin() if self.configuration.stopped is not None else None
-        self.run = self.folder / "whole" / "run"
-        self._make_ready()
-        self.operations, self.seconds = self._leave_alone(self._session)
-        self.expected = contents(self.run, is_timed=self.configuration.is_timed)
-        self.expected_sessions = len(sessions_in(self.run))
-        self.run = self.folder / "killed" / "run"
+        self.log, self.found = self.folder / "log.txt", self.folder / "found.json"
+        self.begun: Path | None = None  # the run that is continued
+        if self.configuration.stopped is not None:
+            self._begin(self.configuration.stopped)
+        whole = self._ready("whole")
+        self.operations, self.seconds = self._count(whole, Kill(RUN))
+        self.expected = contents(whole / RUN, is_timed=self.configuration.is_timed)
+        self.expected_sessions = len(sessions_in(whole / RUN))
 
-    def _begin(self) -> Path:
+    def _begin(self, stopped: tuple[Any, ...]) -> None:
         """The session before the one that is killed."""
-        configuration = self.configuration
-        self.run = self.folder / "before" / "run"
-        self.run.parent.mkdir()
-        operations, _ = self._leave_alone(lambda: train(self.data, self.run, configuration, None, self.noted))
-        if configuration.stopped:
-            shutil.rmtree(self.run)
-            at, place = chosen_operation(operations, *configuration.stopped)
-            kill = Kill(self.run, at, place)
-
-            def work(rank: int) -> None:
-                kill.arm()
-                train(self.data, self.run, configuration, None, self.noted)
-
-            assert run_children(work, self.log) == -signal.SIGKILL
-        if configuration.other_data:
+        operations, _ = self._count(self._ready("before"), Kill(RUN))
+        killed = self.folder / "before"
+        if stopped:
+            killed = self.folder / "stopped"
+            self._count(self._ready("before"), Kill(RUN, {chosen_operation(operations, *stopped): killed}))
+        if self.configuration.other_data:
             add_picture(self.data)
-        return self.run
+        self.begun = killed / RUN
 
-    def _session(self) -> None:
-        begun = self.begun if self.configuration.elsewhere else None
-        train(self.data, self.run, self.configuration, begun, self.noted)
+    def _session(self, rank: int = 0) -> None:
+        """In a child: what the user does first, and does again after a kill."""
+        train(self.data, self.configuration, self.begun if self.configuration.elsewhere else None)
 
-    def _make_ready(self) -> None:
-        """The folder as it is before the session that is killed."""
-        shutil.rmtree(self.run.parent, ignore_errors=True)
-        self.run.parent.mkdir()
-        for path in (self.log, self.noted, self.found):
-            path.unlink(missing_ok=True)
+    def _ready(self, name: str) -> Path:
+        """A folder as it is before the session that is killed."""
+        folder = self.folder / name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
         if self.begun is not None:
-            place(self.noted, load_training_state(self.begun))
+            note_place(load_training_state(self.begun), folder)
             if not self.configuration.elsewhere:
-                shutil.copytree(self.begun, self.run)
+                shutil.copytree(self.begun, folder / RUN)
+        return folder
 
-    def _leave_alone(self, session: Callable[[], None]) -> tuple[list[str], float]:
-        """The file operations of a session that nobody kills, and its seconds."""
-        kill = Kill(self.run)
+    def _run(self, work: Callable[[int], None], folder: Path, **kill: Any) -> int:
+        """The exit code of a session, or of other work, in the processes of the configuration."""
+        self.log.unlink(missing_ok=True)
+        return run_children(work, folder, self.log, self.configuration.processes, **kill)
+
+    def _count(self, folder: Path, kill: Kill) -> tuple[list[str], float]:
+        """The file operations of a session that comes to its end, and its seconds."""
 
         def work(rank: int) -> None:
             begun = time.time()
             if rank == 0:
                 kill.arm()
-            session()
+            self._session()
             seconds, kill.is_inside = time.time() - begun, True
             if rank == 0:
                 self.found.write_text(json.dumps([list(sys.modules), kill.done, seconds]))
 
-        if code := run_children(work, self.log, self.configuration.processes):
+        if code := self._run(work, folder):
             raise SystemExit(f"the run itself ends with {code}:\n{self.log.read_text()}")
         modules, done, seconds = json.loads(self.found.read_text())
         for name in modules:  # so that children need not import them; a run in this process would start threads
@@ -472,92 +473,92 @@ class Trial:
         gc.freeze()  # a collection in a child would copy the memory of all these
         return done, seconds
 
-    def kill_at(self, at: int, where: str) -> Outcome:
-        """Kill the process that writes at its n-th file operation; `where` is `full` for a disk that is full then."""
-        self._make_ready()
-        kill = Kill(self.run, at, where)
+    def kill_at(self, kills: Sequence[tuple[int, str]]) -> Iterator[Outcome]:
+        """Kill the process that writes at file operations, by number and place."""
+        copies = {(at, where): self.folder / f"killed-{at}-{where}" for at, where in kills}
+        self._count(self._ready("killed"), Kill(RUN, copies))
+        for at, where in kills:
+            yield self._continue(f"{at} {where} {self.operations[at]}", copies[at, where])
+            shutil.rmtree(copies[at, where])
+
+    def fill_disk_from(self, at: int) -> Outcome:
+        """Let the disk be full from a file operation on."""
+        folder, kill = self._ready("killed"), Kill(RUN, full_from=at)
 
         def work(rank: int) -> None:
             if rank == 0:
                 kill.arm()
             self._session()
 
-        code = run_children(work, self.log, self.configuration.processes)
-        said = f"{at} {where} {self.operations[at]}"
-        if where == "full":
-            if code not in (0, 2):
-                return Outcome(said, [f"the full disk ends it with {code}: {self._last_words()}"])
-        elif code != -signal.SIGKILL:
-            return Outcome(said, [f"not killed, but ended with {code}: {self._last_words()}"])
-        return self._continue(said)
+        code, said = self._run(work, folder), f"{at} full {self.operations[at]}"
+        if code not in (0, 2):
+            return Outcome(said, [f"the full disk ends it with {code}: {self._last_words()}"])
+        return self._continue(said, folder)
 
     def kill_after(self, number: int, moment: float, victims: Sequence[int]) -> Outcome:
         """Kill processes after a share 0..1 of the run's time; earlier where it has ended by then."""
-        code = 0
+        code, where = 0, f"random {number}"
         while code == 0:
-            self._make_ready()
-            seconds = moment * self.seconds
-            code = run_children(lambda rank: self._session(), self.log, self.configuration.processes, seconds, victims)
+            folder, seconds = self._ready("killed"), moment * self.seconds
+            code = self._run(self._session, folder, kill_after=seconds, victims=victims)
             moment *= 0.8
-        where = f"random {number}"
         if code != -signal.SIGKILL:
             return Outcome(where, [f"not killed, but ended with {code}: {self._last_words()}"])
-        return self._continue(f"{where}: process {' and '.join(map(str, victims))} after {seconds:.2f} s")
+        if "still there" in self.log.read_text():
+            return Outcome(where, [self._last_words()])
+        return self._continue(f"{where}: process {' and '.join(map(str, victims))} after {seconds:.2f} s", folder)
 
     def _last_words(self) -> str:
         return " / ".join(self.log.read_text().strip().splitlines()[-2:])[-500:]
 
-    def _continue(self, where: str) -> Outcome:
+    def _continue(self, where: str, folder: Path) -> Outcome:
         """Look at what was left, give the command again, and compare."""
-        outcome, begun = Outcome(where), self.begun
-        before, known = sessions_in(self.run), [] if begun is None else sessions_in(begun)
-        self.found.unlink(missing_ok=True)
-        if "still there" in self.log.read_text():
-            outcome.differences.append(self._last_words())
-        untouched = digest(begun) if begun is not None and self.configuration.elsewhere else ""
+        outcome, begun, run = Outcome(where), self.begun, folder / RUN
+        before, known = sessions_in(run), [] if begun is None else sessions_in(begun)
+        is_elsewhere = begun is not None and self.configuration.elsewhere
+        untouched = digest(begun) if begun is not None and is_elsewhere else ""
 
         def look_and_continue(rank: int) -> None:
             if rank == 0:
-                self.found.write_text(json.dumps(self._look()))
+                self.found.write_text(json.dumps(look(Path(RUN), may_be_new=begun is None or is_elsewhere)))
             self._session()
 
-        code = run_children(look_and_continue, self.log, self.configuration.processes)
+        code = self._run(look_and_continue, folder)
         outcome.unreadable, outcome.lost = json.loads(self.found.read_text())
         if code:
             outcome.dead_end = f"{code}: {self._last_words()}"
             return outcome
         try:
-            found = contents(self.run, is_timed=self.configuration.is_timed)
+            found = contents(run, is_timed=self.configuration.is_timed)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             outcome.differences.append(f"cannot be read: {error}")
             return outcome
         outcome.differences += differing(self.expected, found, "")
-        sessions = sessions_in(self.run)
+        sessions = sessions_in(run)
         is_whole = len(sessions) >= self.expected_sessions and sessions[: len(known)] == known
         if not is_whole or not all(session in sessions for session in before):
             outcome.differences.append(f"{MANIFEST} has lost sessions")
-        if untouched and begun is not None and digest(begun) != untouched:
+        if begun is not None and is_elsewhere and digest(begun) != untouched:
             outcome.differences.append("the run that is continued elsewhere has changed")
         return outcome
 
-    def _look(self) -> tuple[list[str], str]:
-        """In a child: checkpoints that cannot be read, and what was saved and is gone."""
-        unreadable = []
-        for folder in models(self.run):
-            try:
-                load_folder(folder)
-                if folder == current_folder(self.run / "last"):
-                    load_training_state(self.run)
-            except UserError as error:
-                unreadable.append(str(error))
-        if not self.noted.exists() or (self.configuration.elsewhere and not was_saved(self.run)):
-            return unreadable, ""
-        saved = json.loads(self.noted.read_text())
-        if not was_saved(self.run):
-            return unreadable, f"the save at {saved} is gone"
-        state = load_training_state(self.run)["state"]
-        there = [state["epoch"], state["step"]]
-        return unreadable, "" if there >= saved else f"the save at {saved} is gone, that at {there} is there"
+
+def look(run: Path, *, may_be_new: bool) -> tuple[list[str], str]:
+    """In a child: checkpoints that cannot be read, and what was saved and is gone."""
+    unreadable = []
+    for folder in models(run):
+        try:
+            load_folder(folder)
+            if folder == current_folder(run / "last"):
+                load_training_state(run)
+        except UserError as error:
+            unreadable.append(str(error))
+    saved = json.loads(Path(SAVED).read_text()) if Path(SAVED).exists() else [0, 0]
+    if not was_saved(run):
+        return unreadable, "" if may_be_new and saved == [0, 0] else f"the save at {saved} is gone"
+    state = load_training_state(run)["state"]
+    there = [state["epoch"], state["step"]]
+    return unreadable, "" if there >= saved else f"the save at {saved} is gone, that at {there} is there"
 
 
 def chosen_operation(operations: Sequence[str], pattern: str, which: int, place: str) -> tuple[int, str]:
@@ -620,26 +621,40 @@ class Results:
         return f"| {name} | {' | '.join(map(str, counts))} | {commits} | {dict(said) or ''} |", counts[0] - counts[1]
 
 
-def sweep(name: str, folder: Path, results: Results, options: argparse.Namespace, draw: random.Random) -> int:
+def planned(
+    name: str, trial: Trial, results: Results, options: argparse.Namespace
+) -> tuple[list[str], Iterator[tuple[str, Outcome]]]:
+    """The keys of all kills of a configuration, and the outcomes of those that are tried now."""
+    if options.random:
+        draw, victims = random.Random(0), [(0,)] if trial.configuration.processes == 1 else [(1,), (0, 1), (0,)]
+        moments = {f"random {number}": (number, draw.random()) for number in range(options.random)}
+        left = [key for key in moments if not results.is_good(name, key)]
+        return list(moments), (
+            (key, trial.kill_after(*moments[key], victims[moments[key][0] % len(victims)])) for key in left
+        )
+    kills = {
+        f"{at} {where} {trial.operations[at]}": (at, where) for at, where in chosen_kills(trial.operations, options)
+    }
+    left = [key for key in kills if not results.is_good(name, key)]
+    if options.full_disk:
+        return list(kills), ((key, trial.fill_disk_from(kills[key][0])) for key in left)
+    batches = [left[at : at + BATCH] for at in range(0, len(left), BATCH)]
+    return list(kills), (
+        found for batch in batches for found in zip(batch, trial.kill_at([kills[key] for key in batch]), strict=True)
+    )
+
+
+def sweep(name: str, folder: Path, results: Results, options: argparse.Namespace) -> int:
     """All kills of a configuration, and its row; returns how many went wrong."""
     trial = Trial(name, folder)
-    kills: dict[str, Callable[[], Outcome]] = {}
-    if options.random:
-        for number in range(options.random):
-            some = [(0,)] if trial.configuration.processes == 1 else [(1,), (0, 1), (0,)]
-            moment, victims = draw.random(), some[number % len(some)]
-            kills[f"random {number}"] = lambda n=number, m=moment, v=victims: trial.kill_after(n, m, v)  # type: ignore[misc]
-    else:
-        for at, where in chosen_kills(trial.operations, options):
-            key = f"{at} {where} {trial.operations[at]}"
-            kills[key] = lambda at=at, where=where: trial.kill_at(at, where)  # type: ignore[misc]
-    left, begun = [key for key in kills if not results.is_good(name, key)], time.monotonic()
-    for number, key in enumerate(left, start=1):
-        results.add(name, key, kills[key]())
+    keys, outcomes = planned(name, trial, results, options)
+    left, begun = sum(not results.is_good(name, key) for key in keys), time.monotonic()
+    for number, (key, outcome) in enumerate(outcomes, start=1):
+        results.add(name, key, outcome)
         if number % 10 == 0:
-            seconds = (time.monotonic() - begun) / number * (len(left) - number)
-            print(f"{name}: {number} of {len(left)}, {seconds / 60:.0f} minutes left", file=sys.stderr, flush=True)
-    row, wrong = results.row(name, list(kills))
+            seconds = (time.monotonic() - begun) / number * (left - number)
+            print(f"{name}: {number} of {left}, {seconds / 60:.0f} minutes left", file=sys.stderr, flush=True)
+    row, wrong = results.row(name, keys)
     print(row, flush=True)
     return wrong
 
@@ -660,7 +675,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as temporary:
         for name in options.only:
-            wrong += sweep(name, Path(temporary), results, options, random.Random(0))
+            wrong += sweep(name, Path(temporary), results, options)
     sys.exit(bool(wrong))
 
 
