@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -176,6 +177,27 @@ def test_models_of_some_epochs_are_kept_evenly_spread(digits, tmp_path):
     assert sorted(path.name for path in (more / "checkpoints").iterdir()) == ["epoch-0002", "epoch-0004"]
     again = load_folder(more / "checkpoints" / "epoch-0002").model.state_dict()
     assert all(torch.equal(again[name], tensor) for name, tensor in of_second.model.state_dict().items())
+
+
+def test_a_model_that_is_being_removed_is_whole_or_gone(tiny_run, tmp_path, monkeypatch):
+    """When the program is killed in the middle of that; the next session removes the rest."""
+    folder, checkpoint = RunFolder(tmp_path), load_folder(tiny_run)
+    for epoch in (1, 2):
+        folder.save_last(checkpoint, STATE)
+        if epoch == 2:
+            monkeypatch.setattr(shutil, "rmtree", remove_a_part)
+        with pytest.raises(KeyboardInterrupt) if epoch == 2 else nullcontext():
+            folder.keep_last(epoch, most=1)
+    monkeypatch.undo()
+    assert [path.name for path in (tmp_path / "checkpoints").glob("epoch-*")] == ["epoch-0002"]
+    RunFolder(tmp_path, continued=tmp_path).begin(checkpoint.config)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["epoch-0002"]
+
+
+def remove_a_part(folder, **_):
+    if folder.exists():
+        min(folder.iterdir()).unlink()
+        raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("most", range(1, 9))
