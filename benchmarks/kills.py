@@ -120,10 +120,10 @@ CONFIGURATIONS = {
     "fast, minutes": Configuration(
         {name: value for name, value in FAST.items() if name != "epochs"} | {"minutes": 0.1}, is_timed=True
     ),
-    "fast, saved after every step": Configuration(FAST | {"batch_size": 1}, asked=1),
+    "fast, saved after every step": Configuration(FAST, asked=1),
     "fast, strong, balanced, 2 loaders": Configuration(FAST | {"workers": 2, "augment": "strong", "balanced": True}),
-    "fast, 2 processes": Configuration(FAST | {"batch_size": 1}, processes=2),
-    "paper, 2 processes": Configuration(PAPER | {"batch_size": 1}, processes=2),
+    "fast, 2 processes": Configuration(FAST, processes=2),
+    "paper, 2 processes": Configuration(PAPER, processes=2),
     "fast, no val": Configuration(FAST | {"val_split": "none"}),
     "fast, resumed": Configuration(FAST, stopped=HALFWAY),
     "paper, resumed": Configuration(PAPER, stopped=HALFWAY),
@@ -196,6 +196,8 @@ class StepClock:
         """Seconds."""
         return self.now
 
+    monotonic = time
+
     def __getattr__(self, name: str) -> Any:
         return getattr(time, name)
 
@@ -235,8 +237,15 @@ def make_tiny(configuration: Configuration) -> StepClock | None:
     if not configuration.is_timed:
         return None
     clock, step = StepClock(), TrainingStep.__call__
-    for module in (plan, loop, validation):
+    for module in (plan, loop, validation, flips):
         module.time = clock  # type: ignore[attr-defined]
+    begin = plan.Plan.begin
+
+    def begins(plan: plan.Plan) -> None:
+        plan.saving_seconds = 0.5  # as if a save was timed before
+        begin(plan)
+
+    plan.Plan.begin = begins  # type: ignore[method-assign]
 
     def steps(training: TrainingStep, micro_batches: Any) -> dict[str, float]:
         clock.now += 0.25
@@ -386,9 +395,11 @@ def equal(a: Any, b: Any) -> bool:
 
 
 def differing(a: Any, b: Any, name: str) -> list[str]:
-    """The dotted names of what differs in two values."""
-    if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
+    """What differs in two values: of files, and of what is in them."""
+    if name.count(":") < 2 and isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
         return [found for key in a for found in differing(a[key], b[key], f"{name}:{key}" if name else str(key))]
+    if isinstance(a, list) and isinstance(b, list) and not equal(a, b):
+        return [f"{name}:{[one for one in a if one not in b]} became {[one for one in b if one not in a]}"]
     return [] if equal(a, b) else [name]
 
 
@@ -441,8 +452,8 @@ class Trial:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         if self.begun is not None:
-            note_place(load_training_state(self.begun), folder)
             if not self.configuration.elsewhere:
+                note_place(load_training_state(self.begun), folder)
                 shutil.copytree(self.begun, folder / RUN)
         return folder
 
@@ -611,14 +622,15 @@ class Results:
         """The row of the table, and the number of kills after which not all was well."""
         found = [self.known[name, key] for key in keys]
         outcomes = [Outcome(**one["outcome"]) for one in found]
-        said = Counter(difference[:80] for outcome in outcomes for difference in outcome.differences)
+        said = Counter(difference[:60] for outcome in outcomes for difference in outcome.differences).most_common(5)
         counts = [len(found), sum(outcome.is_good for outcome in outcomes)]
         counts += [sum(map(bool, of)) for of in (
             [outcome.dead_end for outcome in outcomes], [outcome.unreadable for outcome in outcomes],
             [outcome.lost for outcome in outcomes],
         )]  # fmt: skip
         commits = ", ".join(sorted({one["commit"] for one in found}))
-        return f"| {name} | {' | '.join(map(str, counts))} | {commits} | {dict(said) or ''} |", counts[0] - counts[1]
+        differ = "; ".join(f"{what} ({count})" for what, count in said)
+        return f"| {name} | {' | '.join(map(str, counts))} | {commits} | {differ} |", counts[0] - counts[1]
 
 
 def planned(

@@ -52,7 +52,7 @@ from opendetr.training.processes import (
     said_by_first,
     stoppable_work_of_first,
 )
-from opendetr.training.resume import RunState, random_state, restore_random_state
+from opendetr.training.resume import PACE, RunState, random_state, restore_random_state
 from opendetr.training.run_folder import RunFolder, kept_epochs
 from opendetr.training.run_report import RunReport
 from opendetr.training.run_tracker import RunTracker
@@ -464,6 +464,7 @@ class Trainer:
             "total_seconds": self.plan.total_seconds,
             "pictures": self.pictures.digests,
             "evaluating": self.plan.evaluating,
+            "pace": {name: getattr(self.plan, name) for name in PACE},
             "sizing": {
                 "is_open": sizing.is_open, "done": sizing.done, "expected": sizing.expected, "pixels": sizing.pixels,
                 "seconds": sizing.seconds,
@@ -491,6 +492,8 @@ class Trainer:
             self.validation.restore()
         for name, value in training_state.get("sizing", {}).items():
             setattr(self.sizing, name, value)
+        for name, value in training_state.get("pace", {}).items():
+            setattr(self.plan, name, value)
         if self.state.step and before != now:
             console.print(f"An epoch has {now} steps now, it had {before}: the unfinished epoch starts again.")
             self.state.step = 0

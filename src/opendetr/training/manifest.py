@@ -53,8 +53,9 @@ def describe_session(config: RunConfig, pictures: Tensor, transform: str, device
 
 
 def write_manifest(run: Path, session: Mapping[str, Any], continued: Path | None) -> None:
-    """Add a session to the manifest of a run, after those of the run that is continued."""
-    sessions = _sessions(run if continued is None else continued)
+    """Add a session to the manifest of a run, after those of the run that is continued, perhaps in this folder."""
+    here, before = _sessions(run), [] if continued is None else _sessions(continued)
+    sessions = here if here[: len(before)] == before else before  # those here may have been killed at once
     write_json(run / MANIFEST, {"sessions": [*sessions, session]}, durable=True)
 
 
