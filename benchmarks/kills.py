@@ -52,7 +52,7 @@ from opendetr.training.run_folder import RunFolder, is_unsaved, load_training_st
 from opendetr.training.step import TrainingStep
 
 MAY_DIFFER = re.compile(r"seconds|minutes|\w*_per_second|\w*_time|\w*memory\w*")
-CLOCK = ("spent", "began", "evaluating", "sizing", "total_seconds")  # of the training state, read from clocks
+CLOCK = ("spent", "began", "evaluating", "pace", "sizing", "total_seconds")  # of the training state, read from clocks
 RUN, SAVED = "run", "saved.json"  # of a try, in a folder of its own
 BATCH = 40  # kills whose copies of the folder are kept at a time
 SURVIVORS = 60.0  # seconds in which the processes beside one that was killed must have ended
@@ -451,10 +451,9 @@ class Trial:
         folder = self.folder / name
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        if self.begun is not None:
-            if not self.configuration.elsewhere:
-                note_place(load_training_state(self.begun), folder)
-                shutil.copytree(self.begun, folder / RUN)
+        if self.begun is not None and not self.configuration.elsewhere:
+            note_place(load_training_state(self.begun), folder)
+            shutil.copytree(self.begun, folder / RUN)
         return folder
 
     def _run(self, work: Callable[[int], None], folder: Path, **kill: Any) -> int:

@@ -492,8 +492,6 @@ class Trainer:
             self.validation.restore()
         for name, value in training_state.get("sizing", {}).items():
             setattr(self.sizing, name, value)
-        for name, value in training_state.get("pace", {}).items():
-            setattr(self.plan, name, value)
         if self.state.step and before != now:
             console.print(f"An epoch has {now} steps now, it had {before}: the unfinished epoch starts again.")
             self.state.step = 0

@@ -181,6 +181,8 @@ def assemble(
         plan.spent, plan.began = state["spent"], state["began"]
         if budget:
             plan.total_seconds = plan.spent + budget if fresh_minutes else state["total_seconds"] or budget
+            if not fresh_minutes:  # it ends where it would have ended; with others it makes a step at least
+                vars(plan).update(state.get("pace", {}))
         trainer.restore(state, resume)
         trainer.folder.seen = seen
     if (processes := accelerator.num_processes) > 1:
