@@ -61,7 +61,8 @@ def write_manifest(run: Path, session: Mapping[str, Any], continued: Path | None
 
 def transform_of(run: Path) -> str:
     """The name of the user's own transform in the latest session of a run; empty for none, or where it is unknown."""
-    found = next(reversed(_sessions(run)), {}).get("transform")
+    sessions = _sessions(run)
+    found = sessions[-1].get("transform") if sessions else ""
     return found if isinstance(found, str) else ""
 
 
