@@ -44,7 +44,7 @@ from PIL import Image
 from opendetr import api
 from opendetr.checkpoints.native import load_folder
 from opendetr.errors import UserError
-from opendetr.files import current_folder
+from opendetr.files import current_folder, write_json
 from opendetr.model import precision
 from opendetr.training import flips, loop, manifest, plan, setup, speed, validation
 from opendetr.training.manifest import MANIFEST
@@ -258,7 +258,7 @@ def make_tiny(configuration: Configuration) -> StepClock | None:
 
 def note_place(state: Mapping[str, Any], folder: Path = Path()) -> None:
     """Write down how far a run is that was saved."""
-    (folder / SAVED).write_text(json.dumps([state["state"]["epoch"], state["state"]["step"]]))
+    write_json(folder / SAVED, [state["state"]["epoch"], state["state"]["step"]])  # at once: it may be killed meanwhile
 
 
 def train(data: Path, configuration: Configuration, begun: Path | None = None) -> None:
@@ -534,6 +534,7 @@ class Trial:
                 self.found.write_text(json.dumps(look(Path(RUN), may_be_new=begun is None or is_elsewhere)))
             self._session()
 
+        self.found.write_text(json.dumps([["not looked at"], ""]))
         code = self._run(look_and_continue, folder)
         outcome.unreadable, outcome.lost = json.loads(self.found.read_text())
         if code:
