@@ -276,6 +276,14 @@ def tidy_folder(folder: Path) -> None:
     remove_leftovers(folder)
 
 
+def remove_folder(folder: Path) -> None:
+    """Remove a folder so that its readers never find a part of it; `tidy_folder` ends what was interrupted."""
+    removed = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(removed, ignore_errors=True)
+    _rename(folder, removed)
+    shutil.rmtree(removed)
+
+
 def current_folder(folder: Path) -> Path:
     """Where the folder's content is right now, even between the two renames of a replacement under way."""
     old = folder.with_name(f".{folder.name}.old")

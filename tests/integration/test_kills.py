@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,8 +19,11 @@ from opendetr import api, files
 from opendetr.checkpoints import native
 from opendetr.checkpoints.native import load_folder
 from opendetr.errors import UserError
+from opendetr.evaluation.analysis import AnalysedMetrics, Analysis
+from opendetr.evaluation.coco import SUMMARY_NAMES
+from opendetr.files import read_note
 from opendetr.training import run_folder
-from opendetr.training.run_folder import LOCK, RunFolder, kept_epochs, load_training_state
+from opendetr.training.run_folder import LOCK, RunFolder, kept_epochs, load_training_state, read_metrics, was_saved
 from opendetr.training.setup import prepare_training
 
 KILLS = Path(__file__).parents[2] / "benchmarks" / "kills.py"
@@ -37,43 +41,94 @@ def test_a_run_that_is_killed_and_resumed_is_the_run_that_was_not_killed():
 STATE = {"state": {"epoch": 1}, "weights": torch.arange(1000.0)}
 
 
-def test_a_disk_that_is_full_at_any_write_of_a_save_never_costs_the_save_before(tiny_run, tmp_path, monkeypatch):
-    checkpoint, folder = load_folder(tiny_run), RunFolder(tmp_path)
-    folder.save_last(checkpoint, STATE)
-    newer, left = replace(checkpoint, origin=replace(checkpoint.origin, data="newer")), [0]
+class FullDisk:
+    """Fails one of the operations of this process that need room, after so many that succeed."""
 
-    def failing(work):
+    def __init__(self, monkeypatch):
+        self.left = -1
+        for where, name in (
+            (files.io.FileIO, "write"), (Path, "write_bytes"), (Path, "replace"), (Path, "mkdir"), (Path, "chmod"),
+            (os, "fsync"), (os, "link"), (shutil, "copy2"),
+        ):  # fmt: skip
+            if where is files.io.FileIO:
+                full = type("FullFile", (where,), {name: self.failing(where.write)})
+                monkeypatch.setattr(files.io, "FileIO", full)
+            else:
+                monkeypatch.setattr(where, name, self.failing(getattr(where, name)))
+        open_file = Path.open
+        fails = self.failing(open_file)
+
+        def opens(path, mode="r", *arguments, **options):
+            return (fails if "a" in mode else open_file)(path, mode, *arguments, **options)  # a line of the log
+
+        monkeypatch.setattr(Path, "open", opens)
+
+    def failing(self, work):
         def act(*arguments, **options):
-            left[0] -= 1
-            if left[0] == -1:
+            self.left -= 1
+            if self.left == -1:
+                self.failed = work.__name__
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "the file")
             return work(*arguments, **options)
 
         return act
 
-    class FullFile(files.io.FileIO):
-        write = failing(files.io.FileIO.write)
 
-    monkeypatch.setattr(files.io, "FileIO", FullFile)
-    for name in ("write_bytes", "replace", "mkdir", "chmod"):
-        monkeypatch.setattr(Path, name, failing(getattr(Path, name)))
-    monkeypatch.setattr(os, "fsync", failing(os.fsync))
-    for at in range(1000):
-        left[0] = at
+def session_of_one_epoch(checkpoint, measured, run, epoch):
+    """What a session writes that trains an epoch; it continues the run that is there."""
+    folder = RunFolder(run, continued=run if was_saved(run) else None)
+    folder.history = [line for line in read_metrics(run) if line["epoch"] < epoch]
+    where = {"epoch": epoch, "step": 2 * epoch, "seconds": 1.0}
+    folder.begin(checkpoint.config, {"epoch": epoch})
+    folder.log({"kind": "epoch", **where})
+    with torch.no_grad():
+        checkpoint.model.query_embed.weight.fill_(epoch)
+    checkpoint = replace(checkpoint, origin=replace(checkpoint.origin, data=f"epoch {epoch}"))
+    folder.save_last(checkpoint, STATE | {"state": {"epoch": epoch}}, is_measured=True)
+    folder.record_evaluation(checkpoint, measured, (), where)
+    folder.keep_last(epoch, most=1)
+
+
+def contents(run):
+    """The files of a run but its manifest, which lists every session."""
+    paths = [path for path in run.rglob("*") if path.is_file() and path.name != "manifest.json"]
+    return {str(path.relative_to(run)): path.read_bytes() for path in paths}
+
+
+def test_a_disk_that_is_full_at_any_write_of_a_session_costs_nothing_that_was_saved(tiny_run, tmp_path, monkeypatch):
+    """Manifest, log, `last`, `.previous`, figures, `best` and `checkpoints`; with room again the run goes on."""
+    checkpoint, run = load_folder(tiny_run / "last"), tmp_path / "run"
+    values = read_note(tiny_run / "evaluation.json")["metrics"]
+    summary, analysis = {name: values[name] for name in SUMMARY_NAMES}, Analysis.from_json(values["analysis"])
+    measured = AnalysedMetrics(summary, values["per_class"], analysis)
+    before, after = tmp_path / "before", tmp_path / "after"
+    session_of_one_epoch(checkpoint, measured, before, 1)
+    shutil.copytree(before, after)
+    session_of_one_epoch(checkpoint, measured, after, 2)
+    old, new = contents(before), contents(after)
+    disk, at, is_over = FullDisk(monkeypatch), -1, False
+    while not is_over:
+        at, said = at + 1, ""
+        shutil.rmtree(run, ignore_errors=True)
+        shutil.copytree(before, run)
+        disk.left = at
         try:
-            folder.save_last(newer, STATE)
+            session_of_one_epoch(checkpoint, measured, run, 2)
         except UserError as error:
             said = str(error)
-        else:
-            break
-        assert re.search(rf"cannot be written \(No space left on device\): {tmp_path}/last is as it was saved", said)
-        left[0] = 1000
-        files.tidy_folder(tmp_path / "last")  # as the next session does first
-        # After the second rename only the folder's own entry is missing on the disk: the new one is there, and whole.
-        assert load_folder(tmp_path / "last").origin.data in (checkpoint.origin.data, "newer")
-        assert torch.equal(torch.load(tmp_path / "last" / "training.pt")["weights"], STATE["weights"])
-    assert 20 < at < 1000
-    assert load_folder(tmp_path / "last").origin.data == "newer"
+            assert re.search(rf"cannot be written \(No space left on device\): {run}/last is as it was saved", said)
+        is_over, disk.left = disk.left >= 0, 10**6
+        assert said or is_over or disk.failed == "link"  # a copy does as well
+        found, figures = contents(run), read_note(run / "last" / "metrics.json")
+        assert figures["data"] in ("epoch 1", "epoch 2")
+        for name in old.keys() - {"last/metrics.json", "metrics.jsonl"}:
+            is_kept = not name.startswith("checkpoints/epoch-0001")  # which makes room for the second
+            assert found.get(name, None if is_kept else old[name]) in (old[name], new.get(name)), (at, said, name)
+        assert found["metrics.jsonl"].startswith(old["metrics.jsonl"])
+        assert read_note(run / "manifest.json")["sessions"][0] == {"epoch": 1}
+        session_of_one_epoch(checkpoint, measured, run, 2)
+        assert contents(run) == new
+    assert 60 < at < 1000
 
 
 def test_a_library_says_what_the_disk_says(tmp_path, monkeypatch):
@@ -122,6 +177,27 @@ def test_models_of_some_epochs_are_kept_evenly_spread(digits, tmp_path):
     assert sorted(path.name for path in (more / "checkpoints").iterdir()) == ["epoch-0002", "epoch-0004"]
     again = load_folder(more / "checkpoints" / "epoch-0002").model.state_dict()
     assert all(torch.equal(again[name], tensor) for name, tensor in of_second.model.state_dict().items())
+
+
+def test_a_model_that_is_being_removed_is_whole_or_gone(tiny_run, tmp_path, monkeypatch):
+    """When the program is killed in the middle of that; the next session removes the rest."""
+    folder, checkpoint = RunFolder(tmp_path), load_folder(tiny_run)
+    for epoch in (1, 2):
+        folder.save_last(checkpoint, STATE)
+        if epoch == 2:
+            monkeypatch.setattr(shutil, "rmtree", remove_a_part)
+        with pytest.raises(KeyboardInterrupt) if epoch == 2 else nullcontext():
+            folder.keep_last(epoch, most=1)
+    monkeypatch.undo()
+    assert [path.name for path in (tmp_path / "checkpoints").glob("epoch-*")] == ["epoch-0002"]
+    RunFolder(tmp_path, continued=tmp_path).begin(checkpoint.config)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["epoch-0002"]
+
+
+def remove_a_part(folder, **_):
+    if folder.exists():
+        min(folder.iterdir()).unlink()
+        raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("most", range(1, 9))

@@ -10,6 +10,7 @@ from opendetr import api
 from opendetr.checkpoints.native import load_folder
 from opendetr.cli import main
 from opendetr.errors import UserError
+from opendetr.training.run_folder import RunFolder
 
 MODULE = """
 from torchvision.transforms import v2
@@ -26,6 +27,10 @@ def module(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delitem(sys.modules, "my_own", raising=False)
+
+
+def interrupt(*_, **__):
+    raise KeyboardInterrupt
 
 
 def weights(run):
@@ -53,6 +58,20 @@ def test_a_transform_of_ones_own_is_used_and_must_be_given_again(digits, tmp_pat
     for run in (whole, parts):
         api.train(resume=run, epochs=3, transform="my_own:turn", threads=1)
     assert equal(weights(whole), weights(parts))
+
+
+def test_a_run_that_was_killed_before_its_first_save_knows_its_transform(digits, tmp_path, module, monkeypatch):
+    options = TINY | {"epochs": 1, "seed": 0, "threads": 1}
+    whole = api.train(digits, **options, transform="my_own:turn", output=tmp_path / "whole")
+    run = tmp_path / "run"
+    with monkeypatch.context() as killed:
+        killed.setattr(RunFolder, "save_last", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            api.train(digits, **options, transform="my_own:turn", output=run)
+    with pytest.raises(UserError, match="give --transform my_own:turn again"):
+        api.train(resume=run, threads=1)
+    api.train(resume=run, transform="my_own:turn", threads=1)
+    assert equal(weights(whole), weights(run))
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -15,6 +15,7 @@ from opendetr import api
 from opendetr.checkpoints.native import load_folder
 from opendetr.errors import UserError
 from opendetr.training.manifest import manifest_in_words, write_manifest
+from opendetr.training.run_folder import RunFolder
 
 
 def weights(run):
@@ -108,3 +109,19 @@ def test_a_run_that_goes_on_elsewhere_takes_its_sessions_along(run, tmp_path):
     more = api.train(resume=copy, output=tmp_path / "more", epochs=3)
     assert len(json.loads((more / "manifest.json").read_text())["sessions"]) == 3
     assert len(json.loads((copy / "manifest.json").read_text())["sessions"]) == 2
+
+
+def test_a_run_that_is_killed_while_it_goes_on_elsewhere_has_its_sessions(run, tmp_path, monkeypatch):
+    """Once it has a `last`, it is that folder that is continued."""
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    more = tmp_path / "more"
+    with monkeypatch.context() as killed:
+        killed.setattr(RunFolder, "write_config", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            api.train(resume=run, output=more, epochs=3)
+    assert (more / "last" / "training.pt").is_file()
+    api.train(resume=more, epochs=3)
+    assert len(json.loads((more / "manifest.json").read_text())["sessions"]) == 4

@@ -152,7 +152,9 @@ def test_even_no_time_at_all_makes_one_step_and_a_usable_model(digits, tmp_path)
 
 def test_resuming_uses_what_is_left_of_the_minutes(digits, tmp_path):
     run = api.train(digits, **TINY, minutes=0.0001, output=tmp_path / "run")
-    api.train(resume=run)  # nothing is left: one more step all the same
+    api.train(resume=run)  # nothing is left: it ends where it ended
+    assert [line["step"] for line in lines(run)] == [1]
+    api.train(resume=run, minutes=1e-4)  # as short as that: one more step all the same
     assert [line["step"] for line in lines(run)] == [1, 2]
 
 

@@ -70,6 +70,13 @@ def test_means_and_states_of_another_kind_are_refused(tmp_path):
         "optimizer": {}, "weights": None, **random_state(), "means": EpochMeans().state(), "other_processes": [],
     }  # fmt: skip
     require_state(state, tmp_path)
-    for wrong in ({"means": {"sums": {}}}, {"other_processes": [{}]}, {"log_lines": -1}, {"pictures": [1]}):
+    damaged = (
+        {"means": {"sums": {}}},
+        {"other_processes": [{}]},
+        {"log_lines": -1},
+        {"pictures": [1]},
+        {"pace": {"x": 1}},
+    )
+    for wrong in damaged:
         with pytest.raises(UserError, match="is damaged"):
             require_state(state | wrong, tmp_path)

@@ -52,7 +52,7 @@ from opendetr.training.processes import (
     said_by_first,
     stoppable_work_of_first,
 )
-from opendetr.training.resume import RunState, random_state, restore_random_state
+from opendetr.training.resume import PACE, RunState, random_state, restore_random_state
 from opendetr.training.run_folder import RunFolder, kept_epochs
 from opendetr.training.run_report import RunReport
 from opendetr.training.run_tracker import RunTracker
@@ -114,7 +114,8 @@ class Trainer:
         with ExitStack() as stack:
             of_first_process(self.accelerator, lambda: stack.enter_context(self.folder.held()))
             stack.enter_context(self.plan.listening())
-            session = describe_session(self.config, self.pictures.digests, self.accelerator.device)
+            device, transform = self.accelerator.device, self.state.transform
+            session = describe_session(self.config, self.pictures.digests, transform, device)
             of_first_process(self.accelerator, lambda: self.folder.begin(self.config, session))
             self.begin_tracking()
             if self.report is not None:
@@ -465,6 +466,7 @@ class Trainer:
             "total_seconds": self.plan.total_seconds,
             "pictures": self.pictures.digests,
             "evaluating": self.plan.evaluating,
+            "pace": {name: getattr(self.plan, name) for name in PACE},
             "sizing": {
                 "is_open": sizing.is_open, "done": sizing.done, "expected": sizing.expected, "pixels": sizing.pixels,
                 "seconds": sizing.seconds,

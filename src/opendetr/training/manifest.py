@@ -26,8 +26,11 @@ GIT_SECONDS = 5.0
 SECRETS = re.compile(r"(?<=://)[^\s/@]*@|(?<=\S)\?[^\s'\"]+")  # of addresses: user and password, signatures
 
 
-def describe_session(config: RunConfig, pictures: Tensor, device: torch.device) -> dict[str, Any]:
-    """One session of a run, in what JSON knows; `pictures` are the `picture_digests` of the training split."""
+def describe_session(config: RunConfig, pictures: Tensor, transform: str, device: torch.device) -> dict[str, Any]:
+    """One session of a run, in what JSON knows.
+
+    `pictures` are the `picture_digests` of the training split, `transform` is the name of the user's own, or empty.
+    """
     versions = {"python": sys.version.split()[0]}
     for package in PACKAGES:
         try:
@@ -41,6 +44,7 @@ def describe_session(config: RunConfig, pictures: Tensor, device: torch.device) 
         "seed": config.train.seed,
         "deterministic": config.train.deterministic,
         "config": _digest(config.to_toml().encode()),
+        "transform": transform,
         "pictures": _digest(pictures.numpy().tobytes()),
         "versions": versions,
         "machine": {"description": describe_machine(device), "cores": available_cores(), "cuda": torch.version.cuda},
@@ -49,9 +53,17 @@ def describe_session(config: RunConfig, pictures: Tensor, device: torch.device) 
 
 
 def write_manifest(run: Path, session: Mapping[str, Any], continued: Path | None) -> None:
-    """Add a session to the manifest of a run, after those of the run that is continued."""
-    sessions = _sessions(run if continued is None else continued)
+    """Add a session to the manifest of a run, after those of the run that is continued, perhaps in this folder."""
+    here, before = _sessions(run), [] if continued is None else _sessions(continued)
+    sessions = here if here[: len(before)] == before else before  # those here may have been killed at once
     write_json(run / MANIFEST, {"sessions": [*sessions, session]}, durable=True)
+
+
+def transform_of(run: Path) -> str:
+    """The name of the user's own transform in the latest session of a run; empty for none, or where it is unknown."""
+    sessions = _sessions(run)
+    found = sessions[-1].get("transform") if sessions else ""
+    return found if isinstance(found, str) else ""
 
 
 def manifest_in_words(run: Path) -> list[tuple[str, str]]:

@@ -83,11 +83,11 @@ STATE_KEYS: dict[str, tuple[type, ...]] = {  # of training.pt, and the kinds of 
     "state": (dict,), "steps_per_epoch": (int,), "spent": NUMBER, "began": NUMBER,
     "total_seconds": (*NUMBER, type(None)), "optimizer": (dict,), "weights": (dict, type(None)),
     "sizing": (dict,), "evaluating": NUMBER, "means": (dict,), "latest": (dict,), "log_lines": (int,),
-    "other_processes": (list,), "pictures": (Tensor,), **RANDOM_KEYS,
+    "other_processes": (list,), "pictures": (Tensor,), "pace": (dict,), **RANDOM_KEYS,
 }  # fmt: skip
 ADDED_LATER = {  # earlier versions lack them
     "sizing", "mps_random", "python_random", "numpy_random", "evaluating", "means", "latest", "log_lines",
-    "other_processes", "pictures",
+    "other_processes", "pictures", "pace",
 }  # fmt: skip
 MEANS_KEYS: dict[str, tuple[type, ...]] = {"sums": (dict,), "pictures": (int,), "steps": (int,), "seconds": NUMBER}
 RUN_KEYS: dict[str, tuple[type, ...]] = {
@@ -97,6 +97,8 @@ RUN_KEYS: dict[str, tuple[type, ...]] = {
 SIZING_KEYS: dict[str, tuple[type, ...]] = {
     "is_open": (bool,), "done": (list,), "expected": NUMBER, "pixels": (int,), "seconds": NUMBER,
 }  # fmt: skip
+
+PACE = ("step_seconds", "evaluation_seconds", "saving_seconds")  # of the plan: when it ends a run in minutes
 
 
 def require_state(state: Any, path: Path) -> None:
@@ -108,6 +110,7 @@ def require_state(state: Any, path: Path) -> None:
     _require_keys(state, STATE_KEYS, STATE_KEYS.keys() - ADDED_LATER, str(path))
     _require_keys(state["state"], RUN_KEYS, {"epoch", "step"}, f"{path}, 'state'")
     _require_keys(state.get("sizing", {}), SIZING_KEYS, set(), f"{path}, 'sizing'")
+    _require_keys(state.get("pace", {}), dict.fromkeys(PACE, NUMBER), set(), f"{path}, 'pace'")
     for name in {"means", "latest"} & state.keys():
         _require_keys(state[name], MEANS_KEYS, MEANS_KEYS.keys(), f"{path}, '{name}'")
     for of_process in state.get("other_processes", ()):
@@ -135,6 +138,16 @@ def _require_keys(values: Any, kinds: Mapping[str, tuple[type, ...]], needed: Co
             f"{source} is damaged, or of another version than opendetr {__version__}: {wrong}; start a new run without "
             f"--resume"
         )
+
+
+def require_same_transform(run: Path, before: str, now: str) -> None:
+    """Check that a run goes on with the user's own transform, or without one, as it began; UserError if not."""
+    if now == before:
+        return
+    so = f"give --transform {before} again, by which its pictures are transformed"
+    if not before:
+        so = "leave out --transform, which it has not had so far"
+    raise UserError(f"--resume {run}: a run goes on with the transform it began with: {so}")
 
 
 def resumed_model(
@@ -166,13 +179,7 @@ def resumed_model(
             f"{index.label_map.describe()}; continue with the data it began with"
         )
     done = state["state"]
-    if transform != (before := done.get("transform", "")):
-        so = (
-            f"give --transform {before} again, by which its pictures are transformed"
-            if before
-            else ("leave out --transform, which it has not had so far")
-        )
-        raise UserError(f"--resume {run}: a run goes on with the transform it began with: {so}")
+    require_same_transform(run, done.get("transform", ""), transform)
     if "pictures" in state:  # earlier versions do not know them
         changes = changes_in_words(state["pictures"], picture_digests(index.under(checkpoint.label_map)))
         if changes and not accept_data:

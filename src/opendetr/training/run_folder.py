@@ -26,6 +26,7 @@ from opendetr.files import (
     current_folder,
     read_json_lines,
     read_note,
+    remove_folder,
     remove_leftovers,
     replacing_folder,
     sync,
@@ -110,9 +111,13 @@ class RunFolder:
             if self.seen is not None and identity(self.path) != self.seen:
                 raise UserError(f"another training has continued {self.path} meanwhile: repeat this command to go on")
         with self._failures_are_said():
-            for folder in (*(self.path / name for name in ("last", "best", PREVIOUS)), *self._kept()):
+            kept = self.path / CHECKPOINTS
+            interrupted = {kept / path.stem.removeprefix(".") for path in kept.glob(".epoch-*")}
+            for folder in (*(self.path / name for name in ("last", "best", PREVIOUS)), *interrupted):
                 tidy_folder(folder)
             remove_leftovers(self.path)
+            if session is not None:  # first: what has a config or a `last` is continued, and knows its sessions
+                write_manifest(self.path, session, self.continued)
             log = self.path / "metrics.jsonl"
             if self.history:
                 self._write_history()
@@ -122,8 +127,6 @@ class RunFolder:
             if self.continued is not None and self.continued != self.path:
                 self._copy(self.continued)
             self.write_config(config)
-            if session is not None:
-                write_manifest(self.path, session, self.continued)
 
     def _copy(self, run: Path) -> None:
         """Take over the files of another run; `last` at the end, for a folder with it can be resumed."""
@@ -249,14 +252,14 @@ class RunFolder:
                 with replacing_folder(last, durable=True) as new:
                     shutil.copytree(previous, new, dirs_exist_ok=True)
             else:
-                shutil.rmtree(last)
+                remove_folder(last)
             self.forget_previous()
 
     def forget_previous(self) -> None:
         """Remove the `last` before this one, which is measured, or will not be."""
         if self.is_written and (self.path / PREVIOUS).is_dir():
             with self._failures_are_said():
-                shutil.rmtree(self.path / PREVIOUS)
+                remove_folder(self.path / PREVIOUS)
 
     def keep_last(self, epoch: int, most: int) -> None:
         """Copy the model of `last` to `checkpoints` where its epoch is one of `kept_epochs`; the others are removed."""
@@ -269,7 +272,7 @@ class RunFolder:
                 copy_checkpoint(self.path / "last", now)
             for folder in self._kept():
                 if folder not in kept:
-                    shutil.rmtree(folder)
+                    remove_folder(folder)
 
     def _kept(self) -> list[Path]:
         return sorted((self.path / CHECKPOINTS).glob("epoch-*"))

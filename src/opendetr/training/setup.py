@@ -41,9 +41,10 @@ from opendetr.threads import Threads
 from opendetr.training.choices import ObjectSizes, fit_batch, fit_to_data, fit_to_time, measure_objects
 from opendetr.training.free_folder import make_new_folder, require_free
 from opendetr.training.loop import Trainer
+from opendetr.training.manifest import transform_of
 from opendetr.training.plan import Goal, Plan
 from opendetr.training.processes import join_processes, of_first_process
-from opendetr.training.resume import resumed_model, seed_generators
+from opendetr.training.resume import require_same_transform, resumed_model, seed_generators
 from opendetr.training.run_folder import identity, is_unsaved
 from opendetr.training.run_report import RunReport
 from opendetr.training.sizing import Sizing
@@ -86,6 +87,7 @@ def prepare_training(
     budget = config.train.minutes * 60
     require_free(output, resume)
     if resume is not None and is_unsaved(resume):
+        require_same_transform(resume, transform_of(resume), "" if own_transform is None else own_transform.name)
         console.print(f"{resume} was ended before anything was saved: the run begins anew")
         resume = None
     train_index, val_index = read_splits(config, check_seconds=min(5.0, budget / 20) if budget else 5.0)
@@ -179,6 +181,8 @@ def assemble(
         plan.spent, plan.began = state["spent"], state["began"]
         if budget:
             plan.total_seconds = plan.spent + budget if fresh_minutes else state["total_seconds"] or budget
+            if not fresh_minutes:  # it ends where it would have ended; with others it makes a step at least
+                vars(plan).update(state.get("pace", {}))
         trainer.restore(state, resume)
         trainer.folder.seen = seen
     if (processes := accelerator.num_processes) > 1:
