@@ -106,6 +106,12 @@ def test_a_healthy_training_says_nothing():
     assert symptoms_of_learning(evidence(val=(TRUTH, nearly))) == {}
 
 
+def test_a_class_that_is_mistaken_for_one_that_is_right_is_not_exchanged():
+    """As a 6 for a 9, by a model that has seen few of them."""
+    discs_as_rings = found_as(TRUTH, label=lambda labels: np.where(labels == 0, 1, labels))
+    assert "classes-exchanged" not in symptoms_of_learning(evidence(val=(TRUTH, discs_as_rings)))
+
+
 def test_a_short_training_says_nothing_of_what_it_has_not_learned():
     assert symptoms_of_learning(evidence(train=(TRUTH, NOTHING), val=(TRUTH, NOTHING), losses=(40.0, 39, 38, 37))) == {}
 

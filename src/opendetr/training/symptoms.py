@@ -172,11 +172,12 @@ def classes_exchanged(seen: Evidence) -> str | None:
         return None
     matrix, covered = seen.shares_of_train
     of_val = seen.val.confusion(seen.threshold)[:-1, :-1]
+    lost = np.diagonal(of_val) <= 0.3 * of_val.sum(1)  # a class that is right too was only mistaken for another
     exchanged = []
     for label in np.flatnonzero((of_val.sum(1) >= 3) & (covered >= 1)).tolist():
         other, names = int(of_val[label].argmax()), seen.train.truth.names
         known = matrix[label, label] >= 0.7 * covered[label]
-        if other != label and known and of_val[label, other] >= 0.7 * of_val[label].sum():
+        if other != label and known and lost[other] and of_val[label, other] >= 0.7 * of_val[label].sum():
             exchanged.append(f"'{names[label]}' is found as '{names[other]}'")
     if not exchanged:
         return None
@@ -353,7 +354,7 @@ def _too_small(train: DatasetIndex, image_size: int) -> str | None:
     if share * image_size >= TOO_SMALL:
         return None
     return (
-        f"the smallest kind of object is typically {share * image_size:.0f} pixels large at --image-size {image_size}, "
+        f"the smallest kind of object is typically {share * image_size:.1f} pixels large at --image-size {image_size}, "
         f"too small to be found; train with --image-size {round(12 / share)}, or cut the pictures into parts"
     )
 
