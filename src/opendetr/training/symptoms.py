@@ -76,6 +76,7 @@ class Evidence:
     pictures: int  # of the training split
     train: Measured  # a sample of the training pictures, without augmentation
     val: Measured | None
+    is_explained: bool = False  # by symptoms that were said before
 
     @cached_property
     def losses(self) -> list[float]:
@@ -153,11 +154,11 @@ def loss_rises(seen: Evidence) -> str | None:
 
 def other_boxes(seen: Evidence) -> str | None:
     """What is found on val fits boxes that are written in another way."""
-    if seen.val is None or seen.train.fits[AS_LABELLED] < 0.5:
+    if seen.val is None or seen.train.fits[AS_LABELLED] < 0.3:
         return None
     fits = seen.val.fits
     convention = max(fits, key=fits.__getitem__)
-    if fits[convention] < 0.5 or fits[convention] < fits[AS_LABELLED] + 0.15:
+    if fits[convention] < 0.35 or fits[convention] < fits[AS_LABELLED] + 0.2:
         return None
     return (
         f"in val things are found {convention} compared with the labelled boxes (median IoU {fits[convention]:.2f}, "
@@ -307,7 +308,8 @@ def symptoms_of_learning(seen: Evidence) -> dict[str, str]:
     said = _spoken(FAULTS, seen)
     if seen.progress >= LATE:
         said |= _spoken(UNLEARNED, seen)
-        said = said or dict(itertools.islice(_spoken(GENERAL, seen).items(), 1))
+        if not said and not seen.is_explained:
+            said = dict(itertools.islice(_spoken(GENERAL, seen).items(), 1))
     return said
 
 

@@ -63,7 +63,9 @@ class Watch:
         train = Measured(*arrays_of(self.sample, list(found)))
         val = None if self.val_index is None else Measured(*arrays_of(self.val_index, of_val))
         objects = np.bincount(self.train_index.labels, minlength=classes)
-        return Evidence(config, progress, self.folder.history, objects, len(self.train_index), train, val)
+        return Evidence(
+            config, progress, self.folder.history, objects, len(self.train_index), train, val, bool(self.said)
+        )
 
     def _say(self, found: dict[str, str]) -> None:
         for name, sentence in found.items():
