@@ -112,6 +112,24 @@ def test_a_class_that_is_mistaken_for_one_that_is_right_is_not_exchanged():
     assert "classes-exchanged" not in symptoms_of_learning(evidence(val=(TRUTH, discs_as_rings)))
 
 
+def test_little_evidence_accuses_no_data():
+    """A val of a few objects, and a rare class that is found as the frequent one."""
+    few = replace(
+        TRUTH, **{name: getattr(TRUTH, name)[:3] for name in ("pictures", "labels", "boxes_xywh", "areas", "crowds")}
+    )
+    for name in ("other-boxes", "classes-exchanged", "labels-missing"):
+        changed = {"box": CONVENTIONS["twice as wide and high"]} if name == "other-boxes" else {}
+        next_class = {"label": lambda labels: (labels + 1) % CLASSES} if name == "classes-exchanged" else {}
+        train = CASES.get(name, {}).get("train")
+        seen = evidence(train=train, val=(few, found_as(few, **changed, **next_class)))
+        assert name not in symptoms_of_learning(seen)
+    one_rare = replace(TRUTH, labels=np.where(np.arange(len(TRUTH.labels)) == 5, 1, 0))
+    as_frequent = found_as(one_rare, label=np.zeros_like)
+    assert "classes-not-learned" not in symptoms_of_learning(
+        evidence(train=(one_rare, as_frequent), val=(one_rare, as_frequent))
+    )
+
+
 def test_a_short_training_says_nothing_of_what_it_has_not_learned():
     assert symptoms_of_learning(evidence(train=(TRUTH, NOTHING), val=(TRUTH, NOTHING), losses=(40.0, 39, 38, 37))) == {}
 
@@ -176,7 +194,7 @@ def test_pictures_of_one_colour_are_said_before_the_first_step(splits):
     said = symptoms_of_data(train, val, upright(train), 480)
     assert list(said) == ["uniform-pictures"]
     assert said["uniform-pictures"].startswith(
-        f"4 of the 6 training pictures that were looked at are of one colour, first {train.paths[0]}"
+        f"4 of the 6 training pictures that were looked at are of one colour, first {train.records[0].path.name}"
     )
 
 
@@ -192,7 +210,7 @@ def test_a_class_that_only_val_shows_is_said(splits):
     train, val = splits
     train, star = train.under(val.label_map), int(val.labels[0])
     others = [position for position in range(len(train)) if star not in train.records[position].labels]
-    said = symptoms_of_data(train.subset(others), val, upright(train), 480)["class-never-found"]
+    said = symptoms_of_data(train.subset(others), val, upright(train), 480)["class-not-labelled"]
     assert f"'{val.label_map.names[star]}' ({(val.labels == star).sum()})" in said
 
 
@@ -232,6 +250,11 @@ def test_the_range_test_names_rates_far_off(best, words, severity):
     found = RangeTest(FACTORS, curve(best)).verdict(1e-3)
     assert words in found.sentence
     assert found.severity == severity
+
+
+def test_a_range_test_of_noise_says_nothing_of_rates():
+    noise = 10 + np.random.default_rng(0).normal(0, 0.1, len(FACTORS))
+    assert "the loss falls at none" in RangeTest(FACTORS, noise.tolist()).verdict(1e-3).sentence
 
 
 def test_a_range_test_of_few_steps_says_nothing_of_rates():

@@ -7,7 +7,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import TypeVar
@@ -260,7 +260,7 @@ def training_loader(
         prefetch_factor=READ_AHEAD if workers else None,
         collate_fn=dataset.collate,
         pin_memory=device.type == "cuda",  # which then copies them asynchronously
-        worker_init_fn=_ignore_signals,
+        worker_init_fn=partial(_ignore_signals, os.getpid()),
     )
     return iter(loader)
 
@@ -290,8 +290,8 @@ def _say_once(sentence: str) -> None:
     warn(sentence)  # a run makes several loaders
 
 
-def _ignore_signals(worker: int) -> None:
-    """Let a worker live until its parent ends it.
+def _ignore_signals(training: int, worker: int) -> None:
+    """Let a worker live until the process `training`, whose loader it belongs to, ends it.
 
     Ctrl-C in a terminal reaches every process, and schedulers and launchers send SIGTERM to all; the training loop must
     not find its workers killed. Where the system does not tell who sent a signal (macOS, Windows), SIGTERM ends them.
@@ -299,11 +299,11 @@ def _ignore_signals(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform.startswith("linux"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_by_parent, daemon=True).start()
+        threading.Thread(target=_end_by, args=(training,), daemon=True).start()
 
 
-def _end_by_parent() -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+def _end_by(training: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != training:
         pass
     os._exit(0)
 

@@ -53,9 +53,12 @@ def diagnose(config: RunConfig, source: DataSource, seconds: float) -> list[Find
     if not checked.errors:
         try:
             found += verdict(overfit(config, index, seconds), index)
-            found.append(try_rates(config, index, seconds / 2))
         except UserError as error:  # keep what was found so far
             found.append(Finding(Severity.ERROR, "overfitting", f"eight pictures could not be learned: {error}"))
+        try:  # also where the learning rate is so high that they could not
+            found.append(try_rates(config, index, seconds / 2))
+        except UserError as error:
+            found.append(Finding(Severity.WARNING, "learning rate", f"rates could not be tried: {error}"))
     console.print(f"Looked at: {', '.join(checked.splits)}.")
     print_findings(found)
     print_verdict(found, source)

@@ -117,11 +117,11 @@ class Trainer:
             device, transform = self.accelerator.device, self.state.transform
             session = describe_session(self.config, self.pictures.digests, transform, device)
             of_first_process(self.accelerator, lambda: self.folder.begin(self.config, session))
-            self.begin_tracking()
-            if self.report is not None:
-                self.report.begin(self.pictures.first(self.state.epoch), self.checkpoint.preprocessing)
+            of_first_process(self.accelerator, self.begin_tracking)
             if self.watch is not None:
                 self.watch.begin(self.pictures.upright, self.config.data.image_size)
+            if self.report is not None:
+                self.report.begin(self.pictures.first(self.state.epoch), self.checkpoint.preprocessing)
             self.plan.begin()
             self.pictures.show(self.state, small=self.progress() < self.config.train.small_first)
             if self.plan.goal is not None:
@@ -144,8 +144,8 @@ class Trainer:
                 self.measure()
             self.folder.forget_previous()
             self.keep()
-            if self.validation is None:
-                self.look_without_val()
+            if self.validation is None and not any_process(self.accelerator, self.plan.interrupted()):
+                of_first_process(self.accelerator, self.look_at_the_end)
             if self.report is not None:
                 self.report.write(self.checkpoint.preprocessing)
 
@@ -240,7 +240,7 @@ class Trainer:
         if self.plan.evaluating == 0 and self.val_index is not None:  # until one was timed, by that of a forward pass
             self.plan.evaluation_seconds = 0.7 * self.plan.step_seconds / pictures * len(self.val_index)
         if self.state.step % LOGGED_EVERY == 0:
-            self.folder.log({"kind": "step", **self.where(), "lr": self.lr, **self.latest.line()})
+            self.log({"kind": "step", **self.where(), "lr": self.lr, **self.latest.line()})
             self.forecast.say_after(self.steps_done, self.latest.pictures_per_second)
             self.latest = EpochMeans()
 
@@ -308,7 +308,8 @@ class Trainer:
     def resize(self, config: RunConfig, reason: str) -> None:
         """Show pictures as large as the config says from the next step on; saved models use that size."""
         fits = partial(fits_in_memory, self.sizing.objects, self.sizing.speed, self.checkpoint.model)
-        if config.data.image_size > self.config.data.image_size and not fits(config, config.train.batch_size):
+        is_larger = config.data.image_size > self.config.data.image_size
+        if is_larger and not of_first_process(self.accelerator, lambda: fits(config, config.train.batch_size)):
             return
         if reason:
             console.print(f"chosen: {reason}")
@@ -362,7 +363,11 @@ class Trainer:
         if state.step == self.pictures.steps_per_epoch:
             state.epoch, state.step = state.epoch + 1, 0
         several = self.checkpoint.label_map.num_classes > 1
-        console.print(line_in_words(self.folder.log(line), with_accuracy=several))
+        console.print(line_in_words(self.log(line), with_accuracy=several))
+
+    def log(self, line: dict[str, Any]) -> dict[str, Any]:
+        """Add a line to metrics.jsonl, and return it as written."""
+        return of_first_process(self.accelerator, lambda: self.folder.log(line))
 
     def is_kept(self) -> bool:
         """Whether an epoch has ended whose model stays in `checkpoints`."""
@@ -425,13 +430,15 @@ class Trainer:
         if self.is_out_of_patience():
             evaluations = f"{self.config.train.patience} evaluations gave no better AP on val"
             console.print(f"{evaluations}: the run ends (--patience).")
+            if evaluation is not None:
+                of_first_process(self.accelerator, partial(self.look_at_the_end, evaluation))
 
     def record(self, evaluation: Evaluation, where: dict[str, Any]) -> None:
         """Write an evaluation to the folder, with the symptoms that it shows; its line in the log comes last."""
         begun, symptoms = time.time(), dict[str, str]()
         if self.watch is not None:
             progress, device = self.plan.progress(self.steps_done), self.accelerator.device
-            symptoms = self.watch.look(self.unwrapped(), progress, device, evaluation.detections)
+            symptoms = self.watch.look(self.unwrapped(), progress, device, evaluation)
         if self.report is not None:
             self.report.record_evaluation(evaluation.metrics, evaluation.detections, where)
         self.folder.record_evaluation(
@@ -443,11 +450,11 @@ class Trainer:
             self.report.write(self.checkpoint.preprocessing)
         self.plan.extend_evaluation(time.time() - begun)
 
-    def look_without_val(self) -> None:
-        """Look for symptoms at the end of a run that measures nothing."""
-        if self.watch is None or self.plan.interrupted():
+    def look_at_the_end(self, evaluation: Evaluation | None = None) -> None:
+        """Look for symptoms at the end of a run that measures nothing, or that ends before its time."""
+        if self.watch is None:
             return
-        if symptoms := self.watch.look(self.unwrapped(), 1.0, self.accelerator.device):
+        if symptoms := self.watch.look(self.unwrapped(), 1.0, self.accelerator.device, evaluation):
             self.folder.log({"kind": "symptoms", **self.where(), "symptoms": symptoms})
 
     def unwrapped(self) -> Checkpoint:

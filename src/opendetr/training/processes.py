@@ -13,7 +13,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
-from opendetr.errors import UserError
+from opendetr.errors import UserError, first_line
 from opendetr.progress import console, warn
 from opendetr.training.run_folder import is_unsaved, was_saved
 
@@ -190,8 +190,8 @@ def gone_peers_are_said() -> Iterator[None]:
             raise
         raise PeerGoneError(
             "another process of this training has ended, so this one ends too: if its reason is not said above, it was "
-            "perhaps memory; continue with --resume RUN"
-        ) from None
+            f"perhaps memory; continue with --resume RUN ({first_line(error)})"
+        ) from error
 
 
 def join_processes(device: torch.device) -> None:

@@ -19,6 +19,7 @@ from opendetr.training.setup import assemble
 FIRST, LAST = 1e-4, 1e3  # rates, as factors of the config's
 STEPS, FEWEST_STEPS = 84, 28  # twelve and four for a factor of ten
 SMOOTHED = 0.8  # the share of the mean of losses that a step keeps
+NOISE = 0.05  # of the first loss: a smaller fall tells nothing
 FALLEN = 0.1  # of the whole fall of the loss: from there on a rate teaches
 FAR = 5.0  # the factor beyond what fits from which on a rate is called wrong
 
@@ -48,6 +49,9 @@ class RangeTest:
         if len(self.factors) < FEWEST_STEPS:
             said = f"which rates fit is open: {len(self.factors)} steps are too few to judge; raise --seconds"
             return Finding(Severity.NOTE, "learning rate", said)
+        if min(self.losses) > (1 - NOISE) * self.losses[0]:
+            said = f"which rates fit is open: the loss falls at none from {lr * FIRST:.1g} to {lr * LAST:.1g}"
+            return Finding(Severity.NOTE, "learning rate", said)
         fit = f"the loss falls from {lr * low:.1g} on, and rises after {lr * high:.1g}"
         if low / FAR <= 1 <= high * FAR:
             return Finding(Severity.NOTE, "learning rate", f"train.lr = {lr:g} fits: {fit}")
@@ -72,12 +76,15 @@ def range_test(config: RunConfig, index: DatasetIndex, objects: ObjectSizes, sec
         train_mode(trainer.model)
         begun = time.time()
         while (part := max(len(factors) / STEPS, (time.time() - begun) / seconds)) < 1:
-            factors.append(FIRST * (LAST / FIRST) ** part)
+            factor = FIRST * (LAST / FIRST) ** part
             for group in trainer.optimizer.param_groups:
-                group["lr"] = group["initial_lr"] * factors[-1]
+                group["lr"] = group["initial_lr"] * factor
             loss = trainer.step(trainer.pictures.next_batches(1))["loss"]
+            if not math.isfinite(loss):
+                break
+            factors.append(factor)
             mean = SMOOTHED * mean + (1 - SMOOTHED) * loss
             losses.append(mean / (1 - SMOOTHED ** len(factors)))
-            if not math.isfinite(loss) or losses[-1] > 10 * losses[0]:
+            if losses[-1] > 10 * losses[0]:
                 break
     return RangeTest(factors, losses)

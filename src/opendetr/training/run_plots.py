@@ -33,6 +33,7 @@ def curves_plot(of_runs: Mapping[str, LearningChart]) -> Figure:
     several = len(of_runs) > 1
     for number, (run, chart) in enumerate(of_runs.items()):
         for place, (name, points) in enumerate(chart.curves.items()):
+            run = run.lstrip("_").replace("$", r"\$")  # matplotlib hides the first, and reads formulas
             label = f"{run}: {name}" if several and len(chart.curves) > 1 else run if several else name
             look: dict[str, Any] = {"color": f"C{number % 10}", "linestyle": DASHES[place]} if several else {}
             axes.plot(*zip(*thinned(points)) if points else ((), ()), label=label, linewidth=1, **look)

@@ -25,8 +25,9 @@ from opendetr.training.choices import measure_objects
 from opendetr.wording import counted
 
 SAMPLE = 24  # training pictures that are looked at
-EARLY, LATE = 0.5, 0.75  # of the run, from which on is looked for faults, and for what is not learned
-FEWEST_STEPS = 100  # below, nothing is said of learning
+EARLY, LATE = 0.5, 0.75  # shares of the run: rules on faults apply from the first on, those on learning from the second
+FEWEST_STEPS = 100  # of a run, below which no rule on an evaluation applies
+FEWEST = 3  # objects of a class, below which its confusions are chance
 UNIFORM = 0.01  # the standard deviation of normalised pixels below which a picture is of one colour
 TOO_SMALL = 10.0  # pixels: the side of the smallest kind of object, below which it is hardly ever found
 NOTHING = 0.05  # AP50 on training pictures, below which nothing is learned
@@ -46,11 +47,17 @@ class Measured:
 
     truth: TruthArrays
     found: FoundArrays
+    known: AnalysedMetrics | None = None  # their metrics, where these were computed before
 
     @cached_property
     def metrics(self) -> AnalysedMetrics:
         """COCO metrics and analysis."""
-        return analyse(self.truth, self.found)
+        return self.known or analyse(self.truth, self.found)
+
+    @property
+    def objects(self) -> Int[np.ndarray, " C"]:
+        """How many objects every class has, crowds apart."""
+        return np.bincount(self.truth.labels[~self.truth.crowds], minlength=len(self.truth.names))
 
     @cached_property
     def fits(self) -> dict[str, float]:
@@ -67,12 +74,12 @@ class Measured:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of a run at an evaluation; class indices are those of the model everywhere."""
+    """What is known of a run at an evaluation; all class indices are those of `Measured.truth`."""
 
     config: RunConfig
     progress: float  # of the run, 0..1
     history: Sequence[Mapping[str, Any]]  # the lines of metrics.jsonl
-    objects: Int[np.ndarray, " C"]  # of the training split, by class
+    objects: Int[np.ndarray, " C"]  # of the whole training split, by class
     pictures: int  # of the training split
     train: Measured  # a sample of the training pictures, without augmentation
     val: Measured | None
@@ -145,16 +152,16 @@ def loss_rises(seen: Evidence) -> str | None:
     windows = np.array(seen.losses[-(len(seen.losses) // 4 * 4) :]).reshape(4, -1).mean(1)
     if windows[-1] < 1.3 * windows.min():
         return None
-    rate = seen.config.train.lr
+    kept = "" if seen.val is None else "; the best weights so far are kept in the folder best"
     return (
         f"the loss rises: it was {windows.min():.3g} and is {windows[-1]:.3g}; a lower learning rate helps most often "
-        f"(--set train.lr={rate / 3:.2g}), best are the weights in best"
+        f"(--set train.lr={seen.config.train.lr / 3:.2g}){kept}"
     )
 
 
 def other_boxes(seen: Evidence) -> str | None:
     """What is found on val fits boxes that are written in another way."""
-    if seen.val is None or seen.train.fits[AS_LABELLED] < 0.3:
+    if seen.val is None or seen.val.objects.sum() < LEAST_OBJECTS or seen.train.fits[AS_LABELLED] < 0.3:
         return None
     fits = seen.val.fits
     convention = max(fits, key=fits.__getitem__)
@@ -173,12 +180,13 @@ def classes_exchanged(seen: Evidence) -> str | None:
         return None
     matrix, covered = seen.shares_of_train
     of_val = seen.val.confusion(seen.threshold)[:-1, :-1]
-    lost = np.diagonal(of_val) <= 0.3 * of_val.sum(1)  # a class that is right too was only mistaken for another
+    # A class that is right itself was only mistaken for another.
+    is_lost = (np.diagonal(of_val) <= 0.3 * of_val.sum(1)) & (of_val.sum(1) >= FEWEST)
     exchanged = []
-    for label in np.flatnonzero((of_val.sum(1) >= 3) & (covered >= 1)).tolist():
+    for label in np.flatnonzero((of_val.sum(1) >= FEWEST) & (covered >= FEWEST)).tolist():
         other, names = int(of_val[label].argmax()), seen.train.truth.names
         known = matrix[label, label] >= 0.7 * covered[label]
-        if other != label and known and lost[other] and of_val[label, other] >= 0.7 * of_val[label].sum():
+        if other != label and known and is_lost[other] and of_val[label, other] >= 0.7 * of_val[label].sum():
             exchanged.append(f"'{names[label]}' is found as '{names[other]}'")
     if not exchanged:
         return None
@@ -195,8 +203,9 @@ def classes_not_learned(seen: Evidence) -> str | None:
         return None
     split, measured = ("training", seen.train) if seen.val is None else ("val", seen.val)
     matrix = measured.confusion(measured.metrics.analysis.threshold)[:-1, :-1]
-    covered, objects = matrix.sum(1), int((~measured.truth.crowds).sum())
-    if (covered > 0).sum() < 2 or covered.sum() < 0.4 * objects:
+    covered = matrix.sum(1)
+    others = [int(of.sum() - of.max()) for of in (covered, seen.shares_of_train[1])]
+    if min(others) < LEAST_OBJECTS or covered.sum() < 0.4 * measured.objects.sum():
         return None
     right, usual = np.trace(matrix) / covered.sum(), covered.max() / covered.sum()
     if _beyond_chance(matrix) > 0.15 or _beyond_chance(seen.shares_of_train[0]) > 0.6:
@@ -224,6 +233,8 @@ def labels_missing(seen: Evidence) -> str | None:
     beside = ""
     if seen.val is not None:
         of_val = seen.val.confusion(seen.threshold)
+        if of_val[:, :-1].sum() < LEAST_OBJECTS:
+            return None
         share = of_val[-1, :-1].sum() / max(1, of_val[:, :-1].sum())
         if share > 0.7 * on_nothing / detections:
             return None
@@ -239,10 +250,9 @@ def class_never_found(seen: Evidence) -> str | None:
     """A class that has enough objects is never found, while others are."""
     measured = seen.val or seen.train
     classes = measured.metrics.analysis.classes
-    found = [bool(one.best) for one in classes]
     never = [
         label for label, one in enumerate(classes)
-        if not found[label] and one.objects >= LEAST_OBJECTS and seen.objects[label] >= LEAST_OBJECTS
+        if one.best is None and one.objects >= LEAST_OBJECTS and seen.objects[label] >= LEAST_OBJECTS
     ]  # fmt: skip
     if not never or measured.metrics.summary["AP50"] < 0.2:
         return None
@@ -306,10 +316,9 @@ def symptoms_of_learning(seen: Evidence) -> dict[str, str]:
     if seen.steps < FEWEST_STEPS or seen.progress < EARLY:
         return {}
     said = _spoken(FAULTS, seen)
-    if seen.progress >= LATE:
+    if seen.progress >= LATE and not seen.is_explained:
         said |= _spoken(UNLEARNED, seen)
-        if not said and not seen.is_explained:
-            said = dict(itertools.islice(_spoken(GENERAL, seen).items(), 1))
+        said = said or dict(itertools.islice(_spoken(GENERAL, seen).items(), 1))
     return said
 
 
@@ -327,7 +336,7 @@ def symptoms_of_data(
     found = {
         "uniform-pictures": _uniform_pictures(upright),
         "objects-too-small": _too_small(train, image_size),
-        "class-never-found": None if val is None else _not_labelled(train, val),
+        "class-not-labelled": None if val is None else _not_labelled(train, val),
     }
     return {name: sentence for name, sentence in found.items() if sentence is not None}
 
@@ -342,7 +351,7 @@ def _uniform_pictures(upright: DetectionDataset) -> str | None:
             continue
         read += 1
         if float(image.flatten(1).std(1).max()) < UNIFORM:
-            uniform.append(str(record.path))
+            uniform.append(record.path.name)
     if len(uniform) <= read / 2 or not uniform:
         return None
     return (

@@ -1,19 +1,30 @@
 """Looks at a run while it trains, and says each symptom of a training that does not learn once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 
-import numpy as np
 import torch
 
 from opendetr.checkpoints.native import Checkpoint
 from opendetr.data.index import DatasetIndex
 from opendetr.data.loader import DetectionDataset
 from opendetr.engines.engine import TorchEngine
+from opendetr.errors import first_line
+from opendetr.evaluation.coco import class_names, truth_of
 from opendetr.evaluation.runner import arrays_of, detect_split
 from opendetr.progress import warn
-from opendetr.structures import Detections
 from opendetr.training.run_folder import RunFolder
-from opendetr.training.symptoms import EARLY, Evidence, Measured, sample_of, symptoms_of_data, symptoms_of_learning
+from opendetr.training.symptoms import (
+    EARLY,
+    FEWEST_STEPS,
+    Evidence,
+    Measured,
+    sample_of,
+    symptoms_of_data,
+    symptoms_of_learning,
+)
+from opendetr.training.validation import Evaluation
 
 
 class Watch:
@@ -35,37 +46,54 @@ class Watch:
         """Look at the data, before the first step; `image_size` is the shorter side of training pictures."""
         for line in self.folder.history:
             self.said |= line.get("symptoms", {})
-        self._say(symptoms_of_data(self.train_index, self.val_index, upright, image_size))
+        with self._without_failing():
+            self._say(symptoms_of_data(self.train_index, self.val_index, upright, image_size))
 
     def look(
-        self, checkpoint: Checkpoint, progress: float, device: torch.device,
-        of_val: Sequence[tuple[int, Detections]] = (),
-    ) -> dict[str, str]:  # fmt: skip
+        self, checkpoint: Checkpoint, progress: float, device: torch.device, evaluation: Evaluation | None
+    ) -> dict[str, str]:
         """Look at a model, from half of the run on; returns what is said for the first time since the log has any.
 
-        `progress` is that of the run, 0..1; `of_val` are the model's detections in val, with the positions of the
-        pictures.
+        `progress` is that of the run, 0..1; `evaluation` is that of the model on val, where there is one.
         """
-        if len(self.sample) and progress >= EARLY:
-            self._say(symptoms_of_learning(self._evidence(checkpoint, progress, device, of_val)))
+        with self._without_failing():
+            if (
+                len(self.sample)
+                and progress >= EARLY
+                and self.folder.history
+                and self.folder.history[-1]["step"] >= FEWEST_STEPS
+            ):
+                self._say(symptoms_of_learning(self._evidence(checkpoint, progress, device, evaluation)))
         new, self.new = self.new, {}
         return new
 
     def _evidence(
-        self, checkpoint: Checkpoint, progress: float, device: torch.device, of_val: Sequence[tuple[int, Detections]]
+        self, checkpoint: Checkpoint, progress: float, device: torch.device, evaluation: Evaluation | None
     ) -> Evidence:
-        config, classes = checkpoint.config, self.train_index.label_map.num_classes
+        config = checkpoint.config
         engine = TorchEngine(checkpoint.model.eval(), device, config.train.precision)
         found = detect_split(
             engine, checkpoint.description, self.sample, batch_size=max(4, config.train.batch_size),
             broken=lambda sentence: None,  # training has said it
         )  # fmt: skip
         train = Measured(*arrays_of(self.sample, list(found)))
-        val = None if self.val_index is None else Measured(*arrays_of(self.val_index, of_val))
-        objects = np.bincount(self.train_index.labels, minlength=classes)
+        val = None
+        if self.val_index is not None and evaluation is not None:
+            val = Measured(*arrays_of(self.val_index, evaluation.detections))
+            if [one.name for one in evaluation.metrics.analysis.classes] == class_names(val.truth):
+                val = replace(val, known=evaluation.metrics)  # of classes in the same order
+        whole = Measured(truth_of(self.train_index), train.found)
         return Evidence(
-            config, progress, self.folder.history, objects, len(self.train_index), train, val, bool(self.said)
+            config, progress, self.folder.history, whole.objects, len(self.train_index), train, val, bool(self.said)
         )
+
+    @contextmanager
+    def _without_failing(self) -> Iterator[None]:
+        """No training ends because something goes wrong here."""
+        try:
+            yield
+        except Exception as error:
+            warn(f"what keeps the run from learning was not looked for ({first_line(error)}).")
 
     def _say(self, found: dict[str, str]) -> None:
         for name, sentence in found.items():
