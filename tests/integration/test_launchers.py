@@ -158,7 +158,7 @@ def test_a_signal_to_one_process_before_the_training_ends_all(digits, tmp_path, 
     """The second process gets it while data and models are read: when it imports the user's transform."""
     said = tmp_path / "said.txt"
     ends = f"import os\nif os.environ.get('RANK') == '1':\n    os.kill(os.getpid(), {int(number)})\n"
-    (tmp_path / "ending.py").write_text(ends)
+    (tmp_path / "ending.py").write_text(f"{ends}from torchvision.transforms.v2 import Identity as Nothing\n")
     words = training(digits, tmp_path / "run", "--epochs", "1", "--devices", "2", "--transform", "ending:Nothing")
     path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
     launcher = started([sys.executable, "-m", "opendetr", *words], said, PYTHONPATH=path)
