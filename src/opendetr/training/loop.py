@@ -278,7 +278,7 @@ class Trainer:
         def trial(should_stop: Callable[[], bool]) -> FlipTrial | None:
             return try_flips(
                 self.unwrapped().model.eval(), self.pictures.upright, self.step.criterion, self.accelerator.device,
-                self.config.train.precision, should_stop, seconds,
+                self.config.train.precision, should_stop, seconds=seconds,
             )  # fmt: skip
 
         found = stoppable_work_of_first(self.accelerator, trial, self.plan.must_stop)
