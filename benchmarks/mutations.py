@@ -40,7 +40,6 @@ TESTED_BY = {
     "labels.py": ("tests/unit/test_labels.py",),
     "training/resume.py": (
         "tests/unit/test_resume.py", "tests/unit/test_run_folder.py", "tests/integration/test_resumed_model.py",
-        "tests/integration/test_kills.py", "tests/integration/test_train.py",
     ),
 }  # fmt: skip
 LEFT_OUT = ("BitOr", "VariableReplacer", "VariableInserter")
