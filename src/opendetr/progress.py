@@ -16,6 +16,7 @@ from rich.segment import Segment
 from rich.table import Column
 from rich.text import Text
 
+from opendetr.errors import first_line
 from opendetr.wording import visible
 
 T = TypeVar("T")
@@ -72,6 +73,15 @@ def print_command(*words: object) -> None:
 
 def _print_command(shown: Output, words: Iterable[object]) -> None:
     shown.print(f"  {shlex.join(map(str, words))}", soft_wrap=True)
+
+
+@contextmanager
+def warning_instead(what: str) -> Iterator[None]:
+    """Turn any error into a warning that begins with `what`: for work beside a training, which must not end by it."""
+    try:
+        yield
+    except Exception as error:
+        warn(f"{what} ({first_line(error)}).")
 
 
 @contextmanager

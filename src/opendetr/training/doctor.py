@@ -77,11 +77,9 @@ class Overfitting:
 
 def overfit(config: RunConfig, index: DatasetIndex, seconds: float) -> Overfitting:
     """Train on eight pictures of the split for some seconds, at a size for that time, and measure on the same eight."""
-    config, _ = fit_to_data(config, index)  # queries and sizes are those of the whole split
     objects = measure_objects(index)
     training_size = config.data.image_size or choose_size(objects, len(index), None)[0]
-    few = index.subset(_with_most_classes(index.records))
-    config = _on_few(config, few, seconds)
+    config, few = _few_by_heart(config, index, seconds)
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         with waiting(f"overfitting {counted(len(few), 'picture')}", seconds):
@@ -96,20 +94,23 @@ def overfit(config: RunConfig, index: DatasetIndex, seconds: float) -> Overfitti
 
 def try_rates(config: RunConfig, index: DatasetIndex, seconds: float) -> Finding:
     """Which learning rates fit eight pictures of the split, as a finding about the config's."""
+    config, few = _few_by_heart(config, index, seconds)
+    return range_test(config, few, measure_objects(index), seconds).verdict(config.train.lr)
+
+
+def _few_by_heart(config: RunConfig, index: DatasetIndex, seconds: float) -> tuple[RunConfig, DatasetIndex]:
+    """The config for learning a few pictures by heart in that time, without augmentation; and these pictures.
+
+    Queries and sizes are those of the whole split.
+    """
     config, _ = fit_to_data(config, index)
     few = index.subset(_with_most_classes(index.records))
-    test = range_test(_on_few(config, few, seconds), few, measure_objects(index), seconds)
-    return test.verdict(config.train.lr)
-
-
-def _on_few(config: RunConfig, few: DatasetIndex, seconds: float) -> RunConfig:
-    """The config for learning a few pictures by heart in that time, without augmentation."""
     still = {
         "data.horizontal_flip": 0.0, "data.vertical_flip": 0.0, "data.crop_probability": 0.0,
         "data.zoom_probability": 0.0, "data.colour": 0.0, "train.minutes": seconds / 60, "train.small_first": 0.0,
         "train.warmup": 0.05, "train.batch_size": min(4, len(few)),
     }  # fmt: skip
-    return config.with_values(still, "the doctor")
+    return config.with_values(still, "the doctor"), few
 
 
 def verdict(result: Overfitting, index: DatasetIndex) -> Iterator[Finding]:

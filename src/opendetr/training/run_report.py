@@ -4,8 +4,7 @@ The page is a by-product: whatever goes wrong with it is one sentence, and the t
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -36,13 +35,14 @@ from opendetr.evaluation.run_page import (
 from opendetr.files import read_note, write_json, write_text
 from opendetr.pages.boxed_pictures import Thumbnail
 from opendetr.pages.page import figure, page, paragraph, table
-from opendetr.progress import console, warn
+from opendetr.progress import console, warn, warning_instead
 from opendetr.structures import Detections
 from opendetr.training.manifest import manifest_in_words
 from opendetr.training.run_folder import EVALUATION, RunFolder
 from opendetr.wording import counted
 
 SHOWN, AUGMENTED = 24, 16  # held-out pictures; training pictures
+FAILED = "report.html is not up to date"
 SECONDS = 3.0  # for reading each of the two: huge pictures make a shorter page, not a late one
 
 T = TypeVar("T")
@@ -80,10 +80,10 @@ class RunReport:
 
         `samples` are augmented pictures as training sees them, in its order.
         """
-        with self._without_failing():
+        with warning_instead(FAILED):
             of_train = _in_time(samples, AUGMENTED, lambda sample: sample)
             self.augmented = "".join(self._augmented(*of, preprocessing) for of in enumerate(of_train))
-        with self._without_failing():
+        with warning_instead(FAILED):
             self._choose_pictures(list(self.found))
         self.write(preprocessing)
         if self.path.exists():
@@ -91,7 +91,7 @@ class RunReport:
 
     def restore(self, run: Path) -> None:
         """Show the latest evaluation of a run that is continued."""
-        with self._without_failing():
+        with warning_instead(FAILED):
             note = read_note(run / EVALUATION)
             if note and self.val_index is not None and "analysis" in note["metrics"]:  # earlier versions had none
                 values = note["metrics"]
@@ -106,7 +106,7 @@ class RunReport:
         self, metrics: AnalysedMetrics, detections: Sequence[tuple[int, Detections]], when: Mapping[str, Any]
     ) -> None:
         """Show an evaluation on val; detections come with their position in the split."""
-        with self._without_failing():
+        with warning_instead(FAILED):
             assert self.val_index is not None
             self.metrics = metrics
             positions = {image_id: position for position, image_id in enumerate(self.val_index.image_ids.tolist())}
@@ -125,7 +125,7 @@ class RunReport:
 
     def write(self, preprocessing: Preprocessing) -> None:
         """Write the page with what is known now."""
-        with self._without_failing():
+        with warning_instead(FAILED):
             write_text(self.path, self._page(preprocessing))
 
     def _choose_pictures(self, first: Sequence[int]) -> None:
@@ -224,14 +224,6 @@ class RunReport:
         scores, labels = torch.tensor(entry["scores"], dtype=torch.float32), torch.tensor(entry["labels"]).long()
         size = (record.height, record.width)
         return Detections(boxes, scores, labels, self.val_index.label_map, size, record.image_id)
-
-    @contextmanager
-    def _without_failing(self) -> Iterator[None]:
-        """Nothing in this context can end the run."""
-        try:
-            yield
-        except Exception as error:
-            warn(f"report.html is not up to date ({first_line(error)}).")
 
 
 def _in_time(items: Iterable[Any], at_most: int, read: Callable[[Any], T]) -> list[T]:

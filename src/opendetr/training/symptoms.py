@@ -37,8 +37,17 @@ MOST_NAMED = 5  # classes in a sentence
 def sample_of(index: DatasetIndex) -> DatasetIndex:
     """Pictures from all over a split that have objects, at most `SAMPLE`."""
     shown = np.flatnonzero(index.counts > 0)
-    chosen = np.unique(np.linspace(0, len(shown) - 1, min(SAMPLE, len(shown))).round().astype(int))
-    return index.subset(shown[chosen].tolist())
+    return index.subset(shown[_from_all_over(len(shown))].tolist())
+
+
+def _from_all_over(count: int) -> Int[np.ndarray, " n"]:
+    """At most `SAMPLE` of so many positions, evenly spread."""
+    return np.unique(np.linspace(0, count - 1, min(SAMPLE, count)).round().astype(int))
+
+
+def count_objects(truth: TruthArrays) -> Int[np.ndarray, " C"]:
+    """How many objects every class has, crowds apart."""
+    return np.bincount(truth.labels[~truth.crowds], minlength=len(truth.names))
 
 
 @dataclass(frozen=True)
@@ -56,8 +65,8 @@ class Measured:
 
     @property
     def objects(self) -> Int[np.ndarray, " C"]:
-        """How many objects every class has, crowds apart."""
-        return np.bincount(self.truth.labels[~self.truth.crowds], minlength=len(self.truth.names))
+        """As `count_objects`."""
+        return count_objects(self.truth)
 
     @cached_property
     def fits(self) -> dict[str, float]:
@@ -102,9 +111,14 @@ class Evidence:
         return self.train.metrics.summary["AP50"]
 
     @property
+    def measured(self) -> Measured:
+        """Val, where there is one; else the sample of the training pictures."""
+        return self.val or self.train
+
+    @property
     def threshold(self) -> float:
-        """The score of the best F1, on val where there is one."""
-        return (self.val or self.train).metrics.analysis.threshold
+        """The score of the best F1 on `measured`."""
+        return self.measured.metrics.analysis.threshold
 
     @cached_property
     def shares_of_train(self) -> tuple[Int[np.ndarray, "C C"], Int[np.ndarray, " C"]]:
@@ -201,7 +215,7 @@ def classes_not_learned(seen: Evidence) -> str | None:
     """Objects are found, and their classes are not told apart even in training pictures."""
     if seen.train.fits[AS_LABELLED] < 0.6:
         return None
-    split, measured = ("training", seen.train) if seen.val is None else ("val", seen.val)
+    split, measured = "training" if seen.val is None else "val", seen.measured
     matrix = measured.confusion(measured.metrics.analysis.threshold)[:-1, :-1]
     covered = matrix.sum(1)
     others = [int(of.sum() - of.max()) for of in (covered, seen.shares_of_train[1])]
@@ -248,13 +262,12 @@ def labels_missing(seen: Evidence) -> str | None:
 
 def class_never_found(seen: Evidence) -> str | None:
     """A class that has enough objects is never found, while others are."""
-    measured = seen.val or seen.train
-    classes = measured.metrics.analysis.classes
+    classes = seen.measured.metrics.analysis.classes
     never = [
         label for label, one in enumerate(classes)
         if one.best is None and one.objects >= LEAST_OBJECTS and seen.objects[label] >= LEAST_OBJECTS
     ]  # fmt: skip
-    if not never or measured.metrics.summary["AP50"] < 0.2:
+    if not never or seen.measured.metrics.summary["AP50"] < 0.2:
         return None
     named = ", ".join(f"'{classes[label].name}'" for label in never[:MOST_NAMED])
     return (
@@ -342,9 +355,8 @@ def symptoms_of_data(
 
 
 def _uniform_pictures(upright: DetectionDataset) -> str | None:
-    positions = np.unique(np.linspace(0, len(upright) - 1, min(SAMPLE, len(upright))).round().astype(int)).tolist()
     read, uniform = 0, list[str]()
-    for position in positions:
+    for position in _from_all_over(len(upright)).tolist():
         try:
             image, _, record = upright[position]
         except UserError:  # which is said elsewhere

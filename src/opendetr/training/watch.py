@@ -1,7 +1,5 @@
 """Looks at a run while it trains, and says each symptom of a training that does not learn once."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -10,21 +8,23 @@ from opendetr.checkpoints.native import Checkpoint
 from opendetr.data.index import DatasetIndex
 from opendetr.data.loader import DetectionDataset
 from opendetr.engines.engine import TorchEngine
-from opendetr.errors import first_line
 from opendetr.evaluation.coco import class_names, truth_of
 from opendetr.evaluation.runner import arrays_of, detect_split
-from opendetr.progress import warn
+from opendetr.progress import warn, warning_instead
 from opendetr.training.run_folder import RunFolder
 from opendetr.training.symptoms import (
     EARLY,
     FEWEST_STEPS,
     Evidence,
     Measured,
+    count_objects,
     sample_of,
     symptoms_of_data,
     symptoms_of_learning,
 )
 from opendetr.training.validation import Evaluation
+
+FAILED = "what keeps the run from learning was not looked for"
 
 
 class Watch:
@@ -46,7 +46,7 @@ class Watch:
         """Look at the data, before the first step; `image_size` is the shorter side of training pictures."""
         for line in self.folder.history:
             self.said |= line.get("symptoms", {})
-        with self._without_failing():
+        with warning_instead(FAILED):
             self._say(symptoms_of_data(self.train_index, self.val_index, upright, image_size))
 
     def look(
@@ -56,7 +56,7 @@ class Watch:
 
         `progress` is that of the run, 0..1; `evaluation` is that of the model on val, where there is one.
         """
-        with self._without_failing():
+        with warning_instead(FAILED):
             if (
                 len(self.sample)
                 and progress >= EARLY
@@ -82,18 +82,10 @@ class Watch:
             val = Measured(*arrays_of(self.val_index, evaluation.detections))
             if [one.name for one in evaluation.metrics.analysis.classes] == class_names(val.truth):
                 val = replace(val, known=evaluation.metrics)  # of classes in the same order
-        whole = Measured(truth_of(self.train_index), train.found)
+        objects = count_objects(truth_of(self.train_index))
         return Evidence(
-            config, progress, self.folder.history, whole.objects, len(self.train_index), train, val, bool(self.said)
+            config, progress, self.folder.history, objects, len(self.train_index), train, val, bool(self.said)
         )
-
-    @contextmanager
-    def _without_failing(self) -> Iterator[None]:
-        """No training ends because something goes wrong here."""
-        try:
-            yield
-        except Exception as error:
-            warn(f"what keeps the run from learning was not looked for ({first_line(error)}).")
 
     def _say(self, found: dict[str, str]) -> None:
         for name, sentence in found.items():
