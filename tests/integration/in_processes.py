@@ -85,8 +85,8 @@ def train(data: str, folder: str, options: Mapping[str, Any], signal_at: str = "
             evaluated.append(position)
             yield position, found
 
-    def flips(*arguments):
-        tried.append(try_flips(*arguments))
+    def flips(*arguments, **named):
+        tried.append(try_flips(*arguments, **named))
         return tried[-1]
 
     def work(*arguments):
