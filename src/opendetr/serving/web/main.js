@@ -1,0 +1,191 @@
+/** Starts the page: finds what computes for it, draws the frame around the views, and takes in pictures and labels. */
+
+import { Server, httpClient } from "./clients/http.js";
+import { button, element, newId } from "./elements.js";
+import { Failure } from "./failure.js";
+import { LANGUAGES, firstLanguage, keep, kept, numbersOf, wordsOf } from "./language.js";
+import { State } from "./state.js";
+import { VIEWS } from "./views.js";
+
+/** @import { Client, Context, Model, Truth } from "./types.js" */
+
+let language = firstLanguage();
+let word = wordsOf(language);
+/** @type {() => void} what ends the view that is shown */
+let leave = () => {};
+
+const notice = element("p", { id: "notice", role: "status" });
+const alarm = element("p", { id: "alarm", role: "alert" });
+
+/** @param {string} text @param {boolean} [isError] */
+function say(text, isError = false) {
+  notice.textContent = isError ? "" : text;
+  alarm.textContent = isError ? text : "";
+}
+
+/** The static folder has a `model.json`, a server has not. @returns {Promise<Client>} */
+async function findClient() {
+  const answer = await fetch("model.json").catch(() => null);
+  if (answer?.ok && answer.headers.get("content-type")?.includes("json")) {
+    // @ts-ignore the folder that `export --format web` writes has this file
+    return (await import("./clients/local.js")).localClient(await answer.json());
+  }
+  return httpClient(new Server({ tell: (event, values) => say(word(`server.${event}`, values), event === "gone"), askKey }));
+}
+
+/** Asks the reader for the server's key. @returns {Promise<string|null>} */
+function askKey() {
+  return new Promise((resolve) => {
+    const input = element("input", { type: "password", required: true, autocomplete: "off", id: newId("key") });
+    const dialog = element("dialog", { "aria-label": word("key.title") },
+      element("form", { method: "dialog" },
+        element("label", { for: input.id }, word("key.label")), input,
+        element("div", { class: "row" },
+          element("button", { value: "use", class: "strong" }, word("key.use")),
+          button(word("key.cancel"), () => dialog.close("")))));
+    dialog.addEventListener("close", () => {
+      dialog.remove();
+      resolve(dialog.returnValue === "use" ? input.value : null);
+    });
+    document.body.append(dialog);
+    dialog.showModal();
+  });
+}
+
+/** @template T @param {() => Promise<T>} work @returns {Promise<T|undefined>} */
+async function attempt(work) {
+  try {
+    return await work();
+  } catch (error) {
+    if (!(error instanceof Failure)) console.error(error);
+    say(error instanceof Failure ? word(`error.${error.kind}`, error.values) : word("error.page", { sentence: String(error) }), true);
+    return undefined;
+  }
+}
+
+/** @param {Client} client @param {Model} model */
+function run(client, model) {
+  const state = new State(model);
+  const views = VIEWS.filter(({ offered }) => !offered || offered(client, model));
+
+  /** @type {Context["open"]} */
+  async function open(blob, name, truth) {
+    const bitmap = await createImageBitmap(blob, { imageOrientation: "from-image" }).catch(() => null);
+    if (!bitmap) return say(word("error.picture", { name }), true);
+    const picture = { blob, name, bitmap, width: bitmap.width, height: bitmap.height };
+    state.look = null;
+    state.set({ picture, result: null, query: null, point: null, truth: truth ?? null, truthName: "" });
+    say(word("detect.working", { name }));
+    const result = await attempt(() => client.detect(blob));
+    if (!result || state.values.picture !== picture) return; // another picture came meanwhile
+    state.set({ result });
+    state.remember(name, result);
+    say(word("detect.done", { name, count: state.shown().length }));
+  }
+
+  /** @param {string} name */
+  const go = (name) => {
+    if (location.hash !== `#${name}`) location.hash = name;
+    else draw();
+  };
+
+  function draw() {
+    leave();
+    const view = views.find(({ name }) => location.hash === `#${name}`) ?? views[0];
+    /** @type {Context} */
+    const context = { client, model, state, word, number: numbersOf(language), say, attempt, open, go };
+    document.documentElement.lang = language;
+    document.title = `${word(`view.${view.name}`)} – opendetr`;
+    const place = element("main", { id: "view", tabIndex: -1, class: `view-${view.name}` }, element("h1", { class: "hidden" }, word(`view.${view.name}`)));
+    document.body.replaceChildren(
+      element("a", { href: "#view", class: "skip", onclick: (/** @type {Event} */ event) => { event.preventDefault(); place.focus(); } }, word("frame.skip")),
+      header(view.name), place, element("footer", { class: "messages" }, notice, alarm));
+    leave = view.draw(place, context) ?? (() => {});
+  }
+
+  /** @param {string} current */
+  function header(current) {
+    const select = element("select", { "aria-label": word("frame.language"), onchange: () => {
+      language = select.value;
+      word = wordsOf(language);
+      keep("language", language);
+      say("");
+      draw();
+    } }, ...Object.entries(LANGUAGES).map(([value, name]) => element("option", { value, lang: value }, name)));
+    select.value = language;
+    return element("header", { class: "frame" },
+      element("div", { class: "brand" }, element("img", { src: "icon.svg", alt: "", width: 24, height: 24 }), element("strong", {}, "opendetr"),
+        element("span", { class: "quiet", title: model.name }, model.name)),
+      element("nav", { "aria-label": word("frame.views") }, ...views.map(({ name }) =>
+        element("a", { href: `#${name}`, title: word(`view.${name}.what`), ...(name === current ? { "aria-current": "page" } : {}) }, word(`view.${name}`)))),
+      element("div", { class: "row tools" }, about(), select, themeSwitch()));
+  }
+
+  /** What the model is: its facts in a dialog. */
+  function about() {
+    const number = numbersOf(language);
+    /** @type {[string, string][]} */
+    const facts = [
+      ["model", model.name], ["classes", model.classes.filter(({ category_id }) => category_id !== null).map(({ name }) => name).join(", ")],
+      ["parameters", number(model.parameters)], ["queries", `${number(model.num_queries)} (${word(`about.${model.query_source}`)})`],
+      ["layers", `${model.encoder_layers} + ${model.decoder_layers}`], ["engine", `${model.engine}, ${model.precision}`],
+      ...Object.entries(model.certificate ?? {}).filter(([, value]) => typeof value !== "object")
+        .map(([name, value]) => /** @type {[string, string]} */ ([name, String(value)])),
+      ["version", model.version],
+    ];
+    const dialog = element("dialog", { "aria-label": word("about.title") },
+      element("h2", {}, word("about.title")),
+      element("dl", {}, ...facts.flatMap(([name, value], place) =>
+        [element("dt", {}, place < 6 || name === "version" ? word(`about.${name}`) : name), element("dd", {}, value)])),
+      element("form", { method: "dialog" }, element("button", {}, word("about.close"))));
+    return [button(word("about.open"), () => dialog.showModal(), { class: "plain" }), dialog];
+  }
+
+  function themeSwitch() {
+    const isDark = () => (kept("theme") ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
+    const press = button("", () => {
+      keep("theme", isDark() ? "light" : "dark");
+      tell();
+    }, { class: "plain" });
+    const tell = () => {
+      press.textContent = word(isDark() ? "frame.light" : "frame.dark");
+      showTheme();
+    };
+    tell();
+    return press;
+  }
+
+  takeIn(open, state);
+  addEventListener("hashchange", () => {
+    draw();
+    document.getElementById("view")?.focus({ preventScroll: true });
+  });
+  say("");
+  draw();
+}
+
+function showTheme() {
+  const theme = kept("theme");
+  if (theme) document.documentElement.dataset.theme = theme;
+}
+
+/** Pictures that are dropped anywhere on the page or pasted. @param {Context["open"]} open @param {State} state */
+function takeIn(open, state) {
+  /** @param {Iterable<File>} files */
+  const receive = (files) => {
+    const picture = [...files].find(({ type }) => type.startsWith("image/"));
+    if (picture) void open(picture, picture.name);
+  };
+  addEventListener("dragover", (event) => event.preventDefault());
+  addEventListener("drop", (event) => {
+    event.preventDefault();
+    receive(event.dataTransfer?.files ?? []);
+  });
+  addEventListener("paste", (event) => receive(event.clipboardData?.files ?? []));
+}
+
+showTheme();
+void attempt(async () => {
+  const client = await findClient();
+  run(client, await client.model());
+});

@@ -1,0 +1,8 @@
+/** The views in the order of the menu; a view's texts are `view.NAME` and `view.NAME.what` of words/. */
+
+import { detect } from "./views/detect.js";
+
+/** @type {import("./types.js").View[]} */
+export const VIEWS = [
+  { name: "detect", draw: detect },
+];
