@@ -18,7 +18,7 @@ ROOMS = [
     "wording", "progress", "threads", "devices", "config", "recipes", "labels", "pixels", "decoding", "images", "boxes",
     "drawing", "_supervision", "_matplotlib", "detections", "structures", "pages", "scoring", "data", "model", "loss",
     "checkpoints", "engines", "evaluation", "training", "exporting", "inference", "benchmarking", "explanation",
-    "studies", "ablation", "demonstration", "api", "cli", "__main__",
+    "studies", "ablation", "demonstration", "serving", "api", "cli", "__main__",
 ]  # fmt: skip
 # The package's face names where things live, and the command line imports what a command needs when it runs.
 FACES = ("opendetr", "opendetr.cli", "opendetr.__main__")
