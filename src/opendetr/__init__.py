@@ -39,6 +39,7 @@ _HOME = {
     "prepare": "api",
     "replay": "api",
     "runs": "api",
+    "serve": "api",
     "set_loss": "loss.criterion",
     "track": "api",
     "train": "api",
@@ -64,6 +65,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; tests/contracts hold it
     from opendetr.api import prepare as prepare
     from opendetr.api import replay as replay
     from opendetr.api import runs as runs
+    from opendetr.api import serve as serve
     from opendetr.api import track as track
     from opendetr.api import train as train
     from opendetr.api import val as val

@@ -30,6 +30,10 @@ JPEG_START, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 MOST_MISSING = 0.25  # of the rows of a JPEG that is cut short; with less of it, detections would mean little
 
 
+class TooManyPixelsError(UserError):
+    """A picture that has more pixels than Pillow is allowed to read."""
+
+
 @cache
 def picture_suffixes() -> frozenset[str]:
     """The suffixes, in lower case, of the files that are read as pictures; HEIC's where its plugin is installed."""
@@ -85,7 +89,7 @@ def decoder_errors_said(name: str) -> Iterator[None]:
         raise UserError(f"{name} does not exist; expected a picture") from None
     except Image.DecompressionBombError as error:
         size = first_line(error).split(",")[0]  # what follows speaks of an attack
-        raise UserError(
+        raise TooManyPixelsError(
             f"{name} is too large to be read at once ({size}); predict --tile 1024 reads it in tiles"
         ) from None
     except Exception as error:

@@ -115,8 +115,12 @@ class Detections:
         Args:
             threshold: a number for all classes, or one per class index.
         """
+        return self[self.reaching(threshold)]
+
+    def reaching(self, threshold: Threshold) -> Bool[Tensor, " N"]:
+        """Which detections `above` keeps."""
         used = torch.tensor([category_id is not None for category_id in self.label_map.category_ids])
-        return self[reaches(self.scores, self.labels, threshold) & used[self.labels]]
+        return reaches(self.scores, self.labels, threshold) & used[self.labels]
 
     def filter(self, classes: str | int | Iterable[str | int] | None = None, score: float = 0.0) -> "Detections":
         """The detections of some classes, with a score of at least `score`.

@@ -45,7 +45,7 @@ PUBLIC_NAMES = {
     "data_stats",
     "demo", "doctor", "explain",
     "export", "info", "load_model", "load_recipe", "match", "predict", "prepare", "replay", "runs",
-    "set_loss", "track", "train", "val", "write_digits",
+    "serve", "set_loss", "track", "train", "val", "write_digits",
 }  # fmt: skip
 
 COMMANDS = {
@@ -86,6 +86,12 @@ COMMANDS = {
         "--voc-origin", "--output", "--data", "--classes", "--rename",
         "--split", "--slots", "--image", "--matching", "--point", "--layer", "--head",
         "--threshold", "--at-most", "--image-size", "--device", "--threads",
+    },
+    "serve": {
+        "--data", "--classes", "--rename", "--voc-origin", "--image-size", "--host", "--port", "--api-key-file",
+        "--threshold", "--batch-size", "--engine", "--precision", "--device", "--threads", "--max-megabytes",
+        "--max-megapixels", "--max-pictures", "--max-waiting", "--deadline", "--label-studio",
+        "--label-studio-token-file",
     },
     "ablate": {
         "--data", "--classes", "--rename",

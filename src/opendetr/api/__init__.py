@@ -23,6 +23,7 @@ _FILES = {
     "prepare": "models",
     "replay": "learning",
     "runs": "measuring",
+    "serve": "serving",
     "track": "detection",
     "train": "learning",
     "val": "measuring",
@@ -51,6 +52,7 @@ if TYPE_CHECKING:  # what editors and type checkers see
     from opendetr.api.models import export as export
     from opendetr.api.models import info as info
     from opendetr.api.models import prepare as prepare
+    from opendetr.api.serving import serve as serve
 
 
 def __getattr__(name: str) -> Any:

@@ -10,6 +10,7 @@ import opendetr
 import opendetr.cli.data_commands
 import opendetr.cli.export_commands
 import opendetr.cli.inference_commands
+import opendetr.cli.serving_commands
 import opendetr.cli.training_commands
 from opendetr.cli.application import app
 from opendetr.errors import DivergedError, UserError

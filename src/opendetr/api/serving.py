@@ -1,0 +1,111 @@
+"""The command that serves a model: `serve`."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from opendetr.data.source import DataRoots, DataSource, Renames
+from opendetr.errors import UserError
+from opendetr.options import EngineName, PrecisionName, require_batch_size, require_choice, require_score
+from opendetr.serving.settings import LabelStudio, Limits, ModelSettings, Settings
+
+LEAST_KEY = 16  # letters of an API key
+
+
+def serve(
+    model: str | Path,
+    *,
+    data: DataRoots | None = None,
+    classes: str | Iterable[str] | None = None,
+    rename: Renames | None = None,
+    voc_origin: int = 0,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    threshold: float | None = None,
+    batch_size: int = 8,
+    image_size: int | None = None,
+    engine: EngineName = "auto",
+    precision: PrecisionName = "fp32",
+    device: str = "auto",
+    threads: int | str | None = None,
+    api_key_file: str | Path | None = None,
+    max_megabytes: float = 64,
+    max_megapixels: float = 50,
+    max_pictures: int = 16,
+    max_waiting: int = 64,
+    deadline: float = 30.0,
+    label_studio: str | None = None,
+    label_studio_token_file: str | Path | None = None,
+) -> None:
+    """Serve a model over HTTP, with a page that shows what it sees, until Ctrl-C (extra `serve`).
+
+    Args:
+        model: any model that can be loaded, or an exported file.
+        data: a data set's folder, or a list of several, to look at in the page.
+        classes: of the data set only these classes, by name. None keeps all.
+        rename: other names for its classes, as a mapping from old to new.
+        voc_origin: the number of the first pixel in Pascal VOC's coordinates, 0 or 1.
+        host: the address to listen at; by default only this machine reaches it.
+        port: 0 chooses a free one.
+        threshold: the lowest score that is reported where a request says none; None: the model's own of each class.
+        batch_size: most pictures of equal shape that go through the model at once.
+        image_size: another shorter side of pictures, in pixels, than the model's own; the longer one in proportion.
+        engine: what runs the model, as in `Detector.load`.
+        precision: `fp32`, `bf16` or `int8`.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        threads: number of threads, or `auto`, the default: the fastest, measured.
+        api_key_file: a file with the key that requests must then carry.
+        max_megabytes: of a request.
+        max_megapixels: of a picture.
+        max_pictures: of a request.
+        max_waiting: pictures that wait for the model; what comes beyond is answered with 429.
+        deadline: seconds after which a request is answered with 504.
+        label_studio: the address of the Label Studio whose pictures may be fetched.
+        label_studio_token_file: a file with the token that it wants.
+
+    Raises:
+        UserError: the packages of the extra are not installed; no such model or data; an option out of its range; or
+            the address cannot be used.
+    """
+    try:
+        from opendetr.serving.server import run_server
+    except ImportError as error:
+        raise UserError(f"serve needs the package {error.name}: pip install 'opendetr[serve]'") from None
+    require_score("--threshold", threshold)
+    require_batch_size(batch_size)
+    require_choice("engine", engine, EngineName)
+    require_choice("precision", precision, PrecisionName)
+    for option, value in (
+        ("--max-megabytes", max_megabytes), ("--max-megapixels", max_megapixels), ("--max-pictures", max_pictures),
+        ("--max-waiting", max_waiting), ("--deadline", deadline),
+    ):  # fmt: skip
+        if not value > 0:
+            raise UserError(f"{option} {value:g}: expected more than 0")
+    if not 0 <= port <= 65535:
+        raise UserError(f"--port {port}: expected 0 to 65535")
+    if (label_studio is None) != (label_studio_token_file is None):
+        raise UserError("--label-studio URL and --label-studio-token-file FILE belong together: give both")
+    source = None if data is None else DataSource.of(data, classes, rename, voc_origin)
+    loaded = ModelSettings(
+        str(model), source, device, engine, precision, threads, image_size, threshold, batch_size, max_megapixels * 1e6
+    )
+    limits = Limits(round(max_megabytes * 2**20), pictures=max_pictures, waiting=max_waiting, deadline=deadline)
+    labelling = None
+    if label_studio is not None and label_studio_token_file is not None:
+        labelling = LabelStudio(label_studio, _secret("--label-studio-token-file", label_studio_token_file, 1))
+    key = None if api_key_file is None else _secret("--api-key-file", api_key_file, LEAST_KEY)
+    run_server(Settings(loaded, host, port, limits, key, labelling))
+
+
+def _secret(option: str, path: str | Path, least: int) -> str:
+    """The one line of a file that holds a secret.
+
+    Raises:
+        UserError: the file cannot be read, or holds no secret of `least` letters.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{option} {path} cannot be read ({getattr(error, 'strerror', None) or 'no text'})") from None
+    if len(text) < least or not text.isprintable() or " " in text:
+        raise UserError(f"{option} {path}: expected one line of {least} letters or more, without spaces")
+    return text
