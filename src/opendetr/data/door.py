@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from opendetr.data.admission import admit
+from opendetr.data.corrections import ENDING, corrected_file
 from opendetr.data.formats.coco_folders import find_coco
+from opendetr.data.formats.coco_json import LAYOUT, read_coco
 from opendetr.data.formats.csv_tables import find_csv
 from opendetr.data.formats.labelme_json import find_labelme
 from opendetr.data.formats.picture_lines import find_picture_lines
@@ -199,7 +201,9 @@ def found_splits(folder: FilePath, options: ReadOptions = AS_WRITTEN) -> list[Fo
 
 
 def _named(folder: FilePath, split: str, options: ReadOptions = AS_WRITTEN) -> list[FoundSplit]:
-    """The splits of that name; the path of its file is a name of each."""
+    """The splits of that name; the path of its file is a name of each, and `SPLIT.corrected` a reviewed one."""
+    if split.endswith(ENDING):
+        return [_corrected(folder, one) for one in _named(folder, split.removesuffix(ENDING), options)]
     found = found_splits(folder, options)
     if len(found) == 1 and split == "train" and usual_name(found[0].name) not in APART:
         return found
@@ -207,6 +211,13 @@ def _named(folder: FilePath, split: str, options: ReadOptions = AS_WRITTEN) -> l
         one for one in found
         if split in (one.name, usual_name(one.name), one.own_name, one.source.relative_to(folder).as_posix())
     ]  # fmt: skip
+
+
+def _corrected(root: FilePath, found: FoundSplit) -> FoundSplit:
+    """The corrected labels of a split, with its pictures."""
+    source = corrected_file(root, found)
+    name = f"{usual_name(found.name)}{ENDING}"
+    return FoundSplit(name, name, source, LAYOUT, lambda: read_coco(source, [*found.read().folders, root]))
 
 
 def known_ids(paths: Sequence[Path]) -> list[tuple[str, RawId] | None]:

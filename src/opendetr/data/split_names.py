@@ -3,6 +3,7 @@
 import re
 
 USUAL_NAMES = {"valid": "val", "validation": "val", "training": "train", "testing": "test"}
+CORRECTED = ".corrected.json"  # how the names of files end that a label review has written
 APART = ("train", "val", "test")  # splits that are meant to have no picture in common
 _SPLIT = re.compile(r"(train|training|val|valid|validation|dev|test|testing|trainval|minival)[0-9]*", re.IGNORECASE)
 

@@ -34,7 +34,7 @@ def explain_image_matching(
     costs = CostWeights(loss.class_cost, loss.l1_cost, loss.giou_cost)
     names = tuple(map(one_line, detector.checkpoint.label_map.names))
     on_cpu = DetrOutput(seen.output.logits.cpu(), seen.output.boxes_cxcywh.cpu())
-    target = _target_of(record)
+    target = target_of(record)
     matches = explain_matching(on_cpu, target, seen.scoring, costs, names, threshold)
     label_map, crowds = detector.checkpoint.label_map, _crowds_of(record, index)
     detections = explain_detections(on_cpu, target, matches, seen.scoring, label_map, threshold, crowds)
@@ -111,19 +111,25 @@ def _costs(candidate: Candidate | None) -> list[float]:
     return [np.nan] * 3 if candidate is None else [candidate.class_cost, candidate.l1_cost, candidate.giou_cost]
 
 
-def _target_of(record: Record) -> Target:
+def target_of(record: Record) -> Target:
+    """The true objects of a picture that training uses."""
     boxes = torch.from_numpy(record.boxes_xyxy).float() / _size_of(record)
     return Target(torch.from_numpy(record.labels), xyxy_to_cxcywh(boxes))
 
 
 def _crowds_of(record: Record, index: DatasetIndex) -> Target:
+    position = next(at for at in range(len(index)) if index.paths[at] == str(record.path))
+    return crowds_of(index, position)
+
+
+def crowds_of(index: DatasetIndex, position: int) -> Target:
     """The regions of a picture that hold many objects without a box each, which are no part of the record."""
-    objects, paths = index.objects, index.paths
-    position = next(at for at in range(len(index)) if paths[at] == str(record.path))
-    chosen = objects.at(objects.is_crowd & (objects.pictures == position))
+    objects = index.objects
+    start, end = np.searchsorted(objects.pictures, [position, position + 1])
+    chosen = objects.at(start + np.flatnonzero(objects.is_crowd[start:end]))
     boxes = torch.from_numpy(chosen.boxes_xywh).float()
     boxes = torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1)
-    return Target(torch.from_numpy(chosen.labels).long(), xyxy_to_cxcywh(boxes / _size_of(record)))
+    return Target(torch.from_numpy(chosen.labels).long(), xyxy_to_cxcywh(boxes / _size_of(index.records[position])))
 
 
 def _size_of(record: Record) -> Tensor:

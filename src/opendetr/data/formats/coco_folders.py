@@ -6,6 +6,7 @@ from functools import partial
 
 from opendetr.data.formats.coco_json import LAYOUT, read_coco
 from opendetr.data.raw import FoundSplit, ReadOptions
+from opendetr.data.split_names import CORRECTED
 from opendetr.locations import FilePath
 
 OTHER_TASKS = ("panoptic_", "captions_", "person_keypoints_", "stuff_", "image_info_")  # files of COCO's beside ours
@@ -21,7 +22,7 @@ def find_coco(root: FilePath, options: ReadOptions) -> Iterator[FoundSplit]:
     """
     for source in sorted((root / "annotations").glob("*.json")):
         usual = source.stem in ("train", "val", "test") or source.name.startswith("instances_")
-        if source.name.startswith((".", *OTHER_TASKS)) or not (usual or _holds_coco(source)):
+        if is_not_offered(source) or source.name.startswith(OTHER_TASKS) or not (usual or _holds_coco(source)):
             continue
         own_name = source.stem.removeprefix("instances_")
         name = own_name.rstrip("0123456789") or own_name if own_name != source.stem else own_name
@@ -33,8 +34,13 @@ def find_coco(root: FilePath, options: ReadOptions) -> Iterator[FoundSplit]:
     for source in sorted(root.glob("*/_annotations.coco.json")):
         yield _found(source.parent.name, source.parent.name, source, [source.parent, root])
     for source in sorted(root.glob("*.json")):
-        if not source.name.startswith(".") and _holds_coco(source):
+        if not is_not_offered(source) and _holds_coco(source):
             yield _found(source.stem, source.stem, source, [root / "images", root / source.stem, root])
+
+
+def is_not_offered(source: FilePath) -> bool:
+    """Whether a file is hidden, or the corrected labels of a split, which are read where they are asked for."""
+    return source.name.startswith(".") or source.name.endswith(CORRECTED)
 
 
 def _found(name: str, own_name: str, source: FilePath, folders: Sequence[FilePath]) -> FoundSplit:

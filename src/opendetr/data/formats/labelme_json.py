@@ -24,6 +24,7 @@ from opendetr.data.formats.split_files import (
 from opendetr.data.index import Unused
 from opendetr.data.picture_files import list_files
 from opendetr.data.raw import FoundSplit, RawSplit, ReadOptions
+from opendetr.data.split_names import CORRECTED
 from opendetr.errors import UserError
 from opendetr.locations import FilePath
 from opendetr.raw_values import raw_flag
@@ -79,6 +80,7 @@ def _gather(split: AnnotationFiles) -> SplitBuilder:
     entries = SplitBuilder(split.folder, split.pictures)
     pictures = PicturesByStem(split.pictures)
     names = [name for name, _ in list_files(split.folder) if suffix_of(name) == ".json"]
+    names = [name for name in names if not name.endswith(CORRECTED)]
     for name in sorted(names, key=natural_order):
         source = split.folder / name
         try:

@@ -1,0 +1,212 @@
+"""The log of a label review: every decision is on the disk before it counts, and can be undone; nothing is overwritten.
+
+A line of `SPLIT.decisions.jsonl` is a decision, or the undoing of one. `SPLIT.corrected.json`, beside it, is the labels
+with the decisions made; it follows from source and log, and is written anew whenever the log has grown.
+"""
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from opendetr.data.corrections import ENDING, Correction, Edit, annotation_ids, corrected_content, free_id
+from opendetr.errors import UserError
+from opendetr.files import append_line, read_json_lines, sync, write_text
+from opendetr.raw_values import RawId, raw_id
+
+WAITED = 5.0  # seconds for another program that writes a decision
+
+
+class Conflict(Exception):
+    """Another window has decided meanwhile; the message is a sentence. The log is as the other one left it."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A line of the log that decides."""
+
+    number: int  # of the line, from 0
+    correction: Correction
+    at: str  # when
+    is_live: bool  # whether it was not undone
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"number": self.number, "at": self.at, "live": self.is_live, **self.correction.to_json()}
+
+
+class LabelLog:
+    """The decisions about one split, in files that several programs may write.
+
+    Args:
+        coco: the labels of the split as the content of a COCO file.
+        split: its name.
+        folder: where the files are.
+    """
+
+    def __init__(self, coco: Mapping[str, Any], split: str, folder: Path) -> None:
+        self.coco, self.split = coco, split
+        self.path, self.corrected = folder / f"{split}.decisions.jsonl", folder / f"{split}{ENDING}.json"
+        self._first_id = free_id(coco)
+        self._known = set(annotation_ids(coco))
+        self._sizes = {_id(one): (one.get("width"), one.get("height")) for one in coco["images"]}
+        self._categories = {_id(one) for one in coco["categories"]}
+        self._seen: tuple[int, int] | None = None
+        self._lines: list[dict[str, Any]] = []
+        self._written = -1  # lines that the corrected file holds
+
+    @property
+    def version(self) -> int:
+        """How many lines the log has."""
+        return len(self._read())
+
+    @property
+    def decisions(self) -> list[Decision]:
+        """All decisions in their order, those that were undone too."""
+        lines = self._read()
+        undone = {line.get("undo") for line in lines}
+        found = []
+        for number, line in enumerate(lines):
+            with suppress(ValueError):  # a line that undoes, or one of a later version
+                found.append(Decision(number, Correction.from_json(line), str(line.get("at")), number not in undone))
+        return found
+
+    def decide(self, values: Mapping[str, Any], version: int) -> Decision:
+        """Write a decision; when this returns, it is on the disk.
+
+        Args:
+            values: of a `Correction`, as JSON has them; an added object needs no id.
+            version: how many lines of the log whoever decides has seen.
+
+        Raises:
+            UserError: what is decided fits neither the labels nor a picture of the split.
+            Conflict: another one has decided about the same meanwhile.
+        """
+        with self._held():
+            values = dict(values)
+            if values.get("edit") == Edit.ADD:
+                values["annotation"] = self._first_id + self.version
+            try:
+                correction = Correction.from_json(values)
+            except ValueError as error:
+                raise UserError(f"this is no decision: {error}") from None
+            self._require_fitting(correction)
+            place = correction.bbox or (0, 0, 0, 0)
+            about = None if correction.edit == Edit.ADD else correction.annotation
+            for other in self.decisions:
+                if other.is_live and other.number >= version and other.correction.is_about(
+                    correction.image_id, about, place
+                ):  # fmt: skip
+                    raise Conflict("another window has decided about this object meanwhile; here is what it decided")
+            line = correction.to_json() | {"at": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+            return Decision(self._append(line), correction, line["at"], True)
+
+    def undo(self, version: int) -> Decision | None:
+        """Undo the latest decision that counts; None where there is none.
+
+        Raises:
+            Conflict: the log has grown since its `version` lines were seen.
+        """
+        with self._held():
+            live = [one for one in self.decisions if one.is_live]
+            if version != self.version:
+                raise Conflict("another window has decided or undone meanwhile; nothing was undone")
+            if not live:
+                return None
+            self._append({"undo": live[-1].number, "at": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
+            return live[-1]
+
+    def corrected_labels(self) -> dict[str, Any]:
+        """The content of the corrected file."""
+        return corrected_content(self.coco, (one.correction for one in self.decisions if one.is_live))
+
+    def write_corrected(self) -> int:
+        """Write the corrected file where the log has grown since; returns how many lines of the log it holds."""
+        with self._held():
+            version = self.version
+            if version != self._written and (version or self.corrected.exists()):
+                write_text(self.corrected, json.dumps(self.corrected_labels()) + "\n", durable=True)
+            self._written = version
+        return version
+
+    def _require_fitting(self, one: Correction) -> None:
+        """Check what a decision names against the labels."""
+        if one.image_id not in self._sizes:
+            raise UserError(f"image {one.image_id} is not in split '{self.split}'; reload the page")
+        if one.category_id is not None and one.category_id not in self._categories:
+            raise UserError(f"category {one.category_id} is not in split '{self.split}'; choose one of its classes")
+        added = {other.correction.annotation for other in self.decisions if other.correction.edit == Edit.ADD}
+        if one.edit != Edit.ADD and one.annotation is not None and one.annotation not in self._known | added:
+            raise UserError(f"annotation {one.annotation} is not in split '{self.split}'; reload the page")
+        width, height = self._sizes[one.image_id]
+        if one.bbox is not None and isinstance(width, int) and isinstance(height, int):
+            x, y, w, h = one.bbox
+            if min(x + w, width) <= max(x, 0) or min(y + h, height) <= max(y, 0):
+                raise UserError(f"the box {list(one.bbox)} lies outside its picture of {width}x{height} pixels")
+
+    def _append(self, line: Mapping[str, Any]) -> int:
+        number = self.version
+        self._cut_incomplete_line()
+        append_line(self.path, json.dumps(line))
+        sync(self.path)
+        if not number:
+            sync(self.path.parent)
+        return number
+
+    def _cut_incomplete_line(self) -> None:
+        """Remove the end of a log whose program was killed while it wrote: nobody was told that this line counts."""
+        if self.path.exists():
+            content = self.path.read_bytes()
+            whole = content.rfind(b"\n") + 1
+            if whole < len(content):
+                os.truncate(self.path, whole)
+
+    def _read(self) -> list[dict[str, Any]]:
+        """The lines, which are read again where the file has changed."""
+        try:
+            state = self.path.stat()
+        except FileNotFoundError:
+            self._seen, self._lines = None, []
+            return self._lines
+        seen = (state.st_size, state.st_mtime_ns)
+        if seen != self._seen:
+            values, _ = read_json_lines(self.path)
+            self._lines, self._seen = [one for one in values if isinstance(one, dict)], seen
+        return self._lines
+
+    def _held(self) -> FileLock:
+        return FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=WAITED)
+
+
+def writable_folder(folder: Path, asked: Path | None) -> Path:
+    """The folder of a review's files: the one that is asked for by `--review`, else that of the labels.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    chosen = asked or folder
+    try:
+        chosen.mkdir(parents=True, exist_ok=True)
+        with_name = chosen / f".opendetr-review.{os.getpid()}.tmp"
+        with_name.touch()
+        with_name.unlink()
+    except OSError as error:
+        raise UserError(
+            f"{chosen} cannot be written ({error.strerror}), so no label can be reviewed: give a folder for the "
+            f"decisions and the corrected file by --review DIR"
+        ) from None
+    return chosen
+
+
+def _id(entry: Mapping[str, Any]) -> RawId | None:
+    """The id of a picture or a category; None where it is none, which no decision can name."""
+    try:
+        return raw_id(entry.get("id"))
+    except ValueError:
+        return None

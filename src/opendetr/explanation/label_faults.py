@@ -1,0 +1,95 @@
+"""What a model says about the labels of a picture: the evidence of a label review. Pure functions of an output.
+
+All decoder layers are asked: an answer that only the last of them gives says less.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from opendetr.boxes import box_iou, cxcywh_to_xyxy
+from opendetr.data.check import require_size
+from opendetr.data.index import DatasetIndex
+from opendetr.explanation.mistakes import target_of
+from opendetr.explanation.suspects import NEAR, WORTH_ASKING, Evidence
+from opendetr.engines.detecting import detect
+from opendetr.errors import UserError
+from opendetr.images import read_image
+from opendetr.inference.detector import Detector, require_numbers
+from opendetr.scoring import Scoring
+from opendetr.structures import DetrOutput, Target
+
+TOUCHES = 0.1  # smallest IoU with an object of an answer of its class that is about it, and a better place
+
+
+def label_evidence(output: DetrOutput, target: Target, scoring: Scoring) -> list[Evidence]:
+    """What a picture's output (B = 1) says about each object of its target, and about places without one.
+
+    Queries and objects are paired one to one, so that the sum of score times IoU is largest. A query speaks about an
+    object where their IoU is at least 0.5, or at least 0.1 if it answers the object's class.
+    """
+    scores = scoring.probabilities(output.logits[:, 0].detach().float().cpu()).mean(0)  # [Q, C]
+    boxes = output.boxes_cxcywh[-1, 0].detach().float().cpu()
+    ious = box_iou(cxcywh_to_xyxy(boxes)[:, None], cxcywh_to_xyxy(target.boxes_cxcywh.float())[None])  # [Q, T]
+    best, labels = scores.max(-1)
+    agreed = scores[:, target.labels]  # [Q, T] the score of the object's own class
+    speaks = torch.where(ious >= NEAR, best[:, None], torch.where(ious >= TOUCHES, agreed, 0.0))
+    pairs = _pairs(speaks * ious)
+    found = []
+    for number, (given, box) in enumerate(zip(target.labels.tolist(), target.boxes_cxcywh.tolist())):
+        query = pairs.get(number)
+        if query is None:
+            found.append(Evidence(number, None, given, 0.0, 0.0, 0.0, tuple(box), given))
+        else:
+            label = int(labels[query]) if float(ious[query, number]) >= NEAR else given
+            found.append(Evidence(
+                number, query, label, float(scores[query, label]), float(scores[query, given]),
+                float(ious[query, number]), tuple(boxes[query].tolist()), given,
+            ))  # fmt: skip
+    paired = set(pairs.values())
+    nearest = ious.amax(1) if ious.shape[1] else torch.zeros(len(boxes))
+    for query in best.argsort(descending=True, stable=True).tolist():
+        if query not in paired and float(best[query]) >= WORTH_ASKING:
+            found.append(Evidence(
+                None, query, int(labels[query]), float(best[query]), 0.0, float(nearest[query]),
+                tuple(boxes[query].tolist()),
+            ))  # fmt: skip
+    return found
+
+
+def _pairs(values: Float[Tensor, "Q T"]) -> dict[int, int]:
+    """Object -> query, one to one, with the largest sum; pairs of value 0 are none."""
+    queries, objects = linear_sum_assignment(values.numpy(), maximize=True)
+    return {int(number): int(query) for query, number in zip(queries, objects) if values[query, number] > 0}
+
+
+def output_of(detector: Detector, image: Image.Image) -> DetrOutput:
+    """What the detector's engine answers to one RGB picture (B = 1); L is 1 where it gives the last layer only.
+
+    Raises:
+        UserError: a score or a box is not finite.
+    """
+    seen: list[DetrOutput] = []
+    picture = [detector.prepared(0, image)]
+    for _, found in detect(detector.engine, detector.description, picture, 1, observe=lambda _, out: seen.append(out)):
+        require_numbers(detector.engine, found.scores, found.boxes_xyxy)
+    return seen[0]
+
+
+def split_evidence(detector: Detector, index: DatasetIndex) -> Iterator[tuple[int, list[Evidence]]]:
+    """Position and evidence of every picture of a split; pictures that cannot be read are passed over.
+
+    `index` has the class indices of the model (`DatasetIndex.under`).
+    """
+    white_level = detector.description.preprocessing.white_level
+    for position, record in enumerate(index.records):
+        try:
+            image = read_image(record.path, white_level=white_level)
+            require_size(record, image.size, index)
+        except UserError:
+            continue
+        yield position, label_evidence(output_of(detector, image), target_of(record), detector.description.scoring)
