@@ -84,7 +84,7 @@ def explain_matching(
     found = history.found(threshold, layer=-1)
     matches = []
     for number, label in enumerate(target.labels.tolist()):
-        cheapest_first = terms[number].sum(-1).argsort().tolist()
+        cheapest_first = terms[number].sum(-1).argsort(stable=True).tolist()
         candidates = [_candidate(query, terms[number], history, number, names) for query in cheapest_first]
         own, query = taken.get(number), found.get(number)
         if query is None:
@@ -127,7 +127,7 @@ class _History:
     def found(self, threshold: Threshold, layer: int) -> dict[int, int]:
         """Object -> query that detects it in a layer; the best scores choose first, each its best object."""
         right, found = self.right(threshold)[layer], dict[int, int]()
-        for query in self.scores[layer].amax(-1).argsort(descending=True).tolist():
+        for query in self.scores[layer].amax(-1).argsort(descending=True, stable=True).tolist():
             free = [number for number in torch.where(right[query])[0].tolist() if number not in found]
             if free:
                 found[max(free, key=lambda number: float(self.ious[layer, query, number]))] = query
