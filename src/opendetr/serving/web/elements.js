@@ -72,3 +72,18 @@ export function slider(text, { min, max, step = 1, value, shown, change }) {
 export function button(text, press, properties = {}) {
   return element("button", { type: "button", onclick: press, ...properties }, text);
 }
+
+/**
+ * A button that chooses files.
+ *
+ * @param {string} text
+ * @param {(files: File[]) => void} chosen
+ * @param {Record<string, any>} [properties] of the input, such as `accept`
+ */
+export function fileButton(text, chosen, properties = {}) {
+  const input = element("input", { type: "file", multiple: true, ...properties, onchange: () => {
+    if (input.files?.length) chosen([...input.files]);
+    input.value = ""; // the same file may be chosen again
+  } });
+  return element("label", { class: "file" }, text, input);
+}

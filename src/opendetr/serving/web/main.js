@@ -4,10 +4,14 @@ import { Server, httpClient } from "./clients/http.js";
 import { button, element, newId } from "./elements.js";
 import { Failure } from "./failure.js";
 import { LANGUAGES, firstLanguage, keep, kept, numbersOf, wordsOf } from "./language.js";
+import { isLabelFile, readLabels } from "./model/label_files.js";
+import { oneLine } from "./model/wording.js";
 import { State } from "./state.js";
 import { VIEWS } from "./views.js";
 
-/** @import { Client, Context, Model, Truth } from "./types.js" */
+/** @import { Client, Context, Model } from "./types.js" */
+
+const SHOWN = 5000; // milliseconds
 
 let language = firstLanguage();
 let word = wordsOf(language);
@@ -17,10 +21,15 @@ let leave = () => {};
 const notice = element("p", { id: "notice", role: "status" });
 const alarm = element("p", { id: "alarm", role: "alert" });
 
-/** @param {string} text @param {boolean} [isError] */
+/** @type {ReturnType<typeof setTimeout>|undefined} */
+let passing;
+
+/** Shows a sentence: an error until the next one, what went well for a few seconds. @param {string} text @param {boolean} [isError] */
 function say(text, isError = false) {
   notice.textContent = isError ? "" : text;
   alarm.textContent = isError ? text : "";
+  clearTimeout(passing);
+  passing = setTimeout(() => (notice.textContent = ""), SHOWN);
 }
 
 /** The static folder has a `model.json`, a server has not. @returns {Promise<Client>} */
@@ -70,17 +79,56 @@ function run(client, model) {
 
   /** @type {Context["open"]} */
   async function open(blob, name, truth) {
+    name = oneLine(name);
     const bitmap = await createImageBitmap(blob, { imageOrientation: "from-image" }).catch(() => null);
     if (!bitmap) return say(word("error.picture", { name }), true);
     const picture = { blob, name, bitmap, width: bitmap.width, height: bitmap.height };
     state.look = null;
-    state.set({ picture, result: null, query: null, point: null, truth: truth ?? null, truthName: "" });
+    state.set({ picture, result: null, chosen: null, point: null, truth: truth ?? null, truthName: "" });
     say(word("detect.working", { name }));
     const result = await attempt(() => client.detect(blob));
     if (!result || state.values.picture !== picture) return; // another picture came meanwhile
     state.set({ result });
     state.remember(name, result);
     say(word("detect.done", { name, count: state.shown().length }));
+  }
+
+  /** @type {Context["look"]} */
+  function look() {
+    const { picture } = state.values;
+    if (!picture) return Promise.resolve(undefined);
+    if (state.look?.blob === picture.blob) return state.look.answer;
+    const answer = attempt(() => client.look(picture.blob));
+    state.look = { blob: picture.blob, answer };
+    void answer.then((found) => {
+      if (!found && state.look?.answer === answer) state.look = null; // asked for again the next time
+    });
+    return answer;
+  }
+
+  /** @type {Context["receive"]} */
+  async function receive(files) {
+    const given = [...files];
+    const picture = given.find(({ type }) => type.startsWith("image/"));
+    const labels = given.filter(({ name }) => isLabelFile(name));
+    if (!picture && !labels.length) return say(word("error.neither", { name: oneLine(given[0]?.name ?? "") }), true);
+    if (picture) await open(picture, picture.name);
+    if (!labels.length) {
+      if (!["#", "", "#detect", "#inside", "#matching"].includes(location.hash)) go("detect");
+      return;
+    }
+    const { picture: shown } = state.values;
+    if (!shown) return say(word("error.labels_first"), true);
+    const texts = await Promise.all(labels.map(async (file) => ({ name: oneLine(file.name), text: await file.text() })));
+    const read = await attempt(async () => readLabels(texts, shown, model.classes));
+    if (!read) return;
+    state.set({ truth: read.truth, truthName: read.file });
+    const left = [
+      read.others.length ? word("labels.others", { names: oneLine(read.others.slice(0, 5).join(", ")) }) : "",
+      read.regions ? word("labels.regions", { count: read.regions }) : "",
+    ];
+    say([word("labels.read", { file: read.file, count: read.truth.length }), ...left].filter(Boolean).join(" "));
+    go("matching");
   }
 
   /** @param {string} name */
@@ -93,7 +141,7 @@ function run(client, model) {
     leave();
     const view = views.find(({ name }) => location.hash === `#${name}`) ?? views[0];
     /** @type {Context} */
-    const context = { client, model, state, word, number: numbersOf(language), say, attempt, open, go };
+    const context = { client, model, state, word, number: numbersOf(language), say, attempt, open, look, receive, go };
     document.documentElement.lang = language;
     document.title = `${word(`view.${view.name}`)} – opendetr`;
     const place = element("main", { id: "view", tabIndex: -1, class: `view-${view.name}` }, element("h1", { class: "hidden" }, word(`view.${view.name}`)));
@@ -155,7 +203,7 @@ function run(client, model) {
     return press;
   }
 
-  takeIn(open, state);
+  takeIn(receive);
   addEventListener("hashchange", () => {
     draw();
     document.getElementById("view")?.focus({ preventScroll: true });
@@ -169,23 +217,21 @@ function showTheme() {
   if (theme) document.documentElement.dataset.theme = theme;
 }
 
-/** Pictures that are dropped anywhere on the page or pasted. @param {Context["open"]} open @param {State} state */
-function takeIn(open, state) {
-  /** @param {Iterable<File>} files */
-  const receive = (files) => {
-    const picture = [...files].find(({ type }) => type.startsWith("image/"));
-    if (picture) void open(picture, picture.name);
-  };
+/** What is dropped anywhere on the page, or pasted. @param {Context["receive"]} receive */
+function takeIn(receive) {
   addEventListener("dragover", (event) => event.preventDefault());
   addEventListener("drop", (event) => {
     event.preventDefault();
-    receive(event.dataTransfer?.files ?? []);
+    if (event.dataTransfer?.files.length) void receive(event.dataTransfer.files);
   });
-  addEventListener("paste", (event) => receive(event.clipboardData?.files ?? []));
+  addEventListener("paste", (event) => {
+    if (event.clipboardData?.files.length) void receive(event.clipboardData.files);
+  });
 }
 
 showTheme();
 void attempt(async () => {
   const client = await findClient();
-  run(client, await client.model());
+  const model = await client.model();
+  run(client, { ...model, name: oneLine(model.name), classes: model.classes.map((one) => ({ ...one, name: oneLine(one.name) })) });
 });

@@ -1,7 +1,7 @@
 /** What is on the page, in one place: views read it, change it by `set` and hear of changes. */
 
 /**
- * @import { Matching, Model, OpenPicture, Picture, Truth, Look } from "./types.js"
+ * @import { Detection, Look, Model, OpenPicture, Picture, Truth } from "./types.js"
  *
  * @typedef {object} Seen a picture that this page has shown
  * @property {string} name
@@ -12,13 +12,20 @@
  * @property {Picture|null} result all detections from score 0.05 on
  * @property {Truth[]|null} truth labels of the picture
  * @property {string} truthName where they came from
- * @property {number[]} thresholds one per class
+ * @property {number|null} threshold for all classes; null: the model's own
  * @property {ReadonlySet<number>} hidden classes that are switched off
- * @property {number|null} query that is selected
+ * @property {Detection|null} chosen whose query is selected
  * @property {Seen[]} seen the last pictures, newest last
- * @property {{layer: number, head: number, kind: string, prior: boolean, opacity: number}} inside what Inside shows;
- *     head -1 is the mean of all
- * @property {{x: number, y: number}|null} point of the picture that was clicked
+ * @property {Inside} inside
+ * @property {{x: number, y: number}|null} point of the picture that was chosen
+ *
+ * @typedef {object} Inside what the view of that name shows
+ * @property {"query"|"rollout"|"pixel"|"readers"} kind
+ * @property {number} layer of the decoder, from 0
+ * @property {number} encoderLayer
+ * @property {number} head -1: the mean of all
+ * @property {boolean} prior with the focus prior
+ * @property {number} opacity of the heat map
  */
 
 const KEPT = 20;
@@ -28,13 +35,16 @@ export class State {
   constructor(model) {
     /** @type {Values} */
     this.values = {
-      picture: null, result: null, truth: null, truthName: "", thresholds: [...model.thresholds], hidden: new Set(),
-      query: null, seen: [], point: null,
-      inside: { layer: model.decoder_layers - 1, head: -1, kind: "query", prior: true, opacity: 0.6 },
+      picture: null, result: null, truth: null, truthName: "", threshold: null, hidden: new Set(),
+      chosen: null, seen: [], point: null,
+      inside: {
+        kind: "query", layer: model.decoder_layers - 1, encoderLayer: model.encoder_layers - 1, head: -1, prior: true, opacity: 0.65,
+      },
     };
+    this.model = model;
     /** @type {Set<{names: (keyof Values)[], hear: () => void}>} */
     this.listeners = new Set();
-    /** @type {{blob: Blob, answer: Promise<Look>}|null} */
+    /** @type {{blob: Blob, answer: Promise<Look|undefined>}|null} */
     this.look = null;
   }
 
@@ -58,8 +68,18 @@ export class State {
 
   /** The detections that reach the threshold of their class, of classes that are switched on; best first. */
   shown() {
-    const { result, thresholds, hidden } = this.values;
-    return (result?.detections ?? []).filter(({ label, score }) => score >= thresholds[label] && !hidden.has(label));
+    const { result, hidden } = this.values;
+    return (result?.detections ?? []).filter(({ label, score }) => score >= this.thresholdOf(label) && !hidden.has(label));
+  }
+
+  /** @param {number} label */
+  thresholdOf(label) {
+    return this.values.threshold ?? this.model.thresholds[label];
+  }
+
+  /** @param {Partial<Inside>} changes */
+  setInside(changes) {
+    this.set({ inside: { ...this.values.inside, ...changes } });
   }
 
   /** Keeps what was answered for a picture among the last 20. @param {string} name @param {Picture} result */

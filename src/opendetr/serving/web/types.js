@@ -126,6 +126,8 @@
  * @property {(text: string, isError?: boolean) => void} say one sentence in the status line, which screen readers read out
  * @property {<T>(work: () => Promise<T>) => Promise<T|undefined>} attempt the work's result; says what went wrong otherwise
  * @property {(blob: Blob, name: string, truth?: Truth[]) => Promise<void>} open shows a picture and detects in it
+ * @property {() => Promise<Look|undefined>} look inside the model at the picture, asked for once; says what went wrong
+ * @property {(files: Iterable<File>) => Promise<void>} receive a picture, its labels or both, as they were dropped
  * @property {(view: string) => void} go
  *
  * @typedef {object} View

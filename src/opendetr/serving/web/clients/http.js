@@ -1,9 +1,10 @@
 /** The page's client for `opendetr serve`. */
 
 import { Failure } from "../failure.js";
+import { readLook } from "../model/tensors.js";
 
 /**
- * @import { Client, Look, Truth } from "../types.js"
+ * @import { Client } from "../types.js"
  *
  * @typedef {object} Connection what the page does beside a request
  * @property {(event: "gone"|"back"|"busy"|"restarting", values?: Record<string, number>) => void} tell
@@ -119,7 +120,7 @@ export function httpClient(server) {
       (await server.json(`v1/detect${query({ threshold: threshold ?? 0.05 })}`, form(picture))).pictures[0],
     look: async (picture, checkpoint) => {
       const answer = await server.ask(`v1/look${query({ checkpoint })}`, form(picture));
-      return lookOf(await answer.arrayBuffer());
+      return readLook(await answer.arrayBuffer());
     },
     match: (picture, truth, threshold) =>
       server.json("v1/match", form(picture, {
@@ -127,13 +128,4 @@ export function httpClient(server) {
         ...(threshold === undefined ? {} : { threshold: String(threshold) }),
       })),
   };
-}
-
-/** @param {ArrayBuffer} body @returns {Promise<Look>} */
-async function lookOf(body) {
-  // @ts-ignore
-  const { readSafetensors } = await import("../model/tensors.js");
-  const { tensors, metadata } = readSafetensors(body);
-  const values = Object.fromEntries(Object.entries(/** @type {Record<string, string>} */ (metadata)).map(([name, text]) => [name, JSON.parse(text)]));
-  return { width: values.width, height: values.height, extent: values.extent, memory_shapes: values.memory_shapes, tensors };
 }
