@@ -6,7 +6,7 @@ from pathlib import Path
 from opendetr.data.source import DataRoots, DataSource, Renames
 from opendetr.errors import UserError
 from opendetr.options import EngineName, PrecisionName, require_batch_size, require_choice, require_score
-from opendetr.serving.settings import LabelStudio, Limits, ModelSettings, Settings
+from opendetr.serving.settings import LabelStudio, Limits, ModelSettings, ServeSettings
 
 LEAST_KEY = 16  # letters of an API key
 
@@ -66,10 +66,8 @@ def serve(
         UserError: the packages of the extra are not installed; no such model or data; an option out of its range; or
             the address cannot be used.
     """
-    try:
-        from opendetr.serving.server import run_server
-    except ImportError as error:
-        raise UserError(f"serve needs the package {error.name}: pip install 'opendetr[serve]'") from None
+    from opendetr.serving.server import run_server  # its packages are an extra
+
     require_score("--threshold", threshold)
     require_batch_size(batch_size)
     require_choice("engine", engine, EngineName)
@@ -93,7 +91,7 @@ def serve(
     if label_studio is not None and label_studio_token_file is not None:
         labelling = LabelStudio(label_studio, _secret("--label-studio-token-file", label_studio_token_file, 1))
     key = None if api_key_file is None else _secret("--api-key-file", api_key_file, LEAST_KEY)
-    run_server(Settings(loaded, host, port, limits, key, labelling))
+    run_server(ServeSettings(loaded, host, port, limits, key, labelling))
 
 
 def _secret(option: str, path: str | Path, least: int) -> str:

@@ -6,34 +6,39 @@ import mimetypes
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
-from fastapi.staticfiles import StaticFiles
-from prometheus_client import CONTENT_TYPE_LATEST
-from pydantic import TypeAdapter, ValidationError
-from starlette.exceptions import HTTPException
-from starlette.routing import Match
-
 from opendetr.serving.asking import refusals, while_connected
 from opendetr.serving.guard import Guard
 from opendetr.serving.metrics import Metrics, Timed
+from opendetr.serving.packages import (
+    CONTENT_TYPE_LATEST,
+    FastAPI,
+    HTTPException,
+    Match,
+    Query,
+    Request,
+    RequestValidationError,
+    Response,
+    StaticFiles,
+    TypeAdapter,
+    ValidationError,
+)
 from opendetr.serving.process import Compute
 from opendetr.serving.refusal import Plain, Refusal
-from opendetr.serving.settings import Settings
-from opendetr.serving.shapes import COMPUTING, Pictures, TrueObject, errors, form
+from opendetr.serving.schemas import COMPUTING, Pictures, TrueObject, errors, form
+from opendetr.serving.settings import ServeSettings
 from opendetr.serving.uploads import Form, Gate
 from opendetr.version import __version__
 
 WEB = Path(__file__).parent / "web"
 MOST_OBJECTS, MOST_POINTS = 1000, 16  # of a request
 NEEDS_KEY = ("/v1/", "/metrics")
-Threshold = Annotated[
+ThresholdQuery = Annotated[
     float | None,
     Query(ge=0, le=1, description="the lowest score that is reported; by default the model's own of each class"),
 ]
 
 
-def create_app(settings: Settings, compute: Compute) -> FastAPI:
+def create_app(settings: ServeSettings, compute: Compute) -> FastAPI:
     """The application, for uvicorn and for tests.
 
     Args:
@@ -134,7 +139,7 @@ def _add_model(app: FastAPI) -> None:
     deadline = app.state.settings.limits.deadline
 
     @app.post("/v1/detect", response_model=Pictures, responses=COMPUTING, openapi_extra=form())
-    async def detect(request: Request, threshold: Threshold = None) -> Response:
+    async def detect(request: Request, threshold: ThresholdQuery = None) -> Response:
         """Detections of one or several pictures."""
         async with gate.form(request) as sent:
             found = await each(request, "detect", sent, threshold=threshold)
@@ -182,7 +187,7 @@ def _add_model(app: FastAPI) -> None:
     async def match(request: Request) -> Response:
         """Which query is matched to which true object, why objects were missed, and what false alarms are."""
         async with gate.form(request, ("truth", "threshold"), most=1) as sent:
-            asked = {"threshold": score(sent), "truth": truth_of(sent)}
+            asked = {"threshold": score(sent), "truth": read_truth(sent)}
             (found,) = await each(request, "match", sent, **asked)
         return Plain(found)
 
@@ -245,7 +250,7 @@ def points_of(sent: Form) -> list[tuple[float, float]]:
 _TRUTH = TypeAdapter(list[TrueObject])
 
 
-def truth_of(sent: Form) -> list[dict[str, Any]]:
+def read_truth(sent: Form) -> list[dict[str, Any]]:
     """The field `truth`, a JSON list of true objects.
 
     Raises:

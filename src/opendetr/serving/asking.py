@@ -5,8 +5,7 @@ from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
-from starlette.requests import Request
-
+from opendetr.serving.packages import Request
 from opendetr.serving.process import ComputeGone, Late, QueueFull, WorkFailed, WrongInputError
 from opendetr.serving.refusal import Refusal
 from opendetr.serving.uploads import COME_AGAIN

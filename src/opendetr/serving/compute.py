@@ -21,7 +21,7 @@ from opendetr.serving.messages import packed, receive
 PREPARING_THREADS = 2  # decoding and resizing release the GIL
 
 
-def main() -> None:
+def compute_all() -> None:
     """Answer the messages on standard input, until it ends; what libraries print goes to standard error."""
     for each in (signal.SIGINT, signal.SIGTERM):  # both reach whole groups of processes; the web process ends this one
         signal.signal(each, signal.SIG_IGN)
@@ -30,10 +30,10 @@ def main() -> None:
     sys.stdout = sys.stderr
     questions = sys.stdin.buffer
     settings = receive(questions)
-    from opendetr.serving.work import WORK, Worker, warm_up  # torch takes seconds
+    from opendetr.serving.work import WORK, ServingWorker, warm_up  # torch takes seconds
 
     try:
-        worker = Worker(settings)
+        worker = ServingWorker(settings)
         warm_up(worker)
     except UserError as error:
         _send(answers, ("refused", str(error)))
@@ -145,4 +145,4 @@ class Line:
 
 
 if __name__ == "__main__":
-    main()
+    compute_all()

@@ -7,11 +7,9 @@ from collections.abc import MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
+from opendetr.serving.packages import ASGIApp, Headers, Message, MutableHeaders, Receive, Scope, Send
 from opendetr.serving.refusal import Refusal
-from opendetr.serving.settings import Settings
+from opendetr.serving.settings import ServeSettings
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 OPEN = frozenset({"/healthz", "/readyz", "/openapi.json"})  # answered without the key, as are the files of the page
@@ -35,7 +33,7 @@ HEADERS = {
 class Guard:
     """An ASGI application around another one."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, needs_key: tuple[str, ...]) -> None:
+    def __init__(self, app: ASGIApp, settings: ServeSettings, needs_key: tuple[str, ...]) -> None:
         """Take the application, and the beginnings of the paths that need the key, where there is one."""
         self.app, self.settings, self.needs_key = app, settings, needs_key
         self.is_stopping = False

@@ -5,11 +5,21 @@ from collections.abc import Iterable
 from typing import Any
 
 import psutil
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from opendetr.serving.packages import (
+    ASGIApp,
+    Collector,
+    CollectorRegistry,
+    Counter,
+    GaugeMetricFamily,
+    Histogram,
+    Message,
+    Metric,
+    Receive,
+    Scope,
+    Send,
+    generate_latest,
+)
 from opendetr.serving.process import Compute
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)

@@ -50,7 +50,7 @@ class WrongInputError(UserError):
 
 
 @dataclass(eq=False)
-class _Job:
+class _Call:
     number: int
     name: str
     arguments: dict[str, Any]
@@ -80,8 +80,8 @@ class Compute:
         self.on_batch: Callable[[float], None] = lambda size: None  # called with the size of every batch
         self.on_restart: Callable[[], None] = lambda: None
         self._numbers = count(1)
-        self._waiting: dict[Priority, dict[int, _Job]] = {"asked": {}, "background": {}}
-        self._sent: dict[int, _Job] = {}
+        self._waiting: dict[Priority, dict[int, _Call]] = {"asked": {}, "background": {}}
+        self._sent: dict[int, _Call] = {}
         self._process: asyncio.subprocess.Process | None = None
         self._is_ready = self._is_stopping = False
         self._watcher: asyncio.Task[None] | None = None
@@ -165,7 +165,7 @@ class Compute:
             raise QueueFull
         until = None if deadline is None else time.monotonic() + deadline
         loop = asyncio.get_running_loop()
-        jobs = [_Job(next(self._numbers), name, given, priority, loop.create_future(), until) for given in arguments]
+        jobs = [_Call(next(self._numbers), name, given, priority, loop.create_future(), until) for given in arguments]
         self._waiting[priority] |= {job.number: job for job in jobs}
         self._send_next()
         try:
@@ -190,7 +190,7 @@ class Compute:
         if background and not self._sent:
             self._send(background.pop(next(iter(background))))
 
-    def _send(self, job: _Job) -> None:
+    def _send(self, job: _Call) -> None:
         assert self._process is not None
         assert self._process.stdin is not None
         self._sent[job.number] = job

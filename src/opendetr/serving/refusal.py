@@ -3,8 +3,7 @@
 import json
 from typing import Any
 
-from starlette.responses import JSONResponse
-
+from opendetr.serving.packages import JSONResponse
 from opendetr.wording import one_line
 
 

@@ -8,19 +8,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import uvicorn
-
 from opendetr.errors import UserError
 from opendetr.progress import console, warn
 from opendetr.serving.app import create_app
 from opendetr.serving.guard import LOOPBACK
+from opendetr.serving.packages import uvicorn
 from opendetr.serving.process import Compute
-from opendetr.serving.settings import Settings
+from opendetr.serving.settings import ServeSettings
 
 LINGER = 3.0  # seconds in which connections get their last answer before idle ones are closed
 
 
-def run_server(settings: Settings) -> None:
+def run_server(settings: ServeSettings) -> None:
     """Serve until SIGTERM or Ctrl-C; a second Ctrl-C ends at once.
 
     Raises:
@@ -31,7 +30,7 @@ def run_server(settings: Settings) -> None:
         raise KeyboardInterrupt
 
 
-async def _serve(settings: Settings) -> int:
+async def _serve(settings: ServeSettings) -> int:
     """Serve, and return the signal that ended it."""
     compute = Compute(settings.model, settings.limits.waiting)
     try:
@@ -62,7 +61,7 @@ def _bound(config: uvicorn.Config) -> Any:
         ) from None
 
 
-def _say(settings: Settings, compute: Compute) -> None:
+def _say(settings: ServeSettings, compute: Compute) -> None:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     facts = compute.facts
     console.print(f"{facts['name']} ({facts['engine']} {facts['precision']}) is served; Ctrl-C stops it:")

@@ -43,7 +43,7 @@ class LabelStudio:
 
 
 @dataclass(frozen=True)
-class Settings:
+class ServeSettings:
     """Everything that `opendetr serve` is asked for."""
 
     model: ModelSettings

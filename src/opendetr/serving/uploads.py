@@ -6,10 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import ClientDisconnect, Request
-
+from opendetr.serving.packages import ClientDisconnect, MultiPartException, MultiPartParser, Request, UploadFile
 from opendetr.serving.refusal import Refusal
 from opendetr.serving.settings import Limits
 

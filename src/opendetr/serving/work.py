@@ -1,6 +1,6 @@
 """What the process that computes can do: functions by name, on plain values, with the model at hand.
 
-`WORK` is the table. A function takes the `Worker` and the arguments of `Compute.call` by name, and returns plain
+`WORK` is the table. A function takes the `ServingWorker` and the arguments of `Compute.call` by name, and returns plain
 values: numbers, texts, lists, dicts and bytes. What it refuses it raises as a UserError.
 """
 
@@ -21,7 +21,7 @@ from opendetr.decoding import TooManyPixelsError
 from opendetr.detections import Detections, Threshold
 from opendetr.engines.detecting import Prepared, detect
 from opendetr.errors import UserError
-from opendetr.explanation.explaining import Asked
+from opendetr.explanation.explaining import Asked, require_inside
 from opendetr.explanation.false_alarms import explain_detections
 from opendetr.explanation.look import Look, look
 from opendetr.explanation.matching import Candidate, ObjectMatch, explain_matching
@@ -42,7 +42,7 @@ class TooLargeError(UserError):
     """A picture with more pixels than this server takes."""
 
 
-class Worker:
+class ServingWorker:
     """The model, and what works keep between calls."""
 
     def __init__(self, settings: ModelSettings) -> None:
@@ -155,7 +155,7 @@ class Worker:
         return read_note(note).get("certificate")
 
 
-def warm_up(worker: Worker) -> None:
+def warm_up(worker: ServingWorker) -> None:
     """Detect once, so that the first client does not wait, and a model that gives no numbers is noticed now.
 
     Raises:
@@ -170,17 +170,17 @@ class _ToDetect(NamedTuple):
     threshold: Threshold
 
 
-def prepare_detect(worker: Worker, picture: bytes, name: str, threshold: float | None) -> _ToDetect:
+def prepare_detect(worker: ServingWorker, picture: bytes, name: str, threshold: float | None) -> _ToDetect:
     """A picture as the model's input, in a thread beside the model; UserError where it cannot be read."""
     return _ToDetect(worker.detector.prepared(0, worker.picture(picture, name)), worker.threshold(threshold))
 
 
-def detect_all(worker: Worker, group: Sequence[_ToDetect]) -> list[dict[str, Any]]:
+def detect_all(worker: ServingWorker, group: Sequence[_ToDetect]) -> list[dict[str, Any]]:
     """Width, height and detections of pictures of one shape."""
     return _found(worker, group)
 
 
-def _found(worker: Worker, group: Sequence[_ToDetect]) -> list[dict[str, Any]]:
+def _found(worker: ServingWorker, group: Sequence[_ToDetect]) -> list[dict[str, Any]]:
     detector, queries = worker.detector, dict[int, Tensor]()
 
     def note_queries(keys: Sequence[int], output: DetrOutput) -> None:
@@ -216,8 +216,8 @@ def plain(detections: Detections, queries: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def explain(
-    worker: Worker,
+def explain_maps(
+    worker: ServingWorker,
     picture: bytes,
     name: str,
     threshold: float | None,
@@ -230,7 +230,7 @@ def explain(
     asked = Asked(threshold, points, layer, head, at_most)
     asked.check(worker.looker)
     image = worker.picture(picture, name)
-    require_inside(points, image)
+    require_inside(points, name, image)
     seen = look(worker.looker, image)
     explained = seen.explained(worker.threshold(threshold), at_most)
     attention, what = asked.of(seen.cross_maps(explained.queries))
@@ -262,17 +262,8 @@ def explain(
     }  # fmt: skip
 
 
-def require_inside(points: Sequence[tuple[float, float]], image: Image.Image) -> None:
-    """Check that points lie in the picture; UserError otherwise."""
-    for x, y in points:
-        if not (0 <= x < image.width and 0 <= y < image.height):
-            raise UserError(
-                f"the point {x:g},{y:g} lies outside the picture, which is {image.width}x{image.height} pixels"
-            )
-
-
 def match_truth(
-    worker: Worker, picture: bytes, name: str, truth: Sequence[dict[str, Any]], threshold: float | None
+    worker: ServingWorker, picture: bytes, name: str, truth: Sequence[dict[str, Any]], threshold: float | None
 ) -> dict[str, Any]:
     """Which query was matched to which true object, why objects were missed, and what the false alarms are."""
     image = worker.picture(picture, name)
@@ -280,7 +271,7 @@ def match_truth(
     return matching(worker, look(worker.looker, image), target, worker.threshold(threshold))
 
 
-def target_of(worker: Worker, truth: Sequence[dict[str, Any]], size: tuple[int, int]) -> Target:
+def target_of(worker: ServingWorker, truth: Sequence[dict[str, Any]], size: tuple[int, int]) -> Target:
     """True objects (`box_xyxy` in pixels, and one of `label`, `name`, `category_id`) of a picture of `size`.
 
     Raises:
@@ -303,7 +294,7 @@ def target_of(worker: Worker, truth: Sequence[dict[str, Any]], size: tuple[int, 
     return Target(torch.tensor(labels, dtype=torch.long), xyxy_to_cxcywh(boxes / sides))
 
 
-def matching(worker: Worker, seen: Look, target: Target, threshold: Threshold) -> dict[str, Any]:
+def matching(worker: ServingWorker, seen: Look, target: Target, threshold: Threshold) -> dict[str, Any]:
     """The matching of a picture that was looked at, in plain values; boxes in its pixels."""
     checkpoint = worker.looker.checkpoint
     loss, label_map = checkpoint.config.loss, checkpoint.label_map
@@ -372,6 +363,6 @@ class Work:
 
 WORK: dict[str, Work] = {
     "detect": Work(detect_all, prepare_detect, lambda one, other: one.picture.image.shape == other.picture.image.shape),
-    "explain": Work(explain),
+    "explain": Work(explain_maps),
     "match": Work(match_truth),
 }

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from opendetr.serving.packages import BaseModel, ConfigDict, Field
 
 Box = Annotated[
     list[float], Field(min_length=4, max_length=4, description="x1, y1, x2, y2 in pixels of the upright picture")
@@ -26,7 +26,7 @@ class FoundObject(BaseModel):
     query: int = Field(ge=0, description="the object query that gave it")
 
 
-class Picture(BaseModel):
+class FoundPicture(BaseModel):
     """What was found in a picture, as the model orders it."""
 
     width: int
@@ -55,7 +55,7 @@ class Pictures(BaseModel):
             }
         }
     )  # fmt: skip
-    pictures: list[Picture]
+    pictures: list[FoundPicture]
 
 
 class TrueObject(BaseModel):
