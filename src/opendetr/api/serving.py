@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from opendetr.data.source import DataRoots, DataSource, Renames
 from opendetr.errors import UserError
@@ -89,9 +90,26 @@ def serve(
     limits = Limits(round(max_megabytes * 2**20), pictures=max_pictures, waiting=max_waiting, deadline=deadline)
     labelling = None
     if label_studio is not None and label_studio_token_file is not None:
-        labelling = LabelStudio(label_studio, _secret("--label-studio-token-file", label_studio_token_file, 1))
+        labelling = LabelStudio(_origin(label_studio), _secret("--label-studio-token-file", label_studio_token_file, 1))
     key = None if api_key_file is None else _secret("--api-key-file", api_key_file, LEAST_KEY)
     run_server(ServeSettings(loaded, host, port, limits, key, labelling))
+
+
+def _origin(address: str) -> str:
+    """Scheme, host and port of a server's address.
+
+    Raises:
+        UserError: it is no such address, or names more than a server.
+    """
+    try:
+        parts = urlsplit(address)
+        is_server = parts.scheme in ("http", "https") and parts.hostname and "@" not in parts.netloc
+        is_server = is_server and parts.path in ("", "/") and not parts.query and parts.port != 0
+    except ValueError:
+        is_server = False
+    if not is_server:
+        raise UserError(f"--label-studio {address}: expected the address of a server, e.g. http://localhost:8080")
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 def _secret(option: str, path: str | Path, least: int) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from opendetr.serving.asking import refusals, while_connected
 from opendetr.serving.guard import Guard
+from opendetr.serving.label_studio import ROUTES, add_label_studio
 from opendetr.serving.metrics import Metrics, Timed
 from opendetr.serving.packages import (
     CONTENT_TYPE_LATEST,
@@ -31,11 +32,13 @@ from opendetr.version import __version__
 
 WEB = Path(__file__).parent / "web"
 MOST_OBJECTS, MOST_POINTS = 1000, 16  # of a request
-NEEDS_KEY = ("/v1/", "/metrics")
+NEEDS_KEY = ("/v1/", "/metrics", *ROUTES)
 ThresholdQuery = Annotated[
     float | None,
     Query(ge=0, le=1, description="the lowest score that is reported; by default the model's own of each class"),
 ]
+
+CheckpointQuery = Annotated[str | None, Query(max_length=40, description="a kept checkpoint of the run, by its name")]
 
 
 def create_app(settings: ServeSettings, compute: Compute) -> FastAPI:
@@ -57,6 +60,7 @@ def create_app(settings: ServeSettings, compute: Compute) -> FastAPI:
     _say_errors(app)
     _add_state(app)
     _add_model(app)
+    add_label_studio(app)
     _add_page(app)
     return app
 
@@ -169,6 +173,16 @@ def _add_model(app: FastAPI) -> None:
             asked = {"threshold": score(sent), "points": points_of(sent), **numbers}
             found = await each(request, "explain", sent, **asked)
         return Plain({"pictures": found})
+
+    @app.post(
+        "/v1/look", response_class=Response, openapi_extra=form(most="one"),
+        responses=COMPUTING | {200: {"content": {"application/octet-stream": {}}}},
+    )  # fmt: skip
+    async def look(request: Request, checkpoint: CheckpointQuery = None) -> Response:
+        """What the page shows inside the model: logits, boxes, and queries and keys of its attention (safetensors)."""
+        async with gate.form(request, most=1) as sent:
+            (found,) = await each(request, "look", sent, checkpoint=checkpoint)
+        return Response(found, media_type="application/octet-stream")
 
     @app.post(
         "/v1/match", responses=COMPUTING,

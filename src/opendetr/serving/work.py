@@ -4,6 +4,7 @@
 values: numbers, texts, lists, dicts and bytes. What it refuses it raises as a UserError.
 """
 
+import json
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
+from safetensors.torch import save
 from torch import Tensor
 
 from opendetr.boxes import xyxy_to_cxcywh
@@ -31,6 +33,7 @@ from opendetr.files import read_note
 from opendetr.images import decode_image
 from opendetr.inference.detector import Detector, computes_on, require_numbers
 from opendetr.loss.matcher import CostWeights
+from opendetr.serving.look_tensors import look_tensors
 from opendetr.serving.settings import ModelSettings
 from opendetr.structures import DetrOutput, Target
 from opendetr.threads import settle_threads
@@ -104,6 +107,7 @@ class ServingWorker:
         every = [thresholds] * labels.num_classes if isinstance(thresholds, int | float) else list(thresholds)
         facts: dict[str, Any] = {
             "name": _short(self.settings.model),
+            "identity": self.detector.identity,
             "classes": [
                 {"label": label, "name": name, "category_id": category_id}
                 for label, (name, category_id) in enumerate(zip(labels.names, labels.category_ids))
@@ -262,16 +266,33 @@ def explain_maps(
     }  # fmt: skip
 
 
+def look_inside(worker: ServingWorker, picture: bytes, name: str, checkpoint: str | None) -> bytes:
+    """The tensors of `look_tensors` as a safetensors file, whose metadata hold the sizes as JSON.
+
+    `checkpoint` is the name of a kept checkpoint of the run; None is the model itself.
+    """
+    if checkpoint is not None:
+        raise UserError(f"the run has no checkpoint '{checkpoint}'")
+    image = worker.picture(picture, name)
+    seen = look(worker.looker, image)
+    sizes: dict[str, Any] = {
+        "width": image.width, "height": image.height, "extent": list(seen.extent),
+        "memory_shapes": [list(shape) for shape in seen.memory.shapes],
+    }  # fmt: skip
+    tensors = {key: tensor.cpu() for key, tensor in look_tensors(seen.output, seen.captured).items()}
+    return save(tensors, {key: json.dumps(value) for key, value in sizes.items()})
+
+
 def match_truth(
     worker: ServingWorker, picture: bytes, name: str, truth: Sequence[dict[str, Any]], threshold: float | None
 ) -> dict[str, Any]:
     """Which query was matched to which true object, why objects were missed, and what the false alarms are."""
     image = worker.picture(picture, name)
-    target = target_of(worker, truth, image.size)
+    target = true_objects(worker, truth, image.size)
     return matching(worker, look(worker.looker, image), target, worker.threshold(threshold))
 
 
-def target_of(worker: ServingWorker, truth: Sequence[dict[str, Any]], size: tuple[int, int]) -> Target:
+def true_objects(worker: ServingWorker, truth: Sequence[dict[str, Any]], size: tuple[int, int]) -> Target:
     """True objects (`box_xyxy` in pixels, and one of `label`, `name`, `category_id`) of a picture of `size`.
 
     Raises:
@@ -364,5 +385,6 @@ class Work:
 WORK: dict[str, Work] = {
     "detect": Work(detect_all, prepare_detect, lambda one, other: one.picture.image.shape == other.picture.image.shape),
     "explain": Work(explain_maps),
+    "look": Work(look_inside),
     "match": Work(match_truth),
 }
