@@ -10,8 +10,6 @@ import { thresholdControl } from "./threshold.js";
 
 /** @import { Context, Detection } from "../types.js" */
 
-const MANY = 40; // from so many boxes on, names stand only at the one that is looked at
-
 /** @param {HTMLElement} place @param {Context} context */
 export function detect(place, context) {
   const { model, state, word, number, say, look, go } = context;
@@ -89,7 +87,7 @@ export function detect(place, context) {
     const of = pointed ?? state.values.chosen;
     stage.show({ boxes: [...shown].reverse().sort((a, b) => Number(a === of) - Number(b === of)).map((one) => ({
       box: one.box_xyxy, colour: classColour(one.label), width: one === of ? 3 : 2, opacity: of && one !== of ? 0.35 : 1,
-      text: one === of || (!of && shown.length < MANY) ? `${model.classes[one.label].name} ${number(one.score, 2)}` : undefined,
+      text: one === of || (!of && stage.hasPlaceFor(shown.length)) ? `${model.classes[one.label].name} ${number(one.score, 2)}` : undefined,
     })) });
   }
 

@@ -83,7 +83,7 @@ export function inside(place, context) {
   const mosaic = element("canvas", { class: "mosaic", role: "img", onclick: (/** @type {MouseEvent} */ event) => {
     state.setInside({ ...mosaicAt(mosaic, event, model.decoder_layers, model.heads), kind: "query" });
   } });
-  const mosaicPanel = element("section", { class: "panel" }, element("h2", {}, word("inside.mosaic")),
+  const mosaicPanel = element("section", { class: "panel last" }, element("h2", {}, word("inside.mosaic")),
     element("p", { class: "quiet small" }, word("inside.mosaic_what")), mosaic);
   const steps = element("div", { class: "scroll", tabIndex: 0, role: "region", "aria-label": word("inside.steps") });
   const stepsPanel = element("section", { class: "panel" }, element("h2", {}, word("inside.steps")), steps);
@@ -213,7 +213,7 @@ export function inside(place, context) {
     for (const { answer } of given) if (answer) names.set(model.classes[answer.label].name, (names.get(model.classes[answer.label].name) ?? 0) + 1);
     const listed = [...names].sort((a, b) => b[1] - a[1]).slice(0, 4).map(([name, count]) => `${name} × ${count}`).join(", ");
     slotText.textContent = [
-      word("slot.said", { query: of.query, count: pictures.length, given: given.length }), listed,
+      word("slot.said", { query: of.query, count: pictures.length, given: given.length }), listed && word("slot.names", { names: listed }),
       model.query_source === "selected" ? word("slot.selected") : "",
     ].filter(Boolean).join(" ");
     drawSlot(slot, given.map(({ result, answer }) => ({ box: /** @type {Detection} */ (answer).box_xyxy, width: result.width, height: result.height, colour: classColour(/** @type {Detection} */ (answer).label) })));

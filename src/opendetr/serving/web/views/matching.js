@@ -135,7 +135,7 @@ export function matching(place, context) {
     all.forEach(({ label, box_xyxy, taken_by, found_by }, place) => {
       const isAt = place === at;
       const faint = at !== null && !isAt;
-      boxes.push({ box: box_xyxy, colour: TRUTH, dashed: true, width: isAt ? 3 : 2, opacity: faint ? 0.4 : 1, text: isAt || (at === null && all.length < 25) ? `${place + 1} ${nameOf(label)}` : undefined });
+      boxes.push({ box: box_xyxy, colour: TRUTH, dashed: true, width: isAt ? 3 : 2, opacity: faint ? 0.4 : 1, text: isAt || (at === null && stage.hasPlaceFor(all.length)) ? `${place + 1} ${nameOf(label)}` : undefined });
       const query = taken_by?.query ?? found_by;
       const answer = query === null || query === undefined ? null : boxOf(query);
       if (!answer || !seen || query === null || query === undefined) return;

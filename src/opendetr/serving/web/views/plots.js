@@ -19,8 +19,8 @@ export function drawMosaic(canvas, maps, shown, name) {
   const dots = devicePixelRatio || 1;
   const { width: cells, height: rows } = maps[0][0];
   const columns = maps[0].length;
-  const wide = Math.min(150, (Math.max(canvas.parentElement?.clientWidth ?? 0, 240) - 40) / columns - GAP);
-  const tall = Math.min((wide * rows) / cells, 150);
+  const wide = Math.min(220, (Math.max(canvas.parentElement?.clientWidth ?? 0, 240) - 40) / columns - GAP);
+  const tall = Math.min((wide * rows) / cells, 220);
   const size = { width: columns * (wide + GAP) + GAP, height: maps.length * (tall + GAP) + GAP };
   Object.assign(canvas.style, { width: `${size.width}px`, height: `${size.height}px` });
   Object.assign(canvas, { width: size.width * dots, height: size.height * dots });

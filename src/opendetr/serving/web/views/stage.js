@@ -36,6 +36,8 @@ import { element } from "../elements.js";
  */
 
 const TALLEST = 0.72; // of the window's height
+const TALLEST_ABOVE = 0.45; // where the picture stays in sight above all else
+const NARROW = matchMedia("(max-width: 60rem)"); // as in style.css
 const LETTERS = "600 13px system-ui, sans-serif";
 const SHADE = "rgb(0 0 0 / 0.55)"; // around lines, which are seen on any picture by it
 
@@ -49,7 +51,7 @@ export class Stage {
   constructor(label, most, { hover, press } = {}) {
     this.most = most;
     this.canvas = element("canvas", { role: "img", "aria-label": label });
-    this.scale = element("div", { class: "scale", hidden: true });
+    this.scale = element("div", { class: "scale off" });
     this.element = element("figure", { class: "stage" }, this.canvas, this.scale);
     /** @type {Drawn} */
     this.drawn = { picture: null, width: 1, height: 1, boxes: [], lines: [], heat: null, point: null };
@@ -76,8 +78,14 @@ export class Stage {
     else this.redraw();
   }
 
+  /** Whether the names of so many boxes find a place. @param {number} count */
+  hasPlaceFor(count) {
+    return count <= this.element.clientWidth / 25;
+  }
+
   close() {
     this.sizes.disconnect();
+    document.documentElement.style.scrollPaddingTop = "";
   }
 
   /** The picture as large as there is place. */
@@ -85,10 +93,12 @@ export class Stage {
     const { width, height } = this.drawn;
     const place = this.element.clientWidth;
     if (!place) return;
-    this.ratio = Math.min(place / width, (TALLEST * innerHeight) / height);
+    this.ratio = Math.min(place / width, ((NARROW.matches ? TALLEST_ABOVE : TALLEST) * innerHeight) / height);
     const dots = devicePixelRatio || 1;
     Object.assign(this.canvas.style, { width: `${width * this.ratio}px`, height: `${height * this.ratio}px` });
     Object.assign(this.canvas, { width: Math.round(width * this.ratio * dots), height: Math.round(height * this.ratio * dots) });
+    // What is scrolled to, by keys or by a script, does not end under it.
+    document.documentElement.style.scrollPaddingTop = NARROW.matches ? `${this.element.offsetHeight}px` : "";
     this.redraw();
   }
 
@@ -181,7 +191,7 @@ export class Stage {
   /** The colours of the heat map and what they mean. */
   showScale() {
     const { heat } = this.drawn;
-    this.scale.hidden = !heat;
+    this.scale.classList.toggle("off", !heat); // it keeps its place: a list under it would slip from the pointer
     if (!heat) return;
     const bar = element("canvas", { width: 128, height: 1, "aria-hidden": "true" });
     const map = { width: 128, height: 1, data: Float32Array.from({ length: 128 }, (_, at) => at) };

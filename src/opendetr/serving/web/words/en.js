@@ -112,7 +112,7 @@ export const words = {
   "inside.head": "Head",
   "inside.head_of": "head {number} of {of}",
   "inside.mean": "mean of all heads",
-  "inside.prior": "With the focus prior at the query's box",
+  "inside.prior": "With the focus prior",
   "inside.opacity": "Opacity of the map",
   "inside.x": "x",
   "inside.y": "y",
@@ -139,6 +139,7 @@ export const words = {
   "steps.start": "start",
 
   "slot.said": "Query {query} answered on {given} of the last {count} pictures of this page.",
+  "slot.names": "Its classes: {names}.",
   "slot.selected": "This model selects its queries in each picture, so a number has no place of its own.",
   "slot.plot": "Boxes of query {query} on the last pictures, in one square",
 

@@ -112,7 +112,7 @@ export const words = {
   "inside.head": "注意力头",
   "inside.head_of": "第 {number} / {of} 头",
   "inside.mean": "所有头的平均",
-  "inside.prior": "包含查询框处的聚焦先验（focus prior）",
+  "inside.prior": "包含聚焦先验（focus prior）",
   "inside.opacity": "热力图不透明度",
   "inside.x": "x",
   "inside.y": "y",
@@ -139,6 +139,7 @@ export const words = {
   "steps.start": "起点",
 
   "slot.said": "本页最近 {count} 张图像中，查询 {query} 在 {given} 张上有输出。",
+  "slot.names": "类别：{names}。",
   "slot.selected": "该模型按图像选取查询，编号本身没有固定位置含义。",
   "slot.plot": "查询 {query} 在最近图像上的框，绘于同一方格",
 
