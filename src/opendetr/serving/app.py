@@ -102,9 +102,9 @@ def _say_errors(app: FastAPI) -> None:
 
 def in_words(error: Any) -> str:
     """An error of pydantic as a sentence that names the field."""
-    place = ".".join(str(part) for part in error["loc"] if part not in ("query", "path", "body"))
+    where = error["loc"][1:] if error["loc"][:1] in (("query",), ("path",), ("body",)) else error["loc"]
     said = str(error["msg"]).removeprefix("Value error, ")
-    return f"{place}: {said[:1].lower()}{said[1:]}" if place else said
+    return ": ".join(filter(None, (".".join(map(str, where)), f"{said[:1].lower()}{said[1:]}")))
 
 
 def _add_state(app: FastAPI) -> None:

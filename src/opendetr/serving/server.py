@@ -2,9 +2,11 @@
 
 import asyncio
 import ipaddress
+import os
 import signal
+import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +18,7 @@ from opendetr.serving.packages import uvicorn
 from opendetr.serving.process import Compute
 from opendetr.serving.settings import ServeSettings
 
+BACKLOG = 2048  # connections that the system holds until they are taken
 LINGER = 3.0  # seconds in which connections get their last answer before idle ones are closed
 
 
@@ -36,36 +39,44 @@ async def _serve(settings: ServeSettings) -> int:
     try:
         app = create_app(settings, compute)
         config = uvicorn.Config(
-            app, host=settings.host, port=settings.port, log_level="warning", access_log=False, lifespan="off",
-            server_header=False, timeout_graceful_shutdown=int(settings.limits.deadline) + 5, backlog=2048,
+            app, log_level="warning", access_log=False, lifespan="off",
+            server_header=False, timeout_graceful_shutdown=int(settings.limits.deadline) + 5, backlog=BACKLOG,
             timeout_keep_alive=30,
         )  # fmt: skip
-        sockets = [_bound(config)]
+        bound = _bound(settings)
         await compute.start()
-        server = _Server(config)
-        _say(settings, compute)
-        await server.serve(sockets)
+        server = _Server(config, lambda: _say(settings, compute, bound.getsockname()[1]))
+        await server.serve([bound])
         return server.ended_by
     finally:
         await compute.stop()
 
 
-def _bound(config: uvicorn.Config) -> Any:
-    """The socket, before the model is loaded, so that a port in use is said at once."""
+def _bound(settings: ServeSettings) -> socket.socket:
+    """The socket, before the model is loaded, so that a port in use is said at once.
+
+    Raises:
+        UserError: the address cannot be used.
+    """
+    bound = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
     try:
-        return config.bind_socket()
-    except SystemExit:  # uvicorn's way
+        if os.name == "posix":  # elsewhere it would let two programs have one port
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((settings.host, settings.port))
+        return bound
+    except OSError as error:
+        bound.close()
         raise UserError(
-            f"--host {config.host} --port {config.port}: the address cannot be used, most often since another program "
-            f"does; give another --port"
+            f"--host {settings.host} --port {settings.port} cannot be used ({error.strerror or error}); give another "
+            f"--port, or stop the program that uses it"
         ) from None
 
 
-def _say(settings: ServeSettings, compute: Compute) -> None:
+def _say(settings: ServeSettings, compute: Compute, port: int) -> None:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     facts = compute.facts
     console.print(f"{facts['name']} ({facts['engine']} {facts['precision']}) is served; Ctrl-C stops it:")
-    console.print(f"  http://{host}:{settings.port}/", soft_wrap=True)
+    console.print(f"  http://{host}:{port}/", soft_wrap=True)
     if not is_loopback(settings.host):
         key = "whoever has the key" if settings.api_key else "everyone, for there is no --api-key-file,"
         warn(
@@ -85,7 +96,15 @@ def is_loopback(host: str) -> bool:
 class _Server(uvicorn.Server):
     """Uvicorn, which at the end gives every connection its last answer before it closes those that are idle."""
 
-    ended_by: int = 0
+    def __init__(self, config: uvicorn.Config, say: Callable[[], None]) -> None:
+        """Take what says that requests are taken."""
+        super().__init__(config)
+        self.say, self.ended_by = say, 0
+
+    async def startup(self, sockets: list[Any] | None = None) -> None:
+        """As uvicorn's; where it is comes after it listens, so that programs can wait for the sentence."""
+        await super().startup(sockets)
+        self.say()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -1,0 +1,237 @@
+"""The queue and the process behind it, with a program that has no model."""
+
+import asyncio
+import os
+import signal
+import sys
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from opendetr.errors import UserError
+from opendetr.serving import process
+from opendetr.serving.process import Compute, ComputeGone, Late, QueueFull, WorkFailed, WrongInputError
+from opendetr.serving.settings import ModelSettings
+
+PROGRAM = (sys.executable, str(Path(__file__).with_name("answering.py")))
+
+
+@asynccontextmanager
+async def computing(model="cells", waiting=64, batch_size=8):
+    compute = Compute(ModelSettings(model, batch_size=batch_size), waiting, PROGRAM)
+    try:
+        await compute.start()
+        yield compute
+    finally:
+        await compute.stop()
+
+
+async def until(is_so):
+    async with asyncio.timeout(30):
+        while not is_so():
+            await asyncio.sleep(0.005)
+
+
+def test_a_work_answers_refuses_and_fails():
+    async def run():
+        async with computing() as compute:
+            assert compute.is_ready
+            assert compute.facts["process"] == compute.process_id != os.getpid()
+            assert await compute.call("work", {"say": {"a": [1, 2.5, b"x"]}}) == {"a": [1, 2.5, b"x"]}
+            with pytest.raises(WrongInputError, match="no picture") as refused:
+                await compute.call("work", {"refuse": "no picture"})
+            assert refused.value.kind == "UserError"
+            with pytest.raises(WorkFailed, match="ValueError: oh"):
+                await compute.call("work", {"fail": "oh"})
+            with pytest.raises(WorkFailed, match="KeyError"):
+                await compute.call("nothing", {})
+            assert await compute.call("work", {"say": 1}) == 1  # the process went on
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(("model", "said"), [("missing", "missing does not exist"), ("broken", "exit code 7")])
+def test_a_model_that_cannot_be_loaded_is_said_at_the_start(model, said):
+    async def run():
+        with pytest.raises(UserError, match=said):
+            async with computing(model):
+                pass
+
+    asyncio.run(run())
+
+
+def test_pictures_that_are_alike_go_together(tmp_path):
+    async def run():
+        async with computing() as compute:
+            sizes = []
+            compute.on_batch = sizes.append
+            held = asyncio.create_task(compute.call("work", {"wait_for": str(tmp_path / "go")}))
+            notes = [tmp_path / str(number) for number in range(6)]
+            jobs = [{"say": number, "shape": number % 2, "note": str(note)} for number, note in enumerate(notes)]
+            several = asyncio.create_task(compute.call_all("batched", jobs))
+            await until(lambda: all(note.exists() for note in notes))  # prepared, while the first is computed
+            (tmp_path / "go").touch()
+            await held
+            assert await several == [f"{number} of 3" for number in range(6)]
+            await until(lambda: sizes == [3, 3])
+
+    asyncio.run(run())
+
+
+def test_one_that_cannot_be_prepared_takes_no_other_along():
+    async def run():
+        async with computing() as compute:
+            good = compute.call("batched", {"say": 1, "shape": 0})
+            bad = compute.call("batched", {"refuse_early": "no picture", "shape": 0})
+            found = await asyncio.gather(good, bad, return_exceptions=True)
+            assert (found[0], str(found[1])) == ("1 of 1", "no picture")
+
+    asyncio.run(run())
+
+
+def test_the_queue_is_bounded_and_takes_all_of_a_request_or_none(tmp_path):
+    async def run():
+        async with computing(waiting=3, batch_size=1) as compute:
+            gone = str(tmp_path / "go")
+            sent = [
+                asyncio.create_task(compute.call("work", {"wait_for": gone, "say": n})) for n in range(compute.window)
+            ]
+            await until(lambda: len(compute._sent) == compute.window)
+            waiting = [asyncio.create_task(compute.call("work", {"say": n})) for n in (10, 11)]
+            await until(lambda: compute.waiting == compute.window + 2)
+            with pytest.raises(QueueFull):
+                await compute.call_all("work", [{"say": 1}, {"say": 2}])
+            last = asyncio.create_task(compute.call("work", {"say": 12}))
+            await until(lambda: compute.waiting == compute.window + 3)
+            with pytest.raises(QueueFull):
+                await compute.call("work", {"say": 3})
+            (tmp_path / "go").touch()
+            assert await asyncio.gather(*sent) == list(range(compute.window))
+            assert await asyncio.gather(*waiting, last) == [10, 11, 12]
+
+    asyncio.run(run())
+
+
+def test_what_is_late_or_cancelled_leaves_the_queue(tmp_path):
+    async def run():
+        async with computing(batch_size=1) as compute:
+            gone = str(tmp_path / "go")
+            sent = [asyncio.create_task(compute.call("work", {"wait_for": gone})) for _ in range(compute.window)]
+            await until(lambda: len(compute._sent) == compute.window)
+            with pytest.raises(Late):
+                await compute.call("work", {"die": True}, deadline=0.01)
+            dropped = asyncio.create_task(compute.call_all("work", [{"die": True}, {"die": True}]))
+            await until(lambda: compute.waiting == compute.window + 2)
+            dropped.cancel()
+            await asyncio.wait([dropped])
+            assert compute.waiting == compute.window
+            (tmp_path / "go").touch()
+            await asyncio.gather(*sent)
+            assert await compute.call("work", {"say": "alive"}) == "alive"  # none of the three was ever computed
+
+    asyncio.run(run())
+
+
+def test_a_job_that_is_late_in_the_process_harms_no_other(tmp_path):
+    async def run():
+        async with computing() as compute:
+            with pytest.raises(Late):
+                await compute.call("work", {"wait_for": str(tmp_path / "go"), "say": "late"}, deadline=0.05)
+            (tmp_path / "go").touch()
+            assert await compute.call("work", {"say": "next"}) == "next"
+
+    asyncio.run(run())
+
+
+def test_background_work_waits_until_nobody_asks(tmp_path):
+    async def run():
+        async with computing() as compute:
+            ended = []
+
+            async def noted(name, **options):
+                await compute.call("work", {"say": name, **options.pop("given", {})}, **options)
+                ended.append(name)
+
+            first = asyncio.create_task(noted("asked", given={"wait_for": str(tmp_path / "go")}))
+            await until(lambda: len(compute._sent) == 1)
+            behind = [asyncio.create_task(noted(f"behind {n}", priority="background")) for n in range(2)]
+            await asyncio.sleep(0)
+            other = asyncio.create_task(noted("asked later"))
+            await until(lambda: len(compute._sent) == 2)  # what is asked, and nothing of the background
+            assert compute.waiting == 2
+            (tmp_path / "go").touch()
+            await asyncio.gather(first, *behind, other)
+            assert ended == ["asked", "asked later", "behind 0", "behind 1"]
+
+    asyncio.run(run())
+
+
+def test_kill_9_fails_what_waits_at_once_and_the_process_comes_back(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(process, "FIRST_PAUSE", 0.01)
+
+    async def run():
+        async with computing(batch_size=1) as compute:
+            restarts = []
+            compute.on_restart = lambda: restarts.append(1)
+            before = compute.process_id
+            jobs = [
+                asyncio.create_task(compute.call("work", {"wait_for": str(tmp_path / "never")}))
+                for _ in range(compute.window + 3)
+            ]
+            await until(lambda: compute.waiting == len(jobs))
+            os.kill(before, signal.SIGKILL)
+            async with asyncio.timeout(2):
+                found = await asyncio.gather(*jobs, return_exceptions=True)
+            assert {type(one) for one in found} == {ComputeGone}
+            with pytest.raises(ComputeGone):
+                await compute.call("work", {"say": 1})
+            await until(lambda: compute.is_ready)
+            assert await compute.call("work", {"say": "back"}) == "back"
+            assert (compute.process_id != before, restarts) == (True, [1])
+
+    asyncio.run(run())
+    assert "the process that computes has ended (exit code -9); it is started again" in capsys.readouterr().out
+
+
+def test_a_start_that_fails_is_tried_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(process, "FIRST_PAUSE", 0.01)
+    note = tmp_path / "note"
+
+    async def run():
+        async with computing(f"once:{note}") as compute:
+            with pytest.raises(ComputeGone):
+                await compute.call("work", {"die": True})
+            await until(tmp_path.joinpath("note.tried").exists)  # a start that failed
+            assert not compute.is_ready
+            note.unlink()
+            await until(lambda: compute.is_ready)
+            assert await compute.call("work", {"say": "back"}) == "back"
+
+    asyncio.run(run())
+
+
+def test_a_process_that_does_not_answer_is_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(process, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(process, "STUCK", 0.0)
+
+    async def run():
+        async with computing() as compute:
+            before = compute.process_id
+            with pytest.raises(Late):
+                await compute.call("work", {"wait_for": str(tmp_path / "never")}, deadline=0.01)
+            await until(lambda: compute.is_ready and compute.process_id != before)
+
+    asyncio.run(run())
+
+
+def test_at_a_stop_nothing_waits_for_ever_and_no_process_is_left(tmp_path):
+    async def run():
+        async with computing() as compute:
+            job = asyncio.create_task(compute.call("work", {"say": 1}))
+            await job
+            number = compute.process_id
+        with pytest.raises(ProcessLookupError):
+            os.kill(number, 0)
+
+    asyncio.run(run())
