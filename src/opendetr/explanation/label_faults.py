@@ -14,10 +14,10 @@ from torch import Tensor
 from opendetr.boxes import box_iou, cxcywh_to_xyxy
 from opendetr.data.check import require_size
 from opendetr.data.index import DatasetIndex
-from opendetr.explanation.mistakes import target_of
-from opendetr.explanation.suspects import NEAR, WORTH_ASKING, Evidence
 from opendetr.engines.detecting import detect
 from opendetr.errors import UserError
+from opendetr.explanation.mistakes import target_of
+from opendetr.explanation.suspects import NEAR, WORTH_ASKING, Evidence
 from opendetr.images import read_image
 from opendetr.inference.detector import Detector, require_numbers
 from opendetr.scoring import Scoring

@@ -33,6 +33,7 @@ def run_server(settings: ServeSettings) -> None:
 async def _serve(settings: ServeSettings) -> int:
     """Serve, and return the signal that ended it."""
     compute = Compute(settings.model, settings.limits.waiting)
+    app = None
     try:
         app = create_app(settings, compute)
         config = uvicorn.Config(
@@ -47,6 +48,8 @@ async def _serve(settings: ServeSettings) -> int:
         await server.serve(sockets)
         return server.ended_by
     finally:
+        if app is not None:
+            await app.state.data.close()
         await compute.stop()
 
 
