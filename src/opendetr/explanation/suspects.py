@@ -27,7 +27,7 @@ class LabelFault(StrEnum):
 
 
 @dataclass(frozen=True)
-class Evidence:
+class LabelEvidence:
     """What a model says about one object of the labels, or about one place without a label."""
 
     number: int | None  # of the object in its picture; None: no object is there
@@ -47,14 +47,14 @@ class Suspect:
     picture: int  # position in the split
     fault: LabelFault
     suspicion: float  # 0..1, comparable among those of its kind
-    evidence: Evidence
+    evidence: LabelEvidence
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         return {"picture": self.picture, "fault": str(self.fault), "suspicion": self.suspicion, **asdict(self.evidence)}
 
 
-def rank_suspects(pictures: Iterable[tuple[int, Sequence[Evidence]]]) -> list[Suspect]:
+def rank_suspects(pictures: Iterable[tuple[int, Sequence[LabelEvidence]]]) -> list[Suspect]:
     """What may be wrong with the labels of a split, the likeliest first; at most one entry per object.
 
     The kinds take turns: the likeliest of each, then the second likeliest of each. How rare such strong evidence is in
@@ -70,7 +70,7 @@ def rank_suspects(pictures: Iterable[tuple[int, Sequence[Evidence]]]) -> list[Su
         pictures: positions in the split, with the evidence of each picture.
     """
     every = [(position, one) for position, several in pictures for one in several]
-    of_class: dict[int, list[Evidence]] = defaultdict(list)
+    of_class: dict[int, list[LabelEvidence]] = defaultdict(list)
     for _, one in every:
         if one.given_label is not None:
             of_class[one.given_label].append(one)
@@ -98,12 +98,12 @@ class _Usual:
     spoken_of: float  # the share of objects about which a query speaks
 
     @classmethod
-    def of(cls, several: Sequence[Evidence]) -> "_Usual":
+    def of(cls, several: Sequence[LabelEvidence]) -> "_Usual":
         ious = [one.iou for one in several if one.query is not None]
         return cls(median(ious) if ious else 0.0, len(ious) / len(several))
 
 
-def _judge(one: Evidence, usual: _Usual | None) -> tuple[LabelFault, float]:
+def _judge(one: LabelEvidence, usual: _Usual | None) -> tuple[LabelFault, float]:
     if usual is None:
         is_new = min(1.0, (1 - one.iou) / (1 - ALREADY))
         return LabelFault.MISSING, one.score * is_new

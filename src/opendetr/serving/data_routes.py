@@ -12,8 +12,8 @@ from opendetr.serving.process import Compute
 from opendetr.serving.refusal import Plain, Refusal
 from opendetr.serving.review import LabelReview
 from opendetr.serving.run_files import described_run, log_lines, run_of
-from opendetr.serving.settings import ServeSettings
 from opendetr.serving.schemas import COMPUTING, errors, form
+from opendetr.serving.settings import ServeSettings
 from opendetr.serving.survey import SORTS, SplitSurvey
 
 MOST_LISTED = 500  # pictures or entries of an answer
@@ -24,7 +24,9 @@ SplitName = Annotated[str, PathParameter(max_length=200)]
 Number = Annotated[int, PathParameter(ge=0, le=10**9, description="of the picture in its split, from 0")]
 Offset = Annotated[int, Query(ge=0, le=10**9)]
 Limit = Annotated[int, Query(ge=1, le=MOST_LISTED)]
-CheckpointName = Annotated[str | None, Query(max_length=40, description="a kept model of the run; by default the model")]
+CheckpointName = Annotated[
+    str | None, Query(max_length=40, description="a kept model of the run; by default the model")
+]
 
 
 _SEEN = {"type": "integer", "minimum": 0, "description": "`version` of the review that was seen", "example": 3}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from opendetr.errors import UserError
-from opendetr.explanation.suspects import Evidence, Suspect, rank_suspects
+from opendetr.explanation.suspects import LabelEvidence, Suspect, rank_suspects
 from opendetr.files import append_line, cache_folder, read_json_lines
 from opendetr.serving.process import Compute, ComputeGone, Late, QueueFull, WorkFailed
 
@@ -113,9 +113,9 @@ class SplitSurvey:
         own = suspect.evidence.number
         return None if own is None else self.results[suspect.picture]["evidence"][own]["annotation"]
 
-    def _evidence(self, number: int) -> list[Evidence]:
+    def _evidence(self, number: int) -> list[LabelEvidence]:
         return [
-            Evidence(**{name: value for name, value in one.items() if name != "annotation"})
+            LabelEvidence(**{name: value for name, value in one.items() if name != "annotation"})
             for one in self.results[number]["evidence"]
         ]
 
