@@ -3,9 +3,9 @@
 Run `python benchmarks/label_review.py --bccd DATA`. In a copy of the split train, 40 labels are removed, moved or get
 another class, as many each; the recipe `fast` learns from that copy for `--minutes`; the queue of the same split is
 made with its best weights. The table says how many of the first entries are planted faults. Of the others, pictures are
-written in `others-NUMBER.png`, to judge by eye which of them are true faults of the data set: the label as it is in red,
-what is proposed in green. Planting and training depend on `--seed`; tune on other seeds than those that are reported.
-It needs the extra `demo`.
+written in `others-NUMBER.png`, to judge by eye which of them are true faults of the data set: the label as it is in
+red, what is proposed in green. Planting and training depend on `--seed`; tune on other seeds than those that are
+reported. It needs the extra `demo`.
 """
 
 import argparse
@@ -93,7 +93,7 @@ def plant(coco: Coco, seed: int) -> list[Planted]:
 
 
 def shifted(bbox: Sequence[float], size: tuple[int, int], rng: np.random.Generator) -> list[float] | None:
-    """A box moved in any direction within its picture, so that it is wrong but still about the object; None: no room."""
+    """A box moved within its picture, so that it is wrong but still about the object; None where there is no room."""
     x, y, width, height = bbox
     for _ in range(100):
         angle, far = rng.uniform(0, 2 * math.pi), rng.uniform(*SHIFT)

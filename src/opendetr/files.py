@@ -156,14 +156,14 @@ def require_writable(path: Path | None) -> None:
         raise UserError(f"{path} cannot be written: a file name in a folder is needed")
 
 
-def require_folder(path: Path) -> None:
-    """Check before long work that `--output` can be a folder.
+def require_folder(path: Path, option: str = "--output") -> None:
+    """Check before long work that `--output`, or another option, can be a folder.
 
     Raises:
         UserError: it is a file.
     """
     if path.exists() and not path.is_dir():
-        raise UserError(f"--output {path} is a file; expected a folder, or a name that is not taken")
+        raise UserError(f"{option} {path} is a file; expected a folder, or a name that is not taken")
 
 
 def refuse_pointer(path: Path) -> None:

@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 from opendetr.data.source import DataRoots, DataSource, Renames
 from opendetr.errors import UserError
+from opendetr.files import require_folder
 from opendetr.options import EngineName, PrecisionName, require_batch_size, require_choice, require_score
 from opendetr.serving.settings import LabelStudio, Limits, ModelSettings, ServeSettings
 
@@ -19,6 +20,7 @@ def serve(
     classes: str | Iterable[str] | None = None,
     rename: Renames | None = None,
     voc_origin: int = 0,
+    review: str | Path | None = None,
     host: str = "127.0.0.1",
     port: int = 8000,
     threshold: float | None = None,
@@ -41,10 +43,12 @@ def serve(
 
     Args:
         model: any model that can be loaded, or an exported file.
-        data: a data set's folder, or a list of several, to look at in the page.
+        data: a data set's folder, or a list of several, to look at in the page; by default that of the run, where it
+            still is.
         classes: of the data set only these classes, by name. None keeps all.
         rename: other names for its classes, as a mapping from old to new.
         voc_origin: the number of the first pixel in Pascal VOC's coordinates, 0 or 1.
+        review: a folder for the decisions of a label review and the corrected labels; by default beside the labels.
         host: the address to listen at; by default only this machine reaches it.
         port: 0 chooses a free one.
         threshold: the lowest score that is reported where a request says none; None: the model's own of each class.
@@ -92,7 +96,10 @@ def serve(
     if label_studio is not None and label_studio_token_file is not None:
         labelling = LabelStudio(_origin(label_studio), _secret("--label-studio-token-file", label_studio_token_file, 1))
     key = None if api_key_file is None else _secret("--api-key-file", api_key_file, LEAST_KEY)
-    run_server(ServeSettings(loaded, host, port, limits, key, labelling))
+    folder = None if review is None else Path(review).resolve()
+    if folder is not None:
+        require_folder(folder, "--review")
+    run_server(ServeSettings(loaded, host, port, limits, key, labelling, folder))
 
 
 def _origin(address: str) -> str:

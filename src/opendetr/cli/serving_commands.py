@@ -30,11 +30,21 @@ from opendetr.wording import listed
 def serve(
     model: ModelOrExported,
     data: Annotated[
-        list[str] | None, option(DATA, "DIR", f"{DATA_HELP}, to look at in the page; {MORE_DATA}.", default="none")
+        list[str] | None,
+        option(DATA, "DIR", f"{DATA_HELP}, to look at in the page; {MORE_DATA}.", default="the run's own"),
     ] = None,
     classes: KeptClasses = None,
     rename: RenamedClasses = None,
     voc_origin: VocOrigin = 0,
+    review: Annotated[
+        Path | None,
+        option(
+            OUTPUT,
+            "DIR",
+            "Where a label review keeps its decisions and the corrected labels.",
+            default="beside the labels",
+        ),
+    ] = None,
     image_size: ImageSize = None,
     host: Annotated[
         str, option(OUTPUT, "ADDRESS", "Where to listen; 0.0.0.0 lets other machines ask, see --api-key-file.")
@@ -83,7 +93,8 @@ def serve(
       opendetr serve runs/mine --host 0.0.0.0 --api-key-file key.txt
     """
     opendetr.serve(
-        model, data=data or None, classes=classes, rename=rename, voc_origin=voc_origin, host=host, port=port,
+        model, data=data or None, classes=classes, rename=rename, voc_origin=voc_origin, review=review,
+        host=host, port=port,
         threshold=threshold, batch_size=batch_size, image_size=image_size, engine=engine, precision=precision,
         device=device, threads=threads, api_key_file=api_key_file, max_megabytes=max_megabytes,
         max_megapixels=max_megapixels, max_pictures=max_pictures, max_waiting=max_waiting, deadline=deadline,

@@ -1,4 +1,4 @@
-"""Corrections of labels: what somebody decided about them, and the COCO file that follows. The source stays as it is."""
+"""Corrections of labels: what somebody decided about them, and the annotations that follow."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +11,7 @@ from opendetr.data.raw import LARGEST, FoundSplit
 from opendetr.data.split_names import CORRECTED, usual_name
 from opendetr.errors import UserError
 from opendetr.locations import FilePath
-from opendetr.raw_values import RawId, next_free, raw_id, raw_number
+from opendetr.raw_values import RawId, raw_id, raw_number
 
 ENDING = CORRECTED.removesuffix(".json")  # of the name of a corrected split
 SAME_PLACE = 0.5  # smallest IoU of two boxes that are about one place
@@ -41,7 +41,7 @@ class Correction:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Correction":
         """The inverse of `to_json`; ValueError with a sentence if a value is missing or of another kind."""
-        edit = Edit(values.get("edit"))
+        edit = Edit(str(values.get("edit")))
         image_id = raw_id(values.get("image_id"))
         annotation, category_id, bbox = (values.get(name) for name in ("annotation", "category_id", "bbox"))
         if edit not in (Edit.ADD, Edit.KEEP) and annotation is None:
@@ -70,13 +70,15 @@ class Correction:
         return is_place and self.bbox is not None and iou_xywh(self.bbox, bbox) >= SAME_PLACE
 
 
-def corrected_content(coco: Mapping[str, Any], corrections: Iterable[Correction]) -> dict[str, Any]:
-    """The content of a COCO file with the corrections made, in their order; all else is as it was.
+def corrected(
+    annotations: Mapping[RawId, Mapping[str, Any]], corrections: Iterable[Correction]
+) -> dict[RawId, Mapping[str, Any]]:
+    """COCO annotations by their ids with the corrections made, in their order; all else is as it was.
 
     A box that is moved gets its own area, and loses the polygon or mask that outlined the old one. A correction of an
     annotation that is not there (any more) changes nothing.
     """
-    annotations: dict[RawId, Mapping[str, Any]] = dict(zip(annotation_ids(coco), coco["annotations"]))
+    annotations = dict(annotations)
     for one in corrections:
         own_id, box = one.annotation, {}
         if one.bbox is not None:
@@ -93,7 +95,7 @@ def corrected_content(coco: Mapping[str, Any], corrections: Iterable[Correction]
         elif own_id in annotations and one.edit == Edit.MOVE:
             kept = {name: value for name, value in annotations[own_id].items() if name != "segmentation"}
             annotations[own_id] = kept | box
-    return {**coco, "annotations": list(annotations.values())}
+    return annotations
 
 
 def annotation_ids(coco: Mapping[str, Any]) -> list[RawId]:
@@ -117,11 +119,6 @@ def annotation_ids(coco: Mapping[str, Any]) -> list[RawId]:
             f"labels can be reviewed"
         )
     return ids
-
-
-def free_id(coco: Mapping[str, Any]) -> int:
-    """The first number above all ids of annotations."""
-    return next_free(annotation_ids(coco))
 
 
 def iou_xywh(one: Sequence[float], other: Sequence[float]) -> float:

@@ -7,6 +7,7 @@ with the decisions made; it follows from source and log, and is written anew whe
 import json
 import os
 import time
+from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,15 +16,15 @@ from typing import Any
 
 from filelock import FileLock
 
-from opendetr.data.corrections import ENDING, Correction, Edit, annotation_ids, corrected_content, free_id
+from opendetr.data.corrections import ENDING, Correction, Edit, annotation_ids, corrected
 from opendetr.errors import UserError
 from opendetr.files import append_line, read_json_lines, sync, write_text
-from opendetr.raw_values import RawId, raw_id
+from opendetr.raw_values import RawId, next_free, raw_id
 
 WAITED = 5.0  # seconds for another program that writes a decision
 
 
-class Conflict(Exception):
+class Conflict(Exception):  # noqa: N818 - what happened, as the answer says it
     """Another window has decided meanwhile; the message is a sentence. The log is as the other one left it."""
 
 
@@ -53,8 +54,11 @@ class LabelLog:
     def __init__(self, coco: Mapping[str, Any], split: str, folder: Path) -> None:
         self.coco, self.split = coco, split
         self.path, self.corrected = folder / f"{split}.decisions.jsonl", folder / f"{split}{ENDING}.json"
-        self._first_id = free_id(coco)
-        self._known = set(annotation_ids(coco))
+        self._annotations = dict(zip(annotation_ids(coco), coco["annotations"]))
+        self._first_id = next_free(self._annotations)
+        self._of_image: dict[Any, dict[RawId, Mapping[str, Any]]] = defaultdict(dict)
+        for own_id, one in self._annotations.items():
+            self._of_image[_id(one, "image_id")][own_id] = one
         self._sizes = {_id(one): (one.get("width"), one.get("height")) for one in coco["images"]}
         self._categories = {_id(one) for one in coco["categories"]}
         self._seen: tuple[int, int] | None = None
@@ -124,13 +128,21 @@ class LabelLog:
 
     def corrected_labels(self) -> dict[str, Any]:
         """The content of the corrected file."""
-        return corrected_content(self.coco, (one.correction for one in self.decisions if one.is_live))
+        live = (one.correction for one in self.decisions if one.is_live)
+        return {**self.coco, "annotations": list(corrected(self._annotations, live).values())}
+
+    def labels_of(self, image_id: RawId) -> dict[RawId, Mapping[str, Any]]:
+        """The annotations of one picture by their ids, with the decisions made."""
+        live = [one.correction for one in self.decisions if one.is_live and one.correction.image_id == image_id]
+        return corrected(self._of_image.get(image_id, {}), live)
 
     def write_corrected(self) -> int:
         """Write the corrected file where the log has grown since; returns how many lines of the log it holds."""
+        if not self.path.exists() and not self.corrected.exists():
+            return 0
         with self._held():
             version = self.version
-            if version != self._written and (version or self.corrected.exists()):
+            if version != self._written:
                 write_text(self.corrected, json.dumps(self.corrected_labels()) + "\n", durable=True)
             self._written = version
         return version
@@ -142,7 +154,12 @@ class LabelLog:
         if one.category_id is not None and one.category_id not in self._categories:
             raise UserError(f"category {one.category_id} is not in split '{self.split}'; choose one of its classes")
         added = {other.correction.annotation for other in self.decisions if other.correction.edit == Edit.ADD}
-        if one.edit != Edit.ADD and one.annotation is not None and one.annotation not in self._known | added:
+        if (
+            one.edit != Edit.ADD
+            and one.annotation is not None
+            and one.annotation not in self._annotations
+            and one.annotation not in added
+        ):
             raise UserError(f"annotation {one.annotation} is not in split '{self.split}'; reload the page")
         width, height = self._sizes[one.image_id]
         if one.bbox is not None and isinstance(width, int) and isinstance(height, int):
@@ -204,9 +221,9 @@ def writable_folder(folder: Path, asked: Path | None) -> Path:
     return chosen
 
 
-def _id(entry: Mapping[str, Any]) -> RawId | None:
-    """The id of a picture or a category; None where it is none, which no decision can name."""
+def _id(entry: Mapping[str, Any], name: str = "id") -> RawId | None:
+    """The id of an entry; None where it is none, which no decision can name."""
     try:
-        return raw_id(entry.get("id"))
+        return raw_id(entry.get(name))
     except ValueError:
         return None

@@ -12,7 +12,7 @@ from opendetr.data.raw import ReadOptions
 from opendetr.data.side_notes import with_notes
 from opendetr.data.source import DataSource
 from opendetr.data.split_names import usual_name
-from opendetr.data.written_formats import SplitToWrite, coco_lines
+from opendetr.data.written_formats import SplitToWrite, coco_file_lines
 from opendetr.errors import UserError
 from opendetr.locations import FilePath, folder_path
 
@@ -49,5 +49,5 @@ def reviewed_labels(source: DataSource, split: str) -> ReviewedLabels:
     index = admit(raw, found.layout)
     name_of = dict(zip(raw.image_ids, raw.file_names))
     names = [name_of[image_id] for image_id in index.image_ids.tolist()]
-    lines = coco_lines(SplitToWrite(split, index, names, index.label_map.names, index.objects.reasons < 0))
+    lines = coco_file_lines(SplitToWrite(split, index, names, index.label_map.names, index.objects.reasons < 0))
     return ReviewedLabels(json.loads("".join(lines)), usual_name(found.name), folder)

@@ -66,10 +66,10 @@ def plain_text(text: str) -> str:
 def _write_coco(folder: Path, splits: Sequence[SplitToWrite], all_names: Sequence[str]) -> None:
     (folder / "annotations").mkdir()
     for split in splits:
-        write_lines(folder / "annotations" / f"{split.name}.json", coco_lines(split))
+        write_lines(folder / "annotations" / f"{split.name}.json", coco_file_lines(split))
 
 
-def coco_lines(split: SplitToWrite) -> Iterator[str]:
+def coco_file_lines(split: SplitToWrite) -> Iterator[str]:
     """The lines of a split's COCO file, with all objects that have a box."""
     index, objects = split.index, split.index.objects
     ids, sizes = index.image_ids.tolist(), index.sizes.tolist()

@@ -14,10 +14,10 @@ from torch import Tensor
 from opendetr.boxes import box_iou, cxcywh_to_xyxy
 from opendetr.data.check import require_size
 from opendetr.data.index import DatasetIndex
-from opendetr.explanation.mistakes import target_of
-from opendetr.explanation.suspects import NEAR, WORTH_ASKING, Evidence
 from opendetr.engines.detecting import detect
 from opendetr.errors import UserError
+from opendetr.explanation.mistakes import target_of
+from opendetr.explanation.suspects import NEAR, WORTH_ASKING, LabelEvidence
 from opendetr.images import read_image
 from opendetr.inference.detector import Detector, require_numbers
 from opendetr.scoring import Scoring
@@ -26,7 +26,7 @@ from opendetr.structures import DetrOutput, Target
 TOUCHES = 0.1  # smallest IoU with an object of an answer of its class that is about it, and a better place
 
 
-def label_evidence(output: DetrOutput, target: Target, scoring: Scoring) -> list[Evidence]:
+def label_evidence(output: DetrOutput, target: Target, scoring: Scoring) -> list[LabelEvidence]:
     """What a picture's output (B = 1) says about each object of its target, and about places without one.
 
     Queries and objects are paired one to one, so that the sum of score times IoU is largest. A query speaks about an
@@ -43,10 +43,10 @@ def label_evidence(output: DetrOutput, target: Target, scoring: Scoring) -> list
     for number, (given, box) in enumerate(zip(target.labels.tolist(), target.boxes_cxcywh.tolist())):
         query = pairs.get(number)
         if query is None:
-            found.append(Evidence(number, None, given, 0.0, 0.0, 0.0, tuple(box), given))
+            found.append(LabelEvidence(number, None, given, 0.0, 0.0, 0.0, tuple(box), given))
         else:
             label = int(labels[query]) if float(ious[query, number]) >= NEAR else given
-            found.append(Evidence(
+            found.append(LabelEvidence(
                 number, query, label, float(scores[query, label]), float(scores[query, given]),
                 float(ious[query, number]), tuple(boxes[query].tolist()), given,
             ))  # fmt: skip
@@ -54,7 +54,7 @@ def label_evidence(output: DetrOutput, target: Target, scoring: Scoring) -> list
     nearest = ious.amax(1) if ious.shape[1] else torch.zeros(len(boxes))
     for query in best.argsort(descending=True, stable=True).tolist():
         if query not in paired and float(best[query]) >= WORTH_ASKING:
-            found.append(Evidence(
+            found.append(LabelEvidence(
                 None, query, int(labels[query]), float(best[query]), 0.0, float(nearest[query]),
                 tuple(boxes[query].tolist()),
             ))  # fmt: skip
@@ -80,7 +80,7 @@ def output_of(detector: Detector, image: Image.Image) -> DetrOutput:
     return seen[0]
 
 
-def split_evidence(detector: Detector, index: DatasetIndex) -> Iterator[tuple[int, list[Evidence]]]:
+def split_evidence(detector: Detector, index: DatasetIndex) -> Iterator[tuple[int, list[LabelEvidence]]]:
     """Position and evidence of every picture of a split; pictures that cannot be read are passed over.
 
     `index` has the class indices of the model (`DatasetIndex.under`).

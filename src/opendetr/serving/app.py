@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from opendetr.serving.asking import refusals, while_connected
+from opendetr.serving.data_routes import add_data
 from opendetr.serving.guard import Guard
 from opendetr.serving.label_studio import ROUTES, add_label_studio
 from opendetr.serving.metrics import Metrics, Timed
@@ -61,6 +62,7 @@ def create_app(settings: ServeSettings, compute: Compute) -> FastAPI:
     _add_state(app)
     _add_model(app)
     add_label_studio(app)
+    add_data(app)
     _add_page(app)
     return app
 

@@ -5,6 +5,7 @@ from opendetr.errors import UserError
 try:
     import uvicorn
     from fastapi import FastAPI, Query, Request, Response
+    from fastapi import Path as PathParameter
     from fastapi.exceptions import RequestValidationError
     from fastapi.staticfiles import StaticFiles
     from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
@@ -44,6 +45,7 @@ __all__ = [
     "MultiPartException",
     "MultiPartParser",
     "MutableHeaders",
+    "PathParameter",
     "Query",
     "Receive",
     "Request",

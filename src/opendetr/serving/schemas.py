@@ -87,6 +87,7 @@ SAID = {
     403: "asked by a page of another host, or under another name of this one",
     404: "there is no such thing",
     408: "the body did not arrive in time",
+    409: "somebody else has decided meanwhile, or the labels cannot be reviewed",
     413: "too many bytes, pixels or pictures",
     415: "the body is of another kind",
     422: "a field or a picture cannot be used",

@@ -36,6 +36,7 @@ def run_server(settings: ServeSettings) -> None:
 async def _serve(settings: ServeSettings) -> int:
     """Serve, and return the signal that ended it."""
     compute = Compute(settings.model, settings.limits.waiting)
+    app = None
     try:
         app = create_app(settings, compute)
         config = uvicorn.Config(
@@ -49,6 +50,8 @@ async def _serve(settings: ServeSettings) -> int:
         await server.serve([bound])
         return server.ended_by
     finally:
+        if app is not None:
+            await app.state.data.close()
         await compute.stop()
 
 

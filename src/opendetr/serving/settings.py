@@ -1,6 +1,7 @@
 """What `opendetr serve` is asked for: plain values, which both processes get. No torch."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from opendetr.data.source import DataSource
 from opendetr.options import EngineName, PrecisionName
@@ -52,3 +53,4 @@ class ServeSettings:
     limits: Limits = Limits()
     api_key: str | None = field(default=None, repr=False)
     label_studio: LabelStudio | None = None
+    review: Path | None = None  # the folder of a label review; None: beside the labels

@@ -33,7 +33,9 @@ from opendetr.files import read_note
 from opendetr.images import decode_image
 from opendetr.inference.detector import Detector, computes_on, require_numbers
 from opendetr.loss.matcher import CostWeights
+from opendetr.serving.data_work import DATA_WORK, WithData, open_data
 from opendetr.serving.look_tensors import look_tensors
+from opendetr.serving.run_files import described_run, run_of
 from opendetr.serving.settings import ModelSettings
 from opendetr.structures import DetrOutput, Target
 from opendetr.threads import settle_threads
@@ -45,7 +47,7 @@ class TooLargeError(UserError):
     """A picture with more pixels than this server takes."""
 
 
-class ServingWorker:
+class ServingWorker(WithData):
     """The model, and what works keep between calls."""
 
     def __init__(self, settings: ModelSettings) -> None:
@@ -123,8 +125,8 @@ class ServingWorker:
             "precision": engine.precision,
             "certificate": self._certificate(),
             "can_look": not is_exported(self.settings.model) and preprocessing.pad_size is None,
-            "data": None,
-            "run": None,
+            "data": open_data(self),
+            "run": described_run(run_of(self.settings.model)),
             "version": __version__,
         }
         return facts | self._architecture()
@@ -271,10 +273,9 @@ def look_inside(worker: ServingWorker, picture: bytes, name: str, checkpoint: st
 
     `checkpoint` is the name of a kept checkpoint of the run; None is the model itself.
     """
-    if checkpoint is not None:
-        raise UserError(f"the run has no checkpoint '{checkpoint}'")
+    detector = worker.looker if checkpoint is None else worker.checkpoints.detector(checkpoint)
     image = worker.picture(picture, name)
-    seen = look(worker.looker, image)
+    seen = look(detector, image)
     sizes: dict[str, Any] = {
         "width": image.width, "height": image.height, "extent": list(seen.extent),
         "memory_shapes": [list(shape) for shape in seen.memory.shapes],
@@ -387,4 +388,5 @@ WORK: dict[str, Work] = {
     "explain": Work(explain_maps),
     "look": Work(look_inside),
     "match": Work(match_truth),
+    **{name: Work(run) for name, run in DATA_WORK.items()},
 }

@@ -99,7 +99,7 @@
  * @property {ObjectMatch[]} objects
  * @property {FalseAlarm[]} false_alarms
  *
- * @typedef {object} DataClient what `serve` knows of a data set and of a run; the static page has none
+ * @typedef {import("./clients/data.js").DataClient} DataClient what `serve` knows of a data set and of a run
  *
  * @typedef {object} Client
  * @property {() => Promise<Model>} model

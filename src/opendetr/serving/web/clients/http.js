@@ -1,6 +1,7 @@
 /** The page's client for `opendetr serve`. */
 
 import { Failure } from "../failure.js";
+import { dataClient } from "./data.js";
 import { readLook } from "../model/tensors.js";
 
 /**
@@ -122,6 +123,7 @@ export function httpClient(server) {
       const answer = await server.ask(`v1/look${query({ checkpoint })}`, form(picture));
       return readLook(await answer.arrayBuffer());
     },
+    data: dataClient(server),
     match: (picture, truth, threshold) =>
       server.json("v1/match", form(picture, {
         truth: JSON.stringify(truth),

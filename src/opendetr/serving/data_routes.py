@@ -1,0 +1,309 @@
+"""The routes of a data set, its gallery and its label review, and of a run. Pictures are asked for by numbers."""
+
+import asyncio
+import json
+from typing import Annotated, Any
+
+from opendetr.data.label_log import Conflict
+from opendetr.errors import UserError
+from opendetr.serving.asking import refusals
+from opendetr.serving.packages import FastAPI, PathParameter, Query, Request, Response
+from opendetr.serving.process import Compute
+from opendetr.serving.refusal import Plain, Refusal
+from opendetr.serving.review import LabelReview
+from opendetr.serving.run_files import described_run, log_lines, run_of
+from opendetr.serving.schemas import COMPUTING, errors, form
+from opendetr.serving.settings import ServeSettings
+from opendetr.serving.survey import SORTS, SplitSurvey
+
+MOST_LISTED = 500  # pictures or entries of an answer
+MOST_BYTES = 16384  # of a decision
+AN_HOUR = {"cache-control": "private, max-age=3600"}  # a picture is the same until the server starts anew
+
+SplitName = Annotated[str, PathParameter(max_length=200)]
+Number = Annotated[int, PathParameter(ge=0, le=10**9, description="of the picture in its split, from 0")]
+Offset = Annotated[int, Query(ge=0, le=10**9)]
+Limit = Annotated[int, Query(ge=1, le=MOST_LISTED)]
+CheckpointName = Annotated[
+    str | None, Query(max_length=40, description="a kept model of the run; by default the model")
+]
+
+
+_SEEN = {"type": "integer", "minimum": 0, "description": "`version` of the review that was seen", "example": 3}
+_VERSION = {"type": "object", "required": ["version"], "properties": {"version": _SEEN}}
+_ID = {"anyOf": [{"type": "integer"}, {"type": "string"}]}
+_DECISION = {
+    "type": "object", "required": ["version", "decision"],
+    "properties": {
+        "version": _SEEN,
+        "decision": {
+            "type": "object", "required": ["edit", "image_id"],
+            "properties": {
+                "edit": {"enum": ["add", "move", "class", "delete", "keep"]}, "image_id": _ID, "annotation": _ID,
+                "category_id": _ID, "accepted": {"type": "boolean"},
+                "bbox": {"type": "array", "items": {"type": "number"}, "minItems": 4, "maxItems": 4},
+            },
+            "example": {"edit": "class", "image_id": 12, "annotation": 40, "category_id": 2},
+        },
+    },
+}  # fmt: skip
+
+
+def _body(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+_DECIDING, _UNDOING = _body(_DECISION), _body(_VERSION)
+
+
+class DataRoom:
+    """What the web process knows of the data set: a survey and a review of each split that was asked for."""
+
+    def __init__(self, settings: ServeSettings, compute: Compute) -> None:
+        self.settings, self.compute = settings, compute
+        self._surveys: dict[str, SplitSurvey] = {}
+        self._reviews: dict[str, LabelReview] = {}
+        self._opening = asyncio.Lock()
+        self._writing: dict[str, asyncio.Task[None]] = {}
+
+    async def ask(self, work: str, **arguments: Any) -> Any:
+        """What a function of `data_work` returns, as an answer to a client that waits."""
+        with refusals():
+            return await self.compute.call(work, arguments, deadline=self.settings.limits.deadline)
+
+    async def survey(self, split: str) -> SplitSurvey:
+        """The survey of a split, begun or not.
+
+        Raises:
+            Refusal: there is no such split.
+        """
+        self.require_split(split)
+        async with self._opening:
+            if split not in self._surveys:
+                pictures = await self.ask("split_pictures", split=split)
+                self._surveys[split] = SplitSurvey(self.compute, split, pictures)
+        return self._surveys[split]
+
+    async def review(self, split: str) -> LabelReview:
+        """The review of a split.
+
+        Raises:
+            Refusal: there is no such split, or its labels cannot be reviewed, in a sentence.
+        """
+        survey = await self.survey(split)
+        async with self._opening:
+            if split not in self._reviews:
+                labels = await self.ask("split_labels", split=split)
+                classes = self.compute.facts["classes"]
+                try:
+                    self._reviews[split] = await asyncio.to_thread(
+                        LabelReview, survey, labels, classes, self.settings.review
+                    )
+                except UserError as error:
+                    raise Refusal(409, str(error)) from None
+        return self._reviews[split]
+
+    def require_split(self, split: str) -> None:
+        """Check that there is a data set with that split; Refusal otherwise."""
+        data = self.compute.facts.get("data")
+        if data is None:
+            raise Refusal(404, "no data set is open: start the server with --data DIR")
+        if split not in [one["name"] for one in data["splits"]]:
+            raise Refusal(404, f"the data set has no split '{split[:80]}'")
+
+    def write_soon(self, split: str) -> None:
+        """Write the corrected file of a split; while it is written, later decisions wait for one more writing."""
+        if split in self._writing and not self._writing[split].done():
+            return
+        self._writing[split] = asyncio.create_task(self._write(self._reviews[split]))
+
+    async def _write(self, review: LabelReview) -> None:
+        while await asyncio.to_thread(review.log.write_corrected) != review.log.version:
+            pass
+
+    async def close(self) -> None:
+        """End the surveys, and write what is not written yet."""
+        for survey in self._surveys.values():
+            await survey.stop()
+        await asyncio.gather(*self._writing.values(), return_exceptions=True)
+
+
+def add_data(app: FastAPI) -> None:
+    """Add the routes to an application whose state has `settings`, `compute` and `gate`."""
+    room = app.state.data = DataRoom(app.state.settings, app.state.compute)
+    _add_pictures(app, room)
+    _add_review(app, room)
+    _add_run(app, room)
+
+
+def _add_pictures(app: FastAPI, room: DataRoom) -> None:
+    wrong = errors(401, 404, 422, 429, 500, 503, 504)
+
+    @app.get("/v1/data", responses=errors(401, 404))
+    async def data() -> Response:
+        """The data set: its name, and its splits with their numbers of pictures."""
+        found = room.compute.facts.get("data")
+        if found is None:
+            raise Refusal(404, "no data set is open: start the server with --data DIR")
+        return Plain(found)
+
+    @app.get("/v1/data/{split}/pictures", responses=wrong)
+    async def pictures(
+        split: SplitName, offset: Offset = 0, limit: Limit = 60,
+        sort: Annotated[str, Query(json_schema_extra={"enum": list(SORTS)})] = "name",
+        true: Annotated[int | None, Query(ge=0, le=10**6, description="a label, for the sort by confusion")] = None,
+        found: Annotated[int | None, Query(ge=0, le=10**6, description="the label that it is taken for")] = None,
+    ) -> Response:  # fmt: skip
+        """Pictures of a split, sorted by name or by what the survey says of them."""
+        if sort not in SORTS:
+            raise Refusal(422, f"sort: expected one of {', '.join(SORTS)}")
+        survey = await room.survey(split)
+        chosen = survey.sorted(sort, None if true is None or found is None else (true, found))
+        listed = [survey.listed(number) for number in chosen[offset : offset + limit]]
+        return Plain({"total": len(chosen), "pictures": listed})
+
+    @app.get("/v1/data/{split}/pictures/{number}", responses=wrong)
+    async def picture(split: SplitName, number: Number) -> Response:
+        """A picture's name, size and true objects."""
+        room.require_split(split)
+        return Plain(await room.ask("data_picture", split=split, number=number))
+
+    @app.get("/v1/data/{split}/pictures/{number}/image", responses=wrong, response_class=Response)
+    async def image(split: SplitName, number: Number) -> Response:
+        """The pixels of a picture, encoded anew as PNG or JPEG."""
+        room.require_split(split)
+        kind, content = await room.ask("data_image", split=split, number=number, small=False)
+        return Response(content, media_type=kind, headers=AN_HOUR)
+
+    @app.get("/v1/data/{split}/pictures/{number}/thumbnail", responses=wrong, response_class=Response)
+    async def thumbnail(split: SplitName, number: Number) -> Response:
+        """The same, at most 256 pixels wide and high, as JPEG."""
+        room.require_split(split)
+        kind, content = await room.ask("data_image", split=split, number=number, small=True)
+        return Response(content, media_type=kind, headers=AN_HOUR)
+
+    @app.get("/v1/data/{split}/pictures/{number}/detections", responses=wrong)
+    async def detections(split: SplitName, number: Number, checkpoint: CheckpointName = None) -> Response:
+        """What the model, or a checkpoint of its run, finds in a picture, from score 0.05 on."""
+        room.require_split(split)
+        return Plain(await room.ask("data_detections", split=split, number=number, checkpoint=checkpoint))
+
+    @app.post("/v1/data/{split}/survey", responses=wrong)
+    async def begin_survey(split: SplitName) -> Response:
+        """Begin to pass every picture of a split through the model, while it has nothing else to do."""
+        survey = await room.survey(split)
+        survey.start()
+        return Plain(survey.progress())
+
+    @app.get("/v1/data/{split}/survey", responses=wrong)
+    async def survey(split: SplitName) -> Response:
+        """How far that is; objects missed and false alarms by kind, and confusions of classes."""
+        return Plain((await room.survey(split)).progress())
+
+
+def _add_review(app: FastAPI, room: DataRoom) -> None:
+    wrong = errors(400, 401, 403, 404, 409, 413, 422, 429, 500, 503, 504)
+
+    @app.get("/v1/review/{split}", responses=wrong)
+    async def review(split: SplitName, offset: Offset = 0, limit: Limit = 200) -> Response:
+        """Labels that may be wrong, the likeliest first, with what is proposed and what is decided."""
+        found = await room.review(split)
+        return Plain(await asyncio.to_thread(found.state, offset, limit))
+
+    @app.get("/v1/review/{split}/pictures/{number}", responses=wrong)
+    async def labels(split: SplitName, number: Number) -> Response:
+        """The labels of a picture, with the decisions made."""
+        found = await room.review(split)
+        if number >= len(found.survey.names):
+            raise Refusal(404, f"split '{split}' has the pictures 0 to {len(found.survey.names) - 1}")
+        return Plain(found.picture(number))
+
+    @app.post("/v1/review/{split}/decisions", responses=wrong, openapi_extra=_DECIDING)
+    async def decide(request: Request, split: SplitName) -> Response:
+        """Decide about a label; when this answers, the decision is on the disk."""
+        body = await _json_of(request)
+        found = await room.review(split)
+        with _failures():
+            made = await asyncio.to_thread(found.log.decide, _object_in(body, "decision"), _version_in(body))
+        room.write_soon(split)
+        return Plain({"version": found.log.version, "decision": made.to_json()})
+
+    @app.post("/v1/review/{split}/undo", responses=wrong, openapi_extra=_UNDOING)
+    async def undo(request: Request, split: SplitName) -> Response:
+        """Undo the latest decision that counts."""
+        body = await _json_of(request)
+        found = await room.review(split)
+        with _failures():
+            undone = await asyncio.to_thread(found.log.undo, _version_in(body))
+        room.write_soon(split)
+        return Plain({"version": found.log.version, "undone": undone and undone.to_json()})
+
+
+def _add_run(app: FastAPI, room: DataRoom) -> None:
+    run = run_of(room.settings.model.model)
+
+    @app.get("/v1/run", responses=errors(401, 404))
+    async def described() -> Response:
+        """The run that the model is of: its name and its kept models."""
+        found = await asyncio.to_thread(described_run, run)
+        if found is None:
+            raise Refusal(404, "the model is not that of a run folder")
+        return Plain(found)
+
+    @app.get("/v1/run/log", responses=errors(401, 404, 422))
+    async def log(after: Offset = 0) -> Response:
+        """The lines of the run's log after the first `after`: its curves, also while it is trained."""
+        if await asyncio.to_thread(described_run, run) is None:
+            raise Refusal(404, "the model is not that of a run folder")
+        return Plain(await asyncio.to_thread(log_lines, run, after))
+
+    @app.post("/v1/run/detect", responses=COMPUTING | errors(404), openapi_extra=form(most="one"))
+    async def detect(request: Request, checkpoint: CheckpointName = None) -> Response:
+        """What the model, or a checkpoint of its run, finds in a picture, from score 0.05 on."""
+        async with app.state.gate.form(request, most=1) as sent:
+            (one,) = sent.pictures
+            found = await room.ask("checkpoint_detections", picture=one.content, name=one.name, checkpoint=checkpoint)
+        return Plain(found)
+
+
+class _failures:  # noqa: N801 - used as a function
+    """Turn what a log raises into answers."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, Conflict):
+            raise Refusal(409, str(error)) from None
+        if isinstance(error, UserError):
+            raise Refusal(422, str(error)) from None
+        if isinstance(error, OSError):
+            raise Refusal(500, f"the decision cannot be written ({error.strerror or type(error).__name__})") from None
+
+
+async def _json_of(request: Request) -> dict[str, Any]:
+    """The JSON object in a small body; Refusal where it is none, or too large."""
+    content = b""
+    async for part in request.stream():
+        content += part
+        if len(content) > MOST_BYTES:
+            raise Refusal(413, f"expected at most {MOST_BYTES} bytes")
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError):
+        raise Refusal(422, "the body is no JSON") from None
+    return _object_in({"the body": found}, "the body")
+
+
+def _object_in(values: dict[str, Any], name: str) -> dict[str, Any]:
+    found = values.get(name)
+    if not isinstance(found, dict):
+        raise Refusal(422, f"{name}: expected a JSON object")
+    return found
+
+
+def _version_in(values: dict[str, Any]) -> int:
+    found = values.get("version")
+    if not isinstance(found, int) or isinstance(found, bool) or not 0 <= found < 10**9:
+        raise Refusal(422, "version: expected the number of lines of the log that the page has seen")
+    return found

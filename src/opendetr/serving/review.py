@@ -1,0 +1,113 @@
+"""The queue of a label review, as the page gets it: what may be wrong, what is proposed, what is decided. No torch."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from opendetr.data.corrections import Edit
+from opendetr.data.label_log import Decision, LabelLog, writable_folder
+from opendetr.errors import UserError
+from opendetr.explanation.suspects import LabelFault, Suspect
+from opendetr.serving.survey import SplitSurvey
+from opendetr.wording import one_line
+
+EDIT_OF = {
+    LabelFault.MISSING: Edit.ADD, LabelFault.WRONG_CLASS: Edit.CLASS, LabelFault.SHIFTED: Edit.MOVE,
+    LabelFault.SPURIOUS: Edit.DELETE,
+}  # fmt: skip
+
+
+class LabelReview:
+    """The review of a split.
+
+    Args:
+        survey: of the split.
+        labels: `split_labels` of `data_work`.
+        classes: of the model, as GET /v1/model has them.
+        asked: the folder for the decisions and the corrected file, where the user gave one.
+
+    Raises:
+        UserError: the labels cannot be reviewed, or no folder can be written.
+    """
+
+    def __init__(
+        self, survey: SplitSurvey, labels: Mapping[str, Any], classes: list[Mapping[str, Any]], asked: Path | None
+    ) -> None:
+        self.survey = survey
+        if labels["folder"] is None and asked is None:
+            raise UserError(
+                f"{labels['place']} is no folder of this machine, so no label can be reviewed: give a folder for the "
+                f"decisions and the corrected file by --review DIR"
+            )
+        self.log = LabelLog(labels["content"], labels["split"], writable_folder(labels["folder"] or Path(), asked))
+        self.is_beside = asked is None
+        self.log.write_corrected()  # what a program that was killed could not
+        self.classes = [
+            {"category_id": one["id"], "name": one_line(str(one["name"]))} for one in labels["content"]["categories"]
+        ]
+        id_of = {one["name"]: one["category_id"] for one in self.classes}
+        self._category_of = {one["label"]: id_of.get(one["name"]) for one in classes}
+        self._name_of = {one["category_id"]: one["name"] for one in self.classes}
+
+    def state(self, offset: int, limit: int) -> dict[str, Any]:
+        """A part of the queue, the likeliest faults first, and what is decided."""
+        version, decisions = self.log.version, self.log.decisions
+        live = [one for one in decisions if one.is_live]
+        entries = [entry for one in self.survey.suspects() if (entry := self._entry(one, live)) is not None]
+        return {
+            "version": version, "file": self.log.corrected.name, "beside": self.is_beside, "classes": self.classes,
+            "survey": self.survey.progress(), "total": len(entries),
+            "decided": sum(bool(entry["decisions"]) for entry in entries),
+            "edits": sum(one.correction.edit != Edit.KEEP for one in live), "live": len(live),
+            "queue": entries[offset : offset + limit],
+        }  # fmt: skip
+
+    def picture(self, number: int) -> dict[str, Any]:
+        """The labels of a picture with the decisions made."""
+        image_id = self.survey.image_ids[number]
+        width, height = self.survey.sizes[number]
+        objects = []
+        for own_id, one in self.log.labels_of(image_id).items():
+            box = _corners(one.get("bbox"))
+            if box is not None:
+                objects.append({
+                    "annotation": own_id, "category_id": one.get("category_id"),
+                    "name": self._name_of.get(one.get("category_id"), "?"), "box_xyxy": box,
+                })  # fmt: skip
+        size = {"width": width, "height": height}
+        return {"number": number, "name": self.survey.names[number], "image_id": image_id, **size, "objects": objects}
+
+    def _entry(self, suspect: Suspect, live: list[Decision]) -> dict[str, Any] | None:
+        """An entry of the queue; None where it proposes a class that the data set does not have."""
+        evidence, number = suspect.evidence, suspect.picture
+        (width, height), image_id = self.survey.sizes[number], self.survey.image_ids[number]
+        annotation, category = self.survey.annotation(suspect), self._category_of.get(evidence.label)
+        if category is None:
+            return None
+        x, y, w, h = evidence.box_cxcywh
+        left, top = max(0.0, (x - w / 2) * width), max(0.0, (y - h / 2) * height)
+        right, bottom = min(float(width), (x + w / 2) * width), min(float(height), (y + h / 2) * height)
+        if right - left < 1 or bottom - top < 1:
+            return None
+        bbox = [round(value, 2) for value in (left, top, right - left, bottom - top)]
+        of_it = [one.number for one in live if one.correction.is_about(image_id, annotation, bbox)]
+        return {
+            "key": f"{number}-{f'q{evidence.query}' if annotation is None else annotation}",
+            "picture": number, "name": self.survey.names[number], "image_id": image_id, "width": width,
+            "height": height, "fault": str(suspect.fault), "edit": str(EDIT_OF[suspect.fault]),
+            "suspicion": suspect.suspicion, "annotation": annotation, "iou": evidence.iou, "score": evidence.score,
+            "given_score": evidence.given, "category_id": category, "class": self._name_of[category],
+            "given": None if evidence.given_label is None else self._name_of.get(
+                self._category_of.get(evidence.given_label), "?"
+            ),
+            "bbox": bbox, "decisions": of_it,
+        }  # fmt: skip
+
+
+def _corners(bbox: Any) -> list[float] | None:
+    """A box x, y, width, height as corners; None where it is none."""
+    try:
+        x, y, width, height = map(float, bbox)
+    except (TypeError, ValueError):
+        return None
+    return [x, y, x + width, y + height]
