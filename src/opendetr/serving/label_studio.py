@@ -295,8 +295,8 @@ class PictureStore:
         Raises:
             UserError: the address is elsewhere or leads elsewhere; it does not answer; or the file is too large.
         """
-        whole = urljoin(self.address + "/", address)
         try:
+            whole = urljoin(self.address + "/", address)
             is_there = origin_of(whole) == self.origin
         except ValueError:
             is_there = False
