@@ -32,7 +32,8 @@ from opendetr.serving.uploads import Form, Gate
 from opendetr.version import __version__
 
 WEB = Path(__file__).parent / "web"
-MOST_OBJECTS, MOST_POINTS = 1000, 16  # of a request
+MOST_OBJECTS, MOST_POINTS, MOST_EXPLAINED = 1000, 16, 100  # of a request; detections of a picture
+SCORE = {"type": "number", "minimum": 0, "maximum": 1, "description": "by default the model's own of each class"}
 NEEDS_KEY = ("/v1/", "/metrics", *ROUTES)
 ThresholdQuery = Annotated[
     float | None,
@@ -159,10 +160,13 @@ def _add_model(app: FastAPI) -> None:
                     "type": "string", "example": "120,80 40,30",
                     "description": "x,y in pixels, with a space between two",
                 },
-                "layer": {"type": "string", "description": "from 1; 0 is the last", "example": "0"},
-                "head": {"type": "string", "description": "from 1; 0 is the mean", "example": "0"},
-                "at_most": {"type": "string", "description": "detections of a picture", "example": "12"},
-                "threshold": {"type": "string", "description": "0 to 1", "example": "0.5"},
+                "layer": {"type": "integer", "minimum": 0, "default": 0, "description": "from 1; 0 is the last"},
+                "head": {"type": "integer", "minimum": 0, "default": 0, "description": "from 1; 0 is the mean"},
+                "at_most": {
+                    "type": "integer", "minimum": 1, "maximum": MOST_EXPLAINED, "default": 12,
+                    "description": "detections of a picture",
+                },
+                "threshold": SCORE,
             }
         ),
     )  # fmt: skip
@@ -170,8 +174,8 @@ def _add_model(app: FastAPI) -> None:
         """What each detection looked at, and what the encoder sees from some points, as maps over the picture."""
         async with gate.form(request, ("points", "layer", "head", "at_most", "threshold")) as sent:
             numbers = {name: whole(sent, name, usual) for name, usual in (("layer", 0), ("head", 0), ("at_most", 12))}
-            if not 1 <= numbers["at_most"] <= 100:
-                raise Refusal(422, "at_most: expected 1 to 100")
+            if not 1 <= numbers["at_most"] <= MOST_EXPLAINED:
+                raise Refusal(422, f"at_most: expected 1 to {MOST_EXPLAINED}")
             asked = {"threshold": score(sent), "points": points_of(sent), **numbers}
             found = await each(request, "explain", sent, **asked)
         return Plain({"pictures": found})
@@ -195,7 +199,7 @@ def _add_model(app: FastAPI) -> None:
                     "description": "a list of true objects: box_xyxy, and one of name, label and category_id",
                     "example": '[{"name": "RBC", "box_xyxy": [12, 30, 118, 132]}]',
                 },
-                "threshold": {"type": "string", "description": "0 to 1", "example": "0.5"},
+                "threshold": SCORE,
             },
             most="one",
         ),

@@ -22,7 +22,7 @@ from opendetr.serving.asking import refusals, while_connected
 from opendetr.serving.packages import FastAPI, Request, Response
 from opendetr.serving.process import Compute
 from opendetr.serving.refusal import Plain, Refusal
-from opendetr.serving.schemas import COMPUTING, errors
+from opendetr.serving.schemas import COMPUTING, errors, json_body
 from opendetr.serving.settings import LabelStudio
 from opendetr.serving.uploads import Gate, Upload
 from opendetr.version import __version__
@@ -34,6 +34,10 @@ AT_ONCE = 4  # pictures of a request that are fetched and detected in at the sam
 MOST_TASKS = 1000  # of a request
 MOST_REDIRECTS = 3
 MOST_ADDRESS = 2000  # letters
+EXAMPLE = (
+    '<View><Image name="image" value="$image"/><RectangleLabels name="label" toName="image"><Label value="RBC"/>'
+    "</RectangleLabels></View>"
+)
 ROUTES = ("/health", "/setup", "/predict", "/webhook")
 
 
@@ -69,7 +73,9 @@ def add_label_studio(app: FastAPI) -> None:
             raise Refusal(503, "the model is being loaded or started again", retry_after="5")
         return Plain({"status": "UP", "model_class": compute.facts["name"]})
 
-    @app.post("/setup", tags=["Label Studio"], responses=COMPUTING)
+    interface = {"type": "string", "description": "the labelling interface, XML", "example": EXAMPLE}
+
+    @app.post("/setup", tags=["Label Studio"], responses=COMPUTING, openapi_extra=json_body({"schema": interface}, []))
     async def setup(request: Request) -> Response:
         """The version of the model, for a project whose labelling interface has RectangleLabels on an Image."""
         asked = await read_json(gate, request)
@@ -77,7 +83,12 @@ def add_label_studio(app: FastAPI) -> None:
             labelling_of(asked["schema"], names_of(compute))
         return Plain({"model_version": version_of(compute)})
 
-    @app.post("/predict", tags=["Label Studio"], responses=COMPUTING)
+    tasks_of = {"type": "array", "items": {"type": "object"}, "example": [{"id": 1, "data": {"image": "/data/a.png"}}]}
+
+    @app.post(
+        "/predict", tags=["Label Studio"], responses=COMPUTING,
+        openapi_extra=json_body({"tasks": tasks_of, "label_config": interface}, ["tasks", "label_config"]),
+    )  # fmt: skip
     async def predict(request: Request) -> Response:
         """Rectangles for every task."""
         asked = await read_json(gate, request)
@@ -89,7 +100,10 @@ def add_label_studio(app: FastAPI) -> None:
         labelling = labelling_of(asked.get("label_config"), names_of(compute))
         return Plain({"results": await while_connected(request, each_task(tasks, labelling))})
 
-    @app.post("/webhook", tags=["Label Studio"], responses=errors(400, 401, 403, 408, 413, 422, 429))
+    @app.post(
+        "/webhook", tags=["Label Studio"], responses=errors(400, 401, 403, 408, 413, 422, 429),
+        openapi_extra=json_body({}, []),
+    )  # fmt: skip
     async def webhook(request: Request) -> Response:
         """Takes note of nothing: models are trained by `opendetr train`, not while people label."""
         await read_json(gate, request)

@@ -116,3 +116,9 @@ def form(fields: dict[str, Any] | None = None, most: str = "several") -> dict[st
         "properties": {"images": images, **(fields or {})},
     }
     return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
+
+
+def json_body(properties: dict[str, Any], required: list[str]) -> dict[str, Any]:
+    """How a request with a JSON object is described; it may hold more."""
+    schema = {"type": "object", "required": required, "properties": properties}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
