@@ -13,7 +13,7 @@ from opendetr.data.transforms import WITHOUT_PADDING
 from opendetr.devices import resolve_device
 from opendetr.errors import UserError
 from opendetr.exporting.certificate import Certificate, print_certificate
-from opendetr.exporting.export import ExportOptions, export_model, export_with_data, format_of
+from opendetr.exporting.export import ExportOptions, export_model, export_with_data, format_of, write_labelling_note
 from opendetr.exporting.exported_file import describe_exported
 from opendetr.exporting.fastest_engine import prepare_engines
 from opendetr.files import require_writable
@@ -90,7 +90,8 @@ def export(
 
     Args:
         model: any model that can be loaded.
-        output: the file: `.onnx`, `.xml` (OpenVINO, with a `.bin` beside it) or `.pt2` (`torch.export`).
+        output: the file: `.onnx` (with a `.yaml` for labelling tools beside it), `.xml` (OpenVINO, with a `.bin`
+            beside it) or `.pt2` (`torch.export`).
         format: `onnx`, `openvino` or `pt2`; by default the one of the file's suffix.
         precision: `fp32`; `bf16` and `int8` where the format has them.
         with_preprocessing: the input is resized uint8 pictures, which the graph normalises.
@@ -129,6 +130,8 @@ def export(
     else:
         certificate = export_with_data(checkpoint, path, options, source, index)
     print_certificate(certificate, path)
+    if options.format == "onnx":
+        console.print(f"{write_labelling_note(checkpoint, path, options)} says the same to labelling tools")
     return certificate
 
 

@@ -7,7 +7,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from opendetr.checkpoints.adapt import labels_on
+from opendetr.checkpoints.description import USUAL_THRESHOLD
 from opendetr.checkpoints.native import Checkpoint
 from opendetr.data.door import has_split, load_index
 from opendetr.data.index import DatasetIndex
@@ -22,8 +25,18 @@ from opendetr.exporting.exported_file import metadata_of
 from opendetr.exporting.graph import ExportError, export_program
 from opendetr.exporting.quantization import quantize
 from opendetr.exporting.translation import to_onnx
+from opendetr.files import write_text
 from opendetr.options import ExportFormat, PrecisionName, require_choice
 from opendetr.progress import stages
+
+USUAL_PICTURE = (480, 640)  # height and width
+OUTPUTS_IN_WORDS = {
+    "scores": "float32 [batch, N]: of every answer, 0 to 1, without a threshold",
+    "labels": "int64 [batch, N]: the number of the class, from 0",
+    "boxes_xyxy": "float32 [batch, N, 4]: x1, y1, x2, y2 as fractions of the picture",
+    "logits": "float32 [batch, Q, K]: of every query",
+    "boxes_cxcywh": "float32 [batch, Q, 4]: of every query, fractions of the picture",
+}
 
 
 @dataclass(frozen=True)
@@ -169,6 +182,38 @@ def export_model(
             draft.with_suffix(".bin").replace(output.with_suffix(".bin"))
         draft.replace(output)
     return certificate
+
+
+def write_labelling_note(checkpoint: Checkpoint, output: Path, options: ExportOptions) -> Path:
+    """Write what labelling tools ask for beside an ONNX file, as YAML of the same name; returns its path.
+
+    Keys that AnyLabeling and X-AnyLabeling have are called as there.
+    """
+    preprocessing, labels = checkpoint.preprocessing, checkpoint.label_map
+    thresholds = list(checkpoint.description.thresholds) or [USUAL_THRESHOLD] * labels.num_classes
+    height, width = preprocessing.shape(*USUAL_PICTURE)
+    used = [threshold for threshold, number in zip(thresholds, labels.category_ids) if number is not None]
+    note = {
+        "type": "opendetr",
+        "name": output.stem,
+        "display_name": output.stem,
+        "model_path": output.name,
+        "classes": list(labels.names),
+        "score_threshold": min(used),
+        "thresholds": thresholds,
+        "input_height": height,
+        "input_width": width,
+        "image_size": preprocessing.image_size,
+        "max_size": preprocessing.max_size,
+        "multiple_of": preprocessing.multiple_of,
+        "mean": list(preprocessing.mean),
+        "std": list(preprocessing.std),
+        "inputs": _describe_inputs(options),
+        "outputs": OUTPUTS_IN_WORDS,
+    }
+    path = output.with_suffix(".yaml")
+    write_text(path, yaml.safe_dump(note, sort_keys=False, allow_unicode=True))
+    return path
 
 
 def _write_draft(

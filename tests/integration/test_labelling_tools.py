@@ -1,0 +1,94 @@
+"""What docs/labelling.md offers to other tools."""
+
+import re
+import runpy
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import onnxruntime
+import pytest
+import yaml
+from PIL import Image
+
+from opendetr import Detector, api
+from opendetr.checkpoints.loading import load_checkpoint
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_an_onnx_file_has_a_note_for_labelling_tools(tiny_run, tmp_path, capsys):
+    api.export(tiny_run, tmp_path / "digits.onnx")
+    note = yaml.safe_load((tmp_path / "digits.yaml").read_text())
+    checkpoint = load_checkpoint(tiny_run)
+    assert note["classes"] == [str(digit) for digit in range(10)]
+    assert (note["name"], note["model_path"]) == ("digits", "digits.onnx")
+    assert tuple(note["mean"]) == checkpoint.preprocessing.mean
+    assert tuple(note["std"]) == checkpoint.preprocessing.std
+    assert (note["input_height"], note["input_width"]) == checkpoint.preprocessing.shape(480, 640)
+    assert note["score_threshold"] == min(note["thresholds"])
+    assert len(note["thresholds"]) == 10
+    session = onnxruntime.InferenceSession(tmp_path / "digits.onnx")
+    assert list(note["inputs"]) == [one.name for one in session.get_inputs()]
+    types = {one.name: one.type for one in session.get_outputs()}
+    assert note["outputs"].keys() == types.keys()
+    for name, said in note["outputs"].items():
+        assert said.startswith({"tensor(float)": "float32", "tensor(int64)": "int64"}[types[name]])
+    assert "digits.yaml" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("threshold", [None, 0.05])
+def test_the_function_for_cvat(tiny_run, digits, threshold):
+    pytest.importorskip("cvat_sdk", reason="pip install cvat-sdk runs the test of the function for CVAT")
+    from cvat_sdk.auto_annotation import DetectionFunctionSpec
+
+    function = runpy.run_path(str(ROOT / "examples" / "cvat_function.py"))["create"](model=str(tiny_run))
+    assert isinstance(function.spec, DetectionFunctionSpec)
+    assert [label.name for label in function.spec.labels] == [str(digit) for digit in range(10)]
+    with Image.open(sorted((digits / "images").glob("val_*.png"))[0]) as image:
+        shapes = function.detect(SimpleNamespace(conf_threshold=threshold, frame_name="a.png"), image)
+        expected = Detector.load(tiny_run).predict(image, threshold).visible()
+    assert [shape.label_id for shape in shapes] == expected.labels.tolist()
+    assert [shape.points for shape in shapes] == [list(one.box_xyxy) for one in expected]
+    assert all(shape.type.value == "rectangle" for shape in shapes)
+
+
+def test_the_code_for_fiftyone(tiny_run, digits, tmp_path, monkeypatch):
+    """With fiftyone, or with something that has the three names which the page uses."""
+    code = re.search(r"```python\n(import fiftyone\n.*?)```", (ROOT / "docs" / "labelling.md").read_text(), re.DOTALL)[
+        1
+    ]
+    pictures = sorted((digits / "images").glob("val_*.png"))[:2]
+    kept = []
+
+    class Sample(dict):
+        def __init__(self, path):
+            super().__init__()
+            self.filepath = str(path)
+
+    class Dataset:
+        @classmethod
+        def from_images_dir(cls, folder):
+            assert folder == "photos"
+            return cls()
+
+        def iter_samples(self, *, autosave):
+            assert autosave
+            for path in pictures:
+                kept.append(Sample(path))
+                yield kept[-1]
+
+    stand_in = ModuleType("fiftyone")
+    stand_in.Dataset, stand_in.Detections, stand_in.Detection = Dataset, SimpleNamespace, SimpleNamespace
+    monkeypatch.setitem(sys.modules, "fiftyone", stand_in)
+    exec(code.replace("runs/mine", str(tiny_run)), {})
+    detector = Detector.load(tiny_run)
+    for sample, path in zip(kept, pictures, strict=True):
+        expected = detector.predict(path).visible()
+        assert [one.label for one in sample["opendetr"].detections] == expected.names
+        for one, wanted in zip(sample["opendetr"].detections, expected, strict=True):
+            x, y, width, height = one.bounding_box
+            rows, columns = expected.image_size
+            box = (x * columns, y * rows, (x + width) * columns, (y + height) * rows)
+            assert box == pytest.approx(wanted.box_xyxy, abs=1e-4)
+            assert one.confidence == wanted.score
