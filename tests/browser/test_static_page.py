@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,20 +19,24 @@ from opendetr.checkpoints.origin import Origin
 from opendetr.config import LossConfig
 from opendetr.data.transforms import Preprocessing
 from opendetr.detections import Detections
+from opendetr.errors import UserError
 from opendetr.explanation.look import look
 from opendetr.inference.detector import Detector
 from opendetr.labels import LabelMap
 from opendetr.model.build import build_model
 from opendetr.recipes.presets import PRESETS
 from opendetr.recipes.recipe import resolve_config
+from opendetr.serving import web_folder
 from opendetr.serving.look_tensors import look_tensors
 
 PACKAGES = Path(__file__).parent / "node_modules"
 CLOSE = 1e-3  # of the picture's sides, and of scores
 HOSTILE = "<img src=x onerror=alert(1)> </script>"
+# A backbone that changes nothing in place, which would take twice as long to translate.
 FAST = replace(
-    PRESETS["detr-tiny"], query_source="selected", scoring="focal", output_stride=32, encoder_strides=(16,),
-    proposal_strides=(8,), position_encoding="cell", num_queries=12, dropout=0.0, precedence=True, focus=True,
+    PRESETS["detr-tiny"], backbone="tf_efficientnet_lite0", query_source="selected", scoring="focal", num_queries=12,
+    output_stride=32, encoder_strides=(16,), proposal_strides=(8,), position_encoding="cell", dropout=0.0,
+    precedence=True, focus=True,
 )  # fmt: skip
 
 
@@ -154,6 +159,39 @@ def test_the_folder_is_whole_and_says_what_it_is(folder, model):
     missing = [name for name in listed["files"] if not (folder / name).exists() and "node_modules" not in name]
     assert missing == []
     assert str(model) not in (folder / "model.json").read_text()
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "look.onnx"])
+def test_its_graphs_sample_nothing_and_need_no_operator_of_their_own(folder, name):
+    graph = pytest.importorskip("onnx").load(folder / name)
+    assert {each.domain for each in graph.opset_import} <= {"", "ai.onnx"}
+    assert not graph.functions
+    assert "GridSample" not in {node.op_type for node in graph.graph.node}
+
+
+def test_a_folder_with_other_files_is_left_alone(model, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(UserError, match="holds other files"):
+        api.export(model, tmp_path, "web")
+    with pytest.raises(UserError, match="goes without --with-preprocessing"):
+        api.export(model, tmp_path / "new", "web", with_attention=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_failed_export_leaves_the_earlier_folder(folder, model, tmp_path, monkeypatch):
+    output = tmp_path / "page"
+    shutil.copytree(folder, output, symlinks=True)
+    before = {path: path.read_bytes() for path in output.iterdir() if path.is_file()}
+
+    def fails(*_):
+        raise UserError("no look")
+
+    monkeypatch.setattr(web_folder, "export_model", lambda *_: None)
+    monkeypatch.setattr(web_folder, "write_look_graph", fails)
+    with pytest.raises(UserError, match="no look"):
+        api.export(model, output, "web")
+    assert {path: path.read_bytes() for path in output.iterdir() if path.is_file()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["page"]
 
 
 def test_the_page_is_small(folder):

@@ -71,6 +71,7 @@ def _without_decompositions(program: ExportedProgram) -> ExportedProgram:
             raise torch.onnx.OnnxExporterError(f"{node.args[0]} is read after {node} changed it")
     weights = {id(part): part for part in (program.state_dict, program.constants)}
     alike: Any = copy.deepcopy(program, weights)
+    alike.graph.eliminate_dead_code()  # questions about types, which ONNX has no operator for
     alike.run_decompositions = lambda *_: alike
     return alike  # type: ignore[no-any-return]
 
