@@ -11,8 +11,13 @@ GraphEngineName = Literal["openvino", "onnxruntime"]
 OneEngine = Literal["torch", GraphEngineName]
 EngineName = Literal["auto", OneEngine]
 PredictEngine = Literal[EngineName, "ray"]
-ExportFormat = Literal["onnx", "openvino", "pt2"]
-EXPORT_SUFFIXES: dict[ExportFormat, str] = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2"}  # of exported files
+ExportedFileFormat = Literal["onnx", "openvino", "pt2"]
+ExportFormat = Literal[ExportedFileFormat, "web"]  # the last is a folder
+EXPORT_SUFFIXES: dict[ExportedFileFormat, str] = {
+    "onnx": ".onnx",
+    "openvino": ".xml",
+    "pt2": ".pt2",
+}  # of exported files
 PeerName = Literal["huggingface", "official"]  # whose code of DETR a benchmark compares with
 DataFormat = Literal["coco", "yolo", "voc", "csv"]
 DataFix = Literal["drop", "clip"]  # what is done to boxes that reach out of their pictures

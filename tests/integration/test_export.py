@@ -3,6 +3,7 @@
 import copy
 import itertools
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from functools import cache, partial
 from pathlib import Path
 from threading import Barrier, BrokenBarrierError
 from types import SimpleNamespace
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -355,6 +357,7 @@ def test_int8_is_calibrated_and_its_ap_is_stated(paper, labelled, tmp_path):
     certificate = api.export(paper.source, tmp_path / "model.xml", precision="int8", data=labelled)
     assert certificate.ap["pictures"] == 4
     assert max(row.logits for row in certificate.comparisons) > EXACT  # it is another arithmetic
+    assert odd_operators(tmp_path / "model.xml") == set()
 
 
 ROW = Comparison(1, 64, 64, False, 0.5, 0.5, 0.01, pictures=2, answers=10, agreeing=10, undecided=0)
@@ -765,6 +768,58 @@ def test_a_file_names_no_folder_of_this_machine(exported, kind):
     content = path.read_bytes()
     for place in (Path(torch.__file__).parents[1], Path(api.__file__).parent, path.parent, Path.home()):
         assert str(place).encode() not in content
+
+
+def odd_operators(path: Path) -> set[str]:
+    """The operators of a file that sample between cells, or that are no standard of its format."""
+    if path.suffix == ".onnx":
+        onnx = pytest.importorskip("onnx")
+        model = onnx.load(path)
+        assert not model.functions
+        assert {each.domain for each in model.opset_import} <= {"", "ai.onnx"}
+        used = {f"{node.domain}::{node.op_type}" for node in nodes_of(model.graph)}
+        return {name for name in used if not name.startswith("::") or "GridSample" in name}
+    if path.suffix == ".xml":
+        layers = [(layer.get("version"), layer.get("type")) for layer in ElementTree.parse(path).iter("layer")]
+        assert len(layers) > 50
+        return {f"{v}::{kind}" for v, kind in layers if not v.startswith("opset") or "GridSample" in kind}
+    targets = {str(node.target) for node in torch.export.load(path).graph.nodes if node.op == "call_function"}
+    assert len(targets) > 10
+    ours = re.compile(r"aten\.(?!grid_sampl).*|<built-in function .*>|.*sym_.*")
+    return {target for target in targets if not ours.fullmatch(target)}
+
+
+def nodes_of(graph):
+    """Of an ONNX graph and of those within its nodes."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from nodes_of(inner)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "kind"),
+    [
+        ("paper", "onnx"), ("paper", "openvino"), ("fast", "onnx"),
+        pytest.param("paper", "pt2", marks=pytest.mark.slow), pytest.param("fast", "pt2", marks=pytest.mark.slow),
+        pytest.param("fast", "openvino", marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
+def test_no_file_samples_between_cells_or_needs_an_operator_of_its_own(exported, recipe, kind):
+    """Where deformable attention does, some runtimes went wrong without a word (README). int8 and web: elsewhere."""
+    path, _ = exported(recipe, kind)
+    assert odd_operators(path) == set()
+
+
+def test_operators_that_sample_are_seen(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    for name, domain in (("GridSample", ""), ("Attention", "com.microsoft")):
+        node = onnx.helper.make_node(name, ["x", "y"], ["z"], domain=domain)
+        opsets = [onnx.helper.make_opsetid("", 20)]
+        path = tmp_path / f"{name}.onnx"
+        onnx.save(onnx.helper.make_model(onnx.helper.make_graph([node], "g", [], []), opset_imports=opsets), path)
+        assert odd_operators(path) == {f"{domain}::{name}"}
 
 
 def test_the_example_has_the_pixels_that_we_have():

@@ -17,8 +17,9 @@ from opendetr.exporting.export import ExportOptions, export_model, export_with_d
 from opendetr.exporting.exported_file import describe_exported
 from opendetr.exporting.fastest_engine import prepare_engines
 from opendetr.files import require_writable
-from opendetr.options import ExportFormat, ModelForm, PrecisionName, require_choice
+from opendetr.options import ExportedFileFormat, ExportFormat, ModelForm, PrecisionName, require_choice
 from opendetr.progress import console
+from opendetr.serving.web_folder import export_web, require_web_folder
 from opendetr.threads import settle_threads
 
 
@@ -91,8 +92,10 @@ def export(
     Args:
         model: any model that can be loaded.
         output: the file: `.onnx` (with a `.yaml` for labelling tools beside it), `.xml` (OpenVINO, with a `.bin`
-            beside it) or `.pt2` (`torch.export`).
-        format: `onnx`, `openvino` or `pt2`; by default the one of the file's suffix.
+            beside it) or `.pt2` (`torch.export`); with the format `web` a folder, new, empty or of an earlier such
+            export.
+        format: `onnx`, `openvino` or `pt2`; by default the one of the file's suffix. `web` is a page that runs the
+            model in the browser (docs/web-page.md), with the model as ONNX.
         precision: `fp32`; `bf16` and `int8` where the format has them.
         with_preprocessing: the input is resized uint8 pictures, which the graph normalises.
         with_attention: the last layer's cross-attention is an output too.
@@ -107,24 +110,34 @@ def export(
         threads: number of threads, or `auto`, the default: the fastest, measured.
 
     Returns:
-        The certificate, which is in the file's metadata too.
+        The certificate, which is in the file's metadata too; of a folder that of its `model.onnx`.
 
     Raises:
         UserError: no such model or data, an impossible combination, or an export that differs too much; nothing is
             written then.
     """
     path = Path(output)
-    options = ExportOptions(format_of(path, format), precision, with_preprocessing, with_attention, max_ap_loss)
-    require_writable(path)
+    if format is not None:
+        require_choice("format", format, ExportFormat)
+    if format == "web":
+        require_web_folder(path)
+    else:
+        require_writable(path)
+    kind: ExportedFileFormat = "onnx" if format == "web" else format_of(path, format)
+    options = ExportOptions(kind, precision, with_preprocessing, with_attention, max_ap_loss)
+    if format == "web" and (with_preprocessing or with_attention):
+        raise UserError("--format web goes without --with-preprocessing and --with-attention: the page has both itself")
     source = None if data is None else DataSource.of(data, classes, rename, voc_origin)
     index = None if source is None else load_index(source, split)
     options.require_possible(index)
-    if path.exists():
+    if path.is_file():
         console.print(f"{path} is there already: it is replaced at the end, if the new one agrees with the model")
     settle_threads(threads, measure=True)
     checkpoint = load_checkpoint(model, image_size=image_size)
     if checkpoint.preprocessing.pad_size is not None:
         raise UserError(f"export cannot write {model}, for other programs pad no pictures: {WITHOUT_PADDING}")
+    if format == "web":
+        return export_web(checkpoint, path, options, source, index)
     if source is None or index is None:
         certificate = export_model(checkpoint, path, options)
     else:

@@ -75,7 +75,12 @@ def convert(
 @app.command(rich_help_panel=ELSEWHERE)
 def export(
     model: Model,
-    output: Annotated[Path, option(OUTPUT, "FILE", "The file to write: NAME.onnx, NAME.xml (OpenVINO) or NAME.pt2.")],
+    output: Annotated[
+        Path,
+        option(
+            OUTPUT, "FILE", "The file to write: NAME.onnx, NAME.xml (OpenVINO) or NAME.pt2; with --format web a folder."
+        ),
+    ],
     format: Annotated[
         ExportFormat | None, option(OUTPUT, "FORMAT", f"{listed(get_args(ExportFormat))}.", default="by the suffix")
     ] = None,
@@ -105,10 +110,11 @@ def export(
         bool, flag(RARE, "The last decoder layer's attention to the picture is an output too.", "--with-attention")
     ] = False,
 ) -> Answer:
-    """Write a model as a file for other programs, after comparing it with PyTorch on real pictures.
+    """Write a model as a file for other programs, or as a page, after comparing it with PyTorch on real pictures.
 
     Examples:
       opendetr export runs/mine --output cells.onnx
+      opendetr export runs/mine --format web --output page
       opendetr export runs/mine --output cells.xml --precision int8 --data DATA
     """
     certificate = opendetr.export(

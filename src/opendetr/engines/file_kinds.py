@@ -12,14 +12,14 @@ from opendetr.engines.openvino_engine import OpenVinoEngine, read_openvino_metad
 from opendetr.engines.program_engine import ProgramEngine, read_pt2_metadata, write_pt2
 from opendetr.errors import UserError, first_line
 from opendetr.files import refuse_pointer
-from opendetr.options import EXPORT_SUFFIXES, ExportFormat
+from opendetr.options import EXPORT_SUFFIXES, ExportedFileFormat
 
 
 @dataclass(frozen=True)
 class FileKind:
     """A kind of exported file."""
 
-    format: ExportFormat
+    format: ExportedFileFormat
     precisions: tuple[str, ...]
     engines: Mapping[str, Callable[[Path, str], GraphEngine]]  # from file and precision; the first runs it by default
     write: Callable[[Any, Path, str], None]  # a graph, with its metadata

@@ -151,13 +151,13 @@ def certify(
         UserError: a picture cannot be read, or without a split scikit-learn, which has the photographs, is missing.
     """
     reference = TorchEngine.prepared(checkpoint.model, torch.device("cpu"), "fp32")
-    images, called = _pictures(index, checkpoint.preprocessing.white_level)
+    images, called = comparison_pictures(index, checkpoint.preprocessing.white_level)
     own, smaller = checkpoint.preprocessing, checkpoint.preprocessing.with_shorter_side(SHORTER_SIDE)
     bounds = BOUNDS[engine.precision]
     bounds = bounds if max_ap_loss is None else replace(bounds, ap=max_ap_loss)
     comparisons, mixed, attention = [], [], None
     for frame in show_progress(FRAMES, f"comparing {engine.name} with torch", len(FRAMES), "shapes"):
-        looks = [_prepare(smaller, image, frame) for image in images]
+        looks = [prepare_frame(smaller, image, frame) for image in images]
         alone = [reference(look[None]) for look in looks] * (BATCHES[-1] // PICTURES)
         looks *= BATCHES[-1] // PICTURES
         mixed.append(looks[0])
@@ -175,7 +175,7 @@ def certify(
     found, size = _split(engine.outputs(stacked, mask)), (stacked.shape[2], stacked.shape[3])
     comparisons.append(compare(checkpoint, truth, found, size, bounds, batch=len(mixed), padded=True))
     if smaller != own:
-        look = _prepare(own, images[0], FRAMES[0])[None]
+        look = prepare_frame(own, images[0], FRAMES[0])[None]
         found, size = _split(engine.outputs(look, None)), (look.shape[2], look.shape[3])
         comparisons.append(compare(checkpoint, [reference(look)], found, size, bounds, batch=1))
     ap = None
@@ -231,7 +231,7 @@ def attention_difference(checkpoint: Checkpoint, images: Float[Tensor, "1 3 H W"
     return float(difference) if torch.isfinite(difference) else float("inf")
 
 
-def _pictures(index: DatasetIndex | None, white_level: int | None) -> tuple[list[Image.Image], str]:
+def comparison_pictures(index: DatasetIndex | None, white_level: int | None) -> tuple[list[Image.Image], str]:
     """Four pictures, repeated if there are fewer, and a name for them."""
     if index is None:
         photos = photographs()
@@ -243,7 +243,7 @@ def _pictures(index: DatasetIndex | None, white_level: int | None) -> tuple[list
     return (found * PICTURES)[:PICTURES], f"{counted(len(found), 'picture')} of {index.source.name}"
 
 
-def _prepare(preprocessing: Preprocessing, image: Image.Image, frame: tuple[int, int]) -> Tensor:
+def prepare_frame(preprocessing: Preprocessing, image: Image.Image, frame: tuple[int, int]) -> Tensor:
     """The model's input of a picture cut to the frame's height and width."""
     cut = ImageOps.fit(image, (frame[1], frame[0]))
     tensor: Tensor = preprocessing.transform()(tv_tensors.Image(v2.functional.pil_to_tensor(cut)))

@@ -98,7 +98,7 @@ def compare(
         of_logits, of_boxes = largest_differences(truth, output, paired=selects)
         within = of_logits <= (bounds.logits or of_logits) and of_boxes <= (bounds.boxes or of_boxes)
         finite = max(of_logits, of_boxes) < float("inf") and all(part.isfinite().all() for part in said)
-        if not within and finite and selects and _depends_on_rounding(truth, checkpoint):
+        if not within and finite and selects and depends_on_rounding(truth, checkpoint):
             undecided += 1  # PyTorch with another number of threads would differ as well
             continue
         logits, boxes = max(logits, of_logits), max(boxes, of_boxes)
@@ -135,7 +135,7 @@ def _queries(output: DetrOutput) -> Float[Tensor, "B Q K4"]:
     return torch.cat([output.logits[-1], output.boxes_cxcywh[-1]], -1).float().cpu()
 
 
-def _depends_on_rounding(output: DetrOutput, checkpoint: Checkpoint) -> bool:
+def depends_on_rounding(output: DetrOutput, checkpoint: Checkpoint) -> bool:
     """Whether rounding decides the order of the selected cells, or which is the last of them."""
     assert output.proposals is not None
     promise = output.proposals.logits[0, 0].amax(-1)

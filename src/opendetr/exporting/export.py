@@ -26,7 +26,7 @@ from opendetr.exporting.graph import ExportError, export_program
 from opendetr.exporting.quantization import quantize
 from opendetr.exporting.translation import to_onnx
 from opendetr.files import write_text
-from opendetr.options import ExportFormat, PrecisionName, require_choice
+from opendetr.options import ExportedFileFormat, PrecisionName, require_choice
 from opendetr.progress import stages
 
 USUAL_PICTURE = (480, 640)  # height and width
@@ -43,7 +43,7 @@ OUTPUTS_IN_WORDS = {
 class ExportOptions:
     """The kind of file to write."""
 
-    format: ExportFormat
+    format: ExportedFileFormat
     precision: str = "fp32"
     with_preprocessing: bool = False
     with_attention: bool = False
@@ -71,7 +71,7 @@ class ExportOptions:
         Raises:
             UserError: it cannot.
         """
-        require_choice("format", self.format, ExportFormat)
+        require_choice("format", self.format, ExportedFileFormat)
         require_choice("precision", self.precision, PrecisionName)
         possible = FORMATS[self.format].precisions
         if self.precision not in possible:
@@ -112,7 +112,7 @@ class Tracing:
         return to_onnx(self.program)
 
 
-def format_of(output: Path, format: ExportFormat | None) -> ExportFormat:
+def format_of(output: Path, format: ExportedFileFormat | None) -> ExportedFileFormat:
     """The format to write: the one that is asked for, else the one of the file's suffix.
 
     Raises:
@@ -120,7 +120,9 @@ def format_of(output: Path, format: ExportFormat | None) -> ExportFormat:
     """
     kind = FILE_KINDS.get(output.suffix)
     if kind is None:
-        raise UserError(f"--output {output}: expected a name that ends in {', '.join(FILE_KINDS)}")
+        raise UserError(
+            f"--output {output}: expected a name that ends in {', '.join(FILE_KINDS)}, or a folder with --format web"
+        )
     if format in FORMATS.keys() - {kind.format}:
         raise UserError(
             f"--output {output} ends in {output.suffix}, the name of {kind.format} files, and --format says {format}: "
@@ -137,10 +139,20 @@ def export_with_data(
     Raises:
         UserError: as there; or the data have a category that the model does not know.
     """
+    checkpoint, index = on_data(checkpoint, index)
+    calibration = load_index(data, "train") if options.precision == "int8" and has_split(data, "train") else None
+    return export_model(checkpoint, output, options, index, calibration)
+
+
+def on_data(checkpoint: Checkpoint, index: DatasetIndex) -> tuple[Checkpoint, DatasetIndex]:
+    """A model and a split with the same category ids; doing it again changes nothing.
+
+    Raises:
+        UserError: the data have a category that the model does not know.
+    """
     index = index.with_ids_of(checkpoint.label_map)
     labels = labels_on(checkpoint.label_map, checkpoint.origin, index.label_map, str(index.source))
-    calibration = load_index(data, "train") if options.precision == "int8" and has_split(data, "train") else None
-    return export_model(replace(checkpoint, label_map=labels), output, options, index, calibration)
+    return replace(checkpoint, label_map=labels), index
 
 
 def export_model(

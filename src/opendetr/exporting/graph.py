@@ -87,19 +87,37 @@ def export_program(
     Raises:
         UserError: the model cannot be traced for any size.
     """
-    require_exportable(checkpoint)
     model = ExportableModel(checkpoint, with_preprocessing=with_preprocessing, with_attention=with_attention)
+    return traced(model, checkpoint, from_pixels=with_preprocessing)
+
+
+def traced(
+    model: nn.Module, checkpoint: Checkpoint, *, from_pixels: bool = False, batch: int | None = None
+) -> ExportedProgram:
+    """Trace a module that takes pictures and their padding mask, for any height and width.
+
+    Args:
+        model: it holds a copy of the checkpoint's model.
+        checkpoint: says which sides the model's input has.
+        from_pixels: pictures are uint8 [B, H, W, 3] instead of float32 [B, 3, H, W].
+        batch: the only number of pictures that it takes; None: any.
+
+    Raises:
+        UserError: the model cannot be traced for any size.
+    """
+    require_exportable(checkpoint)
     multiple = checkpoint.preprocessing.multiple_of
-    batch, height, width = 2, 7 * STRIDE, 9 * STRIDE  # different, so that torch takes none for another
-    mask = torch.zeros(batch, height, width, dtype=torch.bool)
-    mask[1, :, -STRIDE:] = True
-    shape = (batch, height, width, 3) if with_preprocessing else (batch, 3, height, width)
-    images = torch.zeros(shape, dtype=torch.uint8 if with_preprocessing else torch.float32)
+    height, width = 7 * STRIDE, 9 * STRIDE  # different, so that torch takes none for another
+    mask = torch.zeros(batch or 2, height, width, dtype=torch.bool)
+    mask[-1, :, -STRIDE:] = True
+    shape = (len(mask), height, width, 3) if from_pixels else (len(mask), 3, height, width)
+    images = torch.zeros(shape, dtype=torch.uint8 if from_pixels else torch.float32)
     sides: list[Any] = [Dim.DYNAMIC, Dim.DYNAMIC]
     if multiple % STRIDE == 0:
         sides = [STRIDE * Dim("rows", min=1), STRIDE * Dim("columns", min=1)]
-    of_images = {1: sides[0], 2: sides[1]} if with_preprocessing else {2: sides[0], 3: sides[1]}
-    shapes = {"images": {0: Dim.DYNAMIC, **of_images}, "padding_mask": {0: Dim.DYNAMIC, 1: sides[0], 2: sides[1]}}
+    of_batch = {0: Dim.DYNAMIC} if batch is None else {}
+    of_images = {1: sides[0], 2: sides[1]} if from_pixels else {2: sides[0], 3: sides[1]}
+    shapes = {"images": of_batch | of_images, "padding_mask": of_batch | {1: sides[0], 2: sides[1]}}
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # warnings of torch about its own code
         try:

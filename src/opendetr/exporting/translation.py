@@ -3,21 +3,21 @@
 import copy
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch.export import ExportedProgram
 
-from opendetr.engines.graph_engine import OUTPUTS
+from opendetr.engines.graph_engine import INPUTS, OUTPUTS
 from opendetr.errors import UserError, first_line
 from opendetr.exporting.graph import ExportError
 
 OPSET = 20
 
 
-def to_onnx(program: ExportedProgram) -> Any:
-    """The graph as an `onnx.ModelProto`.
+def to_onnx(program: ExportedProgram, outputs: Sequence[str] = ()) -> Any:
+    """The graph as an `onnx.ModelProto`; `outputs` are the names of a program that is no `ExportableModel`.
 
     PyTorch first traces a program twice more, to replace the operators that ONNX lacks. Ours has few of them, and
     `_operators` translates those; a program with others goes the long way. Only constants are folded: the rewriting
@@ -37,9 +37,9 @@ def to_onnx(program: ExportedProgram) -> Any:
         warnings.simplefilter("ignore")
         try:
             try:
-                written = _translate(_without_decompositions(program))
+                written = _translate(_without_decompositions(program), outputs)
             except torch.onnx.OnnxExporterError:  # an operator that neither ONNX nor `_operators` has
-                written = _translate(program)
+                written = _translate(program, outputs)
             fold_constants(written.model)
             remove_unused_nodes(written.model)
         except Exception as error:  # torch has many classes of exceptions
@@ -47,11 +47,12 @@ def to_onnx(program: ExportedProgram) -> Any:
     return written.model_proto
 
 
-def _translate(program: ExportedProgram) -> Any:
+def _translate(program: ExportedProgram, outputs: Sequence[str]) -> Any:
     with_attention = len(program.graph_signature.user_outputs) > len(OUTPUTS)
+    names = outputs or (*OUTPUTS, *(["attention"] if with_attention else []))
     return torch.onnx.export(
         program, dynamo=True, opset_version=OPSET, verbose=False, optimize=False,
-        input_names=["images", "padding_mask"], output_names=[*OUTPUTS, *(["attention"] if with_attention else [])],
+        input_names=list(INPUTS), output_names=list(names),
         custom_translation_table=_operators(),
     )  # fmt: skip
 
@@ -70,6 +71,7 @@ def _without_decompositions(program: ExportedProgram) -> ExportedProgram:
             raise torch.onnx.OnnxExporterError(f"{node.args[0]} is read after {node} changed it")
     weights = {id(part): part for part in (program.state_dict, program.constants)}
     alike: Any = copy.deepcopy(program, weights)
+    alike.graph.eliminate_dead_code()  # questions about types, which ONNX has no operator for
     alike.run_decompositions = lambda *_: alike
     return alike  # type: ignore[no-any-return]
 

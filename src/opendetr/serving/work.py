@@ -35,11 +35,11 @@ from opendetr.inference.detector import Detector, computes_on, require_numbers
 from opendetr.loss.matcher import CostWeights
 from opendetr.serving.data_work import DATA_WORK, WithData, open_data
 from opendetr.serving.look_tensors import look_tensors
+from opendetr.serving.model_facts import model_facts, short_name
 from opendetr.serving.run_files import described_run, run_of
 from opendetr.serving.settings import ModelSettings
 from opendetr.structures import DetrOutput, Target
 from opendetr.threads import settle_threads
-from opendetr.version import __version__
 from opendetr.wording import one_line
 
 
@@ -103,51 +103,15 @@ class ServingWorker(WithData):
 
     def facts(self) -> dict[str, Any]:
         """The model in plain values, as GET /v1/model gives it."""
-        description, engine = self.detector.description, self.detector.engine
-        labels, preprocessing = description.label_map, description.preprocessing
-        thresholds = self.threshold(None)
-        every = [thresholds] * labels.num_classes if isinstance(thresholds, int | float) else list(thresholds)
-        facts: dict[str, Any] = {
-            "name": _short(self.settings.model),
-            "identity": self.detector.identity,
-            "classes": [
-                {"label": label, "name": name, "category_id": category_id}
-                for label, (name, category_id) in enumerate(zip(labels.names, labels.category_ids))
-            ],
-            "thresholds": every,
-            "scoring": description.to_json()["scoring"],
-            "preprocessing": preprocessing.to_json()
-            | {
-                name: getattr(preprocessing, name)
-                for name in ("image_size", "max_size", "multiple_of", "rounding", "resampling", "resizer")
-            },
-            "engine": engine.name,
-            "precision": engine.precision,
-            "certificate": self._certificate(),
-            "can_look": not is_exported(self.settings.model) and preprocessing.pad_size is None,
-            "data": open_data(self),
-            "run": described_run(run_of(self.settings.model)),
-            "version": __version__,
-        }
-        return facts | self._architecture()
-
-    def _architecture(self) -> dict[str, Any]:
-        """What only the model itself tells; of an exported file nothing."""
-        names = (
-            "parameters", "num_queries", "encoder_layers", "decoder_layers", "heads", "focus", "query_source",
-            "strides", "costs",
+        engine, exported = self.detector.engine, is_exported(self.settings.model)
+        facts = model_facts(
+            short_name(self.settings.model), self.detector.description, self.threshold(None),
+            checkpoint=None if exported else self.detector.checkpoint, engine=engine.name, precision=engine.precision,
+            certificate=self._certificate(),
+            can_look=not exported and self.detector.description.preprocessing.pad_size is None,
         )  # fmt: skip
-        if is_exported(self.settings.model):
-            return dict.fromkeys(names)
-        checkpoint = self.detector.checkpoint
-        model, loss = checkpoint.config.model, checkpoint.config.loss
-        strides = sorted({*model.encoder_strides, model.output_stride})
-        values = (
-            sum(parameter.numel() for parameter in checkpoint.model.parameters()), model.num_queries,
-            model.num_encoder_layers, model.num_decoder_layers, model.num_heads, model.focus, model.query_source,
-            strides, {"class": loss.class_cost, "l1": loss.l1_cost, "giou": loss.giou_cost},
-        )  # fmt: skip
-        return dict(zip(names, values))
+        of_folders = {"data": open_data(self), "run": described_run(run_of(self.settings.model))}
+        return facts | {"identity": self.detector.identity} | of_folders
 
     def _certificate(self) -> dict[str, Any] | None:
         """That the engine agrees with PyTorch; None where PyTorch itself runs."""
@@ -362,12 +326,6 @@ def _plain_candidate(candidate: Candidate) -> dict[str, Any]:
 def _in_pixels(box_cxcywh: Sequence[float], seen: Look) -> list[float]:
     box: list[float] = seen.in_pixels(torch.tensor(box_cxcywh)).tolist()
     return box
-
-
-def _short(model: str) -> str:
-    """The name of a model without the folders above it, which may tell a user's name."""
-    path = Path(model)
-    return f"{path.parent.name}/{path.name}" if path.name in ("last", "best") else path.name or model
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,301 @@
+"""The exported folder in a real browser: it answers as Python does, without a network too, and certifies itself."""
+
+import io
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from static_server import handed_out
+
+from opendetr import api
+from opendetr.checkpoints.native import Checkpoint, save_checkpoint
+from opendetr.checkpoints.origin import Origin
+from opendetr.config import LossConfig
+from opendetr.data.transforms import Preprocessing
+from opendetr.detections import Detections
+from opendetr.errors import UserError
+from opendetr.explanation.look import look
+from opendetr.inference.detector import Detector
+from opendetr.labels import LabelMap
+from opendetr.model.build import build_model
+from opendetr.recipes.presets import PRESETS
+from opendetr.recipes.recipe import resolve_config
+from opendetr.serving import web_folder
+from opendetr.serving.look_tensors import look_tensors
+
+PACKAGES = Path(__file__).parent / "node_modules"
+CLOSE = 1e-3  # of the picture's sides, and of scores
+HOSTILE = "<img src=x onerror=alert(1)> </script>"
+# A backbone that changes nothing in place, which would take twice as long to translate.
+FAST = replace(
+    PRESETS["detr-tiny"], backbone="tf_efficientnet_lite0", query_source="selected", scoring="focal", num_queries=12,
+    output_stride=32, encoder_strides=(16,), proposal_strides=(8,), position_encoding="cell", dropout=0.0,
+    precedence=True, focus=True,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    """A model with random weights far from their start, so that its answers differ from picture to picture."""
+    torch.manual_seed(0)
+    config = resolve_config("paper", None, {}, None, [])
+    config = replace(config, model=FAST, loss=LossConfig(proposal_repeats=1))
+    labels = LabelMap((1, 5, 9), ("circle", HOSTILE, "sta\nr"))
+    detr = build_model(config.model, config.loss, labels.num_classes).eval()
+    with torch.no_grad():
+        for name, parameter in detr.named_parameters():
+            if not name.startswith("backbone"):
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+        detr.class_embed.bias[0] += 5.0
+    preprocessing = Preprocessing(64, 128, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3), 32)
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    save_checkpoint(folder, Checkpoint(detr, config, labels, preprocessing, Origin(thresholds=(0.4, 0.5, 0.6)), folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(model, tmp_path_factory) -> Path:
+    """The model's page; to look at, never to change."""
+    output = tmp_path_factory.mktemp("pages") / "page"
+    api.export(model, output, "web")
+    return output
+
+
+@pytest.fixture(scope="module")
+def installed(folder) -> Path:
+    """The same after `npm install`."""
+    if not (PACKAGES / "onnxruntime-web").is_dir():
+        pytest.skip(f"run `npm ci` in {PACKAGES.parent} for the runtime of the static page")
+    (folder / "node_modules").symlink_to(PACKAGES)
+    return folder
+
+
+@pytest.fixture
+def page(chromium):
+    """A page of its own, with a browser cache of its own."""
+    context = chromium.new_context()
+    yield context.new_page()
+    context.close()
+
+
+def ask(page, script: str, given=None):
+    """What the script returns, which has a client in `client` and makes blobs by `blobOf`."""
+    return page.evaluate(
+        """async ([script, given]) => {
+          const { localClient } = await import("./clients/local.js");
+          const model = await (await fetch("model.json")).json();
+          globalThis.client ??= localClient(model);
+          const blobOf = (bytes) => new Blob([Uint8Array.from(bytes)], { type: "image/png" });
+          return await (0, eval)(`(async (client, given, blobOf) => { ${script} })`)(client, given, blobOf);
+        }""",
+        [script, given],
+    )
+
+
+def bare(page, address: str) -> None:
+    """Open the folder without starting its page, which has a client of its own."""
+    page.goto(f"{address}types.js")
+
+
+def noise(width=90, height=70, seed=0) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8))
+
+
+def png(picture: Image.Image) -> list[int]:
+    content = io.BytesIO()
+    picture.save(content, "PNG")
+    return list(content.getvalue())
+
+
+def linked(folder: Path, tmp_path: Path) -> Path:
+    """The folder again, to change a file in."""
+    copy = tmp_path / "page"
+    copy.mkdir()
+    for path in folder.iterdir():
+        (copy / path.name).symlink_to(path)
+    return copy
+
+
+def change(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.unlink()
+    path.write_text(text.replace(old, new))
+
+
+def require_same(found, expected: Detections, sides: tuple[int, int]) -> None:
+    """Every detection has its partner, of the same class, score and box."""
+    expected = expected[expected.scores.argsort(descending=True, stable=True)]
+    assert [one["label"] for one in found] == expected.labels.tolist()
+    assert [one["category_id"] for one in found] == expected.category_ids
+    torch.testing.assert_close(torch.tensor([one["score"] for one in found]), expected.scores, rtol=0, atol=CLOSE)
+    apart = torch.tensor([one["box_xyxy"] for one in found]) - expected.boxes_xyxy
+    assert (apart / torch.tensor([*sides, *sides])).abs().max() < CLOSE
+
+
+def test_the_folder_is_whole_and_says_what_it_is(folder, model):
+    names = {path.name for path in folder.iterdir()}
+    assert {
+        "index.html", "main.js", "sw.js", "exported-files.js", "model.onnx", "look.onnx", "model.json", "sample.png",
+        "sample.json", "certificate.json", "package.json",
+    } <= names  # fmt: skip
+    facts = json.loads((folder / "model.json").read_text())
+    assert [one["name"] for one in facts["classes"]] == ["circle", HOSTILE, "sta\nr"]
+    assert facts["thresholds"] == [0.4, 0.5, 0.6]
+    assert facts["costs"] == {"class": 1.0, "l1": 5.0, "giou": 2.0}
+    assert (facts["num_queries"], facts["strides"], facts["can_look"]) == (12, [16, 32], True)
+    certificates = json.loads((folder / "certificate.json").read_text())
+    assert all(certificates[name]["holds"] for name in ("model.onnx", "look.onnx"))
+    package = json.loads((folder / "package.json").read_text())
+    tested = json.loads((PACKAGES.parent / "package.json").read_text())["dependencies"]
+    assert package["dependencies"] == {"onnxruntime-web": tested["onnxruntime-web"]}
+    listed = json.loads((folder / "exported-files.js").read_text().removeprefix("self.exported = ").rstrip(";\n"))
+    missing = [name for name in listed["files"] if not (folder / name).exists() and "node_modules" not in name]
+    assert missing == []
+    assert str(model) not in (folder / "model.json").read_text()
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "look.onnx"])
+def test_its_graphs_sample_nothing_and_need_no_operator_of_their_own(folder, name):
+    graph = pytest.importorskip("onnx").load(folder / name)
+    assert {each.domain for each in graph.opset_import} <= {"", "ai.onnx"}
+    assert not graph.functions
+    assert "GridSample" not in {node.op_type for node in graph.graph.node}
+
+
+def test_a_folder_with_other_files_is_left_alone(model, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(UserError, match="holds other files"):
+        api.export(model, tmp_path, "web")
+    with pytest.raises(UserError, match="goes without --with-preprocessing"):
+        api.export(model, tmp_path / "new", "web", with_attention=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_failed_export_leaves_the_earlier_folder(folder, model, tmp_path, monkeypatch):
+    output = tmp_path / "page"
+    shutil.copytree(folder, output, symlinks=True)
+    before = {path: path.read_bytes() for path in output.iterdir() if path.is_file()}
+
+    def fails(*_):
+        raise UserError("no look")
+
+    monkeypatch.setattr(web_folder, "export_model", lambda *_: None)
+    monkeypatch.setattr(web_folder, "write_look_graph", fails)
+    with pytest.raises(UserError, match="no look"):
+        api.export(model, output, "web")
+    assert {path: path.read_bytes() for path in output.iterdir() if path.is_file()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["page"]
+
+
+def test_the_page_is_small(folder):
+    """Page and script, without model, runtime and sample."""
+    parts = [path for path in folder.rglob("*") if path.suffix in (".js", ".html", ".css", ".svg")]
+    assert len(parts) > 15
+    assert sum(path.stat().st_size for path in parts if "node_modules" not in path.parts) < 300_000
+
+
+def test_it_detects_looks_and_matches_as_python_does(page, installed, model):
+    picture = noise()
+    with handed_out(installed) as address:
+        bare(page, address)
+        truth = [{"label": 0, "box_xyxy": [10, 10, 50, 40]}, {"label": 1, "box_xyxy": [0, 0, 90, 70]}]
+        found = ask(
+            page,
+            """
+            const picture = blobOf(given.picture);
+            const model = await client.model();
+            const { tensors, ...look } = await client.look(picture);
+            return {
+              engine: model.engine, certificate: model.certificate, threads: self.crossOriginIsolated,
+              detected: await client.detect(picture, 0.4), everything: await client.detect(picture),
+              look: { ...look, tensors: Object.fromEntries(Object.entries(tensors).map(([name, { shape, data }]) => [name, { shape, data: [...data] }])) },
+              matching: await client.match(picture, given.truth, 0.4),
+            };
+            """,  # noqa: E501
+            {"picture": png(picture), "truth": truth},
+        )
+    detector = Detector.load(model, engine="torch")
+    require_same(found["detected"]["detections"], detector.predict(picture, threshold=0.4), picture.size)
+    require_same(found["everything"]["detections"], detector.predict(picture, threshold=0.05), picture.size)
+    assert len(found["detected"]["detections"]) > 1
+    assert "WASM, 1 thread" in found["engine"]
+    assert not found["threads"]
+    sample = json.loads((installed / "sample.json").read_text())
+    count = len(sample["answers"])
+    assert f"{count} of {count} answers to the sample picture agree" in found["certificate"]["in this browser"]
+
+    seen = look(detector, picture)
+    expected = look_tensors(seen.output, seen.captured)
+    assert found["look"]["extent"] == pytest.approx(seen.extent)
+    assert found["look"]["memory_shapes"] == [list(shape) for shape in seen.memory.shapes]
+    assert found["look"]["tensors"].keys() == expected.keys()
+    for name, tensor in expected.items():
+        said = found["look"]["tensors"][name]
+        torch.testing.assert_close(torch.tensor(said["data"]).view(said["shape"]), tensor, rtol=1e-3, atol=1e-3)
+    assert len(found["matching"]["objects"]) == 2
+    assert found["matching"]["objects"][1]["name"] == HOSTILE
+
+
+def test_threads_need_two_headers(page, installed):
+    with handed_out(installed, isolated=True) as address:
+        bare(page, address)
+        engine = ask(page, "return (await client.model()).engine;")
+    cores = page.evaluate("navigator.hardwareConcurrency") if cores_matter() else 1
+    assert ("threads" in engine) == (cores > 1)
+
+
+def cores_matter() -> bool:
+    return (os.cpu_count() or 1) > 1
+
+
+def test_it_works_offline_and_takes_a_new_export(page, installed, tmp_path):
+    copy = linked(installed, tmp_path)
+    with handed_out(copy) as address:
+        bare(page, address)
+        ask(page, "return (await client.model()).name;")
+        page.evaluate("navigator.serviceWorker.ready.then(() => true)")
+        port = int(address.rstrip("/").rpartition(":")[2])
+    page.goto(f"{address}index.html")  # nobody answers at this address now
+    page.wait_for_selector("header")
+    detected = ask(page, "return (await client.detect(blobOf(given), 0.0)).detections.length;", png(noise()))
+    assert detected == 12
+    change(copy / "index.html", "<html ", '<html data-export="new" ')
+    change(copy / "exported-files.js", '"version": "', '"version": "new-')
+    with handed_out(copy, port=port):
+        page.goto(f"{address}index.html")
+        page.wait_for_selector("html[data-export=new]")  # it starts anew by itself
+        kept = page.evaluate("caches.keys()")
+    assert len(kept) == 1
+    assert "new-" in kept[0]
+
+
+def test_without_the_runtime_the_page_says_what_to_install(page, folder, tmp_path):
+    copy = linked(folder, tmp_path)
+    (copy / "node_modules").unlink(missing_ok=True)
+    with handed_out(copy) as address:
+        page.goto(address)
+        page.wait_for_selector("text=run npm install in this folder")
+
+
+def test_an_engine_that_answers_otherwise_is_not_used(page, installed, tmp_path):
+    copy = linked(installed, tmp_path)
+    sample = json.loads((copy / "sample.json").read_text())
+    for answer in sample["answers"]:
+        answer["score"] -= 0.1
+    (copy / "sample.json").unlink()
+    (copy / "sample.json").write_text(json.dumps(sample))
+    with handed_out(copy) as address:
+        page.goto(address)
+        page.wait_for_selector("text=This browser answers otherwise than the model")
+
+
+def test_opened_as_a_file_the_page_says_what_to_run(page, folder):
+    page.goto((folder / "index.html").as_uri())
+    page.wait_for_selector("text=python -m http.server")
