@@ -172,19 +172,21 @@ function run(client, model) {
   /** What the model is: its facts in a dialog. */
   function about() {
     const number = numbersOf(language);
-    /** @type {[string, string][]} */
+    /** @type {[string, string|null][]} */
     const facts = [
-      ["model", model.name], ["classes", model.classes.filter(({ category_id }) => category_id !== null).map(({ name }) => name).join(", ")],
-      ["parameters", number(model.parameters)], ["queries", `${number(model.num_queries)} (${word(`about.${model.query_source}`)})`],
-      ["layers", `${model.encoder_layers} + ${model.decoder_layers}`], ["engine", `${model.engine}, ${model.precision}`],
+      [word("about.model"), model.name],
+      [word("about.classes"), model.classes.filter(({ category_id }) => category_id !== null).map(({ name }) => name).join(", ")],
+      [word("about.parameters"), model.parameters === null ? null : number(model.parameters)],
+      [word("about.queries"), model.query_source === null ? null : `${number(model.num_queries)} (${word(`about.${model.query_source}`)})`],
+      [word("about.layers"), model.decoder_layers === null ? null : `${model.encoder_layers} + ${model.decoder_layers}`],
+      [word("about.engine"), `${model.engine}, ${model.precision}`],
       ...Object.entries(model.certificate ?? {}).filter(([, value]) => typeof value !== "object")
         .map(([name, value]) => /** @type {[string, string]} */ ([name, String(value)])),
-      ["version", model.version],
+      [word("about.version"), model.version],
     ];
     const dialog = element("dialog", { "aria-label": word("about.title") },
       element("h2", {}, word("about.title")),
-      element("dl", {}, ...facts.flatMap(([name, value], place) =>
-        [element("dt", {}, place < 6 || name === "version" ? word(`about.${name}`) : name), element("dd", {}, value)])),
+      element("dl", {}, ...facts.filter(([, value]) => value !== null).flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)])),
       element("form", { method: "dialog" }, element("button", {}, word("about.close"))));
     return [button(word("about.open"), () => dialog.showModal(), { class: "plain" }), dialog];
   }

@@ -9,7 +9,7 @@
  * @property {string} name
  * @property {number|string|null} category_id as the training data wrote it; null: an index without a category
  *
- * @typedef {object} Model
+ * @typedef {object} Model what is not known of an exported file, such as the number of layers, is null; then `can_look` is false
  * @property {string} name
  * @property {Class[]} classes
  * @property {number[]} thresholds one per class
@@ -20,12 +20,12 @@
  * @property {"softmax"|"focal"} scoring
  * @property {{class: number, l1: number, giou: number}} costs weights of the matching cost
  * @property {boolean} focus whether cross-attention has a prior at the query's box
- * @property {"learned"|"selected"} query_source
+ * @property {"learned"|"selected"|null} query_source
  * @property {number[]} strides of the maps in the memory, finest first
  * @property {Record<string, any>} preprocessing
  * @property {string} engine
  * @property {string} precision
- * @property {number} parameters
+ * @property {number|null} parameters
  * @property {Record<string, any>|null} certificate
  * @property {boolean} can_look whether `look` and `match` work; not on an engine without attention
  * @property {{name: string, splits: {name: string, pictures: number}[]}|null} data

@@ -49,7 +49,7 @@ export function matching(place, context) {
     walk: (at) => pointAt(at === null ? null : afterObjects(at)), choose: (at) => select(at === null ? null : afterObjects(at)),
   });
   const summary = element("p", { class: "sentence", role: "status" });
-  const costs = element("section", { class: "panel", "aria-label": word("matching.costs") });
+  const costs = element("section", { class: "panel" });
   const empty = element("div", { class: "panel" }, element("h2", {}, word("matching.labels")), element("p", {}, word("matching.drop")), choose());
   const panels = element("div", {},
     element("section", { class: "panel" }, element("h2", {}, word("matching.objects")), objects.element),

@@ -75,7 +75,7 @@ export const words = {
   "error.labels_xml": "{file} cannot be read as XML; expected a Pascal VOC file.",
   "error.labels_not_voc": "{file} is no Pascal VOC file: expected <annotation>, got <{tag}>.",
 
-  "labels.read": "{file}: {count} objects.",
+  "labels.read": "Objects in {file}: {count}.",
   "labels.others": "Left out, for the model does not know them: {names}.",
   "labels.regions": "Left out as crowd or difficult: {count}.",
 
@@ -149,7 +149,7 @@ export const words = {
   "steps.iou": "IoU with the last",
   "steps.start": "start",
 
-  "slot.said": "Query {query} answered on {given} of the last {count} pictures of this page.",
+  "slot.said": "Of the last pictures on this page ({count}), query {query} answered on {given}.",
   "slot.names": "Its classes: {names}.",
   "slot.selected": "This model selects its queries in each picture, so a number has no place of its own.",
   "slot.plot": "Boxes of query {query} on the last pictures, in one square",
@@ -171,7 +171,7 @@ export const words = {
   "matching.costs_what": "The terms of the matching cost, weighted; the lowest sum over all pairs wins.",
   "matching.working": "Matching …",
   "matching.point": "Point at an object or choose it from the list to see what its candidates cost.",
-  "matching.summary": "{objects} objects: {found} found, {missed} missed; {alarms} false alarms.",
+  "matching.summary": "Objects: {objects}; found: {found}; missed: {missed}; false alarms: {alarms}.",
   "matching.found_by": "found by query {query}",
   "matching.found_title": "Object {number}: {name}, found",
   "matching.missed_title": "Object {number}: {name}, missed",

@@ -75,7 +75,7 @@ export const words = {
   "error.labels_xml": "{file} 不是有效的 XML；应为 Pascal VOC 文件。",
   "error.labels_not_voc": "{file} 不是 Pascal VOC 文件：应为 <annotation>，实际为 <{tag}>。",
 
-  "labels.read": "{file}：{count} 个目标。",
+  "labels.read": "{file} 中的目标：{count} 个。",
   "labels.others": "已忽略模型不认识的类别：{names}。",
   "labels.regions": "已忽略 crowd 或 difficult 目标：{count} 个。",
 
@@ -171,7 +171,7 @@ export const words = {
   "matching.costs_what": "加权后的匹配代价各项；所有配对的总和最小者为匹配结果。",
   "matching.working": "正在匹配 …",
   "matching.point": "将鼠标移到目标上，或从列表中选择，可查看各候选查询的匹配代价。",
-  "matching.summary": "{objects} 个目标：检出 {found} 个，漏检 {missed} 个；误检 {alarms} 个。",
+  "matching.summary": "目标 {objects} 个：检出 {found}，漏检 {missed}；误检 {alarms}。",
   "matching.found_by": "由查询 {query} 检出",
   "matching.found_title": "目标 {number}：{name}，已检出",
   "matching.missed_title": "目标 {number}：{name}，漏检",
