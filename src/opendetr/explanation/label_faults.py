@@ -16,6 +16,7 @@ from opendetr.data.check import require_size
 from opendetr.data.index import DatasetIndex
 from opendetr.engines.detecting import detect
 from opendetr.errors import UserError
+from opendetr.explanation.matching import MEANS
 from opendetr.explanation.mistakes import target_of
 from opendetr.explanation.suspects import NEAR, WORTH_ASKING, LabelEvidence
 from opendetr.images import read_image
@@ -30,7 +31,8 @@ def label_evidence(output: DetrOutput, target: Target, scoring: Scoring) -> list
     """What a picture's output (B = 1) says about each object of its target, and about places without one.
 
     Queries and objects are paired one to one, so that the sum of score times IoU is largest. A query speaks about an
-    object where their IoU is at least 0.5, or at least 0.1 if it answers the object's class.
+    object where their IoU is at least 0.5, or at least 0.1 as far as its score for the object's class goes; scores
+    below 0.1 say nothing.
     """
     scores = scoring.probabilities(output.logits[:, 0].detach().float().cpu()).mean(0)  # [Q, C]
     boxes = output.boxes_cxcywh[-1, 0].detach().float().cpu()
@@ -38,12 +40,13 @@ def label_evidence(output: DetrOutput, target: Target, scoring: Scoring) -> list
     best, labels = scores.max(-1)
     agreed = scores[:, target.labels]  # [Q, T] the score of the object's own class
     speaks = torch.where(ious >= NEAR, best[:, None], torch.where(ious >= TOUCHES, agreed, 0.0))
-    pairs = _pairs(speaks * ious)
+    pairs = _pairs(torch.where(speaks >= MEANS, speaks * ious, 0.0))
+    nearly = (agreed * ious).amax(0)
     found = []
     for number, (given, box) in enumerate(zip(target.labels.tolist(), target.boxes_cxcywh.tolist())):
         query = pairs.get(number)
         if query is None:
-            found.append(LabelEvidence(number, None, given, 0.0, 0.0, 0.0, tuple(box), given))
+            found.append(LabelEvidence(number, None, given, 0.0, float(nearly[number]), 0.0, tuple(box), given))
         else:
             label = int(labels[query]) if float(ious[query, number]) >= NEAR else given
             found.append(LabelEvidence(

@@ -34,7 +34,7 @@ class LabelEvidence:
     query: int | None  # that speaks about it; None: none does
     label: int  # the class index that the query answers; of no query, the object's own
     score: float  # of that class, 0..1, the mean over the decoder layers
-    given: float  # the same of the class that the object has; 0 where there is no object
+    given: float  # the same of the class that the object has, of no query the most, times IoU; 0 without an object
     iou: float  # of the query's box and the object's; where there is no object, of the nearest object
     box_cxcywh: tuple[float, float, float, float]  # the query's, of the last layer; of no query, the object's own
     given_label: int | None = None  # class index of the object; None: no object is there
@@ -108,7 +108,7 @@ def _judge(one: LabelEvidence, usual: _Usual | None) -> tuple[LabelFault, float]
         is_new = min(1.0, (1 - one.iou) / (1 - ALREADY))
         return LabelFault.MISSING, one.score * is_new
     if one.query is None:
-        return LabelFault.SPURIOUS, usual.spoken_of**2
+        return LabelFault.SPURIOUS, usual.spoken_of**2 * (1 - one.given)
     wrong = one.score - one.given
     lacking = (usual.iou - one.iou) / max(usual.iou - ALREADY, 1e-6)
     shifted = one.given * min(1.0, max(0.0, lacking))

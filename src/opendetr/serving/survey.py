@@ -115,9 +115,10 @@ class SplitSurvey:
 
     def _evidence(self, number: int) -> list[LabelEvidence]:
         return [
-            LabelEvidence(**{name: value for name, value in one.items() if name != "annotation"})
+            LabelEvidence(**{name: value for name, value in one.items() if name not in ("annotation", "box_cxcywh")},
+                          box_cxcywh=tuple(one["box_cxcywh"]))
             for one in self.results[number]["evidence"]
-        ]
+        ]  # fmt: skip
 
     def _confusions(self, number: int, wanted: tuple[int, int] | None) -> int:
         found = [tuple(one) for one in self.results[number]["confusions"]]

@@ -1,0 +1,243 @@
+"""Gallery, label review and learning in a real browser: with keys alone, with the mouse, undone, reloaded, narrow."""
+
+import json
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from review_server import HOSTILE, TRUE, add_lines, review_server
+
+AXE = Path(__file__).parent / "node_modules" / "axe-core" / "axe.min.js"
+
+
+@pytest.fixture
+def served(tmp_path):
+    with review_server(tmp_path) as served:
+        yield served
+
+
+@pytest.fixture
+def visit(chromium, served):
+    """Opens a view, and fails where the page reports an error of its own."""
+    contexts, errors = [], []
+
+    def open_view(view, **options):
+        context = (
+            chromium.new_context(viewport={"width": 1200, "height": 900}, locale="en-US")
+            if not options
+            else (chromium.new_context(**options))
+        )
+        context.set_default_timeout(60_000)  # milliseconds, of a machine that does much else
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("dialog", lambda dialog: errors.append(f"a script ran: {dialog.message}"))
+        page.on(
+            "request", lambda request: request.url.startswith((served.address, "blob:")) or errors.append(request.url)
+        )
+        page.goto(f"{served.address}#{view}")
+        return page
+
+    yield open_view
+    for context in contexts:
+        context.close()
+    assert errors == []
+
+
+def heading(page):
+    return page.locator(".bench h2").first
+
+
+def wait_for_queue(page):
+    page.get_by_text("0 of 4 decided").wait_for()
+    page.get_by_role("option").first.wait_for()
+
+
+def corrected(served):
+    return json.loads((served.data / "annotations" / "val.corrected.json").read_text())
+
+
+def wait_until(holds):
+    while not holds():
+        time.sleep(0.02)
+
+
+def test_the_gallery_sorts_by_mistakes_and_opens_a_picture_with_its_labels(visit):
+    page = visit("gallery")
+    page.get_by_text("The model has seen all 8 pictures.").wait_for()
+    first = page.locator(".card").first
+    first.get_by_text(re.compile("missed|false alarm")).wait_for()
+    wait_names = page.locator(".card .name")
+    assert wait_names.count() == len(TRUE)
+    page.locator(".chips button").click()
+    page.get_by_text("1 of 1 pictures").wait_for()
+    assert HOSTILE in page.locator(".card .name").inner_text()
+    page.locator(".card").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_url(re.compile("#matching"))
+    page.get_by_text("2 objects:", exact=False).wait_for()
+
+
+def test_arrow_keys_walk_through_the_gallery(visit):
+    page = visit("gallery")
+    page.get_by_text("The model has seen all 8 pictures.").wait_for()
+    page.get_by_label("Sorted by").select_option("name")
+    page.locator(".card .name", has_text="0.png").first.wait_for()
+    cards = page.locator(".card")
+    cards.first.focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    focused = page.evaluate("document.activeElement.querySelector('.name').textContent")
+    assert focused == cards.nth(2).locator(".name").inner_text()
+
+
+def test_all_faults_are_mended_with_keys_alone(visit, served):
+    page = visit("review")
+    wait_for_queue(page)
+    for decided in range(1, 5):
+        page.keyboard.press("a")
+        page.get_by_text(f"{decided} of 4 decided").wait_for()
+    page.get_by_role("heading", name="Nothing is suspicious here").wait_for()
+    wait_until(lambda: len(served.decisions()) == 4)
+    wait_until(lambda: len(corrected(served)["annotations"]) == sum(map(len, TRUE)))
+    assert all(line["accepted"] for line in served.decisions())
+
+
+def test_undo_and_reload_keep_what_was_decided(visit, served):
+    page = visit("review")
+    wait_for_queue(page)
+    title = heading(page).inner_text()
+    page.keyboard.press("k")
+    page.get_by_text("1 of 4 decided").wait_for()
+    page.keyboard.press("a")
+    page.get_by_text("2 of 4 decided").wait_for()
+    page.keyboard.press("Control+z")
+    page.get_by_text("1 of 4 decided").wait_for()
+    page.reload()
+    page.get_by_text("1 of 4 decided").wait_for()
+    page.keyboard.press("u")
+    page.get_by_text("0 of 4 decided").wait_for()
+    page.get_by_role("heading", name=title).wait_for()
+    assert ["undo" in line for line in served.decisions()] == [False, False, True, True]
+
+
+def test_another_window_is_told_what_was_decided(visit, served):
+    one, other = visit("review"), visit("review")
+    for page in (one, other):
+        wait_for_queue(page)
+    one.keyboard.press("a")
+    one.get_by_text("1 of 4 decided").wait_for()
+    other.keyboard.press("d" if "Missing" not in heading(other).inner_text() else "a")
+    other.get_by_role("alert").get_by_text("another window").wait_for()
+    other.get_by_text("1 of 4 decided").wait_for()
+    assert len(served.decisions()) == 1
+
+
+def choose(page, kind):
+    page.get_by_label("Kind").select_option(label=kind)
+    page.get_by_role("heading", name=kind).wait_for()
+    page.wait_for_function("document.querySelector('.stage canvas').width > 300")
+
+
+def test_a_box_is_moved_with_arrow_keys(visit, served):
+    page = visit("review")
+    wait_for_queue(page)
+    choose(page, "Badly placed")
+    page.get_by_role("button", name=re.compile("Move")).first.wait_for()
+    page.keyboard.press("m")
+    page.get_by_text("Drag the box").wait_for()
+    for key in ("ArrowRight", "ArrowRight", "ArrowDown", "Shift+ArrowRight", "Alt+ArrowUp"):
+        page.keyboard.press(key)
+    page.keyboard.press("Enter")
+    page.get_by_text("1 of 4 decided").wait_for()
+    (line,) = served.decisions()
+    assert (line["edit"], line["accepted"]) == ("move", False)
+    assert line["bbox"] == pytest.approx([12, 1, 31, 30], abs=0.11)  # the proposal is 10, 10, 30, 30
+
+
+def test_a_box_is_drawn_and_changed_with_the_mouse(visit, served):
+    page = visit("review")
+    wait_for_queue(page)
+    choose(page, "Nothing there")
+    canvas = page.locator(".stage canvas")
+    page.get_by_role("button", name=re.compile("Close up")).click()
+    page.locator(".class-row select").select_option(label="cat")
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name=re.compile("Add a label")).click()
+    page.get_by_text("Draw the new box").wait_for()
+    shown = page.locator(".editing .digits")
+    box = canvas.bounding_box()
+    before = shown.inner_text()
+
+    def drag(begin, end):
+        page.mouse.move(box["x"] + begin[0] * box["width"], box["y"] + begin[1] * box["height"])
+        page.mouse.down()
+        page.mouse.move(box["x"] + end[0] * box["width"], box["y"] + end[1] * box["height"], steps=3)
+        page.mouse.up()
+
+    drag((0.05, 0.05), (0.25, 0.3))
+    drawn = shown.inner_text()
+    assert drawn != before
+    drag((0.25, 0.3), (0.3, 0.35))  # its corner
+    larger = shown.inner_text()
+    assert larger != drawn
+    page.keyboard.press("Enter")
+    page.get_by_text("1 corrections are in").wait_for()
+    (line,) = served.decisions()
+    assert line["edit"] == "add"
+    assert line["category_id"] == 3
+    assert [f"{value:.1f}" for value in line["bbox"]] == larger.split()
+
+
+def test_a_class_is_chosen_with_keys(visit, served):
+    page = visit("review")
+    wait_for_queue(page)
+    choose(page, "Wrong class")
+    page.keyboard.press("c")
+    page.wait_for_function("document.activeElement.matches('.class-row select')")
+    page.keyboard.press("Enter")
+    page.get_by_text("1 of 4 decided").wait_for()
+    (line,) = served.decisions()
+    assert (line["edit"], line["category_id"]) == ("class", 3)
+
+
+def test_labels_that_cannot_be_written_are_said(visit, served, monkeypatch, tmp_path):
+    (tmp_path / "blocked").write_text("")
+    monkeypatch.setattr(
+        "opendetr.data.reviewed_labels.corrected_file", lambda root, found: tmp_path / "blocked" / "a" / "val.json"
+    )
+    page = visit("review")
+    page.get_by_text("--review DIR").wait_for()
+    assert not page.locator(".bench").is_visible()
+
+
+def test_a_picture_through_time_and_curves_while_the_run_goes_on(visit, served):
+    page = visit("learning")
+    page.get_by_text("epoch 2", exact=True).wait_for()
+    page.get_by_role("option").first.wait_for()
+    page.get_by_label("Model after").press("ArrowLeft")
+    page.get_by_text("epoch 1", exact=True).wait_for()
+    page.get_by_text("Epoch 1.00, step 10").wait_for()
+    add_lines(served.run, [{"kind": "val", "epoch": 2.0, "step": 20, "seconds": 9.0, "val_AP": 0.25, "val_AP50": 0.5}])
+    page.get_by_text("Epoch 2.00, step 20").wait_for()
+    page.get_by_text("AP on val", exact=True).wait_for()
+
+
+@pytest.mark.parametrize("view", ["gallery", "review", "learning"])
+@pytest.mark.parametrize("look", ["light", "dark", "narrow"])
+def test_the_views_are_accessible(visit, view, look):
+    if not AXE.exists():
+        pytest.skip("run `npm ci` in tests/browser to check the accessibility of the page")
+    width = 360 if look == "narrow" else 1200
+    page = visit(
+        view, viewport={"width": width, "height": 800}, color_scheme="dark" if look == "dark" else "light",
+        locale="zh-CN" if look == "narrow" else "en-US",
+    )  # fmt: skip
+    ready = {"gallery": ".card", "review": "[role=option]", "learning": "[role=option]"}[view]
+    page.locator(ready).first.wait_for()
+    page.evaluate(AXE.read_text())
+    found = page.evaluate("axe.run(document, { resultTypes: ['violations'] })")
+    assert [(one["id"], [node["html"] for node in one["nodes"]][:3]) for one in found["violations"]] == []
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
