@@ -131,12 +131,12 @@ class Client:
 
 def throughput(model: str, pictures: Sequence[bytes], turns: int, seconds: float, options: Sequence[str]) -> bool:
     """Pictures per second of the server and of `Detector.predict`, in turns; whether the bars hold."""
-    settle_threads(None, measure=False)
+    threads = str(settle_threads(None, measure=False).number)  # as many on both sides
     engine = dict(zip(options[::2], options[1::2])).get("--engine", "auto")
     detector, holds = Detector.load(model, engine=engine), True  # type: ignore[arg-type]
     for clients, batch in ((4, 1), (8, 8)):
         alone, over_http = list[float](), list[float]()
-        with served(model, "--batch-size", str(batch), *options) as server:
+        with served(model, "--batch-size", str(batch), "--threads", threads, *options) as server:
             for turn in range(turns + 1):
                 speeds = (
                     predicted(detector, pictures, batch, seconds),
