@@ -80,6 +80,7 @@ def installed(folder) -> Path:
 def page(chromium):
     """A page of its own, with a browser cache of its own."""
     context = chromium.new_context()
+    context.set_default_timeout(120_000)  # beside other programs
     yield context.new_page()
     context.close()
 
@@ -241,6 +242,25 @@ def test_it_detects_looks_and_matches_as_python_does(page, installed, model):
         torch.testing.assert_close(torch.tensor(said["data"]).view(said["shape"]), tensor, rtol=1e-3, atol=1e-3)
     assert len(found["matching"]["objects"]) == 2
     assert found["matching"]["objects"][1]["name"] == HOSTILE
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["bccd", "cards"])
+def test_photographs_are_detected_alike(page, installed, model, test_data, name, count):
+    """JPEG files, which the browser decodes itself."""
+    files = sorted(path for path in (test_data / name / "images").rglob("*") if path.is_file())
+    chosen = files[:: max(1, len(files) // count)][:count]
+    assert len(chosen) == count
+    detector, shown = Detector.load(model, engine="torch"), 0
+    with handed_out(installed) as address:
+        bare(page, address)
+        for path in chosen:
+            found = ask(page, "return await client.detect(blobOf(given));", list(path.read_bytes()))
+            expected = detector.predict(path, threshold=0.05)
+            assert (found["height"], found["width"]) == expected.image_size
+            require_same(found["detections"], expected, (found["width"], found["height"]))
+            shown += len(expected)
+    assert shown > 2 * count
 
 
 def test_threads_need_two_headers(page, installed):
