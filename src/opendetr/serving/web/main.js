@@ -36,7 +36,6 @@ function say(text, isError = false) {
 async function findClient() {
   const answer = await fetch("model.json").catch(() => null);
   if (answer?.ok && answer.headers.get("content-type")?.includes("json")) {
-    // @ts-ignore the folder that `export --format web` writes has this file
     return (await import("./clients/local.js")).localClient(await answer.json());
   }
   return httpClient(new Server({ tell: (event, values) => say(word(`server.${event}`, values), event === "gone"), askKey }));
