@@ -36,7 +36,6 @@ function say(text, isError = false) {
 async function findClient() {
   const answer = await fetch("model.json").catch(() => null);
   if (answer?.ok && answer.headers.get("content-type")?.includes("json")) {
-    // @ts-ignore the folder that `export --format web` writes has this file
     return (await import("./clients/local.js")).localClient(await answer.json());
   }
   return httpClient(new Server({ tell: (event, values) => say(word(`server.${event}`, values), event === "gone"), askKey }));
@@ -139,6 +138,7 @@ function run(client, model) {
 
   function draw() {
     leave();
+    const focused = document.activeElement;
     const view = views.find(({ name }) => location.hash === `#${name}`) ?? views[0];
     /** @type {Context} */
     const context = { client, model, state, word, number: numbersOf(language), say, attempt, open, look, receive, go };
@@ -149,6 +149,7 @@ function run(client, model) {
       element("a", { href: "#view", class: "skip", onclick: (/** @type {Event} */ event) => { event.preventDefault(); place.focus(); } }, word("frame.skip")),
       header(view.name), place, element("footer", { class: "messages" }, notice, alarm));
     leave = view.draw(place, context) ?? (() => {});
+    if (focused !== document.body && !focused?.isConnected) place.focus({ preventScroll: true }); // not lost to the page's start
   }
 
   /** @param {string} current */
@@ -159,6 +160,7 @@ function run(client, model) {
       keep("language", language);
       say("");
       draw();
+      document.querySelector("select")?.focus();
     } }, ...Object.entries(LANGUAGES).map(([value, name]) => element("option", { value, lang: value }, name)));
     select.value = language;
     return element("header", { class: "frame" },

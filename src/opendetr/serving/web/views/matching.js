@@ -6,7 +6,7 @@ import { answerOf } from "../maps.js";
 import { inPixels } from "../model/boxes.js";
 import { Listing } from "./listing.js";
 import { needsPicture } from "./pictures.js";
-import { Stage, under } from "./stage.js";
+import { NARROW, Stage, under } from "./stage.js";
 import { thresholdControl } from "./threshold.js";
 
 /** @import { Candidate, Context, Matching } from "../types.js" */
@@ -140,7 +140,7 @@ export function matching(place, context) {
       const answer = query === null || query === undefined ? null : boxOf(query);
       if (!answer || !seen || query === null || query === undefined) return;
       const own = answerOf(seen, model, model.decoder_layers - 1, query);
-      boxes.push({ box: answer, colour: classColour(own.label), opacity: faint ? 0.25 : 1, text: isAt ? `${nameOf(own.label)} ${number(own.score, 2)}` : undefined });
+      boxes.push({ box: answer, colour: classColour(own.label), opacity: faint ? 0.25 : 1, below: true, text: isAt ? `${nameOf(own.label)} ${number(own.score, 2)}` : undefined });
       if (!faint) lines.push({ from: centre(box_xyxy), to: centre(answer), colour: found_by === null ? "#ff6b52" : "#7ee081" });
     });
     false_alarms.forEach(({ box_xyxy, name, score }, place) => {
@@ -148,7 +148,8 @@ export function matching(place, context) {
       boxes.push({ box: box_xyxy, colour: "#ff6b52", width: isAt ? 3 : 1, opacity: at !== null && !isAt ? 0.25 : 0.9, text: isAt ? `${oneOf(name)} ${number(score, 2)}` : undefined });
     });
     stage.show({ boxes, lines });
-    drawCosts(at);
+    // Under a list they would push it away from the pointer: there they wait until something is selected.
+    drawCosts(NARROW.matches ? chosen : at);
   }
 
   /** What the object or false alarm is, and for an object what its candidates cost. @param {number|null} at */

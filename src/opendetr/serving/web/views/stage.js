@@ -9,7 +9,8 @@ import { element } from "../elements.js";
  * @typedef {object} DrawnBox
  * @property {Box} box in pixels of the picture
  * @property {string} colour
- * @property {string} [text] stands at its corner
+ * @property {string} [text] stands at its upper corner
+ * @property {boolean} [below] it stands at the lower one
  * @property {number} [width] of its line, 2 without it
  * @property {boolean} [dashed]
  * @property {number} [opacity]
@@ -37,7 +38,7 @@ import { element } from "../elements.js";
 
 const TALLEST = 0.72; // of the window's height
 const TALLEST_ABOVE = 0.45; // where the picture stays in sight above all else
-const NARROW = matchMedia("(max-width: 60rem)"); // as in style.css
+export const NARROW = matchMedia("(max-width: 60rem)"); // as in style.css: lists stand under the picture
 const LETTERS = "600 13px system-ui, sans-serif";
 const SHADE = "rgb(0 0 0 / 0.55)"; // around lines, which are seen on any picture by it
 
@@ -164,13 +165,13 @@ export class Stage {
   }
 
   /** A text above a box, or in it where there is no place above. @param {CanvasRenderingContext2D} pen @param {DrawnBox} drawn @param {string} text */
-  write(pen, { box, colour, opacity = 1 }, text) {
+  write(pen, { box, colour, opacity = 1, below }, text) {
     pen.font = LETTERS;
     const [wide, tall] = [pen.measureText(text).width + 8, 18];
     const [right, bottom] = [this.drawn.width * this.ratio, this.drawn.height * this.ratio];
     const x = Math.max(0, Math.min(box[0] * this.ratio - 1, right - wide));
     const above = box[1] * this.ratio - tall - 1;
-    const y = Math.min(above >= 0 ? above : Math.max(0, box[1] * this.ratio + 1), bottom - tall);
+    const y = below ? Math.min(box[3] * this.ratio + 1, bottom - tall) : Math.min(above >= 0 ? above : Math.max(0, box[1] * this.ratio + 1), bottom - tall);
     pen.globalAlpha = opacity;
     pen.fillStyle = colour;
     pen.fillRect(x, y, wide, tall);
