@@ -232,6 +232,8 @@ function takeIn(receive) {
 }
 
 showTheme();
+document.body.replaceChildren(element("main", {}, notice, alarm));
+say(word("frame.starting"));
 void attempt(async () => {
   const client = await findClient();
   const model = await client.model();

@@ -17,16 +17,13 @@ export function localClient(model) {
   /** @param {Blob} picture @returns {Promise<Look>} */
   const look = (picture) => ask("look", { picture });
   return {
-    /** The model, its engine compared with PyTorch just now. What WebGPU's trial finds is written into it later. */
+    /** The model, its engine compared with PyTorch just now. The trial of WebGPU is written into the certificate later. */
     async model() {
       const { name, agreement } = await started;
-      model.engine = name;
-      model.certificate = { ...model.certificate, "in this browser": `${name}: ${said(agreement)}` };
-      void ask("tryGpu", {}).then((trial) => {
-        if (trial) model.engine = trial.name;
-        model.certificate = { ...model.certificate, WebGPU: verdict(trial) };
-      });
-      return model;
+      const certificate = { ...model.certificate, "in this browser": `${name}: ${said(agreement)}` };
+      // Beside the page, which shows the certificate as it then is.
+      void ask("tryGpu", {}).then((trial) => Object.assign(certificate, { WebGPU: verdict(trial) }));
+      return { ...model, engine: name, certificate };
     },
     detect: (picture, threshold = LEAST_SCORE) => ask("detect", { picture, threshold }),
     look,

@@ -3,6 +3,7 @@
 /** @type {Record<string, string>} */
 export const words = {
   "frame.skip": "Skip to the content",
+  "frame.starting": "The model is being loaded …",
   "frame.views": "Views",
   "frame.language": "Language",
   "frame.light": "Light",

@@ -3,6 +3,7 @@
 /** @type {Record<string, string>} */
 export const words = {
   "frame.skip": "跳到主要内容",
+  "frame.starting": "正在加载模型…",
   "frame.views": "视图",
   "frame.language": "语言",
   "frame.light": "浅色",
