@@ -80,6 +80,7 @@ def installed(folder) -> Path:
 def page(chromium):
     """A page of its own, with a browser cache of its own."""
     context = chromium.new_context()
+    context.set_default_timeout(120_000)  # beside other programs
     yield context.new_page()
     context.close()
 

@@ -82,5 +82,6 @@ function keepOffline() {
   });
   container
     .register(new URL("../sw.js", import.meta.url), { updateViaCache: "none" })
+    .then((registration) => registration.update()) // asks now whether there is a new export, else some time later
     .catch((error) => console.warn("This page will not work offline:", error));
 }
