@@ -244,6 +244,25 @@ def test_it_detects_looks_and_matches_as_python_does(page, installed, model):
     assert found["matching"]["objects"][1]["name"] == HOSTILE
 
 
+@pytest.mark.parametrize("count", [2, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["bccd", "cards"])
+def test_photographs_are_detected_alike(page, installed, model, test_data, name, count):
+    """JPEG files, which the browser decodes itself."""
+    files = sorted(path for path in (test_data / name / "images").rglob("*") if path.is_file())
+    chosen = files[:: max(1, len(files) // count)][:count]
+    assert len(chosen) == count
+    detector, shown = Detector.load(model, engine="torch"), 0
+    with handed_out(installed) as address:
+        bare(page, address)
+        for path in chosen:
+            found = ask(page, "return await client.detect(blobOf(given));", list(path.read_bytes()))
+            expected = detector.predict(path, threshold=0.05)
+            assert (found["height"], found["width"]) == expected.image_size
+            require_same(found["detections"], expected, (found["width"], found["height"]))
+            shown += len(expected)
+    assert shown > 2 * count
+
+
 def test_threads_need_two_headers(page, installed):
     with handed_out(installed, isolated=True) as address:
         bare(page, address)
