@@ -159,6 +159,8 @@ def test_a_job_that_is_late_in_the_process_harms_no_other(tmp_path):
         async with computing() as compute:
             with pytest.raises(Late):
                 await compute.call("work", {"wait_for": str(tmp_path / "go"), "say": "late"}, deadline=0.05)
+            with pytest.raises(Late):  # sent, and late before its turn: it is never computed
+                await compute.call("work", {"die": True}, deadline=0.05)
             (tmp_path / "go").touch()
             assert await compute.call("work", {"say": "next"}) == "next"
 

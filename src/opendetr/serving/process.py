@@ -200,7 +200,7 @@ class Compute:
         if not self._sent:
             self._busy_since = time.monotonic()
         self._sent[job.number] = job
-        self._process.stdin.write(packed((job.number, job.name, job.arguments)))
+        self._process.stdin.write(packed((job.number, job.name, job.arguments, job.until)))
 
     async def _start(self) -> None:
         """Start the process, and wait for its first message."""
@@ -263,14 +263,16 @@ class Compute:
                 self.on_batch(number)
                 continue
             job, now = self._sent.pop(number), time.monotonic()
-            self._pace += NEW * (now - self._busy_since - self._pace)
+            if kind != "late":
+                self._pace += NEW * (now - self._busy_since - self._pace)
             self._busy_since = now
-            if kind == "found":
-                (result,) = rest
-                if not job.answer.done():
-                    job.answer.set_result(result)
-            elif not job.answer.done():
-                job.answer.set_exception(WrongInputError(*rest) if kind == "wrong" else WorkFailed(": ".join(rest)))
+            if not job.answer.done():
+                if kind == "found":
+                    job.answer.set_result(rest[0])
+                elif kind == "late":
+                    job.answer.set_exception(Late())
+                else:
+                    job.answer.set_exception(WrongInputError(*rest) if kind == "wrong" else WorkFailed(": ".join(rest)))
             self._send_next()
 
     async def _end_if_stuck(self) -> None:
