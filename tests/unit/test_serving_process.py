@@ -133,11 +133,34 @@ def test_what_is_late_or_cancelled_leaves_the_queue(tmp_path):
     asyncio.run(run())
 
 
+def test_what_would_be_late_is_not_taken(tmp_path):
+    async def run():
+        async with computing() as compute:
+            held = asyncio.create_task(compute.call("work", {"wait_for": str(tmp_path / "go"), "say": "held"}))
+            await until(lambda: compute.waiting == 1)
+            compute._pace = 10.0  # seconds for an answer, as measured before
+            with pytest.raises(QueueFull):
+                await compute.call("work", {"say": 1}, deadline=19)
+            later = asyncio.create_task(compute.call("work", {"say": "in time"}, deadline=21))
+            await until(lambda: compute.waiting == 2)
+            (tmp_path / "go").touch()
+            assert [await held, await later] == ["held", "in time"]
+            compute._pace = 10.0
+            assert (
+                await compute.call("work", {"say": "first"}, deadline=9) == "first"
+            )  # where nothing waits, it is tried
+            assert compute._pace < 10
+
+    asyncio.run(run())
+
+
 def test_a_job_that_is_late_in_the_process_harms_no_other(tmp_path):
     async def run():
         async with computing() as compute:
             with pytest.raises(Late):
                 await compute.call("work", {"wait_for": str(tmp_path / "go"), "say": "late"}, deadline=0.05)
+            with pytest.raises(Late):  # sent, and late before its turn: it is never computed
+                await compute.call("work", {"die": True}, deadline=0.05)
             (tmp_path / "go").touch()
             assert await compute.call("work", {"say": "next"}) == "next"
 

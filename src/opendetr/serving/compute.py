@@ -7,6 +7,7 @@ through the model together; nothing waits for others to come.
 import os
 import signal
 import sys
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable
@@ -52,6 +53,7 @@ class _Job:
     number: int
     name: str
     arguments: dict[str, Any]
+    until: float | None  # the deadline, on the clock of time.monotonic, which all processes share
     prepared: "Future[Any] | None" = None  # None: the work is not batched, and needs no preparation
 
     @property
@@ -74,15 +76,19 @@ class Line:
         with ThreadPoolExecutor(PREPARING_THREADS, "opendetr-preparing") as pool:
             Thread(target=self._listen, args=(questions, pool), daemon=True).start()
             while (group := self._next()) is not None:
-                self._answer(group)
+                late = [job for job in group if job.until is not None and time.monotonic() > job.until]
+                for job in late:  # nobody waits for it any more
+                    self.send(("late", job.number))
+                if in_time := [job for job in group if job not in late]:
+                    self._answer(in_time)
 
     def _listen(self, questions: BinaryIO, pool: ThreadPoolExecutor) -> None:
         while True:
             try:
-                number, name, arguments = receive(questions)
+                number, name, arguments, until = receive(questions)
             except (EOFError, OSError):
                 break
-            job = _Job(number, name, arguments)
+            job = _Job(number, name, arguments, until)
             work = self.table.get(name)
             if work is not None and work.prepare is not None:
                 job.prepared = pool.submit(work.prepare, self.worker, **arguments)

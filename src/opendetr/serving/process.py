@@ -22,6 +22,7 @@ from opendetr.serving.settings import ModelSettings
 Priority = Literal["asked", "background"]
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds before a process that ended is started again; doubled each time
 STUCK = 60.0  # seconds after its deadline in which a job that was sent must be answered, else the process is ended
+NEW = 0.05  # what the last answer counts in the mean time of an answer: batches come at once
 ENDING = 5.0  # seconds in which the process ends by itself when it is told to
 
 
@@ -84,6 +85,7 @@ class Compute:
         self._sent: dict[int, _Call] = {}
         self._process: asyncio.subprocess.Process | None = None
         self._is_ready = self._is_stopping = False
+        self._pace = self._busy_since = 0.0  # seconds between two answers; when the last was given or asked for
         self._watcher: asyncio.Task[None] | None = None
 
     @property
@@ -139,7 +141,7 @@ class Compute:
             priority: `background` jobs are computed one by one, while no client waits for anything.
 
         Raises:
-            QueueFull: as many jobs of this priority wait as may.
+            QueueFull: as many jobs of this priority wait as may, or so many that this one would be late.
             Late: the deadline has passed.
             ComputeGone: the process is not there, or ended before it answered.
             WrongInputError: the function refuses the arguments, as a picture that cannot be read.
@@ -163,6 +165,8 @@ class Compute:
             raise ComputeGone
         if len(self._waiting[priority]) + len(arguments) > self.most_waiting:
             raise QueueFull
+        if deadline is not None and self.waiting and (self.waiting + len(arguments)) * self._pace > deadline:
+            raise QueueFull  # it would be late, and take the time of others that would then be late too
         until = None if deadline is None else time.monotonic() + deadline
         loop = asyncio.get_running_loop()
         jobs = [_Call(next(self._numbers), name, given, priority, loop.create_future(), until) for given in arguments]
@@ -193,8 +197,10 @@ class Compute:
     def _send(self, job: _Call) -> None:
         assert self._process is not None
         assert self._process.stdin is not None
+        if not self._sent:
+            self._busy_since = time.monotonic()
         self._sent[job.number] = job
-        self._process.stdin.write(packed((job.number, job.name, job.arguments)))
+        self._process.stdin.write(packed((job.number, job.name, job.arguments, job.until)))
 
     async def _start(self) -> None:
         """Start the process, and wait for its first message."""
@@ -256,13 +262,17 @@ class Compute:
             if kind == "batch":
                 self.on_batch(number)
                 continue
-            job = self._sent.pop(number)
-            if kind == "found":
-                (result,) = rest
-                if not job.answer.done():
-                    job.answer.set_result(result)
-            elif not job.answer.done():
-                job.answer.set_exception(WrongInputError(*rest) if kind == "wrong" else WorkFailed(": ".join(rest)))
+            job, now = self._sent.pop(number), time.monotonic()
+            if kind != "late":
+                self._pace += NEW * (now - self._busy_since - self._pace)
+            self._busy_since = now
+            if not job.answer.done():
+                if kind == "found":
+                    job.answer.set_result(rest[0])
+                elif kind == "late":
+                    job.answer.set_exception(Late())
+                else:
+                    job.answer.set_exception(WrongInputError(*rest) if kind == "wrong" else WorkFailed(": ".join(rest)))
             self._send_next()
 
     async def _end_if_stuck(self) -> None:

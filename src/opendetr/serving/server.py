@@ -2,6 +2,7 @@
 
 import asyncio
 import ipaddress
+import logging
 import os
 import signal
 import socket
@@ -38,6 +39,7 @@ def run_server(settings: ServeSettings) -> None:
 
 async def _serve(settings: ServeSettings) -> int:
     """Serve, and return the signal that ended it."""
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it says what is wrong in every broken body
     compute = Compute(settings.model, settings.limits.waiting)
     app = starting = None
     try:
