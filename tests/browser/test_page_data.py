@@ -52,7 +52,7 @@ def heading(page):
 
 def wait_for_queue(page):
     page.get_by_text("0 of 4 decided").wait_for()
-    page.get_by_role("option").first.wait_for()
+    page.locator("li[role=option]").first.wait_for()
 
 
 def corrected(served):
@@ -216,7 +216,7 @@ def test_labels_that_cannot_be_written_are_said(visit, served, monkeypatch, tmp_
 def test_a_picture_through_time_and_curves_while_the_run_goes_on(visit, served):
     page = visit("learning")
     page.get_by_text("epoch 2", exact=True).wait_for()
-    page.get_by_role("option").first.wait_for()
+    page.locator("li[role=option]").first.wait_for()
     page.get_by_label("Model after").press("ArrowLeft")
     page.get_by_text("epoch 1", exact=True).wait_for()
     page.get_by_text("Epoch 1.00, step 10").wait_for()
@@ -235,7 +235,7 @@ def test_the_views_are_accessible(visit, view, look):
         view, viewport={"width": width, "height": 800}, color_scheme="dark" if look == "dark" else "light",
         locale="zh-CN" if look == "narrow" else "en-US",
     )  # fmt: skip
-    ready = {"gallery": ".card", "review": "[role=option]", "learning": "[role=option]"}[view]
+    ready = {"gallery": ".card", "review": "li[role=option]", "learning": "li[role=option]"}[view]
     page.locator(ready).first.wait_for()
     page.evaluate(AXE.read_text())
     found = page.evaluate("axe.run(document, { resultTypes: ['violations'] })")

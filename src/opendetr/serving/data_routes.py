@@ -244,11 +244,11 @@ def _add_run(app: FastAPI, room: DataRoom) -> None:
 
     @app.get("/v1/run", responses=errors(401, 404))
     async def described() -> Response:
-        """The run that the model is of: its name and its kept models."""
+        """The run that the model is of: its name, its kept models, and whether there is a model that is served yet."""
         found = await asyncio.to_thread(described_run, run)
         if found is None:
             raise Refusal(404, "the model is not that of a run folder")
-        return Plain(found)
+        return Plain(found | {"ready": bool(room.compute.facts)})
 
     @app.get("/v1/run/log", responses=errors(401, 404, 422))
     async def log(after: Offset = 0) -> Response:

@@ -19,9 +19,14 @@ def run_of(model: str) -> Path:
 
 def is_run(folder: Path) -> bool:
     """Whether a folder is that of a run, also of one that has only begun."""
-    return (folder / "metrics.jsonl").is_file() or (
-        (folder / "config.toml").is_file() and not (current_folder(folder) / "model.safetensors").is_file()
-    )
+    is_begun = (folder / "config.toml").is_file() and not (folder / "model.safetensors").is_file()
+    return is_begun or (folder / "metrics.jsonl").is_file()
+
+
+def has_model(run: Path) -> bool:
+    """Whether a run has saved a model; one that is being replaced is there."""
+    folders = (current_folder(run / "best"), current_folder(run / "last"), run)
+    return any((folder / "model.safetensors").is_file() for folder in folders)
 
 
 def checkpoint_names(run: Path) -> list[str]:

@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from opendetr.errors import UserError
@@ -16,9 +17,11 @@ from opendetr.serving.app import create_app
 from opendetr.serving.guard import LOOPBACK
 from opendetr.serving.packages import uvicorn
 from opendetr.serving.process import Compute
+from opendetr.serving.run_files import has_model, is_run, run_of
 from opendetr.serving.settings import ServeSettings
 
 BACKLOG = 2048  # connections that the system holds until they are taken
+FIRST_MODEL = 2.0  # seconds between looks for the first model of a run
 LINGER = 3.0  # seconds in which connections get their last answer before idle ones are closed
 
 
@@ -36,7 +39,7 @@ def run_server(settings: ServeSettings) -> None:
 async def _serve(settings: ServeSettings) -> int:
     """Serve, and return the signal that ended it."""
     compute = Compute(settings.model, settings.limits.waiting)
-    app = None
+    app = starting = None
     try:
         app = create_app(settings, compute)
         config = uvicorn.Config(
@@ -45,14 +48,32 @@ async def _serve(settings: ServeSettings) -> int:
             timeout_keep_alive=30,
         )  # fmt: skip
         bound = _bound(settings)
-        await compute.start()
+        if is_run(run := run_of(settings.model.model)) and not has_model(run):
+            starting = asyncio.create_task(_start_later(compute, run))
+        else:
+            await compute.start()
         server = _Server(config, lambda: _say(settings, compute, bound.getsockname()[1]))
         await server.serve([bound])
         return server.ended_by
     finally:
+        if starting is not None:
+            starting.cancel()
         if app is not None:
             await app.state.data.close()
         await compute.stop()
+
+
+async def _start_later(compute: Compute, run: Path) -> None:
+    """Load the model of a run that has only begun, as soon as there is one."""
+    said = ""
+    while not compute.is_ready:
+        await asyncio.sleep(FIRST_MODEL)
+        if has_model(run):
+            try:
+                await compute.start()
+            except UserError as error:  # such as one that is being written; what stays wrong is said once
+                if str(error) != said:
+                    warn(said := str(error))
 
 
 def _bound(settings: ServeSettings) -> socket.socket:
@@ -78,7 +99,11 @@ def _bound(settings: ServeSettings) -> socket.socket:
 def _say(settings: ServeSettings, compute: Compute, port: int) -> None:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     facts = compute.facts
-    console.print(f"{facts['name']} ({facts['engine']} {facts['precision']}) is served; Ctrl-C stops it:")
+    if facts:
+        console.print(f"{facts['name']} ({facts['engine']} {facts['precision']}) is served; Ctrl-C stops it:")
+        _say_data(settings, facts["data"])
+    else:
+        console.print("The run has no model yet: the page shows its curves, and the model as soon as there is one.")
     console.print(f"  http://{host}:{port}/", soft_wrap=True)
     if not is_loopback(settings.host):
         key = "whoever has the key" if settings.api_key else "everyone, for there is no --api-key-file,"
@@ -86,6 +111,12 @@ def _say(settings: ServeSettings, compute: Compute, port: int) -> None:
             f"--host {settings.host}: {key} who reaches this machine can use the model, and what is sent is not "
             f"encrypted; put a server with TLS before it where others can listen."
         )
+
+
+def _say_data(settings: ServeSettings, data: Any) -> None:
+    """Where the data set is from, if nobody named it."""
+    if data is not None and data["own"] and settings.model.data is None:
+        console.print(f"  data set: {data['source']}, which the run was trained on", soft_wrap=True)
 
 
 def is_loopback(host: str) -> bool:

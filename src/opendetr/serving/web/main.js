@@ -8,8 +8,9 @@ import { isLabelFile, readLabels } from "./model/label_files.js";
 import { oneLine } from "./model/wording.js";
 import { State } from "./state.js";
 import { VIEWS } from "./views.js";
+import { runCurves } from "./views/curves.js";
 
-/** @import { Client, Context, Model } from "./types.js" */
+/** @import { Client, Context, DataClient, Model } from "./types.js" */
 
 const SHOWN = 5000; // milliseconds
 
@@ -233,11 +234,29 @@ function takeIn(receive) {
   });
 }
 
+/** Shows the curves of a run that has no model yet, until it has one. @param {DataClient} data */
+async function firstModel(data) {
+  const begun = await data.run().catch(() => null); // the model is of no run
+  if (!begun || begun.ready) return;
+  const place = element("main", { id: "view" }, element("h1", {}, oneLine(begun.name)), element("p", {}, word("learning.no_model")));
+  document.documentElement.lang = language;
+  document.title = `${word("view.learning")} – opendetr`;
+  document.body.replaceChildren(place, element("footer", { class: "messages" }, notice, alarm));
+  await new Promise((resolve) => {
+    const end = runCurves(place, { data, word, number: numbersOf(language), attempt }, ({ ready }) => {
+      if (!ready) return;
+      end();
+      resolve(undefined);
+    });
+  });
+}
+
 showTheme();
 document.body.replaceChildren(element("main", {}, notice, alarm));
 say(word("frame.starting"));
 void attempt(async () => {
   const client = await findClient();
+  if (client.data) await firstModel(client.data);
   const model = await client.model();
   run(client, { ...model, name: oneLine(model.name), classes: model.classes.map((one) => ({ ...one, name: oneLine(one.name) })) });
 });

@@ -120,7 +120,7 @@ export function dataClient(server) {
     decide: (split, version, decision) => change(reviewOf(split, "/decisions"), { version, decision }),
     /** @param {string} split @param {number} version @returns {Promise<{version: number, undone: (Decision & {number: number})|null}>} */
     undo: (split, version) => change(reviewOf(split, "/undo"), { version }),
-    /** @returns {Promise<{name: string, checkpoints: {name: string, epoch: number}[]}>} */
+    /** @returns {Promise<{name: string, ready: boolean, checkpoints: {name: string, epoch: number}[]}>} */
     run: () => server.json("v1/run"),
     /** @param {number} after @returns {Promise<{lines: Record<string, any>[], next: number, reset: boolean}>} */
     log: (after) => server.json(`v1/run/log?after=${after}`),

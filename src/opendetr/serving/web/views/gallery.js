@@ -118,8 +118,7 @@ export function gallery(place, context) {
     say(word("gallery.opening", { name }));
     const found = await attempt(() => Promise.all([data.image(kept.split, at), data.picture(kept.split, at)]));
     if (!found || isOver) return;
-    const [blob, { truth }] = found;
-    void open(blob, name, truth.filter(({ used }) => used));
+    void open(found[0], name, usedOf(found[1]));
     go(model.can_look ? "matching" : "detect");
   }
 
@@ -211,6 +210,9 @@ export function gallery(place, context) {
 
 /** @param {Record<string, number>} counts */
 const sum = (counts) => Object.values(counts).reduce((a, b) => a + b, 0);
+
+/** The objects that training uses. @param {{truth: (import("../types.js").Truth & {used: boolean})[]}} picture */
+export const usedOf = ({ truth }) => truth.filter(({ used }) => used).map(({ label, box_xyxy }) => ({ label, box_xyxy }));
 
 /** The splits that can be read. @param {Context} context */
 export const usable = ({ model }) => (model.data?.splits ?? []).filter(({ pictures }) => pictures > 0);

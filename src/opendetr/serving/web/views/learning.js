@@ -3,20 +3,16 @@
 import { classColour } from "../colours.js";
 import { button, element, labelled, slider } from "../elements.js";
 import { queryMap } from "../maps.js";
-import { drawCurve } from "./curves.js";
-import { firstSplit, splitSelect, usable } from "./gallery.js";
+import { runCurves } from "./curves.js";
+import { firstSplit, splitSelect, usable, usedOf } from "./gallery.js";
 import { Listing } from "./listing.js";
 import { needsPicture } from "./pictures.js";
 import { Stage, under } from "./stage.js";
 
 /** @import { Box, Context, DataClient, Detection, Picture } from "../types.js" */
 
-const EVERY = 3000; // milliseconds between looks at the log
 const PLAYED = 700; // milliseconds of a checkpoint, where they are played
 const MANY = 12; // boxes up to which all have their names
-
-/** The curves: where a line of the log has its value. @type {[string, string][]} */
-const CURVES = [["loss", "loss"], ["val_AP", "ap"], ["val_AP50", "ap50"], ["matched_iou", "iou"]];
 
 /** What was chosen, for as long as the page is open. */
 const kept = { split: "", number: 0, withMap: false };
@@ -26,8 +22,8 @@ export function learning(place, context) {
   const { client, model, state, word, number, attempt, open } = context;
   const data = /** @type {DataClient} */ (client.data);
   let isOver = false;
-  /** @type {{name: string, epoch: number}[]} */
-  let checkpoints = [];
+  /** @type {{name: string, epoch: number}[]|null} null: not known yet */
+  let checkpoints = null;
   let at = 0;
   /** @type {Map<string, Promise<Picture|undefined>>} answers for this picture */
   const answers = new Map();
@@ -39,18 +35,19 @@ export function learning(place, context) {
   let playing;
 
   const time = element("section", { class: "panel" });
-  const curves = element("div", { class: "curves" });
-  const told = element("p", { class: "small quiet", role: "status" });
+  const curves = element("section", { class: "later", "aria-label": word("learning.curves") }, element("h2", {}, word("learning.curves")));
   place.append(element("section", { "aria-label": word("learning.time") }, element("h2", {}, word("learning.time")), time),
-    element("section", { class: "later", "aria-label": word("learning.curves") }, element("h2", {}, word("learning.curves")), told, curves));
+    curves);
 
   function begin() {
     time.replaceChildren();
     answers.clear();
     time.append(chooser());
     if (needsPicture(time, context)) return;
-    if (!checkpoints.length) return void time.append(element("p", {}, word("learning.no_checkpoints")));
-    at = Math.min(at, checkpoints.length - 1);
+    if (!checkpoints) return;
+    const models = checkpoints;
+    if (!models.length) return void time.append(element("p", {}, word("learning.no_checkpoints")));
+    at = Math.min(at, models.length - 1);
     const picture = /** @type {import("../types.js").OpenPicture} */ (state.values.picture);
     const stage = new Stage(word("learning.stage"), (most) => most, {
       hover: (point) => pointAt(point && under(shown, point)), press: (point) => pointAt(under(shown, point)),
@@ -59,13 +56,13 @@ export function learning(place, context) {
       walk: (row) => pointAt(row === null ? null : shown[row]), choose: (row) => pointAt(row === null ? null : shown[row]),
     });
     const bar = slider(word("learning.checkpoint"), {
-      min: 0, max: checkpoints.length - 1, value: at, shown: (value) => word("learning.epoch", { epoch: number(checkpoints[value].epoch) }),
+      min: 0, max: models.length - 1, value: at, shown: (value) => word("learning.epoch", { epoch: number(models[value].epoch) }),
       change: (value) => void go(value),
     });
     const play = button(word("learning.play"), () => {
       if (playing) return stop();
-      if (at === checkpoints.length - 1) at = -1;
-      playing = setInterval(() => (at < checkpoints.length - 1 ? void go(at + 1) : stop()), PLAYED);
+      if (at === models.length - 1) at = -1;
+      playing = setInterval(() => (at < models.length - 1 ? void go(at + 1) : stop()), PLAYED);
       play.textContent = word("learning.pause");
       void go(at + 1);
     });
@@ -89,7 +86,7 @@ export function learning(place, context) {
     async function go(to) {
       at = to;
       bar.set(to);
-      const { name } = checkpoints[to];
+      const { name } = models[to];
       if (!answers.has(name)) answers.set(name, attempt(() => data.detectAt(picture.blob, name)));
       const found = await answers.get(name);
       if (isOver || at !== to || state.values.picture !== picture) return;
@@ -99,7 +96,7 @@ export function learning(place, context) {
       listing.show(shown.map(({ label, score }) => ({ text: model.classes[label].name, value: number(score, 2), colour: classColour(label) })));
       draw();
       void drawMap();
-      const after = checkpoints[to + 1];
+      const after = models[to + 1];
       if (after && !answers.has(after.name)) answers.set(after.name, attempt(() => data.detectAt(picture.blob, after.name)));
     }
 
@@ -123,7 +120,7 @@ export function learning(place, context) {
       const of = pointed ?? shown[0];
       if (!kept.withMap || !of) return stage.show({ heat: null });
       const own = at;
-      const look = await attempt(() => client.look(picture.blob, checkpoints[own].name));
+      const look = await attempt(() => client.look(picture.blob, models[own].name));
       if (!look || isOver || own !== at || !kept.withMap || of !== (pointed ?? shown[0])) return;
       stage.show({ heat: {
         map: queryMap(look, model.decoder_layers - 1, of.query, { head: -1, prior: true }), extent: look.extent,
@@ -156,60 +153,26 @@ export function learning(place, context) {
       kept.number = Math.min(Math.max(Math.trunc(wanted) || 0, 0), of() - 1);
       input.value = String(kept.number + 1);
       const found = await attempt(() => Promise.all([data.image(kept.split, kept.number), data.picture(kept.split, kept.number)]));
-      if (found && !isOver) await open(found[0], found[1].name, found[1].truth.filter(({ used }) => used));
+      if (found && !isOver) await open(found[0], found[1].name, usedOf(found[1]));
     }
     if (!state.values.picture) void choose(kept.number);
     return element("div", { class: "row filters" }, labelled(word("gallery.split"), split), labelled(word("learning.number"), input));
-  }
-
-  /** Asks for checkpoints and for new lines of the log, again and again: the run may go on. */
-  async function watch() {
-    /** @type {Record<string, any>[]} */
-    let lines = [];
-    let after = 0;
-    let isFirst = true;
-    while (!isOver) {
-      const found = await attempt(() => Promise.all([data.run(), data.log(after)]));
-      if (isOver) return;
-      if (found) {
-        const [run, log] = found;
-        if (log.reset) lines = [];
-        lines.push(...log.lines);
-        after = log.next;
-        if (log.lines.length || log.reset || isFirst) drawCurves(lines);
-        if (isFirst || run.checkpoints.length !== checkpoints.length) {
-          const wasLast = at === checkpoints.length - 1;
-          checkpoints = run.checkpoints;
-          if (wasLast || isFirst) at = Math.max(0, checkpoints.length - 1);
-          leaveStage();
-          begin();
-        }
-        isFirst = false;
-        if (log.lines.length) continue; // a long log comes in parts
-      }
-      await new Promise((resolve) => setTimeout(resolve, EVERY));
-    }
-  }
-
-  /** @param {Record<string, any>[]} lines */
-  function drawCurves(lines) {
-    const last = lines.at(-1);
-    told.textContent = last
-      ? word("learning.state", { epoch: number(last.epoch, 2), step: number(last.step ?? 0), minutes: number((last.seconds ?? 0) / 60, 1) })
-      : word("learning.no_log");
-    curves.replaceChildren(...CURVES.map(([name, key]) => {
-      const points = lines.filter((line) => typeof line[name] === "number" && line[name] >= 0).map((line) => ({ x: line.epoch, y: line[name] }));
-      return points.length ? drawCurve(word(`learning.curve_${key}`), word("learning.epochs"), points, (value) => number(value, Math.abs(value) < 10 ? 2 : 1)) : "";
-    }));
   }
 
   const ended = state.listen(["picture"], () => {
     leaveStage();
     begin();
   });
-  void watch();
+  const endCurves = runCurves(curves, { data, word, number, attempt }, (run) => {
+    if (checkpoints?.length === run.checkpoints.length) return;
+    if (!checkpoints || at === checkpoints.length - 1) at = Math.max(0, run.checkpoints.length - 1);
+    checkpoints = run.checkpoints;
+    leaveStage();
+    begin();
+  });
   return () => {
     isOver = true;
+    endCurves();
     ended();
     leaveStage();
   };

@@ -299,6 +299,7 @@ export const words = {
   "learning.map_hint": "Point at a box to see its query's cross-attention; without that it is the best detection's.",
   "learning.number": "Picture number",
   "learning.state": "Epoch {epoch}, step {step}, {minutes} minutes.",
+  "learning.no_model": "The training has not saved a model yet. This page goes on by itself as soon as there is one.",
   "learning.no_log": "The training has not written anything yet.",
   "learning.curve_loss": "Loss",
   "learning.curve_ap": "AP on val",

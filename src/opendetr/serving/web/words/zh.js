@@ -299,6 +299,7 @@ export const words = {
   "learning.map_hint": "指向一个框可查看其查询的交叉注意力；否则显示得分最高的检测。",
   "learning.number": "图像编号",
   "learning.state": "第 {epoch} 轮，第 {step} 步，{minutes} 分钟。",
+  "learning.no_model": "训练尚未保存模型；一旦有模型，本页会自动继续。",
   "learning.no_log": "训练尚未写入任何内容。",
   "learning.curve_loss": "损失",
   "learning.curve_ap": "验证集 AP",
