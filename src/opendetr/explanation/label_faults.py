@@ -24,15 +24,16 @@ from opendetr.inference.detector import Detector, require_numbers
 from opendetr.scoring import Scoring
 from opendetr.structures import DetrOutput, Target
 
+BESIDE = 0.25  # weight of a pair of smaller IoU than `NEAR`
 TOUCHES = 0.1  # smallest IoU with an object of an answer of its class that is about it, and a better place
 
 
 def label_evidence(output: DetrOutput, target: Target, scoring: Scoring) -> list[LabelEvidence]:
     """What a picture's output (B = 1) says about each object of its target, and about places without one.
 
-    Queries and objects are paired one to one, so that the sum of score times IoU is largest. A query speaks about an
-    object where their IoU is at least 0.5, or at least 0.1 as far as its score for the object's class goes; scores
-    below 0.1 say nothing.
+    Queries and objects are paired one to one, so that the sum of score times IoU, less for a small IoU, is largest. A
+    query speaks about an object where their IoU is at least 0.5, or at least 0.1 as far as its score for the object's
+    class goes; scores below 0.1 say nothing.
     """
     scores = scoring.probabilities(output.logits[:, 0].detach().float().cpu()).mean(0)  # [Q, C]
     boxes = output.boxes_cxcywh[-1, 0].detach().float().cpu()
@@ -40,7 +41,9 @@ def label_evidence(output: DetrOutput, target: Target, scoring: Scoring) -> list
     best, labels = scores.max(-1)
     agreed = scores[:, target.labels]  # [Q, T] the score of the object's own class
     speaks = torch.where(ious >= NEAR, best[:, None], torch.where(ious >= TOUCHES, agreed, 0.0))
-    pairs = _pairs(torch.where(speaks >= MEANS, speaks * ious, 0.0))
+    # What lies beside an object may be a neighbour without a label: first comes whatever lies on the object itself.
+    weights = torch.where(ious >= NEAR, 1.0, BESIDE) * ious
+    pairs = _pairs(torch.where(speaks >= MEANS, speaks * weights, 0.0))
     nearly = (agreed * ious).amax(0)
     found = []
     for number, (given, box) in enumerate(zip(target.labels.tolist(), target.boxes_cxcywh.tolist())):

@@ -113,6 +113,7 @@ export function review(place, context) {
         labelled(word("review.fault"), fault),
         element("label", { class: "check" }, onlyOpen, word("review.only_open")), listing.element)));
   const problem = element("p", { class: "panel bad", hidden: true });
+  stage.scale.remove(); // no map is shown here
   place.append(element("div", { class: "row filters" }, labelled(word("gallery.split"), split)), problem, bench);
   place.addEventListener("keydown", press);
   place.focus({ preventScroll: true });
