@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE
 
 from review_server import HOSTILE, TRUE, add_lines, review_server
 
@@ -29,7 +30,7 @@ def visit(chromium, served):
             if not options
             else (chromium.new_context(**options))
         )
-        context.set_default_timeout(60_000)  # milliseconds, of a machine that does much else
+        context.set_default_timeout(PATIENCE)
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: errors.append(str(error)))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from patience import PATIENCE
 from PIL import Image
 
 from opendetr.boxes import box_iou
@@ -23,7 +24,7 @@ def context(chromium):
     """A browser with its own memory, in English."""
     made = chromium.new_context(viewport=WIDE, locale="en-US", reduced_motion="reduce")
     made.grant_permissions(["clipboard-read", "clipboard-write"])
-    made.set_default_timeout(10_000)
+    made.set_default_timeout(PATIENCE)
     yield made
     made.close()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from patience import PATIENCE
 from PIL import Image
 from static_server import handed_out
 
@@ -80,7 +81,7 @@ def installed(folder) -> Path:
 def page(chromium):
     """A page of its own, with a browser cache of its own."""
     context = chromium.new_context()
-    context.set_default_timeout(120_000)  # beside other programs
+    context.set_default_timeout(PATIENCE)
     yield context.new_page()
     context.close()
 
