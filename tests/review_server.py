@@ -143,6 +143,7 @@ class Served:
     address: str
     data: Path
     run: Path
+    compute: Compute
 
     def decisions(self) -> list[dict[str, Any]]:
         """The lines of the log of the split val."""
@@ -162,7 +163,8 @@ def review_server(folder: Path, review: Path | None = None) -> Iterator[Served]:
         patch.setattr("opendetr.serving.data_work.output_of", true_answers)
         model = ModelSettings(str(run), DataSource.of(data), device="cpu", engine="torch", threads=1)
         settings = ServeSettings(model, review=review)
-        app = create_app(settings, InProcess(model))
+        compute = InProcess(model)
+        app = create_app(settings, compute)
         config = uvicorn.Config(app, port=0, log_level="error", lifespan="off")
         server, socket = uvicorn.Server(config), config.bind_socket()
 
@@ -176,7 +178,7 @@ def review_server(folder: Path, review: Path | None = None) -> Iterator[Served]:
             while not server.started:
                 assert thread.is_alive()
                 time.sleep(0.01)
-            yield Served(f"http://127.0.0.1:{socket.getsockname()[1]}/", data, run)
+            yield Served(f"http://127.0.0.1:{socket.getsockname()[1]}/", data, run, compute)
         finally:
             server.should_exit = True
             thread.join()

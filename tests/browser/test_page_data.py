@@ -225,6 +225,15 @@ def test_a_picture_through_time_and_curves_while_the_run_goes_on(visit, served):
     page.get_by_text("AP on val", exact=True).wait_for()
 
 
+def test_a_run_without_a_model_shows_its_curves_until_it_has_one(visit, served):
+    facts, served.compute.facts = served.compute.facts, {}
+    page = visit("learning")
+    page.get_by_text("The training has not saved a model yet.").wait_for()
+    page.get_by_text("Epoch 1.00, step 10").wait_for()
+    served.compute.facts = facts
+    page.get_by_role("link", name="Learning").wait_for()
+
+
 @pytest.mark.parametrize("view", ["gallery", "review", "learning"])
 @pytest.mark.parametrize("look", ["light", "dark", "narrow"])
 def test_the_views_are_accessible(visit, view, look):

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from opendetr.data.door import load_index
+from opendetr.serving.run_files import has_model, is_run, run_of
 from review_server import HEIGHT, HOSTILE, LEFT, RIGHT, TRUE, WIDTH, add_lines, review_server
 
 
@@ -219,6 +220,20 @@ def test_review_elsewhere_where_the_labels_cannot_be_written(ask, served, tmp_pa
         "val.corrected.json",
         "val.decisions.jsonl",
     ]
+
+
+def test_a_run_is_one_from_its_first_file_on_and_has_a_model_while_it_is_replaced(tmp_path):
+    run = tmp_path / "run"
+    (run / "last").mkdir(parents=True)
+    assert not is_run(run)
+    (run / "config.toml").write_text("")
+    assert is_run(run)
+    assert not has_model(run)
+    (run / "last" / "model.safetensors").write_bytes(b"")
+    assert has_model(run)
+    (run / "last").rename(run / ".last.old")  # between the two renames of a replacement
+    assert has_model(run)
+    assert run_of(str(run / "best")) == run_of(str(run / "checkpoints" / "epoch-0002")) == run_of(str(run)) == run
 
 
 def test_a_run_shows_its_checkpoints_and_its_log_as_it_grows(ask, served):
