@@ -141,6 +141,16 @@ def test_match_says_what_became_of_every_object(client, digit_pictures):
 
 
 @pytest.mark.parametrize(
+    ("box", "status"),
+    [([0, 0, 1e39, 1e39], 422), ([-1e6, -1e6, 1e6, 1e6], 200), ([0, 0, 1e-42, 1e-42], 200), ([1e6 - 1e-9, 5, 1e6, 6], 200)],
+)  # fmt: skip
+def test_no_true_box_is_too_large_or_too_small_to_be_matched(client, digit_pictures, box, status):
+    data = {"truth": json.dumps([{"label": 3, "box_xyxy": box}])}
+    answer = client.post("/v1/match", data=data, **images(digit_pictures[0]))
+    assert answer.status_code == status, answer.text
+
+
+@pytest.mark.parametrize(
     ("content", "status", "said"),
     [
         (b"", 422, "it is empty"),
