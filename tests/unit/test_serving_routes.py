@@ -196,7 +196,10 @@ def test_explain_gets_its_fields_as_numbers():
         ('[{"label": 0, "box_xyxy": [3, 2, 1, 4]}]', "truth: 0: a box needs x1 < x2 and y1 < y2"),
         ('[{"label": 0, "box_xyxy": [1, 2, 3]}]', "truth: 0.box_xyxy: list should have at least 4 items"),
         ('[{"label": 0, "box_xyxy": [NaN, 2, 3, 4]}]', "truth: 0.box_xyxy.0: input should be a finite number"),
-        ('[{"label": 0, "box_xyxy": [0, 0, 1e39, 1e39]}]', "truth: 0.box_xyxy.2: input should be less than or equal to"),
+        (
+            '[{"label": 0, "box_xyxy": [0, 0, 1e39, 1e39]}]',
+            "truth: 0.box_xyxy.2: input should be less than or equal to",
+        ),
         ('[{"label": 0, "box_xyxy": [-1e7, 0, 1, 1]}]', "truth: 0.box_xyxy.0: input should be greater than or equal"),
         ('[{"label": 0, "box_xyxy": [1, 2, 3, 4], "path": "x"}]', "truth: 0.path: extra inputs are not permitted"),
         (json.dumps([{"label": 0, "box_xyxy": [1, 2, 3, 4]}] * 1001), "truth: expected 1000 objects at most"),

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 
 from opendetr.errors import UserError
 from opendetr.serving.messages import packed, receive
+from opendetr.wording import without_folders
 
 PREPARING_THREADS = 2  # decoding and resizing release the GIL
 
@@ -138,11 +139,11 @@ class Line:
                 results = work.run(self.worker, [job.prepared.result() for job in group if job.prepared is not None])
         except UserError as error:
             for job in group:
-                self.send(("wrong", job.number, type(error).__name__, str(error)))
+                self.send(("wrong", job.number, type(error).__name__, without_folders(str(error))))
         except Exception as error:  # a fault of ours: said on the console, and the process goes on
             traceback.print_exc()
             for job in group:
-                self.send(("failed", job.number, type(error).__name__, str(error)))
+                self.send(("failed", job.number, type(error).__name__))
         else:
             for job, result in zip(group, results):
                 self.send(("found", job.number, result))

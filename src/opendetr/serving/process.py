@@ -39,7 +39,7 @@ class ComputeGone(Exception):  # noqa: N818
 
 
 class WorkFailed(Exception):  # noqa: N818
-    """A fault of ours in the process that computes, which said it on the console."""
+    """A fault of ours in the process that computes, which said it on the console; the text is the exception's type."""
 
 
 class WrongInputError(UserError):
@@ -272,7 +272,7 @@ class Compute:
                 elif kind == "late":
                     job.answer.set_exception(Late())
                 else:
-                    job.answer.set_exception(WrongInputError(*rest) if kind == "wrong" else WorkFailed(": ".join(rest)))
+                    job.answer.set_exception(WrongInputError(*rest) if kind == "wrong" else WorkFailed(*rest))
             self._send_next()
 
     async def _end_if_stuck(self) -> None:

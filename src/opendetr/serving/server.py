@@ -116,9 +116,9 @@ def _say(settings: ServeSettings, compute: Compute, port: int) -> None:
 
 
 def _say_data(settings: ServeSettings, data: Any) -> None:
-    """Where the data set is from, if nobody named it."""
+    """Which data set is open, if nobody named it."""
     if data is not None and data["own"] and settings.model.data is None:
-        console.print(f"  data set: {data['source']}, which the run was trained on", soft_wrap=True)
+        console.print(f"  data set: {data['name']}, which the run was trained on", soft_wrap=True)
 
 
 def is_loopback(host: str) -> bool:
