@@ -305,6 +305,8 @@ class WithData:
         Raises:
             UserError: what was asked for cannot be read.
         """
+        if self.settings.data is None and not self.settings.own_data:
+            return None
         try:
             return OpenData(self.settings, self.detector)
         except UserError:

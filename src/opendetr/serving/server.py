@@ -1,7 +1,6 @@
 """The life of a server: the model is loaded, requests are answered, and at the end all that were taken are."""
 
 import asyncio
-import ipaddress
 import logging
 import os
 import signal
@@ -15,7 +14,7 @@ from typing import Any
 from opendetr.errors import UserError
 from opendetr.progress import console, warn
 from opendetr.serving.app import create_app
-from opendetr.serving.guard import LOOPBACK
+from opendetr.serving.guard import is_loopback
 from opendetr.serving.packages import uvicorn
 from opendetr.serving.process import Compute
 from opendetr.serving.run_files import has_model, is_run, run_of
@@ -107,26 +106,31 @@ def _say(settings: ServeSettings, compute: Compute, port: int) -> None:
     else:
         console.print("The run has no model yet: the page shows its curves, and the model as soon as there is one.")
     console.print(f"  http://{host}:{port}/", soft_wrap=True)
-    if not is_loopback(settings.host):
-        key = "whoever has the key" if settings.api_key else "everyone, for there is no --api-key-file,"
-        warn(
-            f"--host {settings.host}: {key} who reaches this machine can use the model, and what is sent is not "
-            f"encrypted; put a server with TLS before it where others can listen."
-        )
+    if is_loopback(settings.host):
+        console.print("  only this machine can reach it; --host 0.0.0.0 would let others ask")
+    else:
+        own = settings.model.own_data or settings.model.data is not None
+        warn(reachable(settings, has_data=bool(facts["data"]) if facts else own))
+
+
+def reachable(settings: ServeSettings, *, has_data: bool) -> str:
+    """Who can do what, for a server that other machines reach."""
+    who = (
+        "machines that have the key" if settings.api_key else "all machines that reach it (there is no --api-key-file)"
+    )
+    data = ", look at the pictures of the open data set and write decisions of its label review" if has_data else ""
+    return (
+        f"--host {settings.host}: {who} can use the model{data}; what is sent is not encrypted, so put a server with "
+        f"TLS before it where others can listen (--public-name)"
+    )
 
 
 def _say_data(settings: ServeSettings, data: Any) -> None:
-    """Which data set is open, if nobody named it."""
+    """Which data set is open if nobody named one, or why none is."""
     if data is not None and data["own"] and settings.model.data is None:
         console.print(f"  data set: {data['name']}, which the run was trained on", soft_wrap=True)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a server at that host."""
-    try:
-        return host in LOOPBACK or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    elif data is None and not settings.model.own_data and settings.model.data is None:
+        console.print("  no data set is open: other machines could look at it; give --data DIR or --api-key-file FILE")
 
 
 class _Server(uvicorn.Server):
