@@ -1,5 +1,6 @@
 """The command that serves a model: `serve`."""
 
+import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -86,8 +87,18 @@ def serve(
         ("--max-megabytes", max_megabytes), ("--max-megapixels", max_megapixels), ("--max-pictures", max_pictures),
         ("--max-waiting", max_waiting), ("--deadline", deadline),
     ):  # fmt: skip
-        if not value > 0:
-            raise UserError(f"{option} {value:g}: expected more than 0")
+        if not 0 < value < math.inf:
+            raise UserError(f"{option} {value:g}: expected more than 0, and a finite number")
+    if max_waiting < max_pictures:
+        raise UserError(
+            f"--max-waiting {max_waiting} is less than --max-pictures {max_pictures}: a request with so many pictures "
+            f"would never be taken; give a larger --max-waiting or fewer --max-pictures"
+        )
+    if max_megabytes * 2**20 > Limits.bytes_at_once:
+        raise UserError(
+            f"--max-megabytes {max_megabytes:g}: expected {Limits.bytes_at_once // 2**20} at most, which is what all "
+            f"requests together may hold"
+        )
     if not 0 <= port <= 65535:
         raise UserError(f"--port {port}: expected 0 to 65535")
     if (label_studio is None) != (label_studio_token_file is None):
