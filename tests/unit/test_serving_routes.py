@@ -11,7 +11,7 @@ import pytest
 from opendetr.serving import app as application
 from opendetr.serving.app import create_app
 from opendetr.serving.process import ComputeGone, Late, QueueFull, WorkFailed, WrongInputError
-from opendetr.serving.server import reachable
+from opendetr.serving.server import grace_of, reachable
 from opendetr.serving.settings import Limits
 from served import FOUND, Standing, ask, images, picture, settings
 
@@ -272,6 +272,10 @@ def test_behind_a_server_with_tls_its_name_is_accepted(host, origin, status):
 )
 def test_what_other_machines_can_do_is_said(key, has_data, said):
     assert said in reachable(settings(host="0.0.0.0", key=key), has_data=has_data)
+
+
+def test_a_stop_waits_for_a_slow_body_and_its_answer():
+    assert grace_of(Limits(reading=20, deadline=7.5)) >= 20 + 7.5 + 2
 
 
 def test_a_server_for_other_machines_has_any_name():

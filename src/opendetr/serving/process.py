@@ -1,7 +1,8 @@
 """The web process's side of the process that computes: it starts and watches it, and keeps the queue of its work.
 
-A bounded number of jobs waits here. Only as many are sent to the other process as it can prepare ahead, so that a job
-whose client has gone, or whose deadline has passed, leaves the queue and costs nothing.
+A bounded number of jobs waits here. Only as many are sent to the other process as it can prepare ahead: a job whose
+client has gone, or whose deadline has passed, leaves the queue and costs nothing. One that was sent is prepared all the
+same, and computed unless its deadline has passed.
 """
 
 import asyncio

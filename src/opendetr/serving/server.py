@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import os
 import signal
 import socket
@@ -18,10 +19,11 @@ from opendetr.serving.guard import is_loopback
 from opendetr.serving.packages import uvicorn
 from opendetr.serving.process import Compute
 from opendetr.serving.run_files import has_model, is_run, run_of
-from opendetr.serving.settings import ServeSettings
+from opendetr.serving.settings import Limits, ServeSettings
 
 BACKLOG = 2048  # connections that the system holds until they are taken
 FIRST_MODEL = 2.0  # seconds between looks for the first model of a run
+ANSWERING = 5  # seconds in which an answer is on its way, at most
 LINGER = 3.0  # seconds in which connections get their last answer before idle ones are closed
 
 
@@ -45,7 +47,7 @@ async def _serve(settings: ServeSettings) -> int:
         app = create_app(settings, compute)
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, lifespan="off",
-            server_header=False, timeout_graceful_shutdown=int(settings.limits.deadline) + 5, backlog=BACKLOG,
+            server_header=False, timeout_graceful_shutdown=grace_of(settings.limits), backlog=BACKLOG,
             timeout_keep_alive=30,
         )  # fmt: skip
         bound = _bound(settings)
@@ -95,6 +97,11 @@ def _bound(settings: ServeSettings) -> socket.socket:
             f"--host {settings.host} --port {settings.port} cannot be used ({error.strerror or error}); give another "
             f"--port, or stop the program that uses it"
         ) from None
+
+
+def grace_of(limits: Limits) -> int:
+    """Seconds in which a request that was taken is answered at the latest, from the first byte of its body on."""
+    return math.ceil(limits.reading + limits.deadline) + ANSWERING
 
 
 def _say(settings: ServeSettings, compute: Compute, port: int) -> None:
