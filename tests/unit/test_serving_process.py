@@ -82,6 +82,26 @@ def test_pictures_that_are_alike_go_together(tmp_path):
     asyncio.run(run())
 
 
+def test_a_picture_that_fails_in_a_batch_spoils_no_other(tmp_path):
+    async def run():
+        async with computing() as compute:
+            held = asyncio.create_task(compute.call("work", {"wait_for": str(tmp_path / "go")}))
+            kinds = [{"say": 0}, {"refuse": "no numbers"}, {"say": 2}, {"fail": "oh"}]
+            notes = [tmp_path / str(number) for number in range(len(kinds))]
+            jobs = [
+                asyncio.create_task(compute.call("batched", {**kind, "shape": 0, "note": str(note)}))
+                for kind, note in zip(kinds, notes)
+            ]
+            await until(lambda: all(note.exists() for note in notes))
+            (tmp_path / "go").touch()
+            await held
+            found = await asyncio.gather(*jobs, return_exceptions=True)
+            assert [found[0], found[2]] == ["0 of 1", "2 of 1"]
+            assert (str(found[1]), str(found[3])) == ("no numbers", "ValueError")
+
+    asyncio.run(run())
+
+
 def test_one_that_cannot_be_prepared_takes_no_other_along():
     async def run():
         async with computing() as compute:
@@ -235,6 +255,22 @@ def test_a_start_that_fails_is_tried_again(tmp_path, monkeypatch):
             assert await compute.call("work", {"say": "back"}) == "back"
 
     asyncio.run(run())
+
+
+def test_after_a_fault_in_the_watching_the_process_is_started_again(monkeypatch, capsys):
+    monkeypatch.setattr(process, "FIRST_PAUSE", 0.01)
+
+    async def run():
+        async with computing() as compute:
+            before, note = compute.process_id, compute.on_batch
+            compute.on_batch = lambda size: 1 / 0
+            await compute.call("batched", {"say": 1, "shape": 0})
+            await until(lambda: compute.is_ready and compute.process_id != before)
+            compute.on_batch = note
+            assert await compute.call("batched", {"say": 2, "shape": 0}) == "2 of 1"
+
+    asyncio.run(run())
+    assert "the server has a fault (ZeroDivisionError)" in capsys.readouterr().out
 
 
 def test_a_process_that_does_not_answer_is_ended(tmp_path, monkeypatch):

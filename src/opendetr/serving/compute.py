@@ -132,7 +132,7 @@ class Line:
     def _answer(self, group: list[_Job]) -> None:
         """Compute, and send what came out or what is wrong.
 
-        Where something is wrong with several, each is computed again alone, so that one picture spoils no other's answer.
+        Where something is wrong with several, each is computed again alone: one picture spoils no other's answer.
         """
         try:
             work = self.table[group[0].name]

@@ -9,6 +9,7 @@ import asyncio
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -85,7 +86,7 @@ class Compute:
         self._waiting: dict[Priority, dict[int, _Call]] = {"asked": {}, "background": {}}
         self._sent: dict[int, _Call] = {}
         self._process: asyncio.subprocess.Process | None = None
-        self._is_ready = self._is_stopping = False
+        self._is_ready = False
         self._pace = self._busy_since = 0.0  # seconds between two answers; when the last was given or asked for
         self._watcher: asyncio.Task[None] | None = None
 
@@ -115,7 +116,6 @@ class Compute:
 
     async def stop(self) -> None:
         """End the process; what waits gets `ComputeGone`."""
-        self._is_stopping = True
         if self._watcher is not None:
             self._watcher.cancel()
             with suppress(asyncio.CancelledError):
@@ -230,27 +230,37 @@ class Compute:
         """Hand on answers; when the process ends, fail what it had and start it again."""
         pause = FIRST_PAUSE
         while True:
-            if self._is_ready:
-                begun = time.monotonic()
-                keeper = asyncio.create_task(self._end_if_stuck())
-                try:
-                    await self._hand_on()
-                finally:
-                    keeper.cancel()
-                self._is_ready = False
-                self._lose_all()
-                assert self._process is not None
-                code = await self._process.wait()
-                warn(f"the process that computes has ended (exit code {code}); it is started again")
-                self.on_restart()
-                if time.monotonic() - begun > LONGEST_PAUSE:
-                    pause = FIRST_PAUSE
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
+            begun = time.monotonic()
             try:
+                if self._is_ready:
+                    await self._serve_until_it_ends()
+                    if time.monotonic() - begun > LONGEST_PAUSE:
+                        pause = FIRST_PAUSE
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
                 await self._start()
             except (UserError, OSError) as error:
                 warn(f"the process that computes cannot be started again now: {error}")
+            except Exception as error:  # a fault of ours: without a watcher nothing would be answered any more
+                traceback.print_exc()
+                warn(f"the server has a fault ({type(error).__name__}); the process that computes is started again")
+
+    async def _serve_until_it_ends(self) -> None:
+        """Hand on answers of the process; at its end what it had gets `ComputeGone`."""
+        assert self._process is not None
+        keeper = asyncio.create_task(self._end_if_stuck())
+        try:
+            await self._hand_on()
+        except Exception:  # a fault in what it says, or in who reads it: it is not used any more
+            self._process.kill()
+            raise
+        finally:
+            keeper.cancel()
+            self._is_ready = False
+            self._lose_all()
+        code = await self._process.wait()
+        warn(f"the process that computes has ended (exit code {code}); it is started again")
+        self.on_restart()
 
     async def _hand_on(self) -> None:
         """Give every answer to the job that waits for it, until the process ends."""

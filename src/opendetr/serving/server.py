@@ -74,9 +74,10 @@ async def _start_later(compute: Compute, run: Path) -> None:
         if has_model(run):
             try:
                 await compute.start()
-            except UserError as error:  # such as one that is being written; what stays wrong is said once
-                if str(error) != said:
-                    warn(said := str(error))
+            except Exception as error:  # such as a model that is being written; what stays wrong is said once
+                what = str(error) if isinstance(error, UserError) else f"the model cannot be loaded now: {error!r}"
+                if what != said:
+                    warn(said := what)
 
 
 def _bound(settings: ServeSettings) -> socket.socket:
