@@ -213,6 +213,19 @@ def test_background_work_waits_until_nobody_asks(tmp_path):
     asyncio.run(run())
 
 
+def test_background_work_has_a_deadline_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(process, "BACKGROUND", 0.05)
+
+    async def run():
+        async with computing() as compute:
+            with pytest.raises(Late):
+                await compute.call("work", {"wait_for": str(tmp_path / "go")}, priority="background")
+            (tmp_path / "go").touch()
+            assert await compute.call("work", {"say": 1}) == 1
+
+    asyncio.run(run())
+
+
 def test_kill_9_fails_what_waits_at_once_and_the_process_comes_back(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(process, "FIRST_PAUSE", 0.01)
 

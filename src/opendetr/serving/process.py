@@ -24,6 +24,7 @@ from opendetr.serving.settings import ModelSettings
 Priority = Literal["asked", "background"]
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds before a process that ended is started again; doubled each time
 STUCK = 60.0  # seconds after its deadline in which a job that was sent must be answered, else the process is ended
+BACKGROUND = 300.0  # seconds for a background job that names no deadline, so that none holds the process for ever
 NEW = 0.05  # what the last answer counts in the mean time of an answer: batches come at once
 ENDING = 5.0  # seconds in which the process ends by itself when it is told to
 
@@ -138,7 +139,7 @@ class Compute:
         Args:
             name: of the function.
             arguments: by name.
-            deadline: seconds from now; None waits for ever.
+            deadline: seconds from now; None waits for ever, and in the background for `BACKGROUND`.
             priority: `background` jobs are computed one by one, while no client waits for anything.
 
         Raises:
@@ -168,6 +169,8 @@ class Compute:
             raise QueueFull
         if deadline is not None and self.waiting and (self.waiting + len(arguments)) * self._pace > deadline:
             raise QueueFull  # it would be late, and take the time of others that would then be late too
+        if deadline is None and priority == "background":
+            deadline = BACKGROUND
         until = None if deadline is None else time.monotonic() + deadline
         loop = asyncio.get_running_loop()
         jobs = [_Call(next(self._numbers), name, given, priority, loop.create_future(), until) for given in arguments]
