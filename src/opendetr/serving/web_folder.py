@@ -47,8 +47,8 @@ def require_web_folder(folder: Path) -> None:
         name = path.relative_to(folder)
         if not path.is_dir() and name.parts[0] not in KEPT and name.as_posix() not in known:
             raise UserError(
-                f"--output {folder} holds {name.as_posix()}, which is of no export, and would be removed; expected a new "
-                f"folder, an empty one, or an earlier --format web alone"
+                f"--output {folder} holds {name.as_posix()}, which is of no export, and would be removed; expected a "
+                f"new folder, an empty one, or an earlier --format web alone"
             )
 
 
