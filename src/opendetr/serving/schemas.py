@@ -94,6 +94,7 @@ SAID = {
     422: "a field or a picture cannot be used",
     429: "the queue is full: send again after Retry-After seconds",
     500: "a fault of the server, which its console describes",
+    502: "Label Studio, from which a picture is fetched, does not answer",
     503: "the model is being loaded, or started again",
     504: "the deadline has passed",
 }
