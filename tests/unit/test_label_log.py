@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from opendetr.data.corrections import annotation_ids
+from opendetr.data.corrections import Correction, Edit, annotation_ids, corrected
 from opendetr.data.door import load_index, split_names
 from opendetr.data.label_log import Conflict, LabelLog, writable_folder
 from opendetr.data.reviewed_labels import reviewed_labels
@@ -193,6 +193,8 @@ def test_killed_anywhere_all_that_was_decided_is_there(tmp_path):
         ({"edit": "add", "image_id": 1, "category_id": 77, "bbox": BOX}, "category 77"),
         ({"edit": "delete", "image_id": 7, "annotation": 77}, "annotation 77"),
         ({"edit": "delete", "image_id": 77, "annotation": 9}, "image 77"),
+        ({"edit": "delete", "image_id": 1, "annotation": 5}, "image 1 of split 'train' has no annotation 5"),
+        ({"edit": "keep", "image_id": 1, "annotation": 5}, "has no annotation 5"),
         ({"edit": "delete", "image_id": [1], "annotation": 9}, "no id"),
     ],
 )
@@ -200,6 +202,27 @@ def test_what_fits_no_label_is_refused_in_a_sentence(tmp_path, wrong, said):
     with pytest.raises(UserError, match=said):
         log(tmp_path).decide(wrong, 0)
     assert not log(tmp_path).path.exists()
+
+
+def test_an_added_object_that_was_undone_and_one_that_was_deleted_are_there_no_more(tmp_path):
+    review = log(tmp_path)
+    new = review.decide(add(), 0).correction.annotation
+    review.undo(1)
+    with pytest.raises(UserError, match=f"no annotation {new}, or none any more"):
+        review.decide({"edit": "move", "image_id": 1, "annotation": new, "bbox": BOX}, 2)
+    review.decide(DELETE, 2)
+    with pytest.raises(UserError, match="no annotation 9, or none any more"):
+        review.decide({**DELETE, "edit": "keep"}, 3)
+
+
+def test_a_correction_of_another_pictures_annotation_and_one_that_adds_an_id_again_change_nothing():
+    annotations = {one["id"]: one for one in labels()["annotations"]}
+    wrong = [
+        Correction(Edit.DELETE, 1, 5),
+        Correction(Edit.MOVE, 7, 3, bbox=tuple(ELSEWHERE)),
+        Correction(Edit.ADD, 1, 9, 2, tuple(BOX)),
+    ]
+    assert corrected(annotations, wrong) == annotations
 
 
 def test_ids_are_those_that_readers_give_and_each_is_there_once():

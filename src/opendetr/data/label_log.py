@@ -16,10 +16,10 @@ from typing import Any
 
 from filelock import FileLock
 
-from opendetr.data.corrections import ENDING, Correction, Edit, annotation_ids, corrected
+from opendetr.data.corrections import ENDING, Correction, Edit, annotation_ids, corrected, id_of
 from opendetr.errors import UserError
 from opendetr.files import append_line, read_json_lines, sync, write_text
-from opendetr.raw_values import RawId, next_free, raw_id
+from opendetr.raw_values import RawId, next_free
 
 WAITED = 5.0  # seconds for another program that writes a decision
 
@@ -58,9 +58,9 @@ class LabelLog:
         self._first_id = next_free(self._annotations)
         self._of_image: dict[Any, dict[RawId, Mapping[str, Any]]] = defaultdict(dict)
         for own_id, one in self._annotations.items():
-            self._of_image[_id(one, "image_id")][own_id] = one
-        self._sizes = {_id(one): (one.get("width"), one.get("height")) for one in coco["images"]}
-        self._categories = {_id(one) for one in coco["categories"]}
+            self._of_image[id_of(one, "image_id")][own_id] = one
+        self._sizes = {id_of(one): (one.get("width"), one.get("height")) for one in coco["images"]}
+        self._categories = {id_of(one) for one in coco["categories"]}
         self._seen: tuple[int, int] | None = None
         self._lines: list[dict[str, Any]] = []
         self._written = -1  # lines that the corrected file holds
@@ -100,7 +100,6 @@ class LabelLog:
                 correction = Correction.from_json(values)
             except ValueError as error:
                 raise UserError(f"this is no decision: {error}") from None
-            self._require_fitting(correction)
             place = correction.bbox or (0, 0, 0, 0)
             about = None if correction.edit == Edit.ADD else correction.annotation
             for other in self.decisions:
@@ -108,6 +107,7 @@ class LabelLog:
                     correction.image_id, about, place
                 ):  # fmt: skip
                     raise Conflict("another window has decided about this object meanwhile; here is what it decided")
+            self._require_fitting(correction)
             line = correction.to_json() | {"at": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
             return Decision(self._append(line), correction, line["at"], True)
 
@@ -153,14 +153,11 @@ class LabelLog:
             raise UserError(f"image {one.image_id} is not in split '{self.split}'; reload the page")
         if one.category_id is not None and one.category_id not in self._categories:
             raise UserError(f"category {one.category_id} is not in split '{self.split}'; choose one of its classes")
-        added = {other.correction.annotation for other in self.decisions if other.correction.edit == Edit.ADD}
-        if (
-            one.edit != Edit.ADD
-            and one.annotation is not None
-            and one.annotation not in self._annotations
-            and one.annotation not in added
-        ):
-            raise UserError(f"annotation {one.annotation} is not in split '{self.split}'; reload the page")
+        if one.edit != Edit.ADD and one.annotation is not None and one.annotation not in self.labels_of(one.image_id):
+            raise UserError(
+                f"image {one.image_id} of split '{self.split}' has no annotation {one.annotation}, or none any more; "
+                f"reload the page"
+            )
         width, height = self._sizes[one.image_id]
         if one.bbox is not None and isinstance(width, int) and isinstance(height, int):
             x, y, w, h = one.bbox
@@ -219,11 +216,3 @@ def writable_folder(folder: Path, asked: Path | None) -> Path:
             f"decisions and the corrected file by --review DIR"
         ) from None
     return chosen
-
-
-def _id(entry: Mapping[str, Any], name: str = "id") -> RawId | None:
-    """The id of an entry; None where it is none, which no decision can name."""
-    try:
-        return raw_id(entry.get(name))
-    except ValueError:
-        return None
