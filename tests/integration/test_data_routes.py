@@ -181,6 +181,7 @@ def test_a_new_server_goes_on_with_the_decisions(ask, served, tmp_path):
     (served.data / "annotations" / "val.corrected.json").unlink(missing_ok=True)  # as if killed before it was written
     with review_server(tmp_path) as again:
         state = httpx.get(f"{again.address}v1/review/val").json()
+        assert not (served.data / "annotations" / "val.corrected.json").exists()  # whoever looks writes nothing
         labels = httpx.get(f"{again.address}v1/review/val/pictures/{one['picture']}").json()["objects"]
     assert (state["version"], state["live"], state["decided"]) == (1, 1, 1)
     assert [label["name"] for label in labels].count(one["class"]) == 1

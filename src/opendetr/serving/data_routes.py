@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from contextlib import suppress
 from typing import Annotated, Any
 
 from opendetr.data.label_log import Conflict
@@ -15,6 +16,7 @@ from opendetr.serving.run_files import described_run, log_lines, run_of
 from opendetr.serving.schemas import COMPUTING, errors, form
 from opendetr.serving.settings import ServeSettings
 from opendetr.serving.survey import SORTS, SplitSurvey
+from opendetr.serving.uploads import COME_AGAIN
 
 MOST_LISTED = 500  # pictures or entries of an answer
 MOST_BYTES = 16384  # of a decision
@@ -101,6 +103,9 @@ class DataRoom:
                     )
                 except UserError as error:
                     raise Refusal(409, str(error)) from None
+                except OSError as error:
+                    reason = error.strerror or type(error).__name__
+                    raise Refusal(409, f"the decisions about split '{split}' cannot be read ({reason})") from None
         return self._reviews[split]
 
     def require_split(self, split: str) -> None:
@@ -118,14 +123,24 @@ class DataRoom:
         self._writing[split] = asyncio.create_task(self._write(self._reviews[split]))
 
     async def _write(self, review: LabelReview) -> None:
-        while await asyncio.to_thread(review.log.write_corrected) != review.log.version:
-            pass
+        """Write until the file holds all decisions; what hinders it is said in the review's state."""
+        try:
+            while await asyncio.to_thread(review.log.write_corrected) != review.log.version:
+                pass
+            review.problem = None
+        except (OSError, UserError) as error:
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            review.problem = f"{review.log.corrected.name} cannot be written ({reason}); the decisions are kept"
 
     async def close(self) -> None:
-        """End the surveys, and write what is not written yet."""
+        """End the surveys, and write what is not written yet, also what a program that was killed could not."""
         for survey in self._surveys.values():
             await survey.stop()
         await asyncio.gather(*self._writing.values(), return_exceptions=True)
+        for review in self._reviews.values():
+            with suppress(OSError):
+                if await asyncio.to_thread(lambda log=review.log: log.is_behind):
+                    await self._write(review)
 
 
 def add_data(app: FastAPI) -> None:
@@ -277,6 +292,8 @@ class _failures:  # noqa: N801 - used as a function
             raise Refusal(409, str(error)) from None
         if isinstance(error, UserError):
             raise Refusal(422, str(error)) from None
+        if isinstance(error, TimeoutError):  # of the lock
+            raise Refusal(503, "another program writes the decisions; send again", retry_after=COME_AGAIN) from None
         if isinstance(error, OSError):
             raise Refusal(500, f"the decision cannot be written ({error.strerror or type(error).__name__})") from None
 

@@ -115,7 +115,7 @@ def split_labels(worker: Any, split: str) -> dict[str, Any]:
     """The labels of a split for their review: a COCO file's content, its own name of the split, and where it is."""
     found = reviewed_labels(worker.data.source, split)
     folder = found.folder if isinstance(found.folder, Path) else None  # others are not on this machine's disk
-    return {"content": found.content, "split": found.split, "folder": folder, "place": str(found.folder)}
+    return {"content": found.content, "split": found.split, "folder": folder, "place": found.folder.name}
 
 
 def data_picture(worker: Any, split: str, number: int) -> dict[str, Any]:

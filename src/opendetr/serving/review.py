@@ -36,12 +36,12 @@ class LabelReview:
         self.survey = survey
         if labels["folder"] is None and asked is None:
             raise UserError(
-                f"{labels['place']} is no folder of this machine, so no label can be reviewed: give a folder for the "
-                f"decisions and the corrected file by --review DIR"
+                f"{labels['place']} is in no folder of this machine, so no label can be reviewed: give a folder for "
+                f"the decisions and the corrected file by --review DIR"
             )
         self.log = LabelLog(labels["content"], labels["split"], writable_folder(labels["folder"] or Path(), asked))
         self.is_beside = asked is None
-        self.log.write_corrected()  # what a program that was killed could not
+        self.problem: str | None = None  # why the corrected file could not be written
         self.classes = [
             {"category_id": one["id"], "name": one_line(str(one["name"]))} for one in labels["content"]["categories"]
         ]
@@ -55,7 +55,8 @@ class LabelReview:
         live = [one for one in decisions if one.is_live]
         entries = [entry for one in self.survey.suspects() if (entry := self._entry(one, live)) is not None]
         return {
-            "version": version, "file": self.log.corrected.name, "beside": self.is_beside, "classes": self.classes,
+            "version": version, "file": self.log.corrected.name, "beside": self.is_beside, "problem": self.problem,
+            "classes": self.classes,
             "survey": self.survey.progress(), "total": len(entries),
             "decided": sum(bool(entry["decisions"]) for entry in entries),
             "edits": sum(one.correction.edit != Edit.KEEP for one in live), "live": len(live),
