@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from opendetr.serving.process import ComputeGone, Late
+from opendetr.serving.process import Compute, ComputeGone, Late
+from opendetr.serving.settings import ModelSettings
 from opendetr.serving.survey import SplitSurvey
 
 FOUND = {"objects": 1, "detections": 1, "missed": {}, "false_alarms": {}, "confusions": [], "evidence": []}
@@ -14,10 +15,11 @@ PICTURES = {
 }  # fmt: skip
 
 
-class Ending:
+class Ending(Compute):
     """Ends, or is late, over one picture."""
 
     def __init__(self, error, times):
+        super().__init__(ModelSettings("run"))
         self.error, self.times, self.asked = error, times, []
 
     async def call(self, name, arguments, *, deadline, priority):

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from opendetr.data.label_log import Conflict
 from opendetr.errors import UserError
-from opendetr.serving.asking import refusals
+from opendetr.serving.asking import refusals, while_connected
 from opendetr.serving.packages import FastAPI, PathParameter, Query, Request, Response
 from opendetr.serving.process import Compute
 from opendetr.serving.refusal import Plain, Refusal
@@ -20,7 +20,6 @@ from opendetr.serving.uploads import COME_AGAIN
 
 MOST_LISTED = 500  # pictures or entries of an answer
 MOST_BYTES = 16384  # of a decision
-AN_HOUR = {"cache-control": "private, max-age=3600"}  # a picture is the same until the server starts anew
 
 SplitName = Annotated[str, PathParameter(max_length=200)]
 Number = Annotated[int, PathParameter(ge=0, le=10**9, description="of the picture in its split, from 0")]
@@ -153,6 +152,7 @@ def add_data(app: FastAPI) -> None:
 
 def _add_pictures(app: FastAPI, room: DataRoom) -> None:
     wrong = errors(401, 404, 422, 429, 500, 503, 504)
+    same_or_wrong = wrong | {304: {"description": "it is what If-None-Match names"}}
 
     @app.get("/v1/data", responses=errors(401, 404))
     async def data() -> Response:
@@ -178,30 +178,39 @@ def _add_pictures(app: FastAPI, room: DataRoom) -> None:
         return Plain({"total": len(chosen), "pictures": listed})
 
     @app.get("/v1/data/{split}/pictures/{number}", responses=wrong)
-    async def picture(split: SplitName, number: Number) -> Response:
+    async def picture(request: Request, split: SplitName, number: Number) -> Response:
         """A picture's name, size and true objects."""
         room.require_split(split)
-        return Plain(await room.ask("data_picture", split=split, number=number))
+        return Plain(await while_connected(request, room.ask("data_picture", split=split, number=number)))
 
-    @app.get("/v1/data/{split}/pictures/{number}/image", responses=wrong, response_class=Response)
-    async def image(split: SplitName, number: Number) -> Response:
+    async def pixels(request: Request, split: str, number: int, *, small: bool) -> Response:
+        """The browser keeps a picture, and asks each time whether it is still the same."""
+        known = request.headers.get("if-none-match")
+        asked = room.ask("data_image", split=split, number=number, known=known, small=small)
+        tag, kind, content = await while_connected(request, asked)
+        headers = {"cache-control": "private, no-cache", "etag": tag}
+        return Response(content, media_type=kind, headers=headers) if content else Response(None, 304, headers)
+
+    @app.get("/v1/data/{split}/pictures/{number}/image", responses=same_or_wrong, response_class=Response)
+    async def image(request: Request, split: SplitName, number: Number) -> Response:
         """The pixels of a picture, encoded anew as PNG or JPEG."""
         room.require_split(split)
-        kind, content = await room.ask("data_image", split=split, number=number, small=False)
-        return Response(content, media_type=kind, headers=AN_HOUR)
+        return await pixels(request, split, number, small=False)
 
-    @app.get("/v1/data/{split}/pictures/{number}/thumbnail", responses=wrong, response_class=Response)
-    async def thumbnail(split: SplitName, number: Number) -> Response:
+    @app.get("/v1/data/{split}/pictures/{number}/thumbnail", responses=same_or_wrong, response_class=Response)
+    async def thumbnail(request: Request, split: SplitName, number: Number) -> Response:
         """The same, at most 256 pixels wide and high, as JPEG."""
         room.require_split(split)
-        kind, content = await room.ask("data_image", split=split, number=number, small=True)
-        return Response(content, media_type=kind, headers=AN_HOUR)
+        return await pixels(request, split, number, small=True)
 
     @app.get("/v1/data/{split}/pictures/{number}/detections", responses=wrong)
-    async def detections(split: SplitName, number: Number, checkpoint: CheckpointName = None) -> Response:
+    async def detections(
+        request: Request, split: SplitName, number: Number, checkpoint: CheckpointName = None
+    ) -> Response:
         """What the model, or a checkpoint of its run, finds in a picture, from score 0.05 on."""
         room.require_split(split)
-        return Plain(await room.ask("data_detections", split=split, number=number, checkpoint=checkpoint))
+        asked = room.ask("data_detections", split=split, number=number, checkpoint=checkpoint)
+        return Plain(await while_connected(request, asked))
 
     @app.post("/v1/data/{split}/survey", responses=wrong)
     async def begin_survey(split: SplitName) -> Response:
@@ -277,7 +286,8 @@ def _add_run(app: FastAPI, room: DataRoom) -> None:
         """What the model, or a checkpoint of its run, finds in a picture, from score 0.05 on."""
         async with app.state.gate.form(request, most=1) as sent:
             (one,) = sent.pictures
-            found = await room.ask("checkpoint_detections", picture=one.content, name=one.name, checkpoint=checkpoint)
+            asked = room.ask("checkpoint_detections", picture=one.content, name=one.name, checkpoint=checkpoint)
+            found = await while_connected(request, asked)
         return Plain(found)
 
 
