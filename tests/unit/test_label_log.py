@@ -116,7 +116,7 @@ def test_a_log_that_another_program_began_about_other_labels_is_not_continued(tm
 def test_the_corrected_file_is_written_while_others_decide(tmp_path, monkeypatch):
     review, other = log(tmp_path), log(tmp_path)
     review.decide(MOVE, 0)
-    assert review.is_behind
+    assert review.is_behind()
 
     def write(path, text, *, durable):
         other.decide(DELETE, 1)
@@ -126,7 +126,7 @@ def test_the_corrected_file_is_written_while_others_decide(tmp_path, monkeypatch
     assert review.write_corrected() == 1
     monkeypatch.undo()
     assert review.write_corrected() == 2
-    assert not review.is_behind
+    assert not review.is_behind()
     assert len(json.loads(review.corrected.read_text())["annotations"]) == 2
 
 

@@ -116,7 +116,8 @@ class LabelLog:
                     raise Conflict("another window has decided about this object meanwhile; here is what it decided")
             self._require_fitting(correction)
             line = correction.to_json() | {"at": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-            if (before := self.labels_of(correction.image_id).get(correction.annotation)) is not None:
+            if correction.edit != Edit.ADD and correction.annotation is not None:
+                before = self.labels_of(correction.image_id)[correction.annotation]
                 line["was"] = {name: before.get(name) for name in ("category_id", "bbox")}
             return Decision(self._append(line), correction, line["at"], True)
 
@@ -145,7 +146,6 @@ class LabelLog:
         live = [one.correction for one in self.decisions if one.is_live and one.correction.image_id == image_id]
         return corrected(self._of_image.get(image_id, {}), live)
 
-    @property
     def is_behind(self) -> bool:
         """Whether the corrected file lacks decisions, as after a program that was killed."""
         if not self.version or self._written == self.version:

@@ -95,11 +95,8 @@ class DataRoom:
         async with self._opening:
             if split not in self._reviews:
                 labels = await self.ask("split_labels", split=split)
-                classes = self.compute.facts["classes"]
                 try:
-                    self._reviews[split] = await asyncio.to_thread(
-                        LabelReview, survey, labels, classes, self.settings.review
-                    )
+                    self._reviews[split] = await asyncio.to_thread(LabelReview, survey, labels, self.settings.review)
                 except UserError as error:
                     raise Refusal(409, str(error)) from None
                 except OSError as error:
@@ -138,7 +135,7 @@ class DataRoom:
         await asyncio.gather(*self._writing.values(), return_exceptions=True)
         for review in self._reviews.values():
             with suppress(OSError):
-                if await asyncio.to_thread(lambda log=review.log: log.is_behind):
+                if await asyncio.to_thread(review.log.is_behind):
                     await self._write(review)
 
 

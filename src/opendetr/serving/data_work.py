@@ -34,6 +34,7 @@ from opendetr.explanation.matching import explain_matching
 from opendetr.explanation.mistakes import crowds_of, target_of
 from opendetr.images import read_image
 from opendetr.inference.detector import Detector
+from opendetr.labels import LabelMap
 from opendetr.locations import FilePath, file_path
 from opendetr.loss.matcher import CostWeights
 from opendetr.serving.run_files import CHECKPOINTS, checkpoint_names, run_of
@@ -121,10 +122,27 @@ def split_pictures(worker: Any, split: str) -> dict[str, Any]:
 
 
 def split_labels(worker: Any, split: str) -> dict[str, Any]:
-    """The labels of a split for their review: a COCO file's content, its own name of the split, and where it is."""
+    """The labels of a split for their review: a COCO file's content, its own name of the split, and where it is.
+
+    `categories` has the category of every class of the model that the labels have, by its label.
+    """
     found = reviewed_labels(worker.data.source, split)
     folder = found.folder if isinstance(found.folder, Path) else None  # others are not on this machine's disk
-    return {"content": found.content, "split": found.split, "folder": folder, "place": found.folder.name}
+    own, model = (
+        LabelMap.from_categories(found.content["categories"], found.split),
+        worker.detector.description.label_map,
+    )
+    # Labels that are no COCO file get new ids for their classes, and keep the names.
+    by_name, known = dict(zip(own.names, own.category_ids)), set(zip(own.names, own.category_ids))
+    categories = {
+        label: category_id if (name, category_id) in known else by_name[name]
+        for label, (name, category_id) in enumerate(zip(model.names, model.category_ids))
+        if name in by_name
+    }
+    return {
+        "content": found.content, "split": found.split, "folder": folder, "place": found.folder.name,
+        "categories": categories,
+    }  # fmt: skip
 
 
 def data_picture(worker: Any, split: str, number: int) -> dict[str, Any]:
@@ -245,8 +263,7 @@ def survey_picture(worker: Any, split: str, number: int) -> dict[str, Any]:
     of_objects = index.objects.ids[index.objects.reasons == USED][index.starts[number] : index.starts[number + 1]]
     evidence = [
         {**asdict(one), "annotation": None if one.number is None else _plain(of_objects[one.number])}
-        for one in label_evidence(output, target, scoring)
-        if one.number is not None or not _lies_in(one.box_cxcywh, crowds)
+        for one in label_evidence(output, target, scoring, crowds)
     ]
     return {
         "objects": len(matches), "detections": len(found), "missed": dict(missed),
@@ -265,13 +282,6 @@ def _confusions(target: Target, alarms: Sequence[ExplainedDetection]) -> list[tu
     labels = torch.tensor([one.label for one in wrong])
     nearest = torch.where(target.labels[None] == labels[:, None], -1.0, ious).argmax(1)
     return list(zip(target.labels[nearest].tolist(), labels.tolist()))
-
-
-def _lies_in(box_cxcywh: Sequence[float], crowds: Target) -> bool:
-    """Whether half of a box lies in a region with many objects, which have no box each."""
-    box, regions = cxcywh_to_xyxy(torch.tensor(box_cxcywh)), cxcywh_to_xyxy(crowds.boxes_cxcywh.float())
-    shared = (torch.minimum(box[2:], regions[:, 2:]) - torch.maximum(box[:2], regions[:, :2])).clamp(min=0).prod(-1)
-    return bool((shared >= 0.5 * box_cxcywh[2] * box_cxcywh[3]).any())
 
 
 def _all_layers(worker: Any) -> Detector:
