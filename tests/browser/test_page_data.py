@@ -159,6 +159,38 @@ def test_a_box_is_moved_with_arrow_keys(visit, served):
     assert line["bbox"] == pytest.approx([12, 1, 31, 30], abs=0.11)  # the proposal is 10, 10, 30, 30
 
 
+def test_a_box_keeps_its_size_at_the_edge_and_is_there_still_when_it_could_not_be_saved(visit, served):
+    page = visit("review")
+    wait_for_queue(page)
+    choose(page, "Badly placed")
+    page.keyboard.press("m")
+    page.get_by_text("Drag the box").wait_for()
+    for _ in range(3):
+        page.keyboard.press("Alt+ArrowUp")
+    page.route("**/decisions", lambda route: route.fulfill(status=503, json={"error": "another program writes"}))
+    page.keyboard.press("Enter")
+    page.get_by_role("alert").get_by_text("another program writes").wait_for()
+    page.unroute("**/decisions")
+    page.keyboard.press("Enter")
+    page.get_by_text("1 of 4 decided").wait_for()
+    (line,) = served.decisions()
+    assert line["bbox"] == pytest.approx([10, 0, 30, 30], abs=0.06)
+
+
+def test_a_file_that_cannot_be_written_is_said_and_the_decision_is_kept(visit, served, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("opendetr.data.label_log.write_text", full)
+    page = visit("review")
+    wait_for_queue(page)
+    page.keyboard.press("a")
+    page.get_by_text("1 of 4 decided").wait_for()
+    page.keyboard.press("a")
+    page.get_by_text("No space left on device").wait_for()
+    assert len(served.decisions()) == 2
+
+
 def test_a_box_is_drawn_and_changed_with_the_mouse(visit, served):
     page = visit("review")
     wait_for_queue(page)

@@ -268,6 +268,7 @@ export const words = {
   "review.surveying": "模型已检测 {pictures} 张图像中的 {done} 张，可能还会有新项。",
   "review.saved": "{count} 处改正已写入 {file}。",
   "review.unsaved": "改正将写入 {file}；源文件不会被修改。",
+  "review.left_out": "另有 {count} 项无法显示：标注中没有该类别，或目标小于一个像素。",
   "review.waiting": "模型正在检测图像 …",
   "review.nothing": "没有可疑的标注",
   "review.why_missing": "模型在此检测到 {name}（得分 {score}），但没有标注。",
