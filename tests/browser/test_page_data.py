@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import time
 from pathlib import Path
 
@@ -257,6 +258,17 @@ def test_a_picture_through_time_and_curves_while_the_run_goes_on(visit, served):
     add_lines(served.run, [{"kind": "val", "epoch": 2.0, "step": 20, "seconds": 9.0, "val_AP": 0.25, "val_AP50": 0.5}])
     page.get_by_text("Epoch 2.00, step 20").wait_for()
     page.get_by_text("AP on val", exact=True).wait_for()
+
+
+def test_a_new_checkpoint_enlarges_the_slider_and_leaves_a_half_typed_number(visit, served):
+    page = visit("learning")
+    page.get_by_text("epoch 2", exact=True).wait_for()
+    page.locator("li[role=option]").first.wait_for()
+    page.get_by_label("Picture number").fill("7")
+    shutil.copytree(served.run / "checkpoints" / "epoch-0002", served.run / "checkpoints" / "epoch-0003")
+    page.get_by_text("epoch 3", exact=True).wait_for()
+    assert page.get_by_label("Picture number").input_value() == "7"
+    assert page.evaluate("document.activeElement.type") == "number"
 
 
 def test_a_run_without_a_model_shows_its_curves_until_it_has_one(visit, served):
