@@ -222,11 +222,11 @@ def test_a_new_server_goes_on_with_the_decisions(ask, served, tmp_path):
 @pytest.mark.parametrize(
     ("body", "status"),
     [
-        (b"no json", 422), (b"[1]", 422), (b"{}", 422), (b'{"version": 0}', 422),
+        (b"no json", 400), (b"[1]", 422), (b"{}", 422), (b'{"version": 0}', 422),
         (b'{"version": -1, "decision": {}}', 422),
         (b'{"version": 0, "decision": {"edit": "class", "image_id": 101, "annotation": 2, "category_id": 9}}', 422),
         (b'{"version": 0, "decision": {"edit": "add", "image_id": 101, "category_id": 3, "bbox": [1, 1, 2]}}', 422),
-        (b"[" * 100_000, 413), (b"[" * 10_000, 422),
+        (b"[" * 100_000, 413), (b"[" * 10_000, 400),
     ],
 )  # fmt: skip
 def test_what_is_no_decision_changes_nothing(untouched, body, status):

@@ -1,8 +1,8 @@
 """The routes of a data set, its gallery and its label review, and of a run. Pictures are asked for by numbers."""
 
 import asyncio
-import json
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Annotated, Any
 
 from opendetr.data.label_log import Conflict
@@ -170,7 +170,8 @@ def _add_pictures(app: FastAPI, room: DataRoom) -> None:
         if sort not in SORTS:
             raise Refusal(422, f"sort: expected one of {', '.join(SORTS)}")
         survey = await room.survey(split)
-        chosen = survey.sorted(sort, None if true is None or found is None else (true, found))
+        confusion = None if true is None or found is None else (true, found)
+        chosen = await asyncio.to_thread(survey.sorted, sort, confusion)
         listed = [survey.listed(number) for number in chosen[offset : offset + limit]]
         return Plain({"total": len(chosen), "pictures": listed})
 
@@ -214,12 +215,12 @@ def _add_pictures(app: FastAPI, room: DataRoom) -> None:
         """Begin to pass every picture of a split through the model, while it has nothing else to do."""
         survey = await room.survey(split)
         survey.start()
-        return Plain(survey.progress())
+        return Plain(await asyncio.to_thread(survey.progress))
 
     @app.get("/v1/data/{split}/survey", responses=wrong)
     async def survey(split: SplitName) -> Response:
         """How far that is; objects missed and false alarms by kind, and confusions of classes."""
-        return Plain((await room.survey(split)).progress())
+        return Plain(await asyncio.to_thread((await room.survey(split)).progress))
 
 
 def _add_review(app: FastAPI, room: DataRoom) -> None:
@@ -229,7 +230,8 @@ def _add_review(app: FastAPI, room: DataRoom) -> None:
     async def review(split: SplitName, offset: Offset = 0, limit: Limit = 200) -> Response:
         """Labels that may be wrong, the likeliest first, with what is proposed and what is decided."""
         found = await room.review(split)
-        return Plain(await asyncio.to_thread(found.state, offset, limit))
+        with _failures():
+            return Plain(await asyncio.to_thread(found.state, offset, limit))
 
     @app.get("/v1/review/{split}/pictures/{number}", responses=wrong)
     async def labels(split: SplitName, number: Number) -> Response:
@@ -237,12 +239,13 @@ def _add_review(app: FastAPI, room: DataRoom) -> None:
         found = await room.review(split)
         if number >= len(found.survey.names):
             raise Refusal(404, f"split '{split}' has the pictures 0 to {len(found.survey.names) - 1}")
-        return Plain(found.picture(number))
+        with _failures():
+            return Plain(await asyncio.to_thread(found.picture, number))
 
     @app.post("/v1/review/{split}/decisions", responses=wrong, openapi_extra=_DECIDING)
     async def decide(request: Request, split: SplitName) -> Response:
         """Decide about a label; when this answers, the decision is on the disk."""
-        body = await _json_of(request)
+        body = await app.state.gate.json(request, MOST_BYTES)
         found = await room.review(split)
         with _failures():
             made = await asyncio.to_thread(found.log.decide, _object_in(body, "decision"), _version_in(body))
@@ -252,7 +255,7 @@ def _add_review(app: FastAPI, room: DataRoom) -> None:
     @app.post("/v1/review/{split}/undo", responses=wrong, openapi_extra=_UNDOING)
     async def undo(request: Request, split: SplitName) -> Response:
         """Undo the latest decision that counts."""
-        body = await _json_of(request)
+        body = await app.state.gate.json(request, MOST_BYTES)
         found = await room.review(split)
         with _failures():
             undone = await asyncio.to_thread(found.log.undo, _version_in(body))
@@ -288,35 +291,24 @@ def _add_run(app: FastAPI, room: DataRoom) -> None:
         return Plain(found)
 
 
-class _failures:  # noqa: N801 - used as a function
-    """Turn what a log raises into answers."""
+@contextmanager
+def _failures() -> Iterator[None]:
+    """Turn what a log raises into answers.
 
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, Conflict):
-            raise Refusal(409, str(error)) from None
-        if isinstance(error, UserError):
-            raise Refusal(422, str(error)) from None
-        if isinstance(error, TimeoutError):  # of the lock
-            raise Refusal(503, "another program writes the decisions; send again", retry_after=COME_AGAIN) from None
-        if isinstance(error, OSError):
-            raise Refusal(500, f"the decision cannot be written ({error.strerror or type(error).__name__})") from None
-
-
-async def _json_of(request: Request) -> dict[str, Any]:
-    """The JSON object in a small body; Refusal where it is none, or too large."""
-    content = b""
-    async for part in request.stream():
-        content += part
-        if len(content) > MOST_BYTES:
-            raise Refusal(413, f"expected at most {MOST_BYTES} bytes")
+    Raises:
+        Refusal: instead.
+    """
     try:
-        found = json.loads(content)
-    except (ValueError, RecursionError):
-        raise Refusal(422, "the body is no JSON") from None
-    return _object_in({"the body": found}, "the body")
+        yield
+    except Conflict as error:
+        raise Refusal(409, str(error)) from None
+    except UserError as error:
+        raise Refusal(422, str(error)) from None
+    except TimeoutError:  # of the lock
+        raise Refusal(503, "another program writes the decisions; send again", retry_after=COME_AGAIN) from None
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise Refusal(500, f"the decisions cannot be read or written ({reason})") from None
 
 
 def _object_in(values: dict[str, Any], name: str) -> dict[str, Any]:

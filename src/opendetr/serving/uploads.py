@@ -1,10 +1,11 @@
 """Pictures and fields of a request (multipart/form-data), read with limits that hold while they arrive."""
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from opendetr.serving.packages import ClientDisconnect, MultiPartException, MultiPartParser, Request, UploadFile
 from opendetr.serving.refusal import Refusal
@@ -75,6 +76,26 @@ class Gate:
             raise Refusal(400, "the request ended before its body was complete") from None
         finally:
             self.held -= taken
+
+    async def json(self, request: Request, most: int | None = None) -> dict[str, Any]:
+        """The JSON object in the body of a request, of at most so many bytes where that is less than the limit.
+
+        Raises:
+            Refusal: as of `body`; or it is none.
+        """
+        content = bytearray()
+        async with self.body(request) as pieces:
+            async for piece in pieces:
+                content += piece
+                if most is not None and len(content) > most:
+                    raise Refusal(413, f"expected at most {most} bytes")
+        try:
+            found = json.loads(content)
+        except (ValueError, RecursionError):
+            raise Refusal(400, "the body is no JSON") from None
+        if not isinstance(found, dict):
+            raise Refusal(422, "the body: expected a JSON object")
+        return found
 
     @asynccontextmanager
     async def form(
