@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import time
 from pathlib import Path
 
@@ -159,6 +160,38 @@ def test_a_box_is_moved_with_arrow_keys(visit, served):
     assert line["bbox"] == pytest.approx([12, 1, 31, 30], abs=0.11)  # the proposal is 10, 10, 30, 30
 
 
+def test_a_box_keeps_its_size_at_the_edge_and_is_there_still_when_it_could_not_be_saved(visit, served):
+    page = visit("review")
+    wait_for_queue(page)
+    choose(page, "Badly placed")
+    page.keyboard.press("m")
+    page.get_by_text("Drag the box").wait_for()
+    for _ in range(3):
+        page.keyboard.press("Alt+ArrowUp")
+    page.route("**/decisions", lambda route: route.fulfill(status=503, json={"error": "another program writes"}))
+    page.keyboard.press("Enter")
+    page.get_by_role("alert").get_by_text("another program writes").wait_for()
+    page.unroute("**/decisions")
+    page.keyboard.press("Enter")
+    page.get_by_text("1 of 4 decided").wait_for()
+    (line,) = served.decisions()
+    assert line["bbox"] == pytest.approx([10, 0, 30, 30], abs=0.06)
+
+
+def test_a_file_that_cannot_be_written_is_said_and_the_decision_is_kept(visit, served, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("opendetr.data.label_log.write_text", full)
+    page = visit("review")
+    wait_for_queue(page)
+    page.keyboard.press("a")
+    page.get_by_text("1 of 4 decided").wait_for()
+    page.keyboard.press("a")
+    page.get_by_text("No space left on device").wait_for()
+    assert len(served.decisions()) == 2
+
+
 def test_a_box_is_drawn_and_changed_with_the_mouse(visit, served):
     page = visit("review")
     wait_for_queue(page)
@@ -225,6 +258,17 @@ def test_a_picture_through_time_and_curves_while_the_run_goes_on(visit, served):
     add_lines(served.run, [{"kind": "val", "epoch": 2.0, "step": 20, "seconds": 9.0, "val_AP": 0.25, "val_AP50": 0.5}])
     page.get_by_text("Epoch 2.00, step 20").wait_for()
     page.get_by_text("AP on val", exact=True).wait_for()
+
+
+def test_a_new_checkpoint_enlarges_the_slider_and_leaves_a_half_typed_number(visit, served):
+    page = visit("learning")
+    page.get_by_text("epoch 2", exact=True).wait_for()
+    page.locator("li[role=option]").first.wait_for()
+    page.get_by_label("Picture number").fill("7")
+    shutil.copytree(served.run / "checkpoints" / "epoch-0002", served.run / "checkpoints" / "epoch-0003")
+    page.get_by_text("epoch 3", exact=True).wait_for()
+    assert page.get_by_label("Picture number").input_value() == "7"
+    assert page.evaluate("document.activeElement.type") == "number"
 
 
 def test_a_run_without_a_model_shows_its_curves_until_it_has_one(visit, served):

@@ -118,6 +118,37 @@ def test_a_picture_that_cannot_be_read_ends_no_survey(ask, served):
     assert "4.png" in found["problems"][0]
 
 
+def test_no_answer_says_where_the_data_set_is(ask, served):
+    (served.data / "images" / "4.png").write_bytes(b"no picture")
+    (served.data / "images" / "6.png").unlink()
+    Image.new("RGB", (WIDTH + 1, HEIGHT)).save(served.data / "images" / "5.png")
+    (served.data / "annotations" / "test.json").write_text("{}")
+    surveyed(ask)
+    pictures = [f"v1/data/val/pictures/{number}" for number in (4, 5, 6)]
+    paths = ["v1/model", "v1/data", "v1/data/val/survey", "v1/data/val/pictures", "v1/review/val", "v1/run"]
+    paths += [one + rest for one in pictures for rest in ("", "/image", "/thumbnail", "/detections")]
+    with review_server(served.data.parent) as again:
+        answers = [ask.get(path) for path in paths] + [
+            httpx.get(again.address + path) for path in ("v1/data", "v1/model")
+        ]
+    assert {answer.status_code for answer in answers} >= {200, 422}
+    assert "4.png" in answers[paths.index("v1/data/val/pictures/4/image")].json()["error"]
+    for answer in answers:
+        assert str(served.data.parent).encode() not in answer.content, answer.url
+
+
+def test_a_picture_is_kept_by_browsers_until_its_file_changes(ask, served):
+    for kind in ("image", "thumbnail"):
+        path = f"v1/data/val/pictures/0/{kind}"
+        first = ask.get(path)
+        assert first.headers["cache-control"] == "private, no-cache"
+        again = ask.get(path, headers={"if-none-match": f'"other", W/{first.headers["etag"]}'})
+        assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", first.headers["etag"])
+    Image.new("RGB", (WIDTH, HEIGHT), (9, 9, 9)).save(served.data / "images" / "0.png", compress_level=0)
+    changed = ask.get(path, headers={"if-none-match": first.headers["etag"]})
+    assert (changed.status_code, changed.headers["etag"] != first.headers["etag"]) == (200, True)
+
+
 def test_the_queue_names_each_fault_with_what_would_mend_it(ask):
     found = reviewed(ask)
     by_picture = {one["picture"]: one for one in found["queue"]}
@@ -181,6 +212,7 @@ def test_a_new_server_goes_on_with_the_decisions(ask, served, tmp_path):
     (served.data / "annotations" / "val.corrected.json").unlink(missing_ok=True)  # as if killed before it was written
     with review_server(tmp_path) as again:
         state = httpx.get(f"{again.address}v1/review/val").json()
+        assert not (served.data / "annotations" / "val.corrected.json").exists()  # whoever looks writes nothing
         labels = httpx.get(f"{again.address}v1/review/val/pictures/{one['picture']}").json()["objects"]
     assert (state["version"], state["live"], state["decided"]) == (1, 1, 1)
     assert [label["name"] for label in labels].count(one["class"]) == 1
@@ -190,11 +222,11 @@ def test_a_new_server_goes_on_with_the_decisions(ask, served, tmp_path):
 @pytest.mark.parametrize(
     ("body", "status"),
     [
-        (b"no json", 422), (b"[1]", 422), (b"{}", 422), (b'{"version": 0}', 422),
+        (b"no json", 400), (b"[1]", 422), (b"{}", 422), (b'{"version": 0}', 422),
         (b'{"version": -1, "decision": {}}', 422),
         (b'{"version": 0, "decision": {"edit": "class", "image_id": 101, "annotation": 2, "category_id": 9}}', 422),
         (b'{"version": 0, "decision": {"edit": "add", "image_id": 101, "category_id": 3, "bbox": [1, 1, 2]}}', 422),
-        (b"[" * 100_000, 413), (b"[" * 10_000, 422),
+        (b"[" * 100_000, 413), (b"[" * 10_000, 400),
     ],
 )  # fmt: skip
 def test_what_is_no_decision_changes_nothing(untouched, body, status):

@@ -27,8 +27,8 @@ def target(*objects):
 
 def suspects(output, *objects, others=40):
     """The queue of a split with this picture, and others in which the same answers are right."""
-    right = label_evidence(answers([(CAT, NEARBY), (DOG, FAR)]), target((0, HERE), (1, FAR)), FocalScoring())
-    pictures = [(0, label_evidence(output, target(*objects), FocalScoring()))]
+    right = label_evidence(answers([(CAT, NEARBY), (DOG, FAR)]), target((0, HERE), (1, FAR)), FocalScoring(), target())
+    pictures = [(0, label_evidence(output, target(*objects), FocalScoring(), target()))]
     found = rank_suspects([*pictures, *((number, right) for number in range(1, others + 1))])
     assert all(one.picture == 0 for one in found)
     return [(one.fault, one.evidence.number) for one in found]
@@ -59,15 +59,15 @@ def test_a_label_of_nothing():
 
 
 def test_layers_that_disagree_weaken_an_answer():
-    sure = label_evidence(answers([(CAT, HERE)], [(CAT, HERE)]), target((1, HERE)), FocalScoring())
-    late = label_evidence(answers([(NOTHING, HERE)], [(CAT, HERE)]), target((1, HERE)), FocalScoring())
+    sure = label_evidence(answers([(CAT, HERE)], [(CAT, HERE)]), target((1, HERE)), FocalScoring(), target())
+    late = label_evidence(answers([(NOTHING, HERE)], [(CAT, HERE)]), target((1, HERE)), FocalScoring(), target())
     assert sure[0].score == pytest.approx(0.9)
     assert late[0].score == pytest.approx((0.01 + 0.9) / 2)
 
 
 def test_each_query_speaks_about_one_object():
     """Of two labels at one place, one has the only query, and the other has none."""
-    found = label_evidence(answers([(CAT, HERE), (DOG, FAR)]), target((0, HERE), (0, NEARBY)), FocalScoring())
+    found = label_evidence(answers([(CAT, HERE), (DOG, FAR)]), target((0, HERE), (0, NEARBY)), FocalScoring(), target())
     assert [one.query for one in found] == [0, None, 1]
 
 
@@ -77,9 +77,9 @@ def test_pictures_without_labels_and_more_labels_than_queries(scoring):
     output = DetrOutput(
         torch.zeros(2, 1, 3, classes), torch.rand(2, 1, 3, 4, generator=torch.Generator().manual_seed(0))
     )
-    assert len(label_evidence(output, target(), scoring)) == 3
+    assert len(label_evidence(output, target(), scoring, target())) == 3
     many = target(*[(0, [0.1 * (1 + number), 0.5, 0.05, 0.3]) for number in range(5)])
-    assert [one.number for one in label_evidence(output, many, scoring)][:5] == [0, 1, 2, 3, 4]
+    assert [one.number for one in label_evidence(output, many, scoring, target())][:5] == [0, 1, 2, 3, 4]
 
 
 def evidence(number, query, given_label, label, score, given=0.0, iou=0.9):
@@ -105,3 +105,11 @@ def test_the_queue_does_not_depend_on_the_order_of_the_pictures():
         (2, [evidence(0, 1, 0, 0, 0.9, 0.9, 0.4)]),
     ]
     assert rank_suspects(pictures) == rank_suspects(pictures[::-1])
+
+
+def test_what_is_found_in_a_crowd_lacks_no_label():
+    output = answers([(CAT, HERE), (DOG, FAR)])
+    crowd = target((0, [0.35, 0.3, 0.2, 0.2]))  # three quarters of HERE lie in it
+    assert [one.label for one in label_evidence(output, target(), FocalScoring(), crowd)] == [1]
+    labelled = label_evidence(output, target((0, HERE)), FocalScoring(), crowd)
+    assert [one.number for one in labelled] == [0, None]

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from opendetr.data.corrections import annotation_ids
+from opendetr.data.corrections import Correction, Edit, annotation_ids, corrected
 from opendetr.data.door import load_index, split_names
 from opendetr.data.label_log import Conflict, LabelLog, writable_folder
 from opendetr.data.reviewed_labels import reviewed_labels
 from opendetr.data.source import DataSource
 from opendetr.errors import UserError
+from opendetr.files import write_text
 
 BOX, ELSEWHERE = [10.0, 20.0, 30.0, 40.0], [60.0, 5.0, 20.0, 20.0]
 
@@ -69,6 +70,64 @@ def test_without_decisions_nothing_is_written(tmp_path):
     assert log(tmp_path).write_corrected() == 0
     assert log(tmp_path).corrected_labels() == labels()
     assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")] == []
+
+
+def test_a_corrected_file_without_its_decisions_is_not_overwritten(tmp_path):
+    review = log(tmp_path)
+    review.decide(MOVE, 0)
+    review.write_corrected()
+    review.path.unlink()
+    before = review.corrected.read_bytes()
+    assert review.write_corrected() == 0
+    for refused in (lambda: log(tmp_path), lambda: review.decide(DELETE, 0)):
+        with pytest.raises(UserError, match=r"without its decisions, train\.decisions\.jsonl"):
+            refused()
+    review.path.write_text("")
+    with pytest.raises(UserError, match="without its decisions"):
+        log(tmp_path)
+    assert review.corrected.read_bytes() == before
+
+
+def test_decisions_say_about_which_labels_they_are(tmp_path):
+    review = log(tmp_path)
+    review.decide(MOVE, 0)
+    review.decide(add(), 1)
+    first, second = (json.loads(line) for line in review.path.read_text().splitlines())
+    assert first["was"] == {"category_id": 1, "bbox": BOX}
+    assert "was" not in second
+    changed = labels()
+    changed["annotations"][2]["bbox"] = ELSEWHERE
+    with pytest.raises(UserError, match="have changed since"):
+        LabelLog(changed, "train", tmp_path)
+    review.path.write_text(json.dumps({name: value for name, value in first.items() if name != "source"}) + "\n")
+    with pytest.raises(UserError, match="have changed since"):
+        log(tmp_path)
+
+
+def test_a_log_that_another_program_began_about_other_labels_is_not_continued(tmp_path):
+    changed = labels() | {"info": {}}
+    one, other = log(tmp_path), LabelLog(changed, "train", tmp_path)
+    one.decide(MOVE, 0)
+    with pytest.raises(UserError, match="have changed since"):
+        other.decide(DELETE, 1)
+    assert one.version == 1
+
+
+def test_the_corrected_file_is_written_while_others_decide(tmp_path, monkeypatch):
+    review, other = log(tmp_path), log(tmp_path)
+    review.decide(MOVE, 0)
+    assert review.is_behind()
+
+    def write(path, text, *, durable):
+        other.decide(DELETE, 1)
+        write_text(path, text, durable=durable)
+
+    monkeypatch.setattr("opendetr.data.label_log.write_text", write)
+    assert review.write_corrected() == 1
+    monkeypatch.undo()
+    assert review.write_corrected() == 2
+    assert not review.is_behind()
+    assert len(json.loads(review.corrected.read_text())["annotations"]) == 2
 
 
 def test_undoing_goes_back_step_by_step_also_after_a_restart(tmp_path):
@@ -193,6 +252,8 @@ def test_killed_anywhere_all_that_was_decided_is_there(tmp_path):
         ({"edit": "add", "image_id": 1, "category_id": 77, "bbox": BOX}, "category 77"),
         ({"edit": "delete", "image_id": 7, "annotation": 77}, "annotation 77"),
         ({"edit": "delete", "image_id": 77, "annotation": 9}, "image 77"),
+        ({"edit": "delete", "image_id": 1, "annotation": 5}, "image 1 of split 'train' has no annotation 5"),
+        ({"edit": "keep", "image_id": 1, "annotation": 5}, "has no annotation 5"),
         ({"edit": "delete", "image_id": [1], "annotation": 9}, "no id"),
     ],
 )
@@ -200,6 +261,27 @@ def test_what_fits_no_label_is_refused_in_a_sentence(tmp_path, wrong, said):
     with pytest.raises(UserError, match=said):
         log(tmp_path).decide(wrong, 0)
     assert not log(tmp_path).path.exists()
+
+
+def test_an_added_object_that_was_undone_and_one_that_was_deleted_are_there_no_more(tmp_path):
+    review = log(tmp_path)
+    new = review.decide(add(), 0).correction.annotation
+    review.undo(1)
+    with pytest.raises(UserError, match=f"no annotation {new}, or none any more"):
+        review.decide({"edit": "move", "image_id": 1, "annotation": new, "bbox": BOX}, 2)
+    review.decide(DELETE, 2)
+    with pytest.raises(UserError, match="no annotation 9, or none any more"):
+        review.decide({**DELETE, "edit": "keep"}, 3)
+
+
+def test_a_correction_of_another_pictures_annotation_and_one_that_adds_an_id_again_change_nothing():
+    annotations = {one["id"]: one for one in labels()["annotations"]}
+    wrong = [
+        Correction(Edit.DELETE, 1, 5),
+        Correction(Edit.MOVE, 7, 3, bbox=tuple(ELSEWHERE)),
+        Correction(Edit.ADD, 1, 9, 2, tuple(BOX)),
+    ]
+    assert corrected(annotations, wrong) == annotations
 
 
 def test_ids_are_those_that_readers_give_and_each_is_there_once():

@@ -76,7 +76,8 @@ def corrected(
     """COCO annotations by their ids with the corrections made, in their order; all else is as it was.
 
     A box that is moved gets its own area, and loses the polygon or mask that outlined the old one. A correction of an
-    annotation that is not there (any more) changes nothing.
+    annotation that is not there (any more), or is one of another picture, changes nothing; nor does one that would add
+    an id again.
     """
     annotations = dict(annotations)
     for one in corrections:
@@ -87,12 +88,14 @@ def corrected(
             continue
         if one.edit == Edit.ADD:
             new = {"id": own_id, "image_id": one.image_id, "category_id": one.category_id}
-            annotations[own_id] = new | box | {"iscrowd": 0}
-        elif own_id in annotations and one.edit == Edit.DELETE:
+            annotations.setdefault(own_id, new | box | {"iscrowd": 0})
+        elif own_id not in annotations or id_of(annotations[own_id], "image_id") != one.image_id:
+            continue
+        elif one.edit == Edit.DELETE:
             del annotations[own_id]
-        elif own_id in annotations and one.edit == Edit.CLASS:
+        elif one.edit == Edit.CLASS:
             annotations[own_id] = {**annotations[own_id], "category_id": one.category_id}
-        elif own_id in annotations and one.edit == Edit.MOVE:
+        elif one.edit == Edit.MOVE:
             kept = {name: value for name, value in annotations[own_id].items() if name != "segmentation"}
             annotations[own_id] = kept | box
     return annotations
@@ -119,6 +122,14 @@ def annotation_ids(coco: Mapping[str, Any]) -> list[RawId]:
             f"labels can be reviewed"
         )
     return ids
+
+
+def id_of(entry: Mapping[str, Any], name: str = "id") -> RawId | None:
+    """The id of an entry of a COCO file; None where it is none, which no decision can name."""
+    try:
+        return raw_id(entry.get(name))
+    except ValueError:
+        return None
 
 
 def iou_xywh(one: Sequence[float], other: Sequence[float]) -> float:

@@ -1,14 +1,16 @@
 """The log of a label review: every decision is on the disk before it counts, and can be undone; nothing is overwritten.
 
 A line of `SPLIT.decisions.jsonl` is a decision, or the undoing of one. `SPLIT.corrected.json`, beside it, is the labels
-with the decisions made; it follows from source and log, and is written anew whenever the log has grown.
+with the decisions made; it follows from source and log, and is written anew whenever the log has grown. The first line
+tells by a fingerprint of what labels the log is: to others it says nothing.
 """
 
+import hashlib
 import json
 import os
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +18,10 @@ from typing import Any
 
 from filelock import FileLock
 
-from opendetr.data.corrections import ENDING, Correction, Edit, annotation_ids, corrected
+from opendetr.data.corrections import ENDING, Correction, Edit, annotation_ids, corrected, id_of
 from opendetr.errors import UserError
 from opendetr.files import append_line, read_json_lines, sync, write_text
-from opendetr.raw_values import RawId, next_free, raw_id
+from opendetr.raw_values import RawId, next_free
 
 WAITED = 5.0  # seconds for another program that writes a decision
 
@@ -48,7 +50,10 @@ class LabelLog:
     Args:
         coco: the labels of the split as the content of a COCO file.
         split: its name.
-        folder: where the files are.
+        folder: where the files are, once something is decided.
+
+    Raises:
+        UserError: the decisions there are about other labels, or a corrected file is there without them.
     """
 
     def __init__(self, coco: Mapping[str, Any], split: str, folder: Path) -> None:
@@ -58,12 +63,14 @@ class LabelLog:
         self._first_id = next_free(self._annotations)
         self._of_image: dict[Any, dict[RawId, Mapping[str, Any]]] = defaultdict(dict)
         for own_id, one in self._annotations.items():
-            self._of_image[_id(one, "image_id")][own_id] = one
-        self._sizes = {_id(one): (one.get("width"), one.get("height")) for one in coco["images"]}
-        self._categories = {_id(one) for one in coco["categories"]}
+            self._of_image[id_of(one, "image_id")][own_id] = one
+        self._sizes = {id_of(one): (one.get("width"), one.get("height")) for one in coco["images"]}
+        self._categories = {id_of(one) for one in coco["categories"]}
         self._seen: tuple[int, int] | None = None
         self._lines: list[dict[str, Any]] = []
         self._written = -1  # lines that the corrected file holds
+        self._fingerprint = _fingerprint(coco)
+        self._require_own()
 
     @property
     def version(self) -> int:
@@ -92,7 +99,7 @@ class LabelLog:
             UserError: what is decided fits neither the labels nor a picture of the split.
             Conflict: another one has decided about the same meanwhile.
         """
-        with self._held():
+        with _locked(self.path):
             values = dict(values)
             if values.get("edit") == Edit.ADD:
                 values["annotation"] = self._first_id + self.version
@@ -100,7 +107,6 @@ class LabelLog:
                 correction = Correction.from_json(values)
             except ValueError as error:
                 raise UserError(f"this is no decision: {error}") from None
-            self._require_fitting(correction)
             place = correction.bbox or (0, 0, 0, 0)
             about = None if correction.edit == Edit.ADD else correction.annotation
             for other in self.decisions:
@@ -108,7 +114,11 @@ class LabelLog:
                     correction.image_id, about, place
                 ):  # fmt: skip
                     raise Conflict("another window has decided about this object meanwhile; here is what it decided")
+            self._require_fitting(correction)
             line = correction.to_json() | {"at": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+            if correction.edit != Edit.ADD and correction.annotation is not None:
+                before = self.labels_of(correction.image_id)[correction.annotation]
+                line["was"] = {name: before.get(name) for name in ("category_id", "bbox")}
             return Decision(self._append(line), correction, line["at"], True)
 
     def undo(self, version: int) -> Decision | None:
@@ -117,7 +127,7 @@ class LabelLog:
         Raises:
             Conflict: the log has grown since its `version` lines were seen.
         """
-        with self._held():
+        with _locked(self.path):
             live = [one for one in self.decisions if one.is_live]
             if version != self.version:
                 raise Conflict("another window has decided or undone meanwhile; nothing was undone")
@@ -136,16 +146,41 @@ class LabelLog:
         live = [one.correction for one in self.decisions if one.is_live and one.correction.image_id == image_id]
         return corrected(self._of_image.get(image_id, {}), live)
 
+    def is_behind(self) -> bool:
+        """Whether the corrected file lacks decisions, as after a program that was killed."""
+        if not self.version or self._written == self.version:
+            return False
+        return not self.corrected.exists() or self.corrected.stat().st_mtime_ns < self.path.stat().st_mtime_ns
+
     def write_corrected(self) -> int:
-        """Write the corrected file where the log has grown since; returns how many lines of the log it holds."""
-        if not self.path.exists() and not self.corrected.exists():
+        """Write the corrected file where the log has grown since; returns how many lines of the log it holds.
+
+        Nothing is written without a decision. Others may decide while it is written.
+        """
+        if not self.version:
             return 0
-        with self._held():
-            version = self.version
+        with _locked(self.corrected):  # of two programs, the one that writes later has read later
+            with _locked(self.path):
+                version, labels = self.version, self.corrected_labels()
             if version != self._written:
-                write_text(self.corrected, json.dumps(self.corrected_labels()) + "\n", durable=True)
+                write_text(self.corrected, "".join(_json_pieces(labels)), durable=True)
             self._written = version
         return version
+
+    def _require_own(self) -> None:
+        """Check that the files there are about these labels."""
+        log, file, split = self.path.name, self.corrected.name, self.split
+        if not self.version:
+            if self.corrected.exists():
+                raise UserError(
+                    f"{file} is there without its decisions, {log}, and would be overwritten: put the decisions beside "
+                    f"it to continue, or rename {file} to begin anew"
+                )
+        elif self._read()[0].get("source") != self._fingerprint:
+            raise UserError(
+                f"the decisions in {log} are about other labels: those of split '{split}' have changed since. Put the "
+                f"old labels back to continue, or move {log} and {file} away to begin anew"
+            )
 
     def _require_fitting(self, one: Correction) -> None:
         """Check what a decision names against the labels."""
@@ -153,14 +188,11 @@ class LabelLog:
             raise UserError(f"image {one.image_id} is not in split '{self.split}'; reload the page")
         if one.category_id is not None and one.category_id not in self._categories:
             raise UserError(f"category {one.category_id} is not in split '{self.split}'; choose one of its classes")
-        added = {other.correction.annotation for other in self.decisions if other.correction.edit == Edit.ADD}
-        if (
-            one.edit != Edit.ADD
-            and one.annotation is not None
-            and one.annotation not in self._annotations
-            and one.annotation not in added
-        ):
-            raise UserError(f"annotation {one.annotation} is not in split '{self.split}'; reload the page")
+        if one.edit != Edit.ADD and one.annotation is not None and one.annotation not in self.labels_of(one.image_id):
+            raise UserError(
+                f"image {one.image_id} of split '{self.split}' has no annotation {one.annotation}, or none any more; "
+                f"reload the page"
+            )
         width, height = self._sizes[one.image_id]
         if one.bbox is not None and isinstance(width, int) and isinstance(height, int):
             x, y, w, h = one.bbox
@@ -168,9 +200,10 @@ class LabelLog:
                 raise UserError(f"the box {list(one.bbox)} lies outside its picture of {width}x{height} pixels")
 
     def _append(self, line: Mapping[str, Any]) -> int:
+        self._require_own()  # another program may have begun it
         number = self.version
         self._cut_incomplete_line()
-        append_line(self.path, json.dumps(line))
+        append_line(self.path, json.dumps(line if number else {"source": self._fingerprint, **line}))
         sync(self.path)
         if not number:
             sync(self.path.parent)
@@ -197,33 +230,51 @@ class LabelLog:
             self._lines, self._seen = [one for one in values if isinstance(one, dict)], seen
         return self._lines
 
-    def _held(self) -> FileLock:
-        return FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=WAITED)
+
+def _locked(path: Path) -> FileLock:
+    """No two programs write a file at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(path.with_name(f".{path.name}.lock"), timeout=WAITED)
+
+
+def _fingerprint(coco: Mapping[str, Any]) -> str:
+    """Tells the content of a COCO file from any other."""
+    digest = hashlib.blake2b(digest_size=16)
+    for piece in _json_pieces(coco):
+        digest.update(piece.encode())
+    return digest.hexdigest()
+
+
+def _json_pieces(values: Mapping[str, Any]) -> Iterator[str]:
+    """A COCO file in pieces, an entry a line: encoding one large text would stop all other threads meanwhile."""
+    before = "{"
+    for name, value in values.items():
+        yield f"{before}{json.dumps(name)}: "
+        before = ",\n"
+        if isinstance(value, list) and value:
+            for number, one in enumerate(value):
+                yield f"{',' if number else '['}\n{json.dumps(one)}"
+            yield "]"
+        else:
+            yield json.dumps(value)
+    yield "}\n"
 
 
 def writable_folder(folder: Path, asked: Path | None) -> Path:
     """The folder of a review's files: the one that is asked for by `--review`, else that of the labels.
 
+    It is made with the first decision.
+
     Raises:
         UserError: it cannot be written.
     """
     chosen = asked or folder
-    try:
-        chosen.mkdir(parents=True, exist_ok=True)
-        with_name = chosen / f".opendetr-review.{os.getpid()}.tmp"
-        with_name.touch()
-        with_name.unlink()
-    except OSError as error:
+    there = chosen
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
         raise UserError(
-            f"{chosen} cannot be written ({error.strerror}), so no label can be reviewed: give a folder for the "
-            f"decisions and the corrected file by --review DIR"
-        ) from None
+            f"the folder {chosen.name} cannot be written, so no label can be reviewed: give a folder for the decisions "
+            f"and the corrected file by --review DIR"
+        )
     return chosen
-
-
-def _id(entry: Mapping[str, Any], name: str = "id") -> RawId | None:
-    """The id of an entry; None where it is none, which no decision can name."""
-    try:
-        return raw_id(entry.get(name))
-    except ValueError:
-        return None

@@ -3,8 +3,6 @@
 All decoder layers are asked: an answer that only the last of them gives says less.
 """
 
-from collections.abc import Iterator
-
 import torch
 from jaxtyping import Float
 from PIL import Image
@@ -12,14 +10,9 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from opendetr.boxes import box_iou, cxcywh_to_xyxy
-from opendetr.data.check import require_size
-from opendetr.data.index import DatasetIndex
 from opendetr.engines.detecting import detect
-from opendetr.errors import UserError
 from opendetr.explanation.matching import MEANS
-from opendetr.explanation.mistakes import target_of
 from opendetr.explanation.suspects import NEAR, WORTH_ASKING, LabelEvidence
-from opendetr.images import read_image
 from opendetr.inference.detector import Detector, require_numbers
 from opendetr.scoring import Scoring
 from opendetr.structures import DetrOutput, Target
@@ -28,12 +21,12 @@ BESIDE = 0.25  # weight of a pair of smaller IoU than `NEAR`
 TOUCHES = 0.1  # smallest IoU with an object of an answer of its class that is about it, and a better place
 
 
-def label_evidence(output: DetrOutput, target: Target, scoring: Scoring) -> list[LabelEvidence]:
+def label_evidence(output: DetrOutput, target: Target, scoring: Scoring, crowds: Target) -> list[LabelEvidence]:
     """What a picture's output (B = 1) says about each object of its target, and about places without one.
 
     Queries and objects are paired one to one, so that the sum of score times IoU, less for a small IoU, is largest. A
     query speaks about an object where their IoU is at least 0.5, or at least 0.1 as far as its score for the object's
-    class goes; scores below 0.1 say nothing.
+    class goes; scores below 0.1 say nothing. What is found in a region with many objects, `crowds`, lacks no label.
     """
     scores = scoring.probabilities(output.logits[:, 0].detach().float().cpu()).mean(0)  # [Q, C]
     boxes = output.boxes_cxcywh[-1, 0].detach().float().cpu()
@@ -59,12 +52,19 @@ def label_evidence(output: DetrOutput, target: Target, scoring: Scoring) -> list
     paired = set(pairs.values())
     nearest = ious.amax(1) if ious.shape[1] else torch.zeros(len(boxes))
     for query in best.argsort(descending=True, stable=True).tolist():
-        if query not in paired and float(best[query]) >= WORTH_ASKING:
+        if query not in paired and float(best[query]) >= WORTH_ASKING and not _lies_in(boxes[query], crowds):
             found.append(LabelEvidence(
                 None, query, int(labels[query]), float(best[query]), 0.0, float(nearest[query]),
                 tuple(boxes[query].tolist()),
             ))  # fmt: skip
     return found
+
+
+def _lies_in(box_cxcywh: Float[Tensor, "4"], crowds: Target) -> bool:
+    """Whether half of a box lies in a region with many objects, which have no box each."""
+    box, regions = cxcywh_to_xyxy(box_cxcywh), cxcywh_to_xyxy(crowds.boxes_cxcywh.float())
+    shared = (torch.minimum(box[2:], regions[:, 2:]) - torch.maximum(box[:2], regions[:, :2])).clamp(min=0).prod(-1)
+    return bool((shared >= 0.5 * box_cxcywh[2] * box_cxcywh[3]).any())
 
 
 def _pairs(values: Float[Tensor, "Q T"]) -> dict[int, int]:
@@ -84,18 +84,3 @@ def output_of(detector: Detector, image: Image.Image) -> DetrOutput:
     for _, found in detect(detector.engine, detector.description, picture, 1, observe=lambda _, out: seen.append(out)):
         require_numbers(detector.engine, found.scores, found.boxes_xyxy)
     return seen[0]
-
-
-def split_evidence(detector: Detector, index: DatasetIndex) -> Iterator[tuple[int, list[LabelEvidence]]]:
-    """Position and evidence of every picture of a split; pictures that cannot be read are passed over.
-
-    `index` has the class indices of the model (`DatasetIndex.under`).
-    """
-    white_level = detector.description.preprocessing.white_level
-    for position, record in enumerate(index.records):
-        try:
-            image = read_image(record.path, white_level=white_level)
-            require_size(record, image.size, index)
-        except UserError:
-            continue
-        yield position, label_evidence(output_of(detector, image), target_of(record), detector.description.scoring)

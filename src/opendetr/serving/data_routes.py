@@ -1,12 +1,13 @@
 """The routes of a data set, its gallery and its label review, and of a run. Pictures are asked for by numbers."""
 
 import asyncio
-import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Annotated, Any
 
 from opendetr.data.label_log import Conflict
 from opendetr.errors import UserError
-from opendetr.serving.asking import refusals
+from opendetr.serving.asking import refusals, while_connected
 from opendetr.serving.packages import FastAPI, PathParameter, Query, Request, Response
 from opendetr.serving.process import Compute
 from opendetr.serving.refusal import Plain, Refusal
@@ -15,10 +16,10 @@ from opendetr.serving.run_files import described_run, log_lines, run_of
 from opendetr.serving.schemas import COMPUTING, errors, form
 from opendetr.serving.settings import ServeSettings
 from opendetr.serving.survey import SORTS, SplitSurvey
+from opendetr.serving.uploads import COME_AGAIN
 
 MOST_LISTED = 500  # pictures or entries of an answer
 MOST_BYTES = 16384  # of a decision
-AN_HOUR = {"cache-control": "private, max-age=3600"}  # a picture is the same until the server starts anew
 
 SplitName = Annotated[str, PathParameter(max_length=200)]
 Number = Annotated[int, PathParameter(ge=0, le=10**9, description="of the picture in its split, from 0")]
@@ -94,13 +95,13 @@ class DataRoom:
         async with self._opening:
             if split not in self._reviews:
                 labels = await self.ask("split_labels", split=split)
-                classes = self.compute.facts["classes"]
                 try:
-                    self._reviews[split] = await asyncio.to_thread(
-                        LabelReview, survey, labels, classes, self.settings.review
-                    )
+                    self._reviews[split] = await asyncio.to_thread(LabelReview, survey, labels, self.settings.review)
                 except UserError as error:
                     raise Refusal(409, str(error)) from None
+                except OSError as error:
+                    reason = error.strerror or type(error).__name__
+                    raise Refusal(409, f"the decisions about split '{split}' cannot be read ({reason})") from None
         return self._reviews[split]
 
     def require_split(self, split: str) -> None:
@@ -118,14 +119,24 @@ class DataRoom:
         self._writing[split] = asyncio.create_task(self._write(self._reviews[split]))
 
     async def _write(self, review: LabelReview) -> None:
-        while await asyncio.to_thread(review.log.write_corrected) != review.log.version:
-            pass
+        """Write until the file holds all decisions; what hinders it is said in the review's state."""
+        try:
+            while await asyncio.to_thread(review.log.write_corrected) != review.log.version:
+                pass
+            review.problem = None
+        except (OSError, UserError) as error:
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            review.problem = f"{review.log.corrected.name} cannot be written ({reason}); the decisions are kept"
 
     async def close(self) -> None:
-        """End the surveys, and write what is not written yet."""
+        """End the surveys, and write what is not written yet, also what a program that was killed could not."""
         for survey in self._surveys.values():
             await survey.stop()
         await asyncio.gather(*self._writing.values(), return_exceptions=True)
+        for review in self._reviews.values():
+            with suppress(OSError):
+                if await asyncio.to_thread(review.log.is_behind):
+                    await self._write(review)
 
 
 def add_data(app: FastAPI) -> None:
@@ -138,6 +149,7 @@ def add_data(app: FastAPI) -> None:
 
 def _add_pictures(app: FastAPI, room: DataRoom) -> None:
     wrong = errors(401, 404, 422, 429, 500, 503, 504)
+    same_or_wrong = wrong | {304: {"description": "it is what If-None-Match names"}}
 
     @app.get("/v1/data", responses=errors(401, 404))
     async def data() -> Response:
@@ -158,47 +170,57 @@ def _add_pictures(app: FastAPI, room: DataRoom) -> None:
         if sort not in SORTS:
             raise Refusal(422, f"sort: expected one of {', '.join(SORTS)}")
         survey = await room.survey(split)
-        chosen = survey.sorted(sort, None if true is None or found is None else (true, found))
+        confusion = None if true is None or found is None else (true, found)
+        chosen = await asyncio.to_thread(survey.sorted, sort, confusion)
         listed = [survey.listed(number) for number in chosen[offset : offset + limit]]
         return Plain({"total": len(chosen), "pictures": listed})
 
     @app.get("/v1/data/{split}/pictures/{number}", responses=wrong)
-    async def picture(split: SplitName, number: Number) -> Response:
+    async def picture(request: Request, split: SplitName, number: Number) -> Response:
         """A picture's name, size and true objects."""
         room.require_split(split)
-        return Plain(await room.ask("data_picture", split=split, number=number))
+        return Plain(await while_connected(request, room.ask("data_picture", split=split, number=number)))
 
-    @app.get("/v1/data/{split}/pictures/{number}/image", responses=wrong, response_class=Response)
-    async def image(split: SplitName, number: Number) -> Response:
+    async def pixels(request: Request, split: str, number: int, *, small: bool) -> Response:
+        """The browser keeps a picture, and asks each time whether it is still the same."""
+        known = request.headers.get("if-none-match")
+        asked = room.ask("data_image", split=split, number=number, known=known, small=small)
+        tag, kind, content = await while_connected(request, asked)
+        headers = {"cache-control": "private, no-cache", "etag": tag}
+        return Response(content, media_type=kind, headers=headers) if content else Response(None, 304, headers)
+
+    @app.get("/v1/data/{split}/pictures/{number}/image", responses=same_or_wrong, response_class=Response)
+    async def image(request: Request, split: SplitName, number: Number) -> Response:
         """The pixels of a picture, encoded anew as PNG or JPEG."""
         room.require_split(split)
-        kind, content = await room.ask("data_image", split=split, number=number, small=False)
-        return Response(content, media_type=kind, headers=AN_HOUR)
+        return await pixels(request, split, number, small=False)
 
-    @app.get("/v1/data/{split}/pictures/{number}/thumbnail", responses=wrong, response_class=Response)
-    async def thumbnail(split: SplitName, number: Number) -> Response:
+    @app.get("/v1/data/{split}/pictures/{number}/thumbnail", responses=same_or_wrong, response_class=Response)
+    async def thumbnail(request: Request, split: SplitName, number: Number) -> Response:
         """The same, at most 256 pixels wide and high, as JPEG."""
         room.require_split(split)
-        kind, content = await room.ask("data_image", split=split, number=number, small=True)
-        return Response(content, media_type=kind, headers=AN_HOUR)
+        return await pixels(request, split, number, small=True)
 
     @app.get("/v1/data/{split}/pictures/{number}/detections", responses=wrong)
-    async def detections(split: SplitName, number: Number, checkpoint: CheckpointName = None) -> Response:
+    async def detections(
+        request: Request, split: SplitName, number: Number, checkpoint: CheckpointName = None
+    ) -> Response:
         """What the model, or a checkpoint of its run, finds in a picture, from score 0.05 on."""
         room.require_split(split)
-        return Plain(await room.ask("data_detections", split=split, number=number, checkpoint=checkpoint))
+        asked = room.ask("data_detections", split=split, number=number, checkpoint=checkpoint)
+        return Plain(await while_connected(request, asked))
 
     @app.post("/v1/data/{split}/survey", responses=wrong)
     async def begin_survey(split: SplitName) -> Response:
         """Begin to pass every picture of a split through the model, while it has nothing else to do."""
         survey = await room.survey(split)
         survey.start()
-        return Plain(survey.progress())
+        return Plain(await asyncio.to_thread(survey.progress))
 
     @app.get("/v1/data/{split}/survey", responses=wrong)
     async def survey(split: SplitName) -> Response:
         """How far that is; objects missed and false alarms by kind, and confusions of classes."""
-        return Plain((await room.survey(split)).progress())
+        return Plain(await asyncio.to_thread((await room.survey(split)).progress))
 
 
 def _add_review(app: FastAPI, room: DataRoom) -> None:
@@ -208,7 +230,8 @@ def _add_review(app: FastAPI, room: DataRoom) -> None:
     async def review(split: SplitName, offset: Offset = 0, limit: Limit = 200) -> Response:
         """Labels that may be wrong, the likeliest first, with what is proposed and what is decided."""
         found = await room.review(split)
-        return Plain(await asyncio.to_thread(found.state, offset, limit))
+        with _failures():
+            return Plain(await asyncio.to_thread(found.state, offset, limit))
 
     @app.get("/v1/review/{split}/pictures/{number}", responses=wrong)
     async def labels(split: SplitName, number: Number) -> Response:
@@ -216,12 +239,13 @@ def _add_review(app: FastAPI, room: DataRoom) -> None:
         found = await room.review(split)
         if number >= len(found.survey.names):
             raise Refusal(404, f"split '{split}' has the pictures 0 to {len(found.survey.names) - 1}")
-        return Plain(found.picture(number))
+        with _failures():
+            return Plain(await asyncio.to_thread(found.picture, number))
 
     @app.post("/v1/review/{split}/decisions", responses=wrong, openapi_extra=_DECIDING)
     async def decide(request: Request, split: SplitName) -> Response:
         """Decide about a label; when this answers, the decision is on the disk."""
-        body = await _json_of(request)
+        body = await app.state.gate.json(request, MOST_BYTES)
         found = await room.review(split)
         with _failures():
             made = await asyncio.to_thread(found.log.decide, _object_in(body, "decision"), _version_in(body))
@@ -231,7 +255,7 @@ def _add_review(app: FastAPI, room: DataRoom) -> None:
     @app.post("/v1/review/{split}/undo", responses=wrong, openapi_extra=_UNDOING)
     async def undo(request: Request, split: SplitName) -> Response:
         """Undo the latest decision that counts."""
-        body = await _json_of(request)
+        body = await app.state.gate.json(request, MOST_BYTES)
         found = await room.review(split)
         with _failures():
             undone = await asyncio.to_thread(found.log.undo, _version_in(body))
@@ -262,37 +286,29 @@ def _add_run(app: FastAPI, room: DataRoom) -> None:
         """What the model, or a checkpoint of its run, finds in a picture, from score 0.05 on."""
         async with app.state.gate.form(request, most=1) as sent:
             (one,) = sent.pictures
-            found = await room.ask("checkpoint_detections", picture=one.content, name=one.name, checkpoint=checkpoint)
+            asked = room.ask("checkpoint_detections", picture=one.content, name=one.name, checkpoint=checkpoint)
+            found = await while_connected(request, asked)
         return Plain(found)
 
 
-class _failures:  # noqa: N801 - used as a function
-    """Turn what a log raises into answers."""
+@contextmanager
+def _failures() -> Iterator[None]:
+    """Turn what a log raises into answers.
 
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, Conflict):
-            raise Refusal(409, str(error)) from None
-        if isinstance(error, UserError):
-            raise Refusal(422, str(error)) from None
-        if isinstance(error, OSError):
-            raise Refusal(500, f"the decision cannot be written ({error.strerror or type(error).__name__})") from None
-
-
-async def _json_of(request: Request) -> dict[str, Any]:
-    """The JSON object in a small body; Refusal where it is none, or too large."""
-    content = b""
-    async for part in request.stream():
-        content += part
-        if len(content) > MOST_BYTES:
-            raise Refusal(413, f"expected at most {MOST_BYTES} bytes")
+    Raises:
+        Refusal: instead.
+    """
     try:
-        found = json.loads(content)
-    except (ValueError, RecursionError):
-        raise Refusal(422, "the body is no JSON") from None
-    return _object_in({"the body": found}, "the body")
+        yield
+    except Conflict as error:
+        raise Refusal(409, str(error)) from None
+    except UserError as error:
+        raise Refusal(422, str(error)) from None
+    except TimeoutError:  # of the lock
+        raise Refusal(503, "another program writes the decisions; send again", retry_after=COME_AGAIN) from None
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise Refusal(500, f"the decisions cannot be read or written ({reason})") from None
 
 
 def _object_in(values: dict[str, Any], name: str) -> dict[str, Any]:

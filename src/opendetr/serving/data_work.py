@@ -6,11 +6,12 @@ Pictures are asked for by the name of their split and their number there: no pat
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,8 @@ from opendetr.explanation.matching import explain_matching
 from opendetr.explanation.mistakes import crowds_of, target_of
 from opendetr.images import read_image
 from opendetr.inference.detector import Detector
-from opendetr.locations import file_path
+from opendetr.labels import LabelMap
+from opendetr.locations import FilePath, file_path
 from opendetr.loss.matcher import CostWeights
 from opendetr.serving.run_files import CHECKPOINTS, checkpoint_names, run_of
 from opendetr.serving.settings import ModelSettings
@@ -60,6 +62,7 @@ class OpenData:
         self.source: DataSource = settings.data or own_data(settings.model, "")[0]
         self.names = split_names(self.source)
         self._splits: dict[str, DatasetIndex] = {}
+        self._loading = Lock()
 
     def split(self, name: str) -> DatasetIndex:
         """A split.
@@ -69,9 +72,16 @@ class OpenData:
         """
         if name not in self.names:
             raise UserError(f"the data set has no split '{name[:80]}'; it has {', '.join(self.names)}")
-        if name not in self._splits:
-            self._splits[name] = load_index(self.source, name).under(self.detector.description.label_map)
+        with self._loading:  # threads ask, which prepare pictures
+            if name not in self._splits:
+                self._splits[name] = load_index(self.source, name).under(self.detector.description.label_map)
         return self._splits[name]
+
+    def without_folders(self, sentence: str) -> str:
+        """A sentence for clients, who need not know where on this machine the data set is."""
+        for root in sorted({*self.source.roots, *(str(Path(root).resolve()) for root in self.source.roots)}, key=len):
+            sentence = sentence.replace(f"{root}/", "").replace(root, one_line(self.source.name))
+        return sentence
 
     def record(self, split: str, number: int) -> Record:
         """A picture by its number in the split.
@@ -95,8 +105,8 @@ def open_data(worker: Any) -> dict[str, Any] | None:
         try:
             splits.append({"name": name, "pictures": len(data.split(name))})
         except UserError as error:
-            splits.append({"name": name, "pictures": 0, "problem": str(error)})
-    return {"name": one_line(data.source.name), "source": str(data.source), "own": data.is_own, "splits": splits}
+            splits.append({"name": name, "pictures": 0, "problem": data.without_folders(str(error))})
+    return {"name": one_line(data.source.name), "own": data.is_own, "splits": splits}
 
 
 def split_pictures(worker: Any, split: str) -> dict[str, Any]:
@@ -112,10 +122,27 @@ def split_pictures(worker: Any, split: str) -> dict[str, Any]:
 
 
 def split_labels(worker: Any, split: str) -> dict[str, Any]:
-    """The labels of a split for their review: a COCO file's content, its own name of the split, and where it is."""
+    """The labels of a split for their review: a COCO file's content, its own name of the split, and where it is.
+
+    `categories` has the category of every class of the model that the labels have, by its label.
+    """
     found = reviewed_labels(worker.data.source, split)
     folder = found.folder if isinstance(found.folder, Path) else None  # others are not on this machine's disk
-    return {"content": found.content, "split": found.split, "folder": folder, "place": str(found.folder)}
+    own, model = (
+        LabelMap.from_categories(found.content["categories"], found.split),
+        worker.detector.description.label_map,
+    )
+    # Labels that are no COCO file get new ids for their classes, and keep the names.
+    by_name, known = dict(zip(own.names, own.category_ids)), set(zip(own.names, own.category_ids))
+    categories = {
+        label: category_id if (name, category_id) in known else by_name[name]
+        for label, (name, category_id) in enumerate(zip(model.names, model.category_ids))
+        if name in by_name
+    }
+    return {
+        "content": found.content, "split": found.split, "folder": folder, "place": found.folder.name,
+        "categories": categories,
+    }  # fmt: skip
 
 
 def data_picture(worker: Any, split: str, number: int) -> dict[str, Any]:
@@ -137,17 +164,33 @@ def data_picture(worker: Any, split: str, number: int) -> dict[str, Any]:
     return {"number": number, "name": record.path.name, "image_id": record.image_id, **size, "truth": truth}
 
 
-def data_image(worker: Any, split: str, number: int, *, small: bool) -> tuple[str, bytes]:
-    """The pixels of a picture, encoded anew: the media type and the content of a file."""
+def data_image(worker: Any, split: str, number: int, known: str | None, *, small: bool) -> tuple[str, str, bytes]:
+    """The pixels of a picture, encoded anew: the entity tag, the media type and the content of a file.
+
+    Where the tag is among those in `known` (If-None-Match), the content is empty.
+    """
+    tag = _tag(worker, split, number, small)
+    if known is not None and tag in [one.strip().removeprefix("W/") for one in known.split(",")]:
+        return tag, "", b""
     image = _read(worker, split, number)
     if small:
         image.thumbnail((THUMBNAIL, THUMBNAIL))
     file = io.BytesIO()
     if image.width * image.height <= SHARP and not small:
         image.save(file, "PNG", compress_level=1)
-        return "image/png", file.getvalue()
+        return tag, "image/png", file.getvalue()
     image.save(file, "JPEG", quality=80 if small else 95, subsampling=-1 if small else 0)
-    return "image/jpeg", file.getvalue()
+    return tag, "image/jpeg", file.getvalue()
+
+
+def _tag(worker: Any, split: str, number: int, small: bool) -> str:
+    """An entity tag: the same address is another picture where the server is started with another data set."""
+    path = worker.data.record(split, number).path
+    said: list[Any] = [str(worker.data.source), str(path), small, worker.detector.description.preprocessing.white_level]
+    with suppress(OSError, ValueError):
+        state = path.stat()
+        said += [state.st_size, state.st_mtime]
+    return f'"{hashlib.blake2b(repr(said).encode(), digest_size=16).hexdigest()}"'
 
 
 def data_detections(worker: Any, split: str, number: int, checkpoint: str | None) -> dict[str, Any]:
@@ -205,7 +248,8 @@ def survey_picture(worker: Any, split: str, number: int) -> dict[str, Any]:
     """What became of every object and detection of a picture, and what may be wrong with its labels."""
     record, index = worker.data.record(split, number), worker.data.split(split)
     image = _read(worker, split, number)
-    require_size(record, image.size, index)
+    with _named_only(record.path):
+        require_size(record, image.size, index)
     detector = _all_layers(worker)
     output = output_of(detector, image)
     output = DetrOutput(output.logits.float().cpu(), output.boxes_cxcywh.float().cpu())
@@ -219,8 +263,7 @@ def survey_picture(worker: Any, split: str, number: int) -> dict[str, Any]:
     of_objects = index.objects.ids[index.objects.reasons == USED][index.starts[number] : index.starts[number + 1]]
     evidence = [
         {**asdict(one), "annotation": None if one.number is None else _plain(of_objects[one.number])}
-        for one in label_evidence(output, target, scoring)
-        if one.number is not None or not _lies_in(one.box_cxcywh, crowds)
+        for one in label_evidence(output, target, scoring, crowds)
     ]
     return {
         "objects": len(matches), "detections": len(found), "missed": dict(missed),
@@ -241,13 +284,6 @@ def _confusions(target: Target, alarms: Sequence[ExplainedDetection]) -> list[tu
     return list(zip(target.labels[nearest].tolist(), labels.tolist()))
 
 
-def _lies_in(box_cxcywh: Sequence[float], crowds: Target) -> bool:
-    """Whether half of a box lies in a region with many objects, which have no box each."""
-    box, regions = cxcywh_to_xyxy(torch.tensor(box_cxcywh)), cxcywh_to_xyxy(crowds.boxes_cxcywh.float())
-    shared = (torch.minimum(box[2:], regions[:, 2:]) - torch.maximum(box[:2], regions[:, :2])).clamp(min=0).prod(-1)
-    return bool((shared >= 0.5 * box_cxcywh[2] * box_cxcywh[3]).any())
-
-
 def _all_layers(worker: Any) -> Detector:
     """The model with the output of every layer; of an exported file, with what it gives."""
     with suppress(UserError):
@@ -265,8 +301,19 @@ def _costs(detector: Detector) -> CostWeights:
 
 
 def _read(worker: Any, split: str, number: int) -> Image.Image:
-    record = worker.data.record(split, number)
-    return read_image(record.path, white_level=worker.detector.description.preprocessing.white_level)
+    path = worker.data.record(split, number).path
+    with _named_only(path):
+        return read_image(path, white_level=worker.detector.description.preprocessing.white_level)
+
+
+@contextmanager
+def _named_only(path: FilePath) -> Iterator[None]:
+    """What is said of a picture names its file, and not the folders above."""
+    try:
+        yield
+    except UserError as error:
+        error.args = (str(error).replace(str(path), path.name),)
+        raise
 
 
 def _plain(value: Any) -> Any:
@@ -320,10 +367,26 @@ class WithData:
         return Checkpoints(run_of(self.settings.model), self.settings.device)
 
 
+def _for_clients(work: Callable[..., Any]) -> Callable[..., Any]:
+    """The same work; what it refuses names no folder of this machine."""
+
+    @wraps(work)
+    def run(worker: Any, *arguments: Any, **options: Any) -> Any:
+        try:
+            return work(worker, *arguments, **options)
+        except UserError as error:
+            if worker.data is not None:
+                error.args = (worker.data.without_folders(str(error)),)
+            raise
+
+    return run
+
+
+# `data_image` reads and encodes, which threads do beside the model.
+DATA_PREPARED = {"data_image": _for_clients(data_image)}
 DATA_WORK = {
-    work.__name__: work
+    work.__name__: _for_clients(work)
     for work in (
-        open_data, split_pictures, split_labels, data_picture, data_image, data_detections, checkpoint_detections,
-        survey_picture,
+        split_pictures, split_labels, data_picture, data_detections, checkpoint_detections, survey_picture
     )
 }  # fmt: skip

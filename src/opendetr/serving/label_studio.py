@@ -81,7 +81,7 @@ def add_label_studio(app: FastAPI) -> None:
     @app.post("/setup", tags=["Label Studio"], responses=COMPUTING, openapi_extra=json_body({"schema": interface}, []))
     async def setup(request: Request) -> Response:
         """The version of the model, for a project whose labelling interface has RectangleLabels on an Image."""
-        asked = await read_json(gate, request)
+        asked = await gate.json(request, MOST_JSON)
         if asked.get("schema"):
             await asyncio.to_thread(labelling_of, asked["schema"], names_of(compute))
         return Plain({"model_version": version_of(compute)})
@@ -94,7 +94,7 @@ def add_label_studio(app: FastAPI) -> None:
     )  # fmt: skip
     async def predict(request: Request) -> Response:
         """Rectangles for every task."""
-        asked = await read_json(gate, request)
+        asked = await gate.json(request, MOST_JSON)
         tasks = asked.get("tasks")
         if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
             raise Refusal(422, "tasks: expected a list of Label Studio's tasks")
@@ -110,7 +110,7 @@ def add_label_studio(app: FastAPI) -> None:
     )  # fmt: skip
     async def webhook(request: Request) -> Response:
         """Takes note of nothing: models are trained by `opendetr train`, not while people label."""
-        await read_json(gate, request)
+        await gate.json(request, MOST_JSON)
         return Plain({})
 
     async def predictions(tasks: Sequence[dict[str, Any]], labelling: Labelling) -> list[dict[str, Any]]:
@@ -150,25 +150,6 @@ def add_label_studio(app: FastAPI) -> None:
         if refused and len(refused) == len(tasks):
             raise refused[0]
         return results
-
-
-async def read_json(gate: Gate, request: Request) -> dict[str, Any]:
-    """The JSON object in the body of a request.
-
-    Raises:
-        Refusal: as of `Gate.body`; or it is none.
-    """
-    content = bytearray()
-    async with gate.body(request, MOST_JSON) as pieces:
-        async for piece in pieces:
-            content += piece
-    try:
-        found = await asyncio.to_thread(json.loads, content)  # beside the requests of others
-    except (ValueError, RecursionError):
-        raise Refusal(400, "the body is no JSON") from None
-    if not isinstance(found, dict):
-        raise Refusal(422, "the body: expected a JSON object")
-    return found
 
 
 def names_of(compute: Compute) -> list[str]:

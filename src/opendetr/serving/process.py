@@ -34,11 +34,19 @@ class QueueFull(Exception):  # noqa: N818 - what happened, as the answer says it
 
 
 class Late(Exception):  # noqa: N818
-    """The deadline has passed."""
+    """The deadline has passed; `was_sent` tells whether the process had the job by then."""
+
+    def __init__(self, was_sent: bool = False) -> None:
+        super().__init__()
+        self.was_sent = was_sent
 
 
 class ComputeGone(Exception):  # noqa: N818
-    """The process that computes is not there: it has ended, or is being started."""
+    """The process that computes is not there: it has ended, `was_sent` with the job, or is being started."""
+
+    def __init__(self, was_sent: bool = False) -> None:
+        super().__init__()
+        self.was_sent = was_sent
 
 
 class WorkFailed(Exception):  # noqa: N818
@@ -180,7 +188,7 @@ class Compute:
             async with asyncio.timeout(deadline):
                 return [await job.answer for job in jobs]
         except TimeoutError:
-            raise Late from None
+            raise Late(any(job.number in self._sent for job in jobs)) from None
         finally:
             for job in jobs:
                 job.answer.cancel()
@@ -305,5 +313,5 @@ class Compute:
         for jobs in (self._sent, *self._waiting.values()):
             for job in jobs.values():
                 if not job.answer.done():
-                    job.answer.set_exception(ComputeGone())
+                    job.answer.set_exception(ComputeGone(jobs is self._sent))
             jobs.clear()

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from opendetr.data.corrections import Edit
+from opendetr.data.corrections import Edit, id_of
 from opendetr.data.label_log import Decision, LabelLog, writable_folder
 from opendetr.errors import UserError
 from opendetr.explanation.suspects import LabelFault, Suspect
@@ -23,40 +23,39 @@ class LabelReview:
     Args:
         survey: of the split.
         labels: `split_labels` of `data_work`.
-        classes: of the model, as GET /v1/model has them.
         asked: the folder for the decisions and the corrected file, where the user gave one.
 
     Raises:
         UserError: the labels cannot be reviewed, or no folder can be written.
     """
 
-    def __init__(
-        self, survey: SplitSurvey, labels: Mapping[str, Any], classes: list[Mapping[str, Any]], asked: Path | None
-    ) -> None:
+    def __init__(self, survey: SplitSurvey, labels: Mapping[str, Any], asked: Path | None) -> None:
         self.survey = survey
         if labels["folder"] is None and asked is None:
             raise UserError(
-                f"{labels['place']} is no folder of this machine, so no label can be reviewed: give a folder for the "
-                f"decisions and the corrected file by --review DIR"
+                f"{labels['place']} is in no folder of this machine, so no label can be reviewed: give a folder for "
+                f"the decisions and the corrected file by --review DIR"
             )
         self.log = LabelLog(labels["content"], labels["split"], writable_folder(labels["folder"] or Path(), asked))
         self.is_beside = asked is None
-        self.log.write_corrected()  # what a program that was killed could not
+        self.problem: str | None = None  # why the corrected file could not be written
         self.classes = [
-            {"category_id": one["id"], "name": one_line(str(one["name"]))} for one in labels["content"]["categories"]
+            {"category_id": id_of(one), "name": one_line(str(one["name"]))} for one in labels["content"]["categories"]
         ]
-        id_of = {one["name"]: one["category_id"] for one in self.classes}
-        self._category_of = {one["label"]: id_of.get(one["name"]) for one in classes}
+        self._category_of: dict[int, Any] = labels["categories"]
         self._name_of = {one["category_id"]: one["name"] for one in self.classes}
 
     def state(self, offset: int, limit: int) -> dict[str, Any]:
         """A part of the queue, the likeliest faults first, and what is decided."""
         version, decisions = self.log.version, self.log.decisions
         live = [one for one in decisions if one.is_live]
-        entries = [entry for one in self.survey.suspects() if (entry := self._entry(one, live)) is not None]
+        suspects = self.survey.suspects()
+        entries = [entry for one in suspects if (entry := self._entry(one, live)) is not None]
         return {
-            "version": version, "file": self.log.corrected.name, "beside": self.is_beside, "classes": self.classes,
+            "version": version, "file": self.log.corrected.name, "beside": self.is_beside, "problem": self.problem,
+            "classes": self.classes,
             "survey": self.survey.progress(), "total": len(entries),
+            "left_out": len(suspects) - len(entries),
             "decided": sum(bool(entry["decisions"]) for entry in entries),
             "edits": sum(one.correction.edit != Edit.KEEP for one in live), "live": len(live),
             "queue": entries[offset : offset + limit],
@@ -70,15 +69,14 @@ class LabelReview:
         for own_id, one in self.log.labels_of(image_id).items():
             box = _corners(one.get("bbox"))
             if box is not None:
-                objects.append({
-                    "annotation": own_id, "category_id": one.get("category_id"),
-                    "name": self._name_of.get(one.get("category_id"), "?"), "box_xyxy": box,
-                })  # fmt: skip
+                category = id_of(one, "category_id")
+                name = self._name_of.get(category, "?")
+                objects.append({"annotation": own_id, "category_id": category, "name": name, "box_xyxy": box})
         size = {"width": width, "height": height}
         return {"number": number, "name": self.survey.names[number], "image_id": image_id, **size, "objects": objects}
 
     def _entry(self, suspect: Suspect, live: list[Decision]) -> dict[str, Any] | None:
-        """An entry of the queue; None where it proposes a class that the data set does not have."""
+        """An entry of the queue; None where the labels lack its class, or it is smaller than a pixel."""
         evidence, number = suspect.evidence, suspect.picture
         (width, height), image_id = self.survey.sizes[number], self.survey.image_ids[number]
         annotation, category = self.survey.annotation(suspect), self._category_of.get(evidence.label)

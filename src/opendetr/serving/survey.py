@@ -15,6 +15,8 @@ from opendetr.serving.process import Compute, ComputeGone, Late, QueueFull, Work
 
 PAUSE = 0.5  # seconds before a picture is asked for again where there is no place or no model
 SORTS = ("name", "worst", "false_alarms", "missed", "confusion")
+LONGEST = 300.0  # seconds for a picture, with the wait for what clients ask
+MOST_LOST = 2  # times that the process may end, or be late, over a picture
 FORMAT = 1  # of what is kept
 
 
@@ -86,10 +88,11 @@ class SplitSurvey:
         if sort == "name":
             return sorted(numbers, key=lambda number: (self.names[number], number))
         if sort == "confusion":
-            of = {number: self._confusions(number, confusion) for number in self.results}
+            of = {number: self._confusions(number, confusion) for number in list(self.results)}
             return sorted((number for number in of if of[number]), key=lambda number: (-of[number], number))
-        known = sorted(self.results, key=lambda number: (*self._badness(number, sort), number))
-        return known + [number for number in numbers if number not in self.results]
+        known = sorted(list(self.results), key=lambda number: (*self._badness(number, sort), number))
+        reached = set(known)
+        return known + [number for number in numbers if number not in reached]
 
     def listed(self, number: int) -> dict[str, Any]:
         """A picture in the gallery."""
@@ -103,9 +106,9 @@ class SplitSurvey:
 
     def suspects(self) -> list[Suspect]:
         """What may be wrong with the labels, as far as the survey is."""
-        if self._ranked[0] != len(self.results):
-            every = ((number, self._evidence(number)) for number in sorted(self.results))
-            self._ranked = (len(self.results), rank_suspects(every))
+        known = sorted(list(self.results))  # once: while these are ranked, more may come
+        if self._ranked[0] != len(known):
+            self._ranked = (len(known), rank_suspects((number, self._evidence(number)) for number in known))
         return self._ranked[1]
 
     def annotation(self, suspect: Suspect) -> Any:
@@ -137,17 +140,29 @@ class SplitSurvey:
                 self._keep(number, await self._ask(number))
 
     async def _ask(self, number: int) -> dict[str, Any]:
-        """What the model makes of a picture, once it has nothing else to do."""
+        """What the model makes of a picture, once it has nothing else to do.
+
+        A picture over which the process ends again and again is passed over, else no survey would come to its end.
+        """
+        lost = 0
         while True:
             try:
                 found: dict[str, Any] = await self.compute.call(
-                    "survey_picture", {"split": self.split, "number": number}, priority="background"
+                    "survey_picture", {"split": self.split, "number": number}, deadline=LONGEST, priority="background"
                 )
                 return found
-            except (UserError, WorkFailed) as error:  # this picture cannot be used
-                nothing: dict[str, Any] = {"missed": {}, "false_alarms": {}, "confusions": [], "evidence": []}
-                return {"objects": 0, "detections": 0, "problem": str(error), **nothing}
-            except (ComputeGone, QueueFull, Late):
+            except WorkFailed as error:
+                kind = str(error).partition(":")[0]  # the rest may name folders; the console has it
+                return _unusable(f"{self.names[number]}: the server has a fault ({kind}); its console says more")
+            except UserError as error:
+                return _unusable(str(error))
+            except (ComputeGone, Late) as error:
+                lost += error.was_sent
+                if lost == MOST_LOST:
+                    what = "ended" if isinstance(error, ComputeGone) else f"had no answer within {LONGEST:g} seconds"
+                    return _unusable(f"{self.names[number]}: the process that computes {what}; the picture is left out")
+                await asyncio.sleep(PAUSE)
+            except QueueFull:
                 await asyncio.sleep(PAUSE)
 
     def _keep(self, number: int, result: dict[str, Any]) -> None:
@@ -163,6 +178,12 @@ class SplitSurvey:
             for value in read_json_lines(Path(self._kept))[0]:
                 if isinstance(value, list) and len(value) == 2 and 0 <= value[0] < len(self.names):
                     self.results[value[0]] = value[1]
+
+
+def _unusable(problem: str) -> dict[str, Any]:
+    """The result of a picture that cannot be used."""
+    nothing: dict[str, Any] = {"missed": {}, "false_alarms": {}, "confusions": [], "evidence": []}
+    return {"objects": 0, "detections": 0, "problem": problem, **nothing}
 
 
 def error_of(result: Mapping[str, Any]) -> float:

@@ -1,10 +1,11 @@
 """Pictures and fields of a request (multipart/form-data), read with limits that hold while they arrive."""
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from opendetr.serving.packages import ClientDisconnect, MultiPartException, MultiPartParser, Request, UploadFile
 from opendetr.serving.refusal import Refusal
@@ -96,6 +97,24 @@ class Gate:
             raise Refusal(
                 429, "the server holds as many pictures as it can; send again later", retry_after=COME_AGAIN
             )  # fmt: skip
+
+    async def json(self, request: Request, most: int | None = None) -> dict[str, Any]:
+        """The JSON object in the body of a request, of at most so many bytes where that is less than the limit.
+
+        Raises:
+            Refusal: as of `body`; or it is none.
+        """
+        content = bytearray()
+        async with self.body(request, most) as pieces:
+            async for piece in pieces:
+                content += piece
+        try:
+            found = await asyncio.to_thread(json.loads, content)  # beside the requests of others
+        except (ValueError, RecursionError):
+            raise Refusal(400, "the body is no JSON") from None
+        if not isinstance(found, dict):
+            raise Refusal(422, "the body: expected a JSON object")
+        return found
 
     @asynccontextmanager
     async def form(

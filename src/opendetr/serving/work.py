@@ -33,7 +33,7 @@ from opendetr.files import read_note
 from opendetr.images import decode_image
 from opendetr.inference.detector import Detector, computes_on, require_numbers
 from opendetr.loss.matcher import CostWeights
-from opendetr.serving.data_work import DATA_WORK, WithData, open_data
+from opendetr.serving.data_work import DATA_PREPARED, DATA_WORK, WithData, open_data
 from opendetr.serving.look_tensors import look_tensors
 from opendetr.serving.model_facts import model_facts, short_name
 from opendetr.serving.run_files import described_run, run_of
@@ -355,4 +355,5 @@ WORK: dict[str, Work] = {
     "look": Work(look_inside),
     "match": Work(match_truth),
     **{name: Work(run) for name, run in DATA_WORK.items()},
+    **{name: Work(lambda worker, made: list(made), prepare) for name, prepare in DATA_PREPARED.items()},
 }

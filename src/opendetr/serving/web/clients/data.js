@@ -59,6 +59,8 @@ import { Failure } from "../failure.js";
  * @property {number} version
  * @property {string} file
  * @property {boolean} beside
+ * @property {string|null} problem why the corrected file could not be written
+ * @property {number} left_out suspects that cannot be shown
  * @property {{category_id: Id, name: string}[]} classes
  * @property {Progress} survey
  * @property {number} total

@@ -21,7 +21,7 @@ const [LEFT, BOTTOM, TOP, RIGHT] = [44, 22, 8, 8];
 export function runCurves(place, { data, word, number, attempt }, hear) {
   let isOver = false;
   const curves = element("div", { class: "curves" });
-  const told = element("p", { class: "small quiet", role: "status" });
+  const told = element("p", { class: "small quiet" });
   place.append(told, curves);
 
   async function watch() {

@@ -5,7 +5,7 @@
  * @import { DrawnBox, Stage } from "./stage.js"
  *
  * @typedef {{x: number, y: number}} Point in pixels of the picture
- * @typedef {(box: Box, to: Point) => Box} Pull what a drag makes of a box that began as the given one
+ * @typedef {(to: Point) => void} Pull what a drag to a point does
  */
 
 const GRIP = 14; // pixels of the page around a corner that take hold of it
@@ -20,7 +20,6 @@ export class Editor {
    *     `origin`: what of the picture is at the stage's corner; `size`: of the picture
    */
   constructor(stage, { origin, size, changed }) {
-    Object.assign(this, { stage, origin, size, changed });
     this.stage = stage;
     this.origin = origin;
     this.size = size;
@@ -28,7 +27,7 @@ export class Editor {
     /** @type {Box|null} what is edited */
     this.box = null;
     this.isNew = false; // a drag beside the box begins another one
-    /** @type {{pull: Pull, from: Box}|null} */
+    /** @type {Pull|null} */
     this.drag = null;
     const { canvas } = stage;
     canvas.addEventListener("pointerdown", (event) => this.take(event));
@@ -76,19 +75,19 @@ export class Editor {
     const isInside = at.x >= x1 && at.x <= x2 && at.y >= y1 && at.y <= y2;
     if (near >= 0) {
       const opposite = cornersOf(this.box)[(near + 2) % 4];
-      this.drag = { from: this.box, pull: (_, to) => between(opposite, to) };
+      this.drag = (to) => this.set(between(opposite, to));
     } else if (isInside) {
-      this.drag = { from: this.box, pull: ([a, b, c, d], to) => [a + to.x - at.x, b + to.y - at.y, c + to.x - at.x, d + to.y - at.y] };
+      const from = this.box;
+      this.drag = (to) => this.move(to.x - at.x, to.y - at.y, from);
     } else if (this.isNew) {
-      this.drag = { from: this.box, pull: (_, to) => between(at, to) };
+      this.drag = (to) => this.set(between(at, to));
     }
     if (this.drag) this.stage.canvas.setPointerCapture(event.pointerId);
   }
 
   /** @param {PointerEvent} event */
   pull(event) {
-    if (!this.drag) return;
-    this.set(this.drag.pull(this.drag.from, this.pointOf(event)));
+    this.drag?.(this.pointOf(event));
   }
 
   /**
@@ -102,25 +101,39 @@ export class Editor {
     if (!this.box || !(event.key in arrows)) return false;
     const [x, y] = arrows[event.key].map((step) => step * (event.altKey ? FAR : 1));
     const [x1, y1, x2, y2] = this.box;
-    this.set(event.shiftKey ? [x1, y1, Math.max(x1 + SMALLEST, x2 + x), Math.max(y1 + SMALLEST, y2 + y)] : [x1 + x, y1 + y, x2 + x, y2 + y]);
+    if (event.shiftKey) this.set([x1, y1, Math.max(x1 + SMALLEST, x2 + x), Math.max(y1 + SMALLEST, y2 + y)]);
+    else this.move(x, y);
     return true;
   }
 
-  /** Keeps the box in its picture, and large enough to be one. @param {Box} box */
+  /**
+   * Shifts the box, as far as its picture goes; its size stays.
+   *
+   * @param {number} dx
+   * @param {number} dy
+   * @param {Box|null} [from] the box before a drag
+   */
+  move(dx, dy, from = this.box) {
+    if (!from) return;
+    const { width, height } = this.size();
+    const [x1, y1, x2, y2] = from;
+    const x = clamp(round(dx), Math.min(-x1, 0), Math.max(width - x2, 0));
+    const y = clamp(round(dy), Math.min(-y1, 0), Math.max(height - y2, 0));
+    this.box = [x1 + x, y1 + y, x2 + x, y2 + y];
+    this.changed();
+  }
+
+  /** Gives the box other corners: in its picture, and large enough to be a box. @param {Box} box */
   set([x1, y1, x2, y2]) {
     const { width, height } = this.size();
-    const [wide, tall] = [Math.min(Math.max(x2 - x1, SMALLEST), width), Math.min(Math.max(y2 - y1, SMALLEST), height)];
-    if (this.drag && wide === this.drag.from[2] - this.drag.from[0] && tall === this.drag.from[3] - this.drag.from[1]) {
-      x1 = Math.min(Math.max(x1, 0), width - wide);
-      y1 = Math.min(Math.max(y1, 0), height - tall);
-    }
-    const left = Math.min(Math.max(x1, 0), width - SMALLEST);
-    const top = Math.min(Math.max(y1, 0), height - SMALLEST);
-    const round = (/** @type {number} */ value) => Math.round(value * 10) / 10;
-    this.box = [round(left), round(top), round(Math.min(Math.max(left + SMALLEST, x1 + wide), width)), round(Math.min(Math.max(top + SMALLEST, y1 + tall), height))];
+    const [left, top] = [clamp(round(x1), 0, width - SMALLEST), clamp(round(y1), 0, height - SMALLEST)];
+    this.box = [left, top, clamp(round(x2), left + SMALLEST, width), clamp(round(y2), top + SMALLEST, height)];
     this.changed();
   }
 }
+
+const clamp = (/** @type {number} */ value, /** @type {number} */ least, /** @type {number} */ most) => Math.min(Math.max(value, least), most);
+const round = (/** @type {number} */ value) => Math.round(value * 10) / 10;
 
 /** From the upper left one, clockwise. @param {Box} box @returns {Point[]} */
 const cornersOf = ([x1, y1, x2, y2]) => [{ x: x1, y: y1 }, { x: x2, y: y1 }, { x: x2, y: y2 }, { x: x1, y: y2 }];

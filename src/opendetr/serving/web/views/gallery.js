@@ -32,6 +32,7 @@ export function gallery(place, context) {
   let isOver = false;
   let shown = 0; // pictures that are listed
   let asked = 0; // of requests for pictures, so that a late answer is known
+  let opened = 0; // the same of pictures that are opened
   /** @type {Progress|null} */
   let progress = null;
   /** @type {Map<string, string>} addresses of small pictures, which the browser keeps until they are given back */
@@ -70,24 +71,27 @@ export function gallery(place, context) {
 
   /** @param {HTMLImageElement} image */
   async function load(image) {
-    const blob = await attempt(() => data.image(kept.split, Number(image.dataset.number), "thumbnail"));
+    const { split: of = "", number: at, key = "" } = image.dataset;
+    const blob = await attempt(() => data.image(of, Number(at), "thumbnail"));
     if (!blob || isOver) return;
-    const address = URL.createObjectURL(blob);
-    addresses.set(image.dataset.key ?? "", address);
+    // A picture that was listed anew meanwhile may have its address already.
+    const address = addresses.get(key) ?? URL.createObjectURL(blob);
+    addresses.set(key, address);
     image.src = address;
   }
 
   /** @param {boolean} [isMore] adds to what is listed */
   async function list(isMore = false) {
     const own = ++asked;
+    const of = kept.split;
     const offset = isMore ? shown : 0;
     /** @type {Record<string, string|number>} */
     const query = { sort: kept.sort, offset, limit: PAGE };
     if (kept.sort === "confusion" && kept.confusion) [query.true, query.found] = kept.confusion;
-    const answer = await attempt(() => data.pictures(kept.split, query));
+    const answer = await attempt(() => data.pictures(of, query));
     if (!answer || isOver || own !== asked) return;
     if (!isMore) grid.replaceChildren();
-    grid.append(...answer.pictures.map(card));
+    grid.append(...answer.pictures.map((picture) => card(of, picture)));
     shown = offset + answer.pictures.length;
     more.hidden = shown >= answer.total;
     count.textContent = answer.total
@@ -95,10 +99,10 @@ export function gallery(place, context) {
       : word(progress?.state === "done" ? "gallery.none" : "gallery.none_yet");
   }
 
-  /** @param {Listed} picture */
-  function card(picture) {
-    const key = `${kept.split}/${picture.number}`;
-    const image = element("img", { alt: "", width: 160, height: 120, "data-number": picture.number, "data-key": key, src: addresses.get(key) });
+  /** @param {string} of the split @param {Listed} picture */
+  function card(of, picture) {
+    const key = `${of}/${picture.number}`;
+    const image = element("img", { alt: "", width: 160, height: 120, "data-split": of, "data-number": picture.number, "data-key": key, src: addresses.get(key) });
     if (!addresses.has(key)) seen.observe(image);
     const { survey: result } = picture;
     const [missed, alarms] = result ? [sum(result.missed), sum(result.false_alarms)] : [0, 0];
@@ -107,17 +111,18 @@ export function gallery(place, context) {
       : isWrong ? [missed ? word("gallery.missed", { count: number(missed), objects: number(result.objects) }) : "",
         alarms ? word("gallery.alarms", { count: number(alarms) }) : ""].filter(Boolean).join(" · ")
         : word("gallery.all_right", { count: number(result.objects) });
-    return element("div", { role: "listitem" }, element("button", { type: "button", class: "card", onclick: () => void show(picture) },
+    return element("div", { role: "listitem" }, element("button", { type: "button", class: "card", onclick: () => void show(of, picture) },
       image, element("span", { class: "name" }, picture.name),
       element("span", { class: `small ${isWrong ? "bad" : result ? "good" : "quiet"}` }, said),
       result?.confusions.length ? element("span", { class: "small quiet" }, result.confusions.map((pair) => confusion(pair)).join(", ")) : null));
   }
 
-  /** @param {Listed} picture */
-  async function show({ number: at, name }) {
+  /** @param {string} of the split @param {Listed} picture */
+  async function show(of, { number: at, name }) {
+    const own = ++opened;
     say(word("gallery.opening", { name }));
-    const found = await attempt(() => Promise.all([data.image(kept.split, at), data.picture(kept.split, at)]));
-    if (!found || isOver) return;
+    const found = await attempt(() => Promise.all([data.image(of, at), data.picture(of, at)]));
+    if (!found || isOver || own !== opened) return;
     void open(found[0], name, usedOf(found[1]));
     go(model.can_look ? "matching" : "detect");
   }
@@ -158,7 +163,10 @@ export function gallery(place, context) {
     element("tr", {}, element("th", { scope: "row" }, name), element("td", { class: "digits" }, number(value))))));
 
   async function survey() {
-    progress = await attempt(() => data.beginSurvey(kept.split)) ?? progress;
+    const own = kept.split;
+    const begun = await attempt(() => data.beginSurvey(own));
+    if (isOver || own !== kept.split) return;
+    progress = begun ?? progress;
     tell();
     void watch();
   }
@@ -170,8 +178,9 @@ export function gallery(place, context) {
       await new Promise((resolve) => setTimeout(resolve, EVERY));
       if (isOver || own !== kept.split) return;
       const before = progress.done;
-      progress = await attempt(() => data.survey(own)) ?? progress;
+      const found = await attempt(() => data.survey(own));
       if (isOver || own !== kept.split) return;
+      progress = found ?? progress;
       tell();
       if (progress.done !== before && shown <= PAGE && !grid.matches(":hover, :focus-within")) void list();
     }

@@ -27,12 +27,15 @@ export function learning(place, context) {
   let at = 0;
   /** @type {Map<string, Promise<Picture|undefined>>} answers for this picture */
   const answers = new Map();
+  /** @type {Map<string, ReturnType<typeof client.look>>} the same of what was looked at */
+  const looks = new Map();
   /** @type {Detection|null} */
   let pointed = null;
   /** @type {Detection[]} */
   let shown = [];
-  /** @type {ReturnType<typeof setInterval>|undefined} */
-  let playing;
+  let isPlaying = false;
+  let plays = 0; // times that Play was pressed
+  let wishes = 0; // pictures that were asked for, so that a late answer is known
 
   const time = element("section", { class: "panel" });
   const curves = element("section", { class: "later", "aria-label": word("learning.curves") }, element("h2", {}, word("learning.curves")));
@@ -42,10 +45,11 @@ export function learning(place, context) {
   function begin() {
     time.replaceChildren();
     answers.clear();
+    looks.clear();
     time.append(chooser());
     if (needsPicture(time, context)) return;
     if (!checkpoints) return;
-    const models = checkpoints;
+    let models = checkpoints;
     if (!models.length) return void time.append(element("p", {}, word("learning.no_checkpoints")));
     at = Math.min(at, models.length - 1);
     const picture = /** @type {import("../types.js").OpenPicture} */ (state.values.picture);
@@ -59,13 +63,7 @@ export function learning(place, context) {
       min: 0, max: models.length - 1, value: at, shown: (value) => word("learning.epoch", { epoch: number(models[value].epoch) }),
       change: (value) => void go(value),
     });
-    const play = button(word("learning.play"), () => {
-      if (playing) return stop();
-      if (at === models.length - 1) at = -1;
-      playing = setInterval(() => (at < models.length - 1 ? void go(at + 1) : stop()), PLAYED);
-      play.textContent = word("learning.pause");
-      void go(at + 1);
-    });
+    const play = button(word("learning.play"), () => (isPlaying ? stop() : void playOn()));
     const map = element("input", { type: "checkbox", checked: kept.withMap, onchange: () => {
       kept.withMap = map.checked;
       void drawMap();
@@ -77,9 +75,21 @@ export function learning(place, context) {
     stage.show({ picture: picture.bitmap, width: picture.width, height: picture.height });
 
     function stop() {
-      clearInterval(playing);
-      playing = undefined;
+      isPlaying = false;
       play.textContent = word("learning.play");
+    }
+
+    /** Shows one checkpoint after the other, each as soon as it is there and the one before was seen long enough. */
+    async function playOn() {
+      isPlaying = true;
+      play.textContent = word("learning.pause");
+      const own = ++plays;
+      const isOn = () => isPlaying && own === plays && !isOver && state.values.picture === picture;
+      if (at === models.length - 1) at = -1;
+      while (isOn() && at < models.length - 1) {
+        await Promise.all([go(at + 1), new Promise((resolve) => setTimeout(resolve, PLAYED))]);
+      }
+      if (own === plays) stop();
     }
 
     /** @param {number} to */
@@ -120,7 +130,10 @@ export function learning(place, context) {
       const of = pointed ?? shown[0];
       if (!kept.withMap || !of) return stage.show({ heat: null });
       const own = at;
-      const look = await attempt(() => client.look(picture.blob, models[own].name));
+      const { name } = models[own];
+      if (!looks.has(name)) looks.set(name, client.look(picture.blob, name));
+      const look = await attempt(() => /** @type {ReturnType<typeof client.look>} */ (looks.get(name)));
+      if (!look) looks.delete(name);
       if (!look || isOver || own !== at || !kept.withMap || of !== (pointed ?? shown[0])) return;
       stage.show({ heat: {
         map: queryMap(look, model.decoder_layers - 1, of.query, { head: -1, prior: true }), extent: look.extent,
@@ -131,10 +144,20 @@ export function learning(place, context) {
     leaveStage = () => {
       stop();
       stage.close();
+      lengthen = null;
+    };
+    // The run has kept one more: nothing but the slider changes, and who was at its end goes on to the new one.
+    lengthen = () => {
+      const wasLast = at === models.length - 1;
+      models = checkpoints ?? models;
+      bar.input.max = String(models.length - 1);
+      if (wasLast && !isPlaying) void go(models.length - 1);
     };
     void go(at);
   }
   let leaveStage = () => {};
+  /** @type {(() => void)|null} shows more checkpoints, where some are shown */
+  let lengthen = null;
 
   /** Chooses a picture of the data set, where there is one. */
   function chooser() {
@@ -150,10 +173,12 @@ export function learning(place, context) {
     });
     /** @param {number} wanted */
     async function choose(wanted) {
+      const own = ++wishes;
       kept.number = Math.min(Math.max(Math.trunc(wanted) || 0, 0), of() - 1);
       input.value = String(kept.number + 1);
-      const found = await attempt(() => Promise.all([data.image(kept.split, kept.number), data.picture(kept.split, kept.number)]));
-      if (found && !isOver) await open(found[0], found[1].name, usedOf(found[1]));
+      const { split: from, number: which } = kept;
+      const found = await attempt(() => Promise.all([data.image(from, which), data.picture(from, which)]));
+      if (found && !isOver && own === wishes) await open(found[0], found[1].name, usedOf(found[1]));
     }
     if (!state.values.picture) void choose(kept.number);
     return element("div", { class: "row filters" }, labelled(word("gallery.split"), split), labelled(word("learning.number"), input));
@@ -165,8 +190,10 @@ export function learning(place, context) {
   });
   const endCurves = runCurves(curves, { data, word, number, attempt }, (run) => {
     if (checkpoints?.length === run.checkpoints.length) return;
-    if (!checkpoints || at === checkpoints.length - 1) at = Math.max(0, run.checkpoints.length - 1);
+    const isMore = checkpoints?.every(({ name }, place) => run.checkpoints[place]?.name === name);
+    if (!checkpoints) at = Math.max(0, run.checkpoints.length - 1);
     checkpoints = run.checkpoints;
+    if (isMore && lengthen) return lengthen();
     leaveStage();
     begin();
   });

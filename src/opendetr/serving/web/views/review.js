@@ -41,6 +41,8 @@ export function review(place, context) {
   let target = null;
   /** @type {ImageBitmap|null} */
   let bitmap = null;
+  /** @type {ImageBitmap|null} what of it is shown */
+  let part = null;
   let isClose = false;
   let shownAt = { x: 0, y: 0 }; // of the picture, at the stage's corner
 
@@ -82,7 +84,7 @@ export function review(place, context) {
   const keyed = (/** @type {string} */ name, /** @type {string} */ key, /** @type {() => void} */ press, properties = {}) =>
     element("button", { type: "button", onclick: press, "aria-keyshortcuts": key, ...properties }, word(`review.${name}`), element("kbd", { "aria-hidden": "true" }, key));
   const accept = keyed("accept", "A", () => void accepted(), { class: "strong" });
-  const keep = keyed("keep", "K", () => void kept_());
+  const keep = keyed("keep", "K", () => void keepAsIs());
   const move = keyed("move", "M", beginMove);
   const change = keyed("set_class", "C", setClass);
   const remove = keyed("delete", "D", () => void removed());
@@ -172,11 +174,12 @@ export function review(place, context) {
       text: `${word(`review.fault_${FAULTS[one.fault]}`)}: ${named(one)}`, note: one.name, value: one.decisions.length ? "✓" : "",
     })), entry ? rows.indexOf(entry) : -1);
     if (!all) return;
-    const { survey, decided, total, file, edits, live } = all;
+    const { survey, decided, total, file, edits, live, problem: unwritten, left_out: leftOut } = all;
     state.textContent = [
       word("review.progress", { decided: number(decided), total: number(total) }),
       survey.state === "done" ? "" : word("review.surveying", { done: number(survey.done), pictures: number(survey.pictures) }),
-      live ? word("review.saved", { count: number(edits), file }) : word("review.unsaved", { file }),
+      unwritten ?? (live ? word("review.saved", { count: number(edits), file }) : word("review.unsaved", { file })),
+      leftOut ? word("review.left_out", { count: number(leftOut) }) : "",
     ].filter(Boolean).join(" ");
     undo.disabled = !live;
   }
@@ -190,7 +193,7 @@ export function review(place, context) {
     entry = one;
     labels = [];
     target = null;
-    bitmap = null;
+    setBitmap(null);
     drawQueue();
     tell();
     if (!one) return stage.show({ picture: null, boxes: [] });
@@ -199,8 +202,8 @@ export function review(place, context) {
     const found = await attempt(() => Promise.all([data.image(kept.split, picture), data.labels(kept.split, picture)]));
     if (!found || isOver || entry?.key !== key) return;
     const made = await createImageBitmap(found[0]);
-    if (isOver || entry?.key !== key) return;
-    bitmap = made;
+    if (isOver || entry?.key !== key) return made.close();
+    setBitmap(made);
     labels = found[1].objects;
     aim(labels.find(({ annotation }) => annotation === one.annotation) ?? null);
     const proposed = all?.classes.findIndex(({ category_id }) => category_id === one.category_id) ?? -1;
@@ -208,9 +211,22 @@ export function review(place, context) {
     await frame();
   }
 
+  /** Gives the memory of the picture before back. @param {ImageBitmap|null} made */
+  function setBitmap(made) {
+    bitmap?.close();
+    bitmap = made;
+  }
+
+  /** The same of the part that is shown. @param {ImageBitmap|null} made */
+  function setPart(made) {
+    part?.close();
+    part = made;
+  }
+
   /** Shows the whole picture, or the surroundings of the entry. */
   async function frame() {
     if (!entry || !bitmap) return;
+    const whole = bitmap;
     const [x, y, wide, tall] = entry.bbox;
     const side = Math.max(AROUND * Math.max(wide, tall), 0.2 * Math.max(entry.width, entry.height));
     const width = Math.round(isClose ? Math.min(entry.width, side) : entry.width);
@@ -218,10 +234,13 @@ export function review(place, context) {
     const inside = (/** @type {number} */ middle, /** @type {number} */ length, /** @type {number} */ most) =>
       Math.round(Math.min(Math.max(middle - length / 2, 0), most - length));
     const at = { x: inside(x + wide / 2, width, entry.width), y: inside(y + tall / 2, height, entry.height) };
-    const part = await createImageBitmap(bitmap, at.x, at.y, width, height);
+    const made = await createImageBitmap(whole, at.x, at.y, width, height).catch(() => null); // which was closed meanwhile
+    if (!made) return;
+    if (isOver || whole !== bitmap) return made.close();
+    setPart(made);
     shownAt = at;
     zoom.setAttribute("aria-pressed", String(isClose));
-    stage.show({ picture: part, width, height });
+    stage.show({ picture: made, width, height });
     draw();
   }
 
@@ -269,7 +288,7 @@ export function review(place, context) {
     isDeciding = true;
     tell();
     const { version } = all;
-    const place_ = chosen().indexOf(entry);
+    const position = chosen().indexOf(entry);
     const made = await attempt(() => data.decide(kept.split, version, decision));
     isDeciding = false;
     if (isOver) return;
@@ -277,16 +296,16 @@ export function review(place, context) {
       editor.end();
       say(word(`review.did_${decision.edit}`));
     }
-    const own = entry;
     await refresh();
     if (isOver) return;
+    if (!made && editor.box) return tell(); // it can be sent again
     if (made && !stays && entry) {
       const rest = chosen().filter((one) => one !== entry);
       const after = (all.queue ?? []).indexOf(entry);
-      const following = rest.find((one) => (all?.queue.indexOf(one) ?? 0) > after) ?? rest[place_ - 1] ?? null;
+      const following = rest.find((one) => (all?.queue.indexOf(one) ?? 0) > after) ?? rest[position - 1] ?? null;
       return show(following ?? null);
     }
-    if (own) await show(entry);
+    await show(entry);
   }
 
   const about = () => ({ image_id: /** @type {Entry} */ (entry).image_id });
@@ -298,7 +317,7 @@ export function review(place, context) {
     await decide({ edit, ...about(), ...of, accepted: true, ...(edit === "add" || edit === "class" ? { category_id } : {}), ...(edit === "add" || edit === "move" ? { bbox } : {}) });
   }
 
-  async function kept_() {
+  async function keepAsIs() {
     if (!entry) return;
     const { annotation, bbox } = entry;
     await decide({ edit: "keep", ...about(), ...(annotation === null ? { bbox } : { annotation }) });
@@ -411,6 +430,9 @@ export function review(place, context) {
   return () => {
     isOver = true;
     stage.close();
+    stage.show({ picture: null, boxes: [] });
+    setBitmap(null);
+    setPart(null);
     place.removeEventListener("keydown", press);
   };
 }

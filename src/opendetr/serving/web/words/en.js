@@ -268,6 +268,7 @@ export const words = {
   "review.surveying": "The model has seen {done} of {pictures} pictures; more may come.",
   "review.saved": "{count} corrections are in {file}.",
   "review.unsaved": "Corrections will be written to {file}; the source is never changed.",
+  "review.left_out": "{count} more cannot be shown: the labels have no such class, or they are smaller than a pixel.",
   "review.waiting": "The model is looking at the pictures …",
   "review.nothing": "Nothing is suspicious here",
   "review.why_missing": "The model finds {name} here with score {score}, and no label is there.",
