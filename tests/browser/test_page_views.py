@@ -303,6 +303,24 @@ def test_labels_beside_the_picture_are_matched(page, tiny, labelled):
     page.wait_for_selector(".mosaic >> visible=true")
 
 
+def test_false_alarms_are_walked_by_keys_where_a_missed_object_is_chosen(page, tiny):
+    labels = json.dumps(coco_of(tiny.picture, [("square", (x, 1, x + 4, 5)) for x in (1, 21, 41)]))
+    page.locator("input[type=file]").first.set_input_files([
+        {"name": "noise.png", "mimeType": "image/png", "buffer": tiny.picture.read_bytes()}, file_of("a.json", labels),
+    ])  # fmt: skip
+    page.wait_for_selector("table")
+    assert rows(page, "Objects").first.get_attribute("aria-selected") == "true"
+    alarms = page.get_by_role("listbox", name="False alarms")
+    alarms.focus()
+    for number in range(3):
+        page.keyboard.press("ArrowDown")
+        at = rows(page, "False alarms").nth(number)
+        assert alarms.get_attribute("aria-activedescendant") == at.get_attribute("id")
+    page.keyboard.press("Enter")
+    assert rows(page, "False alarms").nth(2).get_attribute("aria-selected") == "true"
+    assert rows(page, "Objects").first.get_attribute("aria-selected") == "false"
+
+
 GOOD = [("square", (10, 10, 60, 60))]
 WRONG_LABELS = {
     "no JSON": ("labels.json", "{", "cannot be read as JSON"),

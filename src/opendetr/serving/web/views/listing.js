@@ -30,7 +30,7 @@ export class Listing {
 
   /** @param {Row[]} rows @param {number} [chosen] place of the selected row; -1: none */
   show(rows, chosen = -1) {
-    this.chosen = chosen;
+    this.chosen = Math.max(chosen, -1);
     this.list.hidden = !rows.length;
     this.empty.hidden = rows.length > 0;
     this.list.replaceChildren(...rows.map(({ text, value, note, colour }, place) => {
