@@ -138,7 +138,7 @@ def test_thresholds_and_classes_choose_what_is_shown(page, tiny):
     assert rows(page).count() == len(every) > 4
     page.get_by_role("group", name="Classes").get_by_label("square").uncheck()
     assert rows(page).count() == sum(one.name != "square" for one in every)
-    page.get_by_role("button", name="The model's own").click()
+    page.get_by_role("button", name="Use the model's thresholds").click()
     assert rows(page).count() == sum(one.name != "square" for one in tiny.detector.predict(tiny.picture))
 
 

@@ -356,7 +356,7 @@ def test_an_engine_that_answers_otherwise_is_not_used(page, installed, tmp_path)
     (copy / "sample.json").write_text(json.dumps(sample))
     with handed_out(copy) as address:
         page.goto(address)
-        page.wait_for_selector("text=This browser answers otherwise than the model")
+        page.wait_for_selector("text=This browser's answers differ from the model's")
 
 
 def test_opened_as_a_file_the_page_says_what_to_run(page, folder):

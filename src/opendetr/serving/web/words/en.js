@@ -79,7 +79,7 @@ export const words = {
   "error.conflict": "Not saved: {sentence}.",
   "error.page": "Something in this page failed: {sentence}",
   "error.runtime": "onnxruntime-web is missing: run npm install in this folder, then reload the page.",
-  "error.disagrees": "This browser answers otherwise than the model: only {agreeing} of {count} answers to the sample picture agree, so it is not used; try another browser.",
+  "error.disagrees": "This browser's answers differ from the model's: only {agreeing} of {count} answers to the sample picture agree, so it is not used; try another browser.",
   "error.unreadable": "This browser cannot read the picture; use a JPEG, PNG or WebP file.",
   "error.neither": "{name} is neither a picture nor labels; drop a JPEG, PNG or WebP picture, a COCO .json, a YOLO .txt or a VOC .xml file.",
   "error.clipboard": "The browser did not allow copying; use “Download JSON”.",
@@ -99,7 +99,7 @@ export const words = {
   "error.labels_not_voc": "{file} is no Pascal VOC file: expected <annotation>, got <{tag}>.",
 
   "labels.read": "Objects in {file}: {count}.",
-  "labels.others": "Left out, for the model does not know them: {names}.",
+  "labels.others": "Left out, because the model has no such class: {names}.",
   "labels.regions": "Left out as crowd or difficult: {count}.",
 
   "detect.drop": "Drop a picture anywhere on this page, paste one, or choose a file.",
@@ -121,7 +121,7 @@ export const words = {
   "detect.save": "Download JSON",
 
   "threshold.slider": "Score threshold",
-  "threshold.own": "The model's own: {value}",
+  "threshold.own": "Use the model's thresholds ({value})",
 
   "camera.start": "Live camera",
   "camera.stop": "Stop the camera",
@@ -129,7 +129,7 @@ export const words = {
   "camera.name": "camera.jpg",
   "camera.latency": "Detection takes {p50} ms (p50), {p95} ms (p95) over the last {count} frames.",
 
-  "stage.most": "{most} of it in a cell",
+  "stage.most": "at most {most} per cell",
   "stage.share": "Share of the attention",
   "stage.readers": "Attention that other cells pay to this one",
 
@@ -238,7 +238,7 @@ export const words = {
   "gallery.start": "Run the model over this split",
   "gallery.more": "Show more",
   "gallery.count": "{shown} of {total} pictures",
-  "gallery.none": "No picture has this.",
+  "gallery.none": "No picture matches this choice.",
   "gallery.none_yet": "No picture has this so far.",
   "gallery.objects": "{count} objects",
   "gallery.problem": "cannot be used",

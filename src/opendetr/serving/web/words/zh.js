@@ -13,7 +13,7 @@ export const words = {
 
   "view.detect": "检测",
   "view.detect.what": "模型在图像中检测到的目标",
-  "view.inside": "内部",
+  "view.inside": "模型内部",
   "view.inside.what": "查询与像素关注了哪里",
   "view.matching": "匹配",
   "view.matching.what": "查询与真实目标的匹配，以及漏检原因",
@@ -79,8 +79,8 @@ export const words = {
   "error.conflict": "未保存：{sentence}。",
   "error.page": "页面出错：{sentence}",
   "error.runtime": "缺少 onnxruntime-web：请在此文件夹中运行 npm install，然后重新加载页面。",
-  "error.disagrees": "此浏览器的结果与模型不一致：示例图片的 {count} 个结果中只有 {agreeing} 个一致，因此不予使用；请换一个浏览器。",
-  "error.unreadable": "此浏览器无法读取该图片；请使用 JPEG、PNG 或 WebP 文件。",
+  "error.disagrees": "此浏览器的结果与模型不一致：示例图像的 {count} 个结果中只有 {agreeing} 个一致，因此不予使用；请换一个浏览器。",
+  "error.unreadable": "此浏览器无法读取该图像；请使用 JPEG、PNG 或 WebP 文件。",
   "error.neither": "{name} 既不是图像也不是标注；请拖入 JPEG、PNG 或 WebP 图像，或 COCO .json、YOLO .txt、VOC .xml 标注文件。",
   "error.clipboard": "浏览器不允许复制，请改用“下载 JSON”。",
   "error.camera": "无法使用摄像头：{sentence}",
@@ -94,12 +94,12 @@ export const words = {
   "error.labels_box": "{file}：{what} 不是由四个数字组成的框。",
   "error.labels_line": "{file} 第 {line} 行：应为“类别 x y 宽 高”，实际为“{text}”。",
   "error.labels_number": "{file} 第 {line} 行的类别为 {number}，但只有 {count} 个类别（从 0 开始）。",
-  "error.labels_classes": "{file} 中所有目标的类别模型都不认识：{names}。",
+  "error.labels_classes": "{file} 中所有目标的类别都不在模型的类别中：{names}。",
   "error.labels_xml": "{file} 不是有效的 XML；应为 Pascal VOC 文件。",
   "error.labels_not_voc": "{file} 不是 Pascal VOC 文件：应为 <annotation>，实际为 <{tag}>。",
 
   "labels.read": "{file} 中的目标：{count} 个。",
-  "labels.others": "已忽略模型不认识的类别：{names}。",
+  "labels.others": "已忽略不在模型的类别中的标注：{names}。",
   "labels.regions": "已忽略 crowd 或 difficult 目标：{count} 个。",
 
   "detect.drop": "将图像拖到页面任意位置，或粘贴、选择文件。",
@@ -120,7 +120,7 @@ export const words = {
   "detect.copied": "已复制。",
   "detect.save": "下载 JSON",
 
-  "threshold.slider": "置信度阈值",
+  "threshold.slider": "得分阈值",
   "threshold.own": "模型自带阈值：{value}",
 
   "camera.start": "实时摄像头",
@@ -139,7 +139,7 @@ export const words = {
   "inside.kind": "显示内容",
   "inside.query": "查询",
   "inside.rollout": "Rollout",
-  "inside.pixel": "像素所见",
+  "inside.pixel": "该像素的注意力",
   "inside.readers": "谁关注此处",
   "inside.layer": "层",
   "inside.layer_of": "第 {number} / {of} 层",
