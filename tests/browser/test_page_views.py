@@ -490,9 +490,7 @@ FAKE_CAMERA = """() => {
     return stream;
   };
 }"""
-CAMERA_IS_OFF = (
-    "() => streams.length === 1 && streams[0].getTracks().every(({ readyState }) => readyState === 'ended')"
-)
+CAMERA_IS_OFF = "() => streams.length === 1 && streams[0].getTracks().every(({ readyState }) => readyState === 'ended')"
 
 
 def test_a_picture_ends_the_live_camera_and_keeps_its_own_answer(page, tiny):
@@ -509,7 +507,7 @@ def test_a_picture_ends_the_live_camera_and_keeps_its_own_answer(page, tiny):
 
 def test_a_camera_that_starts_late_is_asked_once_and_ended_where_nobody_waits(page):
     page.evaluate(FAKE_CAMERA)
-    page.evaluate("globalThis.gate = new Promise((resolve) => { globalThis.open_gate = resolve; })")
+    page.evaluate("() => { globalThis.gate = new Promise((resolve) => { globalThis.open_gate = resolve; }); }")
     live = page.get_by_role("button", name="Live camera")
     live.click()
     live.evaluate("(button) => button.click()")  # Playwright waits for buttons that are marked as disabled
@@ -574,7 +572,7 @@ def test_a_request_that_fails_while_the_server_answers_ends_with_a_sentence(page
 def test_a_working_message_stays_until_the_answer_comes(page, tiny):
     page.clock.install()
     held = []
-    page.route("**/v1/detect*", held.append)
+    page.route("**/v1/detect*", lambda route: held.append(route))
     choose(page, tiny.picture)
     page.wait_for_selector("main[aria-busy=true]")
     page.clock.run_for(60_000)

@@ -1,6 +1,7 @@
 /** The pictures of a split, sorted by what the model makes of them; one that is chosen opens with its labels. */
 
 import { button, element, labelled } from "../elements.js";
+import { REASONS } from "./reasons.js";
 
 /**
  * @import { Context, DataClient } from "../types.js"
@@ -11,14 +12,6 @@ const PAGE = 60; // pictures that are listed at once
 const BY_ITSELF = 500; // pictures of a split up to which its survey begins without being asked
 const EVERY = 2000; // milliseconds between looks at the survey
 const SORTS = ["worst", "missed", "false_alarms", "confusion", "name"];
-
-/** @type {Record<string, string>} the words of what the server says in English */
-export const REASONS = {
-  "lost at a later layer": "reason.lost", "no query near it": "reason.not_near", "right box, wrong class": "reason.wrong_class",
-  "right answer, score below the threshold": "reason.low_score", "query near it, but all its scores are low": "reason.silent",
-  "query taken by a neighbour": "reason.taken", "a double": "alarm.double", "another class": "alarm.wrong_class",
-  "badly placed": "alarm.badly_placed", "another class, badly placed": "alarm.wrong_and_badly_placed", background: "alarm.background",
-};
 
 /** @type {{split: string, sort: string, confusion: [number, number]|null}} what was chosen, for as long as the page is open */
 const kept = { split: "", sort: "worst", confusion: null };

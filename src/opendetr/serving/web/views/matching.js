@@ -6,22 +6,11 @@ import { answerOf } from "../maps.js";
 import { inPixels } from "../model/boxes.js";
 import { Listing } from "./listing.js";
 import { needsPicture } from "./pictures.js";
+import { REASONS } from "./reasons.js";
 import { NARROW, Stage, under } from "./stage.js";
 import { thresholdControl } from "./threshold.js";
 
 /** @import { Candidate, Context, Matching } from "../types.js" */
-
-/** @type {Record<string, string>} the words of a reason, which comes in English */
-const REASONS = {
-  "lost at a later layer": "lost", "no query near it": "not_near", "right box, wrong class": "wrong_class",
-  "right answer, score below the threshold": "low_score", "query near it, but all its scores are low": "silent",
-  "query taken by a neighbour": "taken",
-};
-/** @type {Record<string, string>} */
-const ALARMS = {
-  "a double": "double", "another class": "wrong_class", "badly placed": "badly_placed",
-  "another class, badly placed": "wrong_and_badly_placed", background: "background",
-};
 
 /** @param {HTMLElement} place @param {Context} context */
 export function matching(place, context) {
@@ -106,13 +95,13 @@ export function matching(place, context) {
       note: found_by === null ? reasonOf(reason) : word("matching.found_by", { query: found_by }),
     })), chosen !== null && chosen < found.objects.length ? chosen : -1);
     alarms.show(found.false_alarms.map(({ name, score, kind }) => ({
-      text: oneOf(name), value: number(score, 2), note: ALARMS[kind] ? word(`alarm.${ALARMS[kind]}`) : kind,
+      text: oneOf(name), value: number(score, 2), note: reasonOf(kind),
     })), chosen !== null && chosen >= found.objects.length ? chosen - found.objects.length : -1);
   }
 
   /** A class's name as the page writes it. @param {string} name */
   const oneOf = (name) => model.classes.find((one) => one.name === name)?.name ?? name;
-  const reasonOf = (/** @type {string|null} */ reason) => (reason && REASONS[reason] ? word(`reason.${REASONS[reason]}`) : reason ?? "");
+  const reasonOf = (/** @type {string|null} */ reason) => (reason && REASONS[reason] ? word(REASONS[reason]) : reason ?? "");
 
   async function draw() {
     const { picture } = state.values;
