@@ -7,7 +7,8 @@ from opendetr.serving.schemas import Box
 
 Map = Annotated[list[list[float]], Field(description="rows from top to bottom, over `extent`")]
 CategoryId = Annotated[int | str | None, Field(description="as the training data wrote it; null: no class of its own")]
-TERMS: dict[str, Any] = {"class_cost": -1.86, "l1_cost": 0.04, "giou_cost": -1.7, "cost": -3.52}  # of a candidate, weighted
+# The weighted terms of a candidate's cost.
+TERMS: dict[str, Any] = {"class_cost": -1.86, "l1_cost": 0.04, "giou_cost": -1.7, "cost": -3.52}
 BOX: Any = [12.5, 30.1, 118.0, 131.9]
 
 
