@@ -8,19 +8,24 @@ from typing import Any
 import httpx
 from PIL import Image
 
+from opendetr.serving.answers import ExplainedPictures, Matching, Model
 from opendetr.serving.app import create_app
 from opendetr.serving.process import Compute
 from opendetr.serving.settings import LabelStudio, Limits, ModelSettings, ServeSettings
 
-FACTS = {
-    "name": "cells", "identity": "0123456789abcdef", "engine": "torch", "precision": "fp32",
+FACTS = Model.model_config["json_schema_extra"]["example"] | {
     "classes": [{"label": 0, "name": "RBC", "category_id": 1}, {"label": 1, "name": "N/A", "category_id": None}],
-}  # fmt: skip
+}
 FOUND = {
     "width": 40, "height": 20,
     "detections": [
         {"name": "RBC", "category_id": 1, "score": 0.9, "box_xyxy": [4.0, 2.0, 20.0, 12.0], "label": 0, "query": 3}
     ],
+}  # fmt: skip
+
+ANSWERS: dict[str, Any] = {
+    "detect": FOUND, "look": b"", "match": Matching.model_config["json_schema_extra"]["example"],
+    "explain": ExplainedPictures.model_config["json_schema_extra"]["example"]["pictures"][0],
 }  # fmt: skip
 
 
@@ -29,10 +34,8 @@ class Standing(Compute):
 
     def __init__(self, answer: Callable[[str, dict[str, Any]], Any] | None = None) -> None:
         super().__init__(ModelSettings("cells"))
-        self.answer, self.asked = (
-            answer or (lambda name, _: b"" if name == "look" else FOUND),
-            list[tuple[str, dict[str, Any]]](),
-        )
+        self.answer = answer or (lambda name, _: ANSWERS.get(name, FOUND))
+        self.asked = list[tuple[str, dict[str, Any]]]()
         self.facts, self._is_ready = FACTS, True
 
     async def call_all(self, name: str, arguments: Sequence[dict[str, Any]], **options: Any) -> list[Any]:

@@ -19,6 +19,7 @@ from PIL import Image
 from safetensors.torch import load
 
 from opendetr import Detector, UserError, api
+from opendetr.serving.answers import ExplainedPictures, Matching, Model
 from opendetr.serving.process import Compute, WrongInputError
 from opendetr.serving.settings import ModelSettings
 from opendetr.serving.work import WORK, ServingWorker
@@ -92,6 +93,7 @@ def test_the_model_is_described(client, tiny_run):
         True,
     )
     assert len(model["thresholds"]) == len(model["classes"])
+    assert Model.model_validate(model).model_dump().keys() == model.keys()  # the description names all, and no more
 
 
 def test_a_look_is_the_models_own(client, digit_pictures):
@@ -112,6 +114,7 @@ def test_explain_gives_maps_over_the_picture(client, digit_pictures):
     (found,) = answer.json()["pictures"]
     rows, columns = len(found["points"][0]["reads"]), len(found["points"][0]["reads"][0])
     assert [point["point"] for point in found["points"]] == [[10, 10], [30, 40]]
+    assert ExplainedPictures.model_validate(answer.json()).model_dump() == answer.json()
     assert sum(map(sum, found["points"][0]["reads"])) == pytest.approx(1, abs=1e-4)  # a row of the attention
     for one in found["detections"]:
         assert (len(one["attention"]), len(one["rollout"][0])) == (rows, columns)
@@ -127,6 +130,7 @@ def test_match_says_what_became_of_every_object(client, digit_pictures):
         "/v1/match", data={"truth": json.dumps(truth), "threshold": "0.2"}, **images(digit_pictures[0])
     )
     found = answer.json()
+    assert Matching.model_validate(found).model_dump() == found
     assert [one["name"] for one in found["objects"]] == ["3", "5"]
     assert found["objects"][0]["box_xyxy"] == pytest.approx([2, 2, 30, 40], abs=1e-3)
     one = found["objects"][0]["taken_by"]

@@ -6,6 +6,7 @@ import mimetypes
 from pathlib import Path
 from typing import Annotated, Any
 
+from opendetr.serving.answers import ExplainedPictures, Matching, Model, Status
 from opendetr.serving.asking import refusals, while_connected
 from opendetr.serving.data_routes import add_data
 from opendetr.serving.guard import Guard
@@ -34,6 +35,7 @@ from opendetr.version import __version__
 WEB = Path(__file__).parent / "web"
 MOST_OBJECTS, MOST_POINTS, MOST_EXPLAINED = 1000, 16, 100  # of a request; detections of a picture
 SCORE = {"type": "number", "minimum": 0, "maximum": 1, "description": "by default the model's own of each class"}
+BINARY = {"type": "string", "format": "binary", "description": "a safetensors file"}
 NEEDS_KEY = ("/v1/", "/metrics", *ROUTES)
 ThresholdQuery = Annotated[
     float | None,
@@ -113,12 +115,12 @@ def in_words(error: Any) -> str:
 def _add_state(app: FastAPI) -> None:
     compute: Compute = app.state.compute
 
-    @app.get("/healthz", responses={200: {"content": {"application/json": {"example": {"status": "ok"}}}}})
+    @app.get("/healthz", response_model=Status)
     async def health() -> Response:
         """Whether the web process answers."""
         return Plain({"status": "ok"})
 
-    @app.get("/readyz", responses=errors(503))
+    @app.get("/readyz", response_model=Status, responses=errors(503))
     async def ready() -> Response:
         """Whether the model is loaded, and the server takes requests."""
         if app.state.is_stopping:
@@ -132,7 +134,7 @@ def _add_state(app: FastAPI) -> None:
         """Metrics in Prometheus's format."""
         return Response(app.state.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
-    @app.get("/v1/model", responses=errors(401, 503))
+    @app.get("/v1/model", response_model=Model, responses=errors(401, 503))
     async def model() -> Response:
         """The model: classes, thresholds, how pictures are prepared, engine, and the engine's certificate."""
         if not compute.facts:
@@ -149,11 +151,11 @@ def _add_model(app: FastAPI) -> None:
     async def detect(request: Request, threshold: ThresholdQuery = None) -> Response:
         """Detections of one or several pictures."""
         async with gate.form(request) as sent:
-            found = await each(request, "detect", sent, threshold=threshold)
+            found = await compute_each(request, "detect", sent, threshold=threshold)
         return Plain({"pictures": found})
 
     @app.post(
-        "/v1/explain", responses=COMPUTING,
+        "/v1/explain", response_model=ExplainedPictures, responses=COMPUTING,
         openapi_extra=form(
             {
                 "points": {
@@ -173,25 +175,27 @@ def _add_model(app: FastAPI) -> None:
     async def explain(request: Request) -> Response:
         """What each detection looked at, and what the encoder sees from some points, as maps over the picture."""
         async with gate.form(request, ("points", "layer", "head", "at_most", "threshold")) as sent:
-            numbers = {name: whole(sent, name, usual) for name, usual in (("layer", 0), ("head", 0), ("at_most", 12))}
+            numbers = {
+                name: read_whole(sent, name, usual) for name, usual in (("layer", 0), ("head", 0), ("at_most", 12))
+            }
             if not 1 <= numbers["at_most"] <= MOST_EXPLAINED:
                 raise Refusal(422, f"at_most: expected 1 to {MOST_EXPLAINED}")
-            asked = {"threshold": score(sent), "points": points_of(sent), **numbers}
-            found = await each(request, "explain", sent, **asked)
+            asked = {"threshold": read_score(sent), "points": read_points(sent), **numbers}
+            found = await compute_each(request, "explain", sent, **asked)
         return Plain({"pictures": found})
 
     @app.post(
         "/v1/look", response_class=Response, openapi_extra=form(most="one"),
-        responses=COMPUTING | {200: {"content": {"application/octet-stream": {}}}},
+        responses=COMPUTING | {200: {"content": {"application/octet-stream": {"schema": BINARY}}}},
     )  # fmt: skip
     async def look(request: Request, checkpoint: CheckpointQuery = None) -> Response:
         """What the page shows inside the model: logits, boxes, and queries and keys of its attention (safetensors)."""
         async with gate.form(request, most=1) as sent:
-            (found,) = await each(request, "look", sent, checkpoint=checkpoint)
+            (found,) = await compute_each(request, "look", sent, checkpoint=checkpoint)
         return Response(found, media_type="application/octet-stream")
 
     @app.post(
-        "/v1/match", responses=COMPUTING,
+        "/v1/match", response_model=Matching, responses=COMPUTING,
         openapi_extra=form(
             {
                 "truth": {
@@ -207,17 +211,17 @@ def _add_model(app: FastAPI) -> None:
     async def match(request: Request) -> Response:
         """Which query is matched to which true object, why objects were missed, and what false alarms are."""
         async with gate.form(request, ("truth", "threshold"), most=1) as sent:
-            asked = {"threshold": score(sent), "truth": read_truth(sent)}
-            (found,) = await each(request, "match", sent, **asked)
+            asked = {"threshold": read_score(sent), "truth": read_truth(sent)}
+            (found,) = await compute_each(request, "match", sent, **asked)
         return Plain(found)
 
-    async def each(request: Request, work: str, sent: Form, **arguments: Any) -> list[Any]:
+    async def compute_each(request: Request, work: str, sent: Form, **arguments: Any) -> list[Any]:
         jobs = [{"picture": one.content, "name": one.name, **arguments} for one in sent.pictures]
         with refusals():
             return await while_connected(request, compute.call_all(work, jobs, deadline=deadline))
 
 
-def whole(sent: Form, name: str, usual: int) -> int:
+def read_whole(sent: Form, name: str, usual: int) -> int:
     """A field with a whole number.
 
     Raises:
@@ -229,7 +233,7 @@ def whole(sent: Form, name: str, usual: int) -> int:
     return int(text)
 
 
-def score(sent: Form) -> float | None:
+def read_score(sent: Form) -> float | None:
     """The field `threshold`, 0..1; None where it is not there.
 
     Raises:
@@ -247,7 +251,7 @@ def score(sent: Form) -> float | None:
     return number
 
 
-def points_of(sent: Form) -> list[tuple[float, float]]:
+def read_points(sent: Form) -> list[tuple[float, float]]:
     """The field `points`: x,y in pixels, with a space between two.
 
     Raises:
