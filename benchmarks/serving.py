@@ -3,7 +3,7 @@
 `throughput` compares it with `Detector.predict` on the same encoded pictures, in turns in one run: 4 clients that send
 one picture a request (largest batch 1), and 8 clients (largest batch 8). `soak` lets 200 clients ask for a minute, then
 stops the server while they go on. `mutations` sends pictures and bodies with random damage. `kill` ends the process
-that computes while clients wait.
+that computes while clients wait. The exit code is 1 where a bar does not hold, and the last lines say which.
 
     python benchmarks/serving.py throughput runs/mine PICTURES
     python benchmarks/serving.py soak runs/mine PICTURES
@@ -37,8 +37,11 @@ from opendetr.version import __version__
 
 BOUNDARY = b"part-7f3a"
 LEAST_RATIO, MOST_GROWTH, MOST_GONE = 0.85, 0.02, 2.0  # the bars: of predict's speed; of memory; seconds to a 503
-WARM_UP = 15.0  # seconds of the soak before memory is compared
+MOST_LATE = 1.0  # seconds past its deadline in which the slowest hundredth may be answered
+DEADLINE = 30.0  # of `opendetr serve` where no --deadline is given
+WARM_UP = 1 / 3  # of the soak, before memory is compared
 PIECE = 50  # pictures of a turn at least
+PIECES = 10  # measurements of memory between damaged uploads
 
 
 @dataclass
@@ -129,11 +132,25 @@ class Client:
         self.writer = None
 
 
-def throughput(model: str, pictures: Sequence[bytes], turns: int, seconds: float, options: Sequence[str]) -> bool:
-    """Pictures per second of the server and of `Detector.predict`, in turns; whether the bars hold."""
+class Bars:
+    """What has to hold; each is said where it does not."""
+
+    def __init__(self) -> None:
+        self.broken = list[str]()
+
+    def require(self, holds: bool, what: str) -> None:
+        """Note a bar that does not hold."""
+        if not holds:
+            self.broken.append(what)
+
+
+def throughput(
+    model: str, pictures: Sequence[bytes], turns: int, seconds: float, options: Sequence[str], bars: Bars
+) -> None:
+    """Pictures per second of the server and of `Detector.predict`, in turns."""
     threads = str(settle_threads(None, measure=False).number)  # as many on both sides
     engine = dict(zip(options[::2], options[1::2])).get("--engine", "auto")
-    detector, holds = Detector.load(model, engine=engine), True  # type: ignore[arg-type]
+    detector = Detector.load(model, engine=engine)  # type: ignore[arg-type]
     for clients, batch in ((4, 1), (8, 8)):
         alone, over_http = list[float](), list[float]()
         with served(model, "--batch-size", str(batch), "--threads", threads, *options) as server:
@@ -151,8 +168,7 @@ def throughput(model: str, pictures: Sequence[bytes], turns: int, seconds: float
             f"{clients} clients, largest batch {batch}: serve {median(over_http):.1f} pictures/s, predict "
             f"{median(alone):.1f}; ratio {ratio:.3f} ({each}), bar {LEAST_RATIO}"
         )
-        holds = holds and ratio >= LEAST_RATIO
-    return holds
+        bars.require(ratio >= LEAST_RATIO, f"{clients} clients get {ratio:.1%} of predict's speed")
 
 
 def predicted(detector: Detector, pictures: Sequence[bytes], batch: int, seconds: float) -> float:
@@ -191,35 +207,49 @@ class Seen:
 
     statuses: Counter[int] = field(default_factory=Counter)
     latencies: list[float] = field(default_factory=list)  # seconds, of accepted requests
+    late_statuses: Counter[int] = field(default_factory=Counter)  # of what was answered after the stop began
     unanswered: int = 0  # connections that ended between request and answer
     refused: int = 0  # connections that were not taken
-    memory: list[tuple[float, dict[str, int]]] = field(default_factory=list)
+    memory: list[tuple[float, int, dict[str, int]]] = field(default_factory=list)  # seconds, pictures so far, bytes
 
 
-def soak(model: str, pictures: Sequence[bytes], clients: int, seconds: float, options: Sequence[str]) -> bool:
-    """Many clients for a while, then a graceful stop while they go on; whether the bars hold."""
+def soak(
+    model: str, pictures: Sequence[bytes], clients: int, seconds: float, options: Sequence[str], bars: Bars
+) -> None:
+    """Many clients for a while, then a graceful stop while they go on."""
+    deadline = float(dict(zip(options[::2], options[1::2])).get("--deadline", DEADLINE))
     seen = Seen()
     with served(model, *options) as server:
         asyncio.run(soaked(server, pictures, clients, seconds, seen))
         code = server.process.wait(60)
     seen.latencies.sort()
-    accepted = seen.statuses[200] + seen.statuses[504]
+    statuses = seen.statuses + seen.late_statuses
     p50, p99 = (seen.latencies[int(share * (len(seen.latencies) - 1))] for share in (0.5, 0.99))
-    print(f"answers: {dict(sorted(seen.statuses.items()))}; accepted {accepted}, without an answer {seen.unanswered}")
+    print(
+        f"answers: {dict(sorted(seen.statuses.items()))}, after the stop began {dict(seen.late_statuses)}; accepted "
+        f"{statuses[200] + statuses[504]}, without an answer {seen.unanswered}"
+    )
     print(f"latency of accepted requests: p50 {p50:.2f} s, p99 {p99:.2f} s, longest {seen.latencies[-1]:.2f} s")
     print(f"at the stop: exit code {code}, connections not taken any more: {seen.refused}")
-    growths = []
+    bars.require(seen.statuses.keys() <= {200, 429, 504}, f"answers other than 200, 429 and 504: {seen.statuses}")
+    bars.require(
+        seen.late_statuses.keys() <= {200, 429, 503, 504}, f"other answers after the stop began: {seen.late_statuses}"
+    )
+    bars.require(not seen.unanswered, f"{seen.unanswered} requests have no answer")
+    bars.require(p99 <= deadline + MOST_LATE, f"p99 is {p99:.2f} s, the deadline {deadline:g} s")
+    bars.require(code == 0, f"the server ends with exit code {code}")
     for name in ("web", "compute"):
-        after = [(at, found[name]) for at, found in seen.memory if at >= WARM_UP and name in found]
-        third = max(1, len(after) // 4)
-        early, late = mean(size for _, size in after[:third]), mean(size for _, size in after[-third:])
-        growths.append(late / early - 1)
-        print(
-            f"memory of {name}: {early / 2**20:.0f} MB after the warm-up, {late / 2**20:.0f} MB at the end "
-            f"({growths[-1]:+.1%})"
-        )
-    others = set(seen.statuses) - {200, 429, 504, 503}
-    return not others and not seen.unanswered and max(growths) < MOST_GROWTH
+        after = [(done, found[name]) for at, done, found in seen.memory if at >= WARM_UP * seconds and name in found]
+        require_flat(name, [size for _, size in after], f"after {after[0][0]} pictures", bars)
+
+
+def require_flat(name: str, sizes: Sequence[int], since: str, bars: Bars) -> None:
+    """Compare the first and the last tenth of some measurements of memory."""
+    tenth = max(1, len(sizes) // 10)
+    early, late = mean(sizes[:tenth]), mean(sizes[-tenth:])
+    growth = late / early - 1
+    print(f"memory of {name}: {early / 2**20:.0f} MB {since}, {late / 2**20:.0f} MB at the end ({growth:+.1%})")
+    bars.require(growth < MOST_GROWTH, f"the memory of {name} grows by {growth:.1%}")
 
 
 async def soaked(server: Running, pictures: Sequence[bytes], clients: int, seconds: float, seen: Seen) -> None:
@@ -244,7 +274,7 @@ async def soaked(server: Running, pictures: Sequence[bytes], clients: int, secon
                 if is_stopped:
                     return
                 continue
-            seen.statuses[status] += 1
+            (seen.late_statuses if is_stopped else seen.statuses)[status] += 1
             if status in (200, 504):
                 seen.latencies.append(time.perf_counter() - sent)
             elif "retry-after" in headers:
@@ -252,7 +282,7 @@ async def soaked(server: Running, pictures: Sequence[bytes], clients: int, secon
 
     async def look_after() -> None:
         while not is_stopped:
-            seen.memory.append((time.perf_counter() - begun, server.memory()))
+            seen.memory.append((time.perf_counter() - begun, seen.statuses[200], server.memory()))
             await asyncio.sleep(1)
 
     tasks = [asyncio.create_task(ask_on(number)) for number in range(clients)]
@@ -264,19 +294,25 @@ async def soaked(server: Running, pictures: Sequence[bytes], clients: int, secon
     await asyncio.gather(*tasks)
 
 
-def mutations(model: str, pictures: Sequence[bytes], number: int, options: Sequence[str]) -> bool:
-    """Pictures and bodies with random damage: no 500, and an answer to each."""
+def mutations(model: str, pictures: Sequence[bytes], number: int, options: Sequence[str], bars: Bars) -> None:
+    """Pictures and bodies with random damage: no fault of the server, an answer to each, and no memory kept."""
     with served(model, *options) as server:
-        statuses = asyncio.run(mutated(server, pictures, number))
-        memory = server.memory()
-    print(f"{number} damaged uploads: {dict(sorted(statuses.items()))}; memory {memory['compute'] / 2**20:.0f} MB")
-    return not any(status >= 500 for status in statuses)
+        warm_up = int(WARM_UP * number)
+        statuses, sizes = asyncio.run(mutated(server, pictures, range(warm_up))), [server.memory()]
+        for begin in range(warm_up, number, max(1, (number - warm_up) // PIECES)):
+            end = min(number, begin + max(1, (number - warm_up) // PIECES))
+            statuses += asyncio.run(mutated(server, pictures, range(begin, end)))
+            sizes.append(server.memory())
+    print(f"{number} damaged uploads: {dict(sorted(statuses.items()))}")
+    bars.require(not any(status >= 500 for status in statuses), f"answers from 500 on: {statuses}")
+    for name in ("web", "compute"):
+        require_flat(name, [found[name] for found in sizes if name in found], f"after {warm_up} uploads", bars)
 
 
-async def mutated(server: Running, pictures: Sequence[bytes], number: int, clients: int = 4) -> Counter[int]:
-    """The statuses of the answers."""
+async def mutated(server: Running, pictures: Sequence[bytes], numbers: range, clients: int = 4) -> Counter[int]:
+    """The statuses of the answers to the uploads of these numbers."""
     statuses: Counter[int] = Counter()
-    todo = iter(range(number))
+    todo = iter(numbers)
 
     async def ask_on() -> None:
         client = Client(server.port)
@@ -293,6 +329,8 @@ async def mutated(server: Running, pictures: Sequence[bytes], number: int, clien
             statuses[status] += 1
             if status >= 500:
                 print(f"  upload {at}: {status} {body[:300]!r}")
+
+        client.close()
 
     await asyncio.gather(*(ask_on() for _ in range(clients)))
     return statuses
@@ -322,29 +360,30 @@ def damaged(content: bytes, draw: random.Random) -> bytes:
     return bytes(changed)
 
 
-def kill(model: str, pictures: Sequence[bytes], options: Sequence[str]) -> bool:
+def kill(model: str, pictures: Sequence[bytes], options: Sequence[str], bars: Bars) -> None:
     """End the process that computes while clients wait: their answers, and when it is back."""
     with served(model, *options) as server:
-        return asyncio.run(killed(server, pictures))
+        asyncio.run(killed(server, pictures, bars))
 
 
-async def killed(server: Running, pictures: Sequence[bytes]) -> bool:
-    """Whether every request got its 503 in time, and the process came back."""
+async def killed(server: Running, pictures: Sequence[bytes], bars: Bars) -> None:
+    """What every request that waited got, and whether the process came back."""
     waiting = [asyncio.create_task(Client(server.port).ask(request_of(pictures[0]))) for _ in range(20)]
     await asyncio.sleep(0.05)
     child = psutil.Process(server.process.pid).children()[0]
     os.kill(child.pid, signal.SIGKILL)
     begun = time.perf_counter()
-    answers = [(await one)[0] for one in waiting]
+    answers = Counter([(await one)[0] for one in waiting])
     taken = time.perf_counter() - begun
     while (await Client(server.port).ask(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n"))[0] != 200:
         await asyncio.sleep(0.1)
     back = time.perf_counter() - begun
     status = (await Client(server.port).ask(request_of(pictures[0])))[0]
-    print(
-        f"after kill -9: {dict(Counter(answers))} within {taken:.2f} s; ready again after {back:.1f} s, then {status}"
-    )
-    return taken < MOST_GONE and status == 200
+    print(f"after kill -9: {dict(answers)} within {taken:.2f} s; ready again after {back:.1f} s, then {status}")
+    bars.require(answers.keys() <= {200, 503}, f"answers other than 200 and 503 after kill -9: {answers}")
+    bars.require(answers[503] > 0, "no request waited when the process was ended: give larger pictures")
+    bars.require(taken < MOST_GONE, f"the last answer came {taken:.2f} s after kill -9")
+    bars.require(status == 200, f"the process that was started again answers {status}")
 
 
 def main() -> None:
@@ -361,16 +400,20 @@ def main() -> None:
     files = sorted(path for path in Path(given.pictures).rglob("*") if path.suffix.lower() in picture_suffixes())
     pictures = [path.read_bytes() for path in files[: given.most]]
     print(f"opendetr {__version__}, {describe_machine()}, {time.strftime('%Y-%m-%d')}; {len(pictures)} pictures")
+    bars = Bars()
     if given.what == "throughput":
-        holds = throughput(given.model, pictures, given.turns, given.seconds or 10, options)
+        throughput(given.model, pictures, given.turns, given.seconds or 10, options, bars)
     elif given.what == "soak":
-        holds = soak(given.model, pictures, given.clients, given.seconds or 60, options)
+        soak(given.model, pictures, given.clients, given.seconds or 60, options, bars)
     elif given.what == "mutations":
-        holds = mutations(given.model, pictures, given.number, options)
+        mutations(given.model, pictures, given.number, options, bars)
     else:
-        holds = kill(given.model, pictures, options)
-    print("all bars hold" if holds else "a bar does not hold")
-    sys.exit(not holds)
+        kill(given.model, pictures, options, bars)
+    for what in bars.broken:
+        print(f"a bar does not hold: {what}")
+    if not bars.broken:
+        print("all bars hold")
+    sys.exit(bool(bars.broken))
 
 
 if __name__ == "__main__":

@@ -48,9 +48,13 @@ def picture(kind: str = "PNG", size: tuple[int, int] = (40, 20)) -> bytes:
 
 
 def settings(
-    limits: Limits | None = None, host: str = "127.0.0.1", key: str | None = None, labels: LabelStudio | None = None
+    limits: Limits | None = None,
+    host: str = "127.0.0.1",
+    key: str | None = None,
+    labels: LabelStudio | None = None,
+    public: str | None = None,
 ) -> ServeSettings:
-    return ServeSettings(ModelSettings("cells"), host, 8000, limits or Limits(), key, labels)
+    return ServeSettings(ModelSettings("cells"), host, 8000, limits or Limits(), key, labels, public)
 
 
 def ask(

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 HIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _NOT_IN_LINES = re.compile(f"(?![\n\t]){HIDDEN.pattern}")
 
+_FOLDERS = re.compile(r"(?<![\w./:~-])(?:[A-Za-z]:)?[/\\](?:[^\s/\\]+[/\\])+")  # of an absolute path
+
 
 def one_line(text: str) -> str:
     """A text in which nothing is hidden: what steers a terminal or a line is written as Python writes it."""
@@ -24,6 +26,11 @@ def visible(text: str) -> str:
 def without_hidden(name: str) -> str:
     """A name for a file, with a dash for every hidden character."""
     return HIDDEN.sub("-", name)
+
+
+def without_folders(sentence: str) -> str:
+    """A sentence for another machine: of every absolute path only the last name; the rest tells users and disks."""
+    return _FOLDERS.sub("", sentence)
 
 
 def _as_python(found: re.Match[str]) -> str:

@@ -173,7 +173,7 @@ def test_its_graphs_sample_nothing_and_need_no_operator_of_their_own(folder, nam
 
 def test_a_folder_with_other_files_is_left_alone(model, tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(UserError, match="holds other files"):
+    with pytest.raises(UserError, match="which is of no export, and would be removed"):
         api.export(model, tmp_path, "web")
     with pytest.raises(UserError, match="goes without --with-preprocessing"):
         api.export(model, tmp_path / "new", "web", with_attention=True)

@@ -91,7 +91,7 @@ COMMANDS = {
         "--data", "--classes", "--rename", "--voc-origin", "--image-size", "--host", "--port", "--api-key-file",
         "--threshold", "--batch-size", "--engine", "--precision", "--device", "--threads", "--max-megabytes",
         "--max-megapixels", "--max-pictures", "--max-waiting", "--deadline", "--label-studio",
-        "--label-studio-token-file", "--review",
+        "--label-studio-token-file", "--review", "--public-name",
     },
     "ablate": {
         "--data", "--classes", "--rename",

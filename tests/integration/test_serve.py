@@ -141,6 +141,16 @@ def test_match_says_what_became_of_every_object(client, digit_pictures):
 
 
 @pytest.mark.parametrize(
+    ("box", "status"),
+    [([0, 0, 1e39, 1e39], 422), ([-1e6, -1e6, 1e6, 1e6], 200), ([0, 0, 1e-42, 1e-42], 200), ([1 - 1e-9, 5, 1, 6], 200)],
+)
+def test_no_true_box_is_too_large_or_too_small_to_be_matched(client, digit_pictures, box, status):
+    data = {"truth": json.dumps([{"label": 3, "box_xyxy": box}])}
+    answer = client.post("/v1/match", data=data, **images(digit_pictures[0]))
+    assert answer.status_code == status, answer.text
+
+
+@pytest.mark.parametrize(
     ("content", "status", "said"),
     [
         (b"", 422, "it is empty"),
@@ -156,6 +166,18 @@ def test_bad_pictures_are_sentences(client, content, status, said):
     answer = client.post("/v1/detect", **images(content, name="../a.png"))
     assert (answer.status_code, said in answer.json()["error"]) == (status, True), answer.text
     assert "Traceback" not in answer.text
+
+
+def test_no_answer_tells_where_the_model_lies(client, tiny_run, digits, digit_pictures):
+    config, one = tiny_run / "config.toml", images(digit_pictures[0])
+    answers = [client.get(f"/v1/{path}") for path in ("model", "data", "run", "run/log", "data/none/pictures")]
+    answers += [client.get(path) for path in ("/readyz", "/health", "/metrics", "/openapi.json")]
+    answers += [client.post(f"/v1/{path}", **one) for path in ("detect", "explain", "look", "match")]
+    answers.append(client.post("/v1/look", params={"checkpoint": str(tiny_run)}, **one))
+    answers.append(client.post("/v1/detect", **images(b"x", name=str(config))))
+    for answer in answers:
+        for folder in {tiny_run.parent, digits.parent, tiny_run.resolve().parent}:
+            assert str(folder).encode() not in answer.content, answer.url
 
 
 def test_odd_pictures_are_answered(client):
@@ -224,6 +246,12 @@ def test_a_missing_model_and_a_port_in_use_are_sentences(tiny_run, tmp_path, ser
         ({"threshold": 2}, "--threshold must be between 0 and 1"),
         ({"max_pictures": 0}, "--max-pictures 0: expected more than 0"),
         ({"deadline": float("nan")}, "--deadline nan: expected more than 0"),
+        ({"deadline": float("inf")}, "--deadline inf: expected more than 0, and a finite number"),
+        ({"max_megabytes": float("inf")}, "--max-megabytes inf: expected more than 0, and a finite number"),
+        ({"max_megapixels": float("inf")}, "--max-megapixels inf: expected more than 0, and a finite number"),
+        ({"max_waiting": 15}, "--max-waiting 15 is less than --max-pictures 16"),
+        ({"max_megabytes": 513}, "--max-megabytes 513: expected 512 at most"),
+        ({"public_name": "https://detr.example"}, "--public-name https://detr.example: expected the name of a machine"),
         ({"port": 70000}, "--port 70000: expected 0 to 65535"),
         ({"label_studio": "http://localhost:8080"}, "belong together: give both"),
         ({"label_studio": "localhost", "label_studio_token_file": "token"}, "expected the address of a server"),

@@ -31,6 +31,11 @@ def prepare(worker, **given):
 
 
 def together(worker, group):
+    for one in group:
+        if one.get("refuse"):
+            raise UserError(one["refuse"])
+        if one.get("fail"):
+            raise ValueError(one["fail"])
     return [f"{one['say']} of {len(group)}" for one in group]
 
 

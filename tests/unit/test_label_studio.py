@@ -122,7 +122,7 @@ def test_limits_and_errors_are_sentences(studio, monkeypatch):
     with pytest.raises(UserError, match="nothing: Label Studio answers 404"):
         store(studio).fetch("/nothing")
     monkeypatch.setattr(label_studio, "ALL_SECONDS", -1.0)
-    with pytest.raises(UserError, match="it is not here after"):
+    with pytest.raises(UserError, match="it is not here in time"):
         store(studio).fetch("/data/picture.png")
 
 
@@ -201,6 +201,38 @@ def test_detections_of_classes_that_the_project_lacks_are_left_out(studio):
 def test_tasks_that_cannot_be_done_are_refused(studio, tasks, status, said):
     answer = predict(studio, tasks)
     assert (answer.status_code, said in answer.json()["error"]) == (status, True), answer.text
+
+
+def test_a_label_studio_that_is_down_is_said(studio):
+    studio.shutdown()
+    studio.server_close()
+    answer = predict(studio, [{"data": {"image": "/data/picture.png"}}])
+    assert answer.status_code == 502
+    assert "picture.png cannot be fetched: Label Studio at http://127.0.0.1" in answer.json()["error"]
+    assert "does not answer (" in answer.json()["error"]
+
+
+def test_one_deadline_counts_for_all_tasks(studio):
+    asked_of = settings(Limits(deadline=0.0), labels=LabelStudio(origin(studio), "legacy"))
+    content = {"tasks": [{"data": {"image": "/data/picture.png"}}] * 9, "label_config": CONFIG}
+    assert ask("POST", "/predict", asked_of=asked_of, json=content).status_code == 504
+
+
+def test_fetched_pictures_count_as_held(studio):
+    asked_of = settings(Limits(bytes_at_once=2000), labels=LabelStudio(origin(studio), "legacy"))
+    large = Standing()
+    content = {"tasks": [{"data": {"image": "/data/large"}}], "label_config": CONFIG}
+    answer = ask("POST", "/predict", asked_of=asked_of, json=content, compute=large)
+    assert (answer.status_code, large.asked) == (429, [])
+
+
+def test_bodies_and_interfaces_have_limits_of_their_own():
+    answer = ask("POST", "/webhook", content=b"{}" + b" " * label_studio.MOST_JSON)
+    assert (answer.status_code, answer.json()["error"]) == (
+        413, "the request is too large; this server takes 2 MB at most",
+    )  # fmt: skip
+    answer = ask("POST", "/setup", json={"schema": CONFIG + " " * label_studio.MOST_INTERFACE})
+    assert (answer.status_code, "of 100 kB at most" in answer.json()["error"]) == (422, True)
 
 
 def test_without_a_label_studio_nothing_is_fetched():

@@ -42,8 +42,11 @@ def test_a_work_answers_refuses_and_fails():
             with pytest.raises(WrongInputError, match="no picture") as refused:
                 await compute.call("work", {"refuse": "no picture"})
             assert refused.value.kind == "UserError"
-            with pytest.raises(WorkFailed, match="ValueError: oh"):
+            with pytest.raises(WorkFailed, match=r"^ValueError$"):  # the text may hold a path; the console has it
                 await compute.call("work", {"fail": "oh"})
+            said = r"/home/someone/runs/model.safetensors of C:\someone\b.json is damaged; see http://x/y/z"
+            with pytest.raises(WrongInputError, match=r"^model\.safetensors of b\.json is damaged; see http://x/y/z$"):
+                await compute.call("work", {"refuse": said})
             with pytest.raises(WorkFailed, match="KeyError"):
                 await compute.call("nothing", {})
             assert await compute.call("work", {"say": 1}) == 1  # the process went on
@@ -75,6 +78,26 @@ def test_pictures_that_are_alike_go_together(tmp_path):
             await held
             assert await several == [f"{number} of 3" for number in range(6)]
             await until(lambda: sizes == [3, 3])
+
+    asyncio.run(run())
+
+
+def test_a_picture_that_fails_in_a_batch_spoils_no_other(tmp_path):
+    async def run():
+        async with computing() as compute:
+            held = asyncio.create_task(compute.call("work", {"wait_for": str(tmp_path / "go")}))
+            kinds = [{"say": 0}, {"refuse": "no numbers"}, {"say": 2}, {"fail": "oh"}]
+            notes = [tmp_path / str(number) for number in range(len(kinds))]
+            jobs = [
+                asyncio.create_task(compute.call("batched", {**kind, "shape": 0, "note": str(note)}))
+                for kind, note in zip(kinds, notes)
+            ]
+            await until(lambda: all(note.exists() for note in notes))
+            (tmp_path / "go").touch()
+            await held
+            found = await asyncio.gather(*jobs, return_exceptions=True)
+            assert [found[0], found[2]] == ["0 of 1", "2 of 1"]
+            assert (str(found[1]), str(found[3])) == ("no numbers", "ValueError")
 
     asyncio.run(run())
 
@@ -190,6 +213,19 @@ def test_background_work_waits_until_nobody_asks(tmp_path):
     asyncio.run(run())
 
 
+def test_background_work_has_a_deadline_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(process, "BACKGROUND", 0.05)
+
+    async def run():
+        async with computing() as compute:
+            with pytest.raises(Late):
+                await compute.call("work", {"wait_for": str(tmp_path / "go")}, priority="background")
+            (tmp_path / "go").touch()
+            assert await compute.call("work", {"say": 1}) == 1
+
+    asyncio.run(run())
+
+
 def test_kill_9_fails_what_waits_at_once_and_the_process_comes_back(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(process, "FIRST_PAUSE", 0.01)
 
@@ -232,6 +268,22 @@ def test_a_start_that_fails_is_tried_again(tmp_path, monkeypatch):
             assert await compute.call("work", {"say": "back"}) == "back"
 
     asyncio.run(run())
+
+
+def test_after_a_fault_in_the_watching_the_process_is_started_again(monkeypatch, capsys):
+    monkeypatch.setattr(process, "FIRST_PAUSE", 0.01)
+
+    async def run():
+        async with computing() as compute:
+            before, note = compute.process_id, compute.on_batch
+            compute.on_batch = lambda size: 1 / 0
+            await compute.call("batched", {"say": 1, "shape": 0})
+            await until(lambda: compute.is_ready and compute.process_id != before)
+            compute.on_batch = note
+            assert await compute.call("batched", {"say": 2, "shape": 0}) == "2 of 1"
+
+    asyncio.run(run())
+    assert "the server has a fault (ZeroDivisionError)" in capsys.readouterr().out
 
 
 def test_a_process_that_does_not_answer_is_ended(tmp_path, monkeypatch):

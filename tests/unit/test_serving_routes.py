@@ -11,6 +11,7 @@ import pytest
 from opendetr.serving import app as application
 from opendetr.serving.app import create_app
 from opendetr.serving.process import ComputeGone, Late, QueueFull, WorkFailed, WrongInputError
+from opendetr.serving.server import grace_of, reachable
 from opendetr.serving.settings import Limits
 from served import FOUND, Standing, ask, images, picture, settings
 
@@ -196,6 +197,11 @@ def test_explain_gets_its_fields_as_numbers():
         ('[{"label": 0, "box_xyxy": [3, 2, 1, 4]}]', "truth: 0: a box needs x1 < x2 and y1 < y2"),
         ('[{"label": 0, "box_xyxy": [1, 2, 3]}]', "truth: 0.box_xyxy: list should have at least 4 items"),
         ('[{"label": 0, "box_xyxy": [NaN, 2, 3, 4]}]', "truth: 0.box_xyxy.0: input should be a finite number"),
+        (
+            '[{"label": 0, "box_xyxy": [0, 0, 1e39, 1e39]}]',
+            "truth: 0.box_xyxy.2: input should be less than or equal to",
+        ),
+        ('[{"label": 0, "box_xyxy": [-1e7, 0, 1, 1]}]', "truth: 0.box_xyxy.0: input should be greater than or equal"),
         ('[{"label": 0, "box_xyxy": [1, 2, 3, 4], "path": "x"}]', "truth: 0.path: extra inputs are not permitted"),
         (json.dumps([{"label": 0, "box_xyxy": [1, 2, 3, 4]}] * 1001), "truth: expected 1000 objects at most"),
     ],
@@ -220,12 +226,56 @@ def test_look_answers_the_bytes_of_a_file():
 @pytest.mark.parametrize("base", ["http://evil.example:8000", "http://127.0.0.1.evil.example", "http://[::2]"])
 def test_a_page_whose_name_points_here_reads_nothing(base):
     answer = ask("GET", "/v1/model", base=base)
-    assert (answer.status_code, sentence(answer)) == (403, "this server answers requests to localhost only; see --host")
+    assert (answer.status_code, sentence(answer)) == (
+        403,
+        "this server answers requests to localhost only; see --public-name and --host",
+    )
 
 
 @pytest.mark.parametrize("base", ["http://localhost:8000", "http://127.0.0.1", "http://[::1]:8000"])
 def test_this_machine_has_several_names(base):
     assert ask("GET", "/v1/model", base=base).status_code == 200
+
+
+def test_every_loopback_address_is_this_machine():
+    assert ask("GET", "/v1/model", asked_of=settings(host="127.0.0.2"), base="http://evil.example").status_code == 403
+    assert ask("GET", "/v1/model", asked_of=settings(host="127.0.0.2"), base="http://127.0.0.2:8000").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "host", ["detr.example", "DETR.example:443", "127.0.0.1:8000"]
+)  # as a proxy passes it on, or not
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("https://detr.example", 200), ("https://detr.example:8443", 200), ("https://evil.example", 403),
+        ("https://detr.example.evil.example", 403), ("null", 403), ("http://[", 403),
+    ],
+)  # fmt: skip
+def test_behind_a_server_with_tls_its_name_is_accepted(host, origin, status):
+    asked_of, headers = settings(public="detr.example"), {"host": host, "origin": origin}
+    assert ask("POST", "/v1/detect", asked_of=asked_of, headers=headers, **images(picture())).status_code == status
+    assert ask("GET", "/v1/model", asked_of=asked_of, headers={"host": "other.example"}).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("key", "has_data", "said"),
+    [
+        (None, True, "all machines that reach it (there is no --api-key-file) can use the model, look at the pictures"),
+        (
+            KEY,
+            True,
+            "machines that have the key can use the model, look at the pictures of the open data set and write",
+        ),
+        (None, False, "can use the model; what is sent is not encrypted"),
+    ],
+)
+def test_what_other_machines_can_do_is_said(key, has_data, said):
+    assert said in reachable(settings(host="0.0.0.0", key=key), has_data=has_data)
+
+
+def test_a_stop_waits_for_a_slow_body_and_its_answer():
+    assert grace_of(Limits(reading=20, deadline=7.5)) >= 20 + 7.5 + 2
 
 
 def test_a_server_for_other_machines_has_any_name():

@@ -13,7 +13,14 @@ from opendetr.data.transforms import WITHOUT_PADDING
 from opendetr.devices import resolve_device
 from opendetr.errors import UserError
 from opendetr.exporting.certificate import Certificate, print_certificate
-from opendetr.exporting.export import ExportOptions, export_model, export_with_data, format_of, write_labelling_note
+from opendetr.exporting.export import (
+    ExportOptions,
+    export_model,
+    export_with_data,
+    format_of,
+    free_note_path,
+    write_labelling_note,
+)
 from opendetr.exporting.exported_file import describe_exported
 from opendetr.exporting.fastest_engine import prepare_engines
 from opendetr.files import require_writable
@@ -130,6 +137,8 @@ def export(
     source = None if data is None else DataSource.of(data, classes, rename, voc_origin)
     index = None if source is None else load_index(source, split)
     options.require_possible(index)
+    if kind == "onnx" and format != "web":
+        free_note_path(path)
     if path.is_file():
         console.print(f"{path} is there already: it is replaced at the end, if the new one agrees with the model")
     settle_threads(threads, measure=True)

@@ -53,6 +53,10 @@ def serve(
     api_key_file: Annotated[
         Path | None, option(OUTPUT, "FILE", "A file with the key that requests must carry.", default="no key")
     ] = None,
+    public_name: Annotated[
+        str | None,
+        option(OUTPUT, "NAME", "The name of a server with TLS that stands before this one.", default="none"),
+    ] = None,
     threshold: Annotated[
         float | None,
         option(
@@ -94,7 +98,7 @@ def serve(
     """
     opendetr.serve(
         model, data=data or None, classes=classes, rename=rename, voc_origin=voc_origin, review=review,
-        host=host, port=port,
+        host=host, port=port, public_name=public_name,
         threshold=threshold, batch_size=batch_size, image_size=image_size, engine=engine, precision=precision,
         device=device, threads=threads, api_key_file=api_key_file, max_megabytes=max_megabytes,
         max_megapixels=max_megapixels, max_pictures=max_pictures, max_waiting=max_waiting, deadline=deadline,

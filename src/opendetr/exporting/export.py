@@ -30,6 +30,7 @@ from opendetr.options import ExportedFileFormat, PrecisionName, require_choice
 from opendetr.progress import stages
 
 USUAL_PICTURE = (480, 640)  # height and width
+NOTE_TYPE = "opendetr"
 OUTPUTS_IN_WORDS = {
     "scores": "float32 [batch, N]: of every answer, 0 to 1, without a threshold",
     "labels": "int64 [batch, N]: the number of the class, from 0",
@@ -199,14 +200,19 @@ def export_model(
 def write_labelling_note(checkpoint: Checkpoint, output: Path, options: ExportOptions) -> Path:
     """Write what labelling tools ask for beside an ONNX file, as YAML of the same name; returns its path.
 
-    Keys that AnyLabeling and X-AnyLabeling have are called as there.
+    Keys that AnyLabeling and X-AnyLabeling have are called as there. A YAML file of somebody else is not touched, such
+    as a data set's `data.yaml`: the name is then `NAME.onnx.yaml`.
+
+    Raises:
+        UserError: both are somebody else's.
     """
+    path = free_note_path(output)
     preprocessing, labels = checkpoint.preprocessing, checkpoint.label_map
     thresholds = list(checkpoint.description.thresholds) or [USUAL_THRESHOLD] * labels.num_classes
     height, width = preprocessing.shape(*USUAL_PICTURE)
     used = [threshold for threshold, number in zip(thresholds, labels.category_ids) if number is not None]
     note = {
-        "type": "opendetr",
+        "type": NOTE_TYPE,
         "name": output.stem,
         "display_name": output.stem,
         "model_path": output.name,
@@ -223,9 +229,32 @@ def write_labelling_note(checkpoint: Checkpoint, output: Path, options: ExportOp
         "inputs": _describe_inputs(options),
         "outputs": OUTPUTS_IN_WORDS,
     }
-    path = output.with_suffix(".yaml")
     write_text(path, yaml.safe_dump(note, sort_keys=False, allow_unicode=True))
     return path
+
+
+def free_note_path(output: Path) -> Path:
+    """Where the note of an ONNX file can be: beside it as NAME.yaml, or where that is another file, NAME.onnx.yaml.
+
+    Raises:
+        UserError: both are other files.
+    """
+    paths = output.with_suffix(".yaml"), output.with_name(f"{output.name}.yaml")
+    for path in paths:
+        if _is_free(path):
+            return path
+    raise UserError(f"{paths[0]} and {paths[1]} are other files, which are not replaced: give --output another name")
+
+
+def _is_free(path: Path) -> bool:
+    """Whether there is no file, or a note of ours."""
+    if not path.exists():
+        return True
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return False
+    return isinstance(found, dict) and found.get("type") == NOTE_TYPE
 
 
 def _write_draft(

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 
 from opendetr.errors import UserError
 from opendetr.serving.messages import packed, receive
+from opendetr.wording import without_folders
 
 PREPARING_THREADS = 2  # decoding and resizing release the GIL
 
@@ -129,22 +130,27 @@ class Line:
         return alike
 
     def _answer(self, group: list[_Job]) -> None:
-        """Compute, and send what came out or what is wrong."""
+        """Compute, and send what came out or what is wrong.
+
+        Where something is wrong with several, each is computed again alone: one picture spoils no other's answer.
+        """
         try:
             work = self.table[group[0].name]
             if group[0].prepared is None:
                 results = [work.run(self.worker, **group[0].arguments)]
             else:
                 results = work.run(self.worker, [job.prepared.result() for job in group if job.prepared is not None])
-        except UserError as error:
-            for job in group:
-                self.send(("wrong", job.number, type(error).__name__, str(error)))
-        except Exception as error:  # a fault of ours: said on the console, and the process goes on
-            traceback.print_exc()
-            for job in group:
-                self.send(("failed", job.number, type(error).__name__, str(error)))
+        except Exception as error:
+            if len(group) > 1:
+                for job in group:
+                    self._answer([job])
+            elif isinstance(error, UserError):
+                self.send(("wrong", group[0].number, type(error).__name__, without_folders(str(error))))
+            else:  # a fault of ours: said on the console, and the process goes on
+                traceback.print_exc()
+                self.send(("failed", group[0].number, type(error).__name__))
         else:
-            for job, result in zip(group, results):
+            for job, result in zip(group, results, strict=True):
                 self.send(("found", job.number, result))
             if group[0].prepared is not None:
                 self.send(("batch", len(group)))

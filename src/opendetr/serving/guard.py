@@ -3,6 +3,7 @@
 import base64
 import binascii
 import hmac
+import ipaddress
 from collections.abc import MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -11,7 +12,6 @@ from opendetr.serving.packages import ASGIApp, Headers, Message, MutableHeaders,
 from opendetr.serving.refusal import Refusal
 from opendetr.serving.settings import ServeSettings
 
-LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 OPEN = frozenset({"/healthz", "/readyz", "/openapi.json"})  # answered without the key, as are the files of the page
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 CONTENT_POLICY = (
@@ -36,7 +36,6 @@ class Guard:
     def __init__(self, app: ASGIApp, settings: ServeSettings, needs_key: tuple[str, ...]) -> None:
         """Take the application, and the beginnings of the paths that need the key, where there is one."""
         self.app, self.settings, self.needs_key = app, settings, needs_key
-        self.is_stopping = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -65,10 +64,11 @@ class Guard:
             headers["connection"] = "close"  # the client's next request goes elsewhere
 
     def _refusal(self, scope: Scope, headers: Headers) -> Refusal | None:
-        if self.settings.host in LOOPBACK and _host_of(headers.get("host", "")) not in LOOPBACK:
+        public, asked = self.settings.public_name, _host_of(headers.get("host", ""))
+        if is_loopback(self.settings.host) and not is_loopback(asked) and asked != public:
             # A page of another host can let its own name point to 127.0.0.1, and would then read what is served here.
-            return Refusal(403, "this server answers requests to localhost only; see --host")
-        if scope["method"] not in READING and _is_from_elsewhere(headers):
+            return Refusal(403, "this server answers requests to localhost only; see --public-name and --host")
+        if scope["method"] not in READING and _is_from_elsewhere(headers, public):
             return Refusal(403, "this request was made by a page of another host, which may not use this server")
         key = self.settings.api_key
         path = scope["path"]
@@ -88,11 +88,20 @@ def _host_of(header: str) -> str:
         return ""
 
 
-def _is_from_elsewhere(headers: Headers) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a server at that host."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_from_elsewhere(headers: Headers, public: str | None) -> bool:
     """Whether a browser says that another page sent the request; programs other than browsers say nothing."""
     origin = headers.get("origin")
     if origin is not None:
-        return urlsplit(origin).netloc.lower() != headers.get("host", "").lower()
+        place = origin.partition("://")[2].lower()
+        return place != headers.get("host", "").lower() and (public is None or _host_of(place) != public)
     return headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none")
 
 

@@ -7,11 +7,13 @@ gives rectangles in per cent of the picture.
 import asyncio
 import http.client
 import json
+import math
 import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 from urllib.parse import urljoin, urlsplit
 from xml.etree import ElementTree
@@ -20,7 +22,7 @@ from opendetr.errors import UserError, first_line
 from opendetr.progress import warn
 from opendetr.serving.asking import refusals, while_connected
 from opendetr.serving.packages import FastAPI, Request, Response
-from opendetr.serving.process import Compute
+from opendetr.serving.process import Compute, Late
 from opendetr.serving.refusal import Plain, Refusal
 from opendetr.serving.schemas import COMPUTING, errors, json_body
 from opendetr.serving.settings import LabelStudio
@@ -31,6 +33,7 @@ from opendetr.wording import one_line
 ANSWER_SECONDS, ALL_SECONDS = 10.0, 60.0  # longest wait for the next bytes of a picture, and for all of them
 CHUNK = 2**16
 AT_ONCE = 4  # pictures of a request that are fetched and detected in at the same time
+MOST_JSON, MOST_INTERFACE = 2 * 2**20, 100_000  # bytes of a body; letters of a labelling interface
 MOST_TASKS = 1000  # of a request
 MOST_REDIRECTS = 3
 MOST_ADDRESS = 2000  # letters
@@ -78,27 +81,28 @@ def add_label_studio(app: FastAPI) -> None:
     @app.post("/setup", tags=["Label Studio"], responses=COMPUTING, openapi_extra=json_body({"schema": interface}, []))
     async def setup(request: Request) -> Response:
         """The version of the model, for a project whose labelling interface has RectangleLabels on an Image."""
-        asked = await gate.json(request)
+        asked = await gate.json(request, MOST_JSON)
         if asked.get("schema"):
-            labelling_of(asked["schema"], names_of(compute))
+            await asyncio.to_thread(labelling_of, asked["schema"], names_of(compute))
         return Plain({"model_version": version_of(compute)})
 
     tasks_of = {"type": "array", "items": {"type": "object"}, "example": [{"id": 1, "data": {"image": "/data/a.png"}}]}
 
     @app.post(
-        "/predict", tags=["Label Studio"], responses=COMPUTING,
+        "/predict", tags=["Label Studio"], responses=COMPUTING | errors(502),
         openapi_extra=json_body({"tasks": tasks_of, "label_config": interface}, ["tasks", "label_config"]),
     )  # fmt: skip
     async def predict(request: Request) -> Response:
         """Rectangles for every task."""
-        asked = await gate.json(request)
+        asked = await gate.json(request, MOST_JSON)
         tasks = asked.get("tasks")
         if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
             raise Refusal(422, "tasks: expected a list of Label Studio's tasks")
         if len(tasks) > MOST_TASKS:
             raise Refusal(413, f"tasks: expected {MOST_TASKS} at most, got {len(tasks)}")
-        labelling = labelling_of(asked.get("label_config"), names_of(compute))
-        return Plain({"results": await while_connected(request, each_task(tasks, labelling))})
+        labelling = await asyncio.to_thread(labelling_of, asked.get("label_config"), names_of(compute))
+        with refusals():
+            return Plain({"results": await while_connected(request, predictions(tasks, labelling))})
 
     @app.post(
         "/webhook", tags=["Label Studio"], responses=errors(400, 401, 403, 408, 413, 422, 429),
@@ -106,24 +110,26 @@ def add_label_studio(app: FastAPI) -> None:
     )  # fmt: skip
     async def webhook(request: Request) -> Response:
         """Takes note of nothing: models are trained by `opendetr train`, not while people label."""
-        await gate.json(request)
+        await gate.json(request, MOST_JSON)
         return Plain({})
 
-    async def each_task(tasks: Sequence[dict[str, Any]], labelling: Labelling) -> list[dict[str, Any]]:
+    async def predictions(tasks: Sequence[dict[str, Any]], labelling: Labelling) -> list[dict[str, Any]]:
         """The results of all tasks; a picture that cannot be had is said on the console, and has none.
 
         Raises:
-            Refusal: no task had a picture.
+            Refusal: no task had a picture, or Label Studio does not answer.
+            Late: the deadline, which counts for all of them, has passed.
         """
         at_once, refused = asyncio.Semaphore(AT_ONCE), list[Refusal]()
+        until = time.monotonic() + settings.limits.deadline
 
         async def one(task: dict[str, Any]) -> dict[str, Any]:
             async with at_once:
                 try:
-                    picture = await fetched(store, address_of(task, labelling))
+                    picture = await fetch(store, address_of(task, labelling), until)
                     given = {"picture": picture.content, "name": picture.name, "threshold": None}
-                    with refusals():
-                        found = await compute.call("detect", given, deadline=settings.limits.deadline)
+                    with refusals(), gate.hold(len(picture.content)):
+                        found = await compute.call("detect", given, deadline=until - time.monotonic())
                 except Refusal as refusal:
                     if refusal.status not in (413, 422):
                         raise
@@ -134,7 +140,10 @@ def add_label_studio(app: FastAPI) -> None:
 
         running = [asyncio.ensure_future(one(task)) for task in tasks]
         try:
-            results = [await task for task in running]
+            async with asyncio.timeout(settings.limits.deadline):
+                results = [await task for task in running]
+        except TimeoutError:
+            raise Late from None
         finally:
             for task in running:
                 task.cancel()
@@ -171,6 +180,8 @@ def labelling_of(config: Any, names: Sequence[str]) -> Labelling:
     expected = "expected a labelling interface with RectangleLabels on an Image"
     if not isinstance(config, str) or "<!" in config.replace("<!--", ""):  # a comment is all that may be declared
         raise Refusal(422, expected)
+    if len(config) > MOST_INTERFACE:
+        raise Refusal(422, f"{expected}, of {MOST_INTERFACE // 1000} kB at most")
     try:
         tags = list(ElementTree.fromstring(config).iter())
     except (ElementTree.ParseError, RecursionError, ValueError):
@@ -237,11 +248,12 @@ def region_of(box_xyxy: Sequence[float], width: int, height: int) -> Region | No
     return Region(x1, y1, x2 - x1, y2 - y1) if x1 < x2 and y1 < y2 else None
 
 
-async def fetched(store: "PictureStore | None", address: str) -> Upload:
+async def fetch(store: "PictureStore | None", address: str, until: float) -> Upload:
     """The picture at an address of a task.
 
     Raises:
-        Refusal: the server was started without a Label Studio, the address is elsewhere, or it does not answer.
+        Refusal: the server was started without a Label Studio, the address is elsewhere, or there is no such picture;
+            502 where Label Studio does not answer.
     """
     if store is None:
         raise Refusal(
@@ -249,9 +261,13 @@ async def fetched(store: "PictureStore | None", address: str) -> Upload:
             "--label-studio-token-file FILE",
         )  # fmt: skip
     try:
-        return await asyncio.to_thread(store.fetch, address)
+        return await asyncio.get_running_loop().run_in_executor(store.pool, store.fetch, address, until)
     except UserError as error:
-        raise Refusal(422, str(error)) from None
+        raise Refusal(502 if isinstance(error, UnreachableError) else 422, str(error)) from None
+
+
+class UnreachableError(UserError):
+    """Label Studio is not there, or has a fault."""
 
 
 def origin_of(address: str) -> tuple[str, str, int]:
@@ -280,15 +296,21 @@ class PictureStore:
     def __init__(self, label_studio: LabelStudio, most_bytes: int) -> None:
         self.address, self.token, self.most_bytes = label_studio.origin, label_studio.token, most_bytes
         self.origin = origin_of(self.address)
+        self.pool = ThreadPoolExecutor(AT_ONCE, "opendetr-fetching")  # of all requests together
         self.opener = urllib.request.build_opener(_SameOrigin(self.origin))
         self._access, self._access_until = "", 0.0
         self._lock = threading.Lock()
 
-    def fetch(self, address: str) -> Upload:
+    def fetch(self, address: str, until: float = math.inf) -> Upload:
         """The picture at an address of this Label Studio, which may be a path there.
 
+        Args:
+            address: of the picture.
+            until: when it must be here, on the clock of time.monotonic.
+
         Raises:
-            UserError: the address is elsewhere or leads elsewhere; it does not answer; or the file is too large.
+            UserError: the address is elsewhere or leads elsewhere; there is no such picture; or it is too large.
+            UnreachableError: it does not answer, or has a fault.
         """
         try:
             whole = urljoin(self.address + "/", address)
@@ -301,12 +323,18 @@ class PictureStore:
             )
         name = urlsplit(whole).path.rpartition("/")[2][:80] or "the picture"
         try:
-            return Upload(name, self._read(urllib.request.Request(whole, headers=self._headers())))
+            return Upload(name, self._read(urllib.request.Request(whole, headers=self._headers()), until))
         except urllib.error.HTTPError as error:
-            raise UserError(f"{name}: Label Studio answers {error.code}; check the token and the task") from None
-        except (OSError, http.client.HTTPException, ValueError) as error:
+            kind = UnreachableError if error.code >= 500 else UserError
+            raise kind(f"{name}: Label Studio answers {error.code}; check the token and the task") from None
+        except ValueError as error:
+            raise UserError(f"{name} cannot be fetched from Label Studio ({first_line(error)})") from None
+        except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", None) or first_line(error)
-            raise UserError(f"{name} cannot be fetched from Label Studio ({reason})") from None
+            raise UnreachableError(
+                f"{name} cannot be fetched: Label Studio at {self.address} does not answer ({reason}); start it, or "
+                f"check --label-studio"
+            ) from None
 
     def _headers(self) -> dict[str, str]:
         agent = {"User-Agent": f"opendetr/{__version__}"}
@@ -317,19 +345,19 @@ class PictureStore:
                 body = json.dumps({"refresh": self.token}).encode()
                 headers = agent | {"Content-Type": "application/json"}
                 request = urllib.request.Request(f"{self.address}/api/token/refresh", body, headers)
-                answer = json.loads(self._read(request))
+                answer = json.loads(self._read(request, math.inf))
                 if not isinstance(answer, dict) or not isinstance(answer.get("access"), str):
                     raise ValueError("it does not take the token")
                 self._access, self._access_until = answer["access"], time.monotonic() + ALL_SECONDS
             return agent | {"Authorization": f"Bearer {self._access}"}
 
-    def _read(self, request: urllib.request.Request) -> bytes:
-        until, content = time.monotonic() + ALL_SECONDS, bytearray()
+    def _read(self, request: urllib.request.Request, until: float) -> bytes:
+        until, content = min(until, time.monotonic() + ALL_SECONDS), bytearray()
         with self.opener.open(request, timeout=ANSWER_SECONDS) as answer:
             while piece := answer.read(CHUNK):
                 content += piece
                 if len(content) > self.most_bytes:
                     raise ValueError(f"it has more than {self.most_bytes / 2**20:g} MB")
                 if time.monotonic() > until:
-                    raise ValueError(f"it is not here after {ALL_SECONDS:g} s")
+                    raise ValueError("it is not here in time")
         return bytes(content)

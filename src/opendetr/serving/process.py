@@ -1,13 +1,15 @@
 """The web process's side of the process that computes: it starts and watches it, and keeps the queue of its work.
 
-A bounded number of jobs waits here. Only as many are sent to the other process as it can prepare ahead, so that a job
-whose client has gone, or whose deadline has passed, leaves the queue and costs nothing.
+A bounded number of jobs waits here. Only as many are sent to the other process as it can prepare ahead: a job whose
+client has gone, or whose deadline has passed, leaves the queue and costs nothing. One that was sent is prepared all the
+same, and computed unless its deadline has passed.
 """
 
 import asyncio
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from opendetr.serving.settings import ModelSettings
 Priority = Literal["asked", "background"]
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds before a process that ended is started again; doubled each time
 STUCK = 60.0  # seconds after its deadline in which a job that was sent must be answered, else the process is ended
+BACKGROUND = 300.0  # seconds for a background job that names no deadline, so that none holds the process for ever
 NEW = 0.05  # what the last answer counts in the mean time of an answer: batches come at once
 ENDING = 5.0  # seconds in which the process ends by itself when it is told to
 
@@ -47,7 +50,7 @@ class ComputeGone(Exception):  # noqa: N818
 
 
 class WorkFailed(Exception):  # noqa: N818
-    """A fault of ours in the process that computes, which said it on the console."""
+    """A fault of ours in the process that computes, which said it on the console; the text is the exception's type."""
 
 
 class WrongInputError(UserError):
@@ -92,7 +95,7 @@ class Compute:
         self._waiting: dict[Priority, dict[int, _Call]] = {"asked": {}, "background": {}}
         self._sent: dict[int, _Call] = {}
         self._process: asyncio.subprocess.Process | None = None
-        self._is_ready = self._is_stopping = False
+        self._is_ready = False
         self._pace = self._busy_since = 0.0  # seconds between two answers; when the last was given or asked for
         self._watcher: asyncio.Task[None] | None = None
 
@@ -122,7 +125,6 @@ class Compute:
 
     async def stop(self) -> None:
         """End the process; what waits gets `ComputeGone`."""
-        self._is_stopping = True
         if self._watcher is not None:
             self._watcher.cancel()
             with suppress(asyncio.CancelledError):
@@ -145,7 +147,7 @@ class Compute:
         Args:
             name: of the function.
             arguments: by name.
-            deadline: seconds from now; None waits for ever.
+            deadline: seconds from now; None waits for ever, and in the background for `BACKGROUND`.
             priority: `background` jobs are computed one by one, while no client waits for anything.
 
         Raises:
@@ -175,6 +177,8 @@ class Compute:
             raise QueueFull
         if deadline is not None and self.waiting and (self.waiting + len(arguments)) * self._pace > deadline:
             raise QueueFull  # it would be late, and take the time of others that would then be late too
+        if deadline is None and priority == "background":
+            deadline = BACKGROUND
         until = None if deadline is None else time.monotonic() + deadline
         loop = asyncio.get_running_loop()
         jobs = [_Call(next(self._numbers), name, given, priority, loop.create_future(), until) for given in arguments]
@@ -237,27 +241,37 @@ class Compute:
         """Hand on answers; when the process ends, fail what it had and start it again."""
         pause = FIRST_PAUSE
         while True:
-            if self._is_ready:
-                begun = time.monotonic()
-                keeper = asyncio.create_task(self._end_if_stuck())
-                try:
-                    await self._hand_on()
-                finally:
-                    keeper.cancel()
-                self._is_ready = False
-                self._lose_all()
-                assert self._process is not None
-                code = await self._process.wait()
-                warn(f"the process that computes has ended (exit code {code}); it is started again")
-                self.on_restart()
-                if time.monotonic() - begun > LONGEST_PAUSE:
-                    pause = FIRST_PAUSE
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
+            begun = time.monotonic()
             try:
+                if self._is_ready:
+                    await self._serve_until_it_ends()
+                    if time.monotonic() - begun > LONGEST_PAUSE:
+                        pause = FIRST_PAUSE
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
                 await self._start()
             except (UserError, OSError) as error:
                 warn(f"the process that computes cannot be started again now: {error}")
+            except Exception as error:  # a fault of ours: without a watcher nothing would be answered any more
+                traceback.print_exc()
+                warn(f"the server has a fault ({type(error).__name__}); the process that computes is started again")
+
+    async def _serve_until_it_ends(self) -> None:
+        """Hand on answers of the process; at its end what it had gets `ComputeGone`."""
+        assert self._process is not None
+        keeper = asyncio.create_task(self._end_if_stuck())
+        try:
+            await self._hand_on()
+        except Exception:  # a fault in what it says, or in who reads it: it is not used any more
+            self._process.kill()
+            raise
+        finally:
+            keeper.cancel()
+            self._is_ready = False
+            self._lose_all()
+        code = await self._process.wait()
+        warn(f"the process that computes has ended (exit code {code}); it is started again")
+        self.on_restart()
 
     async def _hand_on(self) -> None:
         """Give every answer to the job that waits for it, until the process ends."""
@@ -280,7 +294,7 @@ class Compute:
                 elif kind == "late":
                     job.answer.set_exception(Late())
                 else:
-                    job.answer.set_exception(WrongInputError(*rest) if kind == "wrong" else WorkFailed(": ".join(rest)))
+                    job.answer.set_exception(WrongInputError(*rest) if kind == "wrong" else WorkFailed(*rest))
             self._send_next()
 
     async def _end_if_stuck(self) -> None:

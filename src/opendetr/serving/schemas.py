@@ -4,9 +4,10 @@ from typing import Annotated, Any
 
 from opendetr.serving.packages import BaseModel, ConfigDict, Field
 
-Box = Annotated[
-    list[float], Field(min_length=4, max_length=4, description="x1, y1, x2, y2 in pixels of the upright picture")
-]
+FOUR = Field(min_length=4, max_length=4, description="x1, y1, x2, y2 in pixels of the upright picture")
+Box = Annotated[list[float], FOUR]
+FARTHEST = 1e6  # pixels: larger than any picture, and far below what float32 cannot hold
+TrueBox = Annotated[list[Annotated[float, Field(ge=-FARTHEST, le=FARTHEST)]], FOUR]
 
 
 class Error(BaseModel):
@@ -65,7 +66,7 @@ class TrueObject(BaseModel):
     label: int | None = None
     name: str | None = None
     category_id: int | str | None = None
-    box_xyxy: Box
+    box_xyxy: TrueBox
 
     def model_post_init(self, context: Any) -> None:
         """Check what the fields alone do not say."""
@@ -93,6 +94,7 @@ SAID = {
     422: "a field or a picture cannot be used",
     429: "the queue is full: send again after Retry-After seconds",
     500: "a fault of the server, which its console describes",
+    502: "Label Studio, from which a picture is fetched, does not answer",
     503: "the model is being loaded, or started again",
     504: "the deadline has passed",
 }

@@ -1,8 +1,8 @@
 """The life of a server: the model is loaded, requests are answered, and at the end all that were taken are."""
 
 import asyncio
-import ipaddress
 import logging
+import math
 import os
 import signal
 import socket
@@ -15,14 +15,15 @@ from typing import Any
 from opendetr.errors import UserError
 from opendetr.progress import console, warn
 from opendetr.serving.app import create_app
-from opendetr.serving.guard import LOOPBACK
+from opendetr.serving.guard import is_loopback
 from opendetr.serving.packages import uvicorn
 from opendetr.serving.process import Compute
 from opendetr.serving.run_files import has_model, is_run, run_of
-from opendetr.serving.settings import ServeSettings
+from opendetr.serving.settings import Limits, ServeSettings
 
 BACKLOG = 2048  # connections that the system holds until they are taken
 FIRST_MODEL = 2.0  # seconds between looks for the first model of a run
+ANSWERING = 5  # seconds in which an answer is on its way, at most
 LINGER = 3.0  # seconds in which connections get their last answer before idle ones are closed
 
 
@@ -46,7 +47,7 @@ async def _serve(settings: ServeSettings) -> int:
         app = create_app(settings, compute)
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, lifespan="off",
-            server_header=False, timeout_graceful_shutdown=int(settings.limits.deadline) + 5, backlog=BACKLOG,
+            server_header=False, timeout_graceful_shutdown=grace_of(settings.limits), backlog=BACKLOG,
             timeout_keep_alive=30,
         )  # fmt: skip
         bound = _bound(settings)
@@ -73,9 +74,10 @@ async def _start_later(compute: Compute, run: Path) -> None:
         if has_model(run):
             try:
                 await compute.start()
-            except UserError as error:  # such as one that is being written; what stays wrong is said once
-                if str(error) != said:
-                    warn(said := str(error))
+            except Exception as error:  # such as a model that is being written; what stays wrong is said once
+                what = str(error) if isinstance(error, UserError) else f"the model cannot be loaded now: {error!r}"
+                if what != said:
+                    warn(said := what)
 
 
 def _bound(settings: ServeSettings) -> socket.socket:
@@ -98,6 +100,11 @@ def _bound(settings: ServeSettings) -> socket.socket:
         ) from None
 
 
+def grace_of(limits: Limits) -> int:
+    """Seconds in which a request that was taken is answered at the latest, from the first byte of its body on."""
+    return math.ceil(limits.reading + limits.deadline) + ANSWERING
+
+
 def _say(settings: ServeSettings, compute: Compute, port: int) -> None:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     facts = compute.facts
@@ -107,26 +114,31 @@ def _say(settings: ServeSettings, compute: Compute, port: int) -> None:
     else:
         console.print("The run has no model yet: the page shows its curves, and the model as soon as there is one.")
     console.print(f"  http://{host}:{port}/", soft_wrap=True)
-    if not is_loopback(settings.host):
-        key = "whoever has the key" if settings.api_key else "everyone, for there is no --api-key-file,"
-        warn(
-            f"--host {settings.host}: {key} who reaches this machine can use the model, and what is sent is not "
-            f"encrypted; put a server with TLS before it where others can listen."
-        )
+    if is_loopback(settings.host):
+        console.print("  only this machine can reach it; --host 0.0.0.0 would let others ask")
+    else:
+        own = settings.model.own_data or settings.model.data is not None
+        warn(reachable(settings, has_data=bool(facts["data"]) if facts else own))
+
+
+def reachable(settings: ServeSettings, *, has_data: bool) -> str:
+    """Who can do what, for a server that other machines reach."""
+    who = (
+        "machines that have the key" if settings.api_key else "all machines that reach it (there is no --api-key-file)"
+    )
+    data = ", look at the pictures of the open data set and write decisions of its label review" if has_data else ""
+    return (
+        f"--host {settings.host}: {who} can use the model{data}; what is sent is not encrypted, so put a server with "
+        f"TLS before it where others can listen (--public-name)"
+    )
 
 
 def _say_data(settings: ServeSettings, data: Any) -> None:
-    """Where the data set is from, if nobody named it."""
+    """Which data set is open if nobody named one, or why none is."""
     if data is not None and data["own"] and settings.model.data is None:
-        console.print(f"  data set: {data['source']}, which the run was trained on", soft_wrap=True)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a server at that host."""
-    try:
-        return host in LOOPBACK or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+        console.print(f"  data set: {data['name']}, which the run was trained on", soft_wrap=True)
+    elif data is None and not settings.model.own_data and settings.model.data is None:
+        console.print("  no data set is open: other machines could look at it; give --data DIR or --api-key-file FILE")
 
 
 class _Server(uvicorn.Server):

@@ -13,6 +13,7 @@ class ModelSettings:
 
     model: str
     data: DataSource | None = None  # a data set to look at
+    own_data: bool = True  # whether the run's own is opened where `data` names none
     device: str = "auto"
     engine: EngineName = "auto"
     precision: PrecisionName = "fp32"
@@ -53,4 +54,5 @@ class ServeSettings:
     limits: Limits = Limits()
     api_key: str | None = field(default=None, repr=False)
     label_studio: LabelStudio | None = None
+    public_name: str | None = None  # of the server with TLS before this one, in small letters and without a port
     review: Path | None = None  # the folder of a label review; None: beside the labels

@@ -2,8 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -39,35 +39,36 @@ class Gate:
         self.held = 0  # bytes of all requests that are being read or answered
 
     @asynccontextmanager
-    async def body(self, request: Request) -> AsyncIterator[AsyncGenerator[bytes, None]]:
+    async def body(self, request: Request, most: int | None = None) -> AsyncIterator[AsyncGenerator[bytes, None]]:
         """The body of a request in pieces, which counts as held until the context ends.
+
+        Args:
+            request: its body was not read yet.
+            most: bytes, where that is less than the server's limit.
 
         Raises:
             Refusal: 413 for too many bytes, 429 where all requests together are too large, 408 where it takes too long.
         """
-        taken = 0
+        taken, most = 0, min(most or self.limits.body_bytes, self.limits.body_bytes)
 
         async def pieces() -> AsyncGenerator[bytes, None]:
             nonlocal taken
             size = 0
             async for piece in request.stream():
                 size += len(piece)
-                if size > 2 * self.limits.body_bytes:
+                if size > 2 * most:
                     break  # what is a little too large is read and thrown away, so that its client reads the answer
-                if size <= self.limits.body_bytes:
-                    if self.held + len(piece) > self.limits.bytes_at_once:
-                        raise Refusal(
-                            429, "the server holds as many pictures as it can; send again later", retry_after=COME_AGAIN
-                        )
+                if size <= most:
+                    self._require_room(len(piece))
                     self.held, taken = self.held + len(piece), taken + len(piece)
                     yield piece
-            if size > self.limits.body_bytes:
-                raise too_large(self.limits)
+            if size > most:
+                raise too_large(most)
 
         try:
             declared = request.headers.get("content-length", "")
-            if declared.isdigit() and int(declared) > 2 * self.limits.body_bytes:
-                raise too_large(self.limits)
+            if declared.isdigit() and int(declared) > 2 * most:
+                raise too_large(most)
             async with asyncio.timeout(self.limits.reading):
                 yield pieces()
         except TimeoutError:
@@ -77,25 +78,43 @@ class Gate:
         finally:
             self.held -= taken
 
-    async def json(self, request: Request, most: int | None = None) -> dict[str, Any]:
+    async def json(self, request: Request, most: int) -> dict[str, Any]:
         """The JSON object in the body of a request, of at most so many bytes where that is less than the limit.
 
         Raises:
             Refusal: as of `body`; or it is none.
         """
         content = bytearray()
-        async with self.body(request) as pieces:
+        async with self.body(request, most) as pieces:
             async for piece in pieces:
                 content += piece
-                if most is not None and len(content) > most:
-                    raise Refusal(413, f"expected at most {most} bytes")
         try:
-            found = json.loads(content)
+            found = await asyncio.to_thread(json.loads, content)  # beside the requests of others
         except (ValueError, RecursionError):
             raise Refusal(400, "the body is no JSON") from None
         if not isinstance(found, dict):
             raise Refusal(422, "the body: expected a JSON object")
         return found
+
+    @contextmanager
+    def hold(self, size: int) -> Iterator[None]:
+        """Count bytes that are here for another reason until the context ends.
+
+        Raises:
+            Refusal: 429, all requests together are too large.
+        """
+        self._require_room(size)
+        self.held += size
+        try:
+            yield
+        finally:
+            self.held -= size
+
+    def _require_room(self, size: int) -> None:
+        if self.held + size > self.limits.bytes_at_once:
+            raise Refusal(
+                429, "the server holds as many pictures as it can; send again later", retry_after=COME_AGAIN
+            )  # fmt: skip
 
     @asynccontextmanager
     async def form(
@@ -126,9 +145,9 @@ class Gate:
             self.held -= held
 
 
-def too_large(limits: Limits) -> Refusal:
-    """413."""
-    return Refusal(413, f"the request is too large; this server takes {limits.body_bytes / 2**20:g} MB at most")
+def too_large(most: int) -> Refusal:
+    """413, for more bytes than that."""
+    return Refusal(413, f"the request is too large; this server takes {most / 2**20:g} MB at most")
 
 
 class _InMemory(MultiPartParser):

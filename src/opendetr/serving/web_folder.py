@@ -29,6 +29,8 @@ WEB = Path(__file__).parent / "web"
 RUNTIME, RUNTIME_VERSION = "onnxruntime-web", "1.30.0"  # tests/browser/package.json has the same
 RUNTIME_FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 PACKAGES = "node_modules"
+KEPT = (PACKAGES, "package-lock.json")  # of npm
+LIST = "exported-files.js"
 LEAST_SCORE = 0.5  # of the expected answers of the sample, and at least the best few
 LARGEST_SAMPLE = 1333  # pixels, of a side: the sample is compared each time that the page starts
 
@@ -40,10 +42,24 @@ def require_web_folder(folder: Path) -> None:
         UserError: it is a file, or has other files.
     """
     require_folder(folder)
-    if folder.is_dir() and any(folder.iterdir()) and not {"model.json", "model.onnx"} <= set(os.listdir(folder)):
-        raise UserError(
-            f"--output {folder} holds other files; expected a new folder, an empty one, or an earlier --format web"
-        )
+    known = _listed_before(folder)
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        if not path.is_dir() and name.parts[0] not in KEPT and name.as_posix() not in known:
+            raise UserError(
+                f"--output {folder} holds {name.as_posix()}, which is of no export, and would be removed; expected a "
+                f"new folder, an empty one, or an earlier --format web alone"
+            )
+
+
+def _listed_before(folder: Path) -> set[str]:
+    """The files that an earlier export has written there."""
+    try:
+        text = (folder / LIST).read_text(encoding="utf-8")
+        files = json.loads(text.partition("=")[2].rstrip(";\n"))["files"]
+        return {LIST, *map(str, files)}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
 
 
 def export_web(
@@ -139,7 +155,7 @@ def _list_files(folder: Path) -> None:
         digest.update(names[-1].encode() + path.read_bytes())
     names += [f"{PACKAGES}/{RUNTIME}/dist/{name}" for name in RUNTIME_FILES]
     listed = {"version": digest.hexdigest()[:16], "files": ["./", *names]}
-    (folder / "exported-files.js").write_text(f"self.exported = {json.dumps(listed, indent=1)};\n", encoding="utf-8")
+    (folder / LIST).write_text(f"self.exported = {json.dumps(listed, indent=1)};\n", encoding="utf-8")
 
 
 def _link(source: str, target: str) -> str:
