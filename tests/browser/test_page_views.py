@@ -138,7 +138,7 @@ def test_thresholds_and_classes_choose_what_is_shown(page, tiny):
     assert rows(page).count() == len(every) > 4
     page.get_by_role("group", name="Classes").get_by_label("square").uncheck()
     assert rows(page).count() == sum(one.name != "square" for one in every)
-    page.get_by_role("button", name="The model's own").click()
+    page.get_by_role("button", name="Use the model's thresholds").click()
     assert rows(page).count() == sum(one.name != "square" for one in tiny.detector.predict(tiny.picture))
 
 
@@ -303,6 +303,24 @@ def test_labels_beside_the_picture_are_matched(page, tiny, labelled):
     page.wait_for_selector(".mosaic >> visible=true")
 
 
+def test_false_alarms_are_walked_by_keys_where_a_missed_object_is_chosen(page, tiny):
+    labels = json.dumps(coco_of(tiny.picture, [("square", (x, 1, x + 4, 5)) for x in (1, 21, 41)]))
+    page.locator("input[type=file]").first.set_input_files([
+        {"name": "noise.png", "mimeType": "image/png", "buffer": tiny.picture.read_bytes()}, file_of("a.json", labels),
+    ])  # fmt: skip
+    page.wait_for_selector("table")
+    assert rows(page, "Objects").first.get_attribute("aria-selected") == "true"
+    alarms = page.get_by_role("listbox", name="False alarms")
+    alarms.focus()
+    for number in range(3):
+        page.keyboard.press("ArrowDown")
+        at = rows(page, "False alarms").nth(number)
+        assert alarms.get_attribute("aria-activedescendant") == at.get_attribute("id")
+    page.keyboard.press("Enter")
+    assert rows(page, "False alarms").nth(2).get_attribute("aria-selected") == "true"
+    assert rows(page, "Objects").first.get_attribute("aria-selected") == "false"
+
+
 GOOD = [("square", (10, 10, 60, 60))]
 WRONG_LABELS = {
     "no JSON": ("labels.json", "{", "cannot be read as JSON"),
@@ -459,6 +477,121 @@ def test_the_camera_is_detected_in_live_and_its_frame_can_be_kept(page):
     page.get_by_role("button", name="Keep this frame").click()
     page.wait_for_function("() => document.querySelector('#notice').textContent.includes('camera.jpg')")
     assert page.get_by_role("button", name="Live camera").is_visible()
+
+
+FAKE_CAMERA = """() => {
+  const real = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+  globalThis.streams = [];
+  navigator.mediaDevices.getUserMedia = async (wanted) => {
+    globalThis.asked = (globalThis.asked ?? 0) + 1;
+    const stream = await real(wanted);
+    await (globalThis.gate ?? Promise.resolve());
+    streams.push(stream);
+    return stream;
+  };
+}"""
+CAMERA_IS_OFF = (
+    "() => streams.length === 1 && streams[0].getTracks().every(({ readyState }) => readyState === 'ended')"
+)
+
+
+def test_a_picture_ends_the_live_camera_and_keeps_its_own_answer(page, tiny):
+    page.evaluate(FAKE_CAMERA)
+    page.get_by_role("button", name="Live camera").click()
+    page.wait_for_function("() => /p95.*last [2-9]/.test(document.querySelector('main').textContent)")
+    choose(page, tiny.picture)
+    page.wait_for_function("() => document.querySelector('#notice').textContent.startsWith('noise.png: 4')")
+    page.wait_for_function(CAMERA_IS_OFF)
+    assert page.get_by_role("button", name="Live camera").get_attribute("aria-pressed") == "false"
+    assert rows(page).count() == 4
+    assert page.get_by_role("button", name="Copy JSON").is_enabled()
+
+
+def test_a_camera_that_starts_late_is_asked_once_and_ended_where_nobody_waits(page):
+    page.evaluate(FAKE_CAMERA)
+    page.evaluate("globalThis.gate = new Promise((resolve) => { globalThis.open_gate = resolve; })")
+    live = page.get_by_role("button", name="Live camera")
+    live.click()
+    live.evaluate("(button) => button.click()")  # Playwright waits for buttons that are marked as disabled
+    assert page.evaluate("asked") == 1
+    page.get_by_role("link", name="Inside").click()
+    page.evaluate("open_gate()")
+    page.wait_for_function(CAMERA_IS_OFF)
+
+
+def test_the_boxes_of_classes_stay_while_frames_come(page):
+    page.get_by_role("button", name="Live camera").click()
+    page.wait_for_function("() => / 1 frames/.test(document.querySelector('main').textContent)")
+    page.evaluate("globalThis.box = document.querySelector('.classes input')")
+    page.wait_for_function("() => /last [3-9] frames/.test(document.querySelector('main').textContent)")
+    assert page.evaluate("box.isConnected")
+
+
+SLOW = """() => {
+  const real = createImageBitmap;
+  globalThis.createImageBitmap = async (blob, ...rest) => {
+    const made = await real(blob, ...rest);
+    if (made.width === 320) await new Promise((resolve) => { globalThis.open_gate = resolve; });
+    return made;
+  };
+}"""
+
+
+def test_a_picture_that_is_decoded_late_does_not_replace_a_later_one(page, tiny, tmp_path):
+    Image.open(tiny.picture).resize((320, 240)).save(tmp_path / "large.png")
+    page.evaluate(SLOW)
+    choose(page, tmp_path / "large.png", file_path(tmp_path, "large.json", coco_of(tmp_path / "large.png", GOOD)))
+    page.wait_for_function("() => globalThis.open_gate")
+    opened(page, tiny)
+    page.evaluate("open_gate()")
+    page.wait_for_function("() => document.querySelector('#notice').textContent === 'noise.png: 4 found.'")
+    assert rows(page).count() == 4
+    page.get_by_role("link", name="Matching").click()
+    page.wait_for_selector("text=Labels of this picture")  # those of the other picture went nowhere
+
+
+def test_labels_of_an_unreadable_picture_go_to_no_other(page, tiny):
+    opened(page, tiny)
+    broken = {"name": "broken.png", "mimeType": "image/png", "buffer": b"not a picture"}
+    labels = file_of("a.json", json.dumps(coco_of(tiny.picture, GOOD)))
+    page.locator("input[type=file]").first.set_input_files([broken, labels])
+    page.wait_for_function("() => document.querySelector('#alarm').textContent.startsWith('broken.png is not')")
+    page.get_by_role("link", name="Matching").click()
+    page.wait_for_selector("text=Labels of this picture")
+
+
+def file_path(folder: Path, name: str, content: dict) -> Path:
+    (folder / name).write_text(json.dumps(content))
+    return folder / name
+
+
+def test_a_request_that_fails_while_the_server_answers_ends_with_a_sentence(page, tiny):
+    page.route("**/v1/detect*", lambda route: route.abort())
+    choose(page, tiny.picture)
+    page.wait_for_function("() => document.querySelector('#alarm').textContent.includes('could not send')")
+
+
+def test_a_working_message_stays_until_the_answer_comes(page, tiny):
+    page.clock.install()
+    held = []
+    page.route("**/v1/detect*", held.append)
+    choose(page, tiny.picture)
+    page.wait_for_selector("main[aria-busy=true]")
+    page.clock.run_for(60_000)
+    assert page.inner_text("#notice").startswith("Detecting in noise.png")
+    while not held:
+        page.wait_for_timeout(10)
+    held[0].continue_()
+    page.wait_for_selector("main[aria-busy=false]")
+    page.clock.run_for(60_000)
+    assert page.inner_text("#notice") == ""
+
+
+def test_a_copy_that_the_browser_has_no_place_for_is_said(page, tiny):
+    opened(page, tiny)
+    page.evaluate("Object.defineProperty(navigator, 'clipboard', { value: undefined, configurable: true })")
+    page.get_by_role("button", name="Copy JSON").click()
+    page.wait_for_function("() => document.querySelector('#alarm').textContent.includes('did not allow copying')")
 
 
 def test_chinese_is_the_language_of_a_chinese_browser_and_can_be_changed(chromium, served):

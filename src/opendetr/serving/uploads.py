@@ -78,24 +78,6 @@ class Gate:
         finally:
             self.held -= taken
 
-    async def json(self, request: Request, most: int) -> dict[str, Any]:
-        """The JSON object in the body of a request, of at most so many bytes where that is less than the limit.
-
-        Raises:
-            Refusal: as of `body`; or it is none.
-        """
-        content = bytearray()
-        async with self.body(request, most) as pieces:
-            async for piece in pieces:
-                content += piece
-        try:
-            found = await asyncio.to_thread(json.loads, content)  # beside the requests of others
-        except (ValueError, RecursionError):
-            raise Refusal(400, "the body is no JSON") from None
-        if not isinstance(found, dict):
-            raise Refusal(422, "the body: expected a JSON object")
-        return found
-
     @contextmanager
     def hold(self, size: int) -> Iterator[None]:
         """Count bytes that are here for another reason until the context ends.
@@ -115,6 +97,24 @@ class Gate:
             raise Refusal(
                 429, "the server holds as many pictures as it can; send again later", retry_after=COME_AGAIN
             )  # fmt: skip
+
+    async def json(self, request: Request, most: int | None = None) -> dict[str, Any]:
+        """The JSON object in the body of a request, of at most so many bytes where that is less than the limit.
+
+        Raises:
+            Refusal: as of `body`; or it is none.
+        """
+        content = bytearray()
+        async with self.body(request, most) as pieces:
+            async for piece in pieces:
+                content += piece
+        try:
+            found = await asyncio.to_thread(json.loads, content)  # beside the requests of others
+        except (ValueError, RecursionError):
+            raise Refusal(400, "the body is no JSON") from None
+        if not isinstance(found, dict):
+            raise Refusal(422, "the body: expected a JSON object")
+        return found
 
     @asynccontextmanager
     async def form(

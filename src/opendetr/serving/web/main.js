@@ -10,9 +10,11 @@ import { State } from "./state.js";
 import { VIEWS } from "./views.js";
 import { runCurves } from "./views/curves.js";
 
-/** @import { Client, Context, DataClient, Model } from "./types.js" */
+/** @import { Client, Context, DataClient, Model, OpenPicture } from "./types.js" */
 
 const SHOWN = 5000; // milliseconds
+/** Rows of Python's certificate whose names the page has in all its languages; what they say comes in English. */
+const CERTIFIED = ["engine", "compared with", "comparisons", "answers", "all queries", "sizes", "attention", "left out", "AP", "inside"];
 
 let language = firstLanguage();
 let word = wordsOf(language);
@@ -25,21 +27,44 @@ const alarm = element("p", { id: "alarm", role: "alert" });
 /** @type {ReturnType<typeof setTimeout>|undefined} */
 let passing;
 
+let isWorking = false;
+
 /** Shows a sentence: an error until the next one, what went well for a few seconds. @param {string} text @param {boolean} [isError] */
 function say(text, isError = false) {
   notice.textContent = isError ? "" : text;
   alarm.textContent = isError ? text : "";
   clearTimeout(passing);
   passing = setTimeout(() => (notice.textContent = ""), SHOWN);
+  markWorking(false);
+}
+
+/** Shows what is being done, until another sentence says how it went. @param {string} text */
+function sayWorking(text) {
+  say(text);
+  clearTimeout(passing);
+  markWorking(true);
+}
+
+/** @param {boolean} now */
+function markWorking(now) {
+  isWorking = now;
+  document.querySelector("main")?.setAttribute("aria-busy", String(now));
 }
 
 /** The static folder has a `model.json`, a server has not. @returns {Promise<Client>} */
 async function findClient() {
-  const answer = await fetch("model.json").catch(() => null);
-  if (answer?.ok && answer.headers.get("content-type")?.includes("json")) {
-    return (await import("./clients/local.js")).localClient(await answer.json());
+  const model = (await isServer()) ? null : await fetch("model.json").then((answer) => (answer.ok ? answer.json() : null)).catch(() => null);
+  if (model?.classes) {
+    return (await import("./clients/local.js")).localClient(model, (event) => say(word(`engine.${event}`)));
   }
   return httpClient(new Server({ tell: (event, values) => say(word(`server.${event}`, values), event === "gone"), askKey }));
+}
+
+/** Whether it is a server for sure: its files come with a policy that hosts rarely send, and it says that it is well. */
+async function isServer() {
+  const file = await fetch("icon.svg", { method: "HEAD" }).catch(() => null);
+  if (!file?.headers.has("permissions-policy")) return false;
+  return fetch("healthz").then(async (answer) => answer.ok && Boolean(await answer.json()), () => false).catch(() => false);
 }
 
 /** Asks the reader for the server's key. @returns {Promise<string|null>} */
@@ -77,15 +102,40 @@ function run(client, model) {
   const state = new State(model);
   const views = VIEWS.filter(({ offered }) => !offered || offered(client, model));
 
+  let openings = 0; // so that a picture that is decoded late is known
+
   /** @type {Context["open"]} */
-  async function open(blob, name, truth) {
+  async function open(file, name, truth) {
+    const picture = await show(file, name, truth);
+    if (picture) await detectIn(picture);
+    return picture;
+  }
+
+  /** Shows a picture; null where it cannot be read, or another was opened meanwhile. @type {Context["open"]} */
+  async function show(file, name, truth) {
+    const own = (openings += 1);
     name = oneLine(name);
-    const bitmap = await createImageBitmap(blob, { imageOrientation: "from-image" }).catch(() => null);
-    if (!bitmap) return say(word("error.picture", { name }), true);
+    // Its bytes are read once: a file may be moved or deleted later.
+    const blob = await file.arrayBuffer().then((bytes) => new Blob([bytes], { type: file.type }), () => null);
+    const bitmap = blob && (await createImageBitmap(blob, { imageOrientation: "from-image" }).catch(() => null));
+    if (own !== openings) {
+      bitmap?.close();
+      return null;
+    }
+    if (!blob || !bitmap) {
+      say(word("error.picture", { name }), true);
+      return null;
+    }
     const picture = { blob, name, bitmap, width: bitmap.width, height: bitmap.height };
     state.look = null;
     state.set({ picture, result: null, chosen: null, point: null, truth: truth ?? null, truthName: "" });
-    say(word("detect.working", { name }));
+    return picture;
+  }
+
+  /** @param {OpenPicture} picture */
+  async function detectIn(picture) {
+    const { blob, name } = picture;
+    sayWorking(word("detect.working", { name }));
     const result = await attempt(() => client.detect(blob));
     if (!result || state.values.picture !== picture) return; // another picture came meanwhile
     state.set({ result });
@@ -109,26 +159,34 @@ function run(client, model) {
   /** @type {Context["receive"]} */
   async function receive(files) {
     const given = [...files];
-    const picture = given.find(({ type }) => type.startsWith("image/"));
+    const file = given.find(({ type }) => type.startsWith("image/"));
     const labels = given.filter(({ name }) => isLabelFile(name));
-    if (!picture && !labels.length) return say(word("error.neither", { name: oneLine(given[0]?.name ?? "") }), true);
-    if (picture) await open(picture, picture.name);
-    if (!labels.length) {
+    if (!file && !labels.length) return say(word("error.neither", { name: oneLine(given[0]?.name ?? "") }), true);
+    const picture = file ? await show(file, file.name) : state.values.picture;
+    if (!picture) return file ? undefined : say(word("error.labels_first"), true);
+    const reading = labels.length ? readInto(picture, labels) : null;
+    reading?.catch(() => {}); // it is told below
+    if (file) await detectIn(picture);
+    if (!reading) {
       if (!["#", "", "#detect", "#inside", "#matching"].includes(location.hash)) go("detect");
       return;
     }
-    const { picture: shown } = state.values;
-    if (!shown) return say(word("error.labels_first"), true);
-    const texts = await Promise.all(labels.map(async (file) => ({ name: oneLine(file.name), text: await file.text() })));
-    const read = await attempt(async () => readLabels(texts, shown, model.classes));
-    if (!read) return;
-    state.set({ truth: read.truth, truthName: read.file });
+    const read = await attempt(() => reading);
+    if (!read || state.values.picture !== picture) return;
     const left = [
       read.others.length ? word("labels.others", { names: oneLine(read.others.slice(0, 5).join(", ")) }) : "",
       read.regions ? word("labels.regions", { count: read.regions }) : "",
     ];
     say([word("labels.read", { file: read.file, count: read.truth.length }), ...left].filter(Boolean).join(" "));
     go("matching");
+  }
+
+  /** Reads labels of a picture, which get them if it is still shown then. @param {OpenPicture} picture @param {File[]} labels */
+  async function readInto(picture, labels) {
+    const texts = await Promise.all(labels.map(async (file) => ({ name: oneLine(file.name), text: await file.text() })));
+    const read = readLabels(texts, picture, model.classes);
+    if (state.values.picture === picture) state.set({ truth: read.truth, truthName: read.file });
+    return read;
   }
 
   /** @param {string} name */
@@ -145,7 +203,7 @@ function run(client, model) {
     const context = { client, model, state, word, number: numbersOf(language), say, attempt, open, look, receive, go };
     document.documentElement.lang = language;
     document.title = `${word(`view.${view.name}`)} – opendetr`;
-    const place = element("main", { id: "view", tabIndex: -1, class: `view-${view.name}` }, element("h1", { class: "hidden" }, word(`view.${view.name}`)));
+    const place = element("main", { id: "view", tabIndex: -1, class: `view-${view.name}`, "aria-busy": isWorking }, element("h1", { class: "hidden" }, word(`view.${view.name}`)));
     document.body.replaceChildren(
       element("a", { href: "#view", class: "skip", onclick: (/** @type {Event} */ event) => { event.preventDefault(); place.focus(); } }, word("frame.skip")),
       header(view.name), place, element("footer", { class: "messages" }, notice, alarm));
@@ -174,24 +232,42 @@ function run(client, model) {
 
   /** What the model is: its facts in a dialog. */
   function about() {
+    const list = element("dl", {});
+    const dialog = element("dialog", { "aria-label": word("about.title") },
+      element("h2", {}, word("about.title")), list, element("form", { method: "dialog" }, element("button", {}, word("about.close"))));
+    return [button(word("about.open"), () => {
+      list.replaceChildren(...facts().filter(([, value]) => value !== null).flatMap(([name, value, lang]) =>
+        [element("dt", {}, name), element("dd", lang ? { lang } : {}, value)]));
+      dialog.showModal();
+    }, { class: "plain" }), dialog];
+  }
+
+  /** Name, value, and the value's language where it is another than the page's. @returns {[string, string|null, string?][]} */
+  function facts() {
     const number = numbersOf(language);
-    /** @type {[string, string|null][]} */
-    const facts = [
+    const engine = client.engine?.();
+    /** @param {import("./model/agreement.js").Agreement} found */
+    const agreed = ({ agreeing, count, apart }) => word("certificate.agreed", { agreeing, count, apart: apart.toExponential(0) });
+    /** @param {import("./types.js").Engine} of */
+    const trial = ({ trial: found, isLost }) => {
+      if (isLost) return word("engine.lost");
+      if (!found?.agreement) return word(found === undefined ? "certificate.untried" : found ? "certificate.cannot" : "certificate.none");
+      const [wasm, gpu] = found.milliseconds.map((time) => number(time));
+      return `${word(found.isUsed ? "certificate.used" : "certificate.unused", { wasm, gpu })} ${agreed(found.agreement)}`;
+    };
+    return [
       [word("about.model"), model.name],
       [word("about.classes"), model.classes.filter(({ category_id }) => category_id !== null).map(({ name }) => name).join(", ")],
       [word("about.parameters"), model.parameters === null ? null : number(model.parameters)],
       [word("about.queries"), model.query_source === null ? null : `${number(model.num_queries)} (${word(`about.${model.query_source}`)})`],
       [word("about.layers"), model.decoder_layers === null ? null : `${model.encoder_layers} + ${model.decoder_layers}`],
-      [word("about.engine"), `${model.engine}, ${model.precision}`],
+      [word("about.engine"), `${engine?.name ?? model.engine}, ${model.precision}`],
       ...Object.entries(model.certificate ?? {}).filter(([, value]) => typeof value !== "object")
-        .map(([name, value]) => /** @type {[string, string]} */ ([name, String(value)])),
+        .map(([name, value]) => /** @type {[string, string, string]} */ ([CERTIFIED.includes(name) ? word(`certificate.${name}`) : name, String(value), "en"])),
+      [word("certificate.browser"), engine ? agreed(engine.agreement) : null],
+      ["WebGPU", engine ? trial(engine) : null],
       [word("about.version"), model.version],
     ];
-    const dialog = element("dialog", { "aria-label": word("about.title") },
-      element("h2", {}, word("about.title")),
-      element("dl", {}, ...facts.filter(([, value]) => value !== null).flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)])),
-      element("form", { method: "dialog" }, element("button", {}, word("about.close"))));
-    return [button(word("about.open"), () => dialog.showModal(), { class: "plain" }), dialog];
   }
 
   function themeSwitch() {
@@ -201,7 +277,9 @@ function run(client, model) {
       tell();
     }, { class: "plain" });
     const tell = () => {
-      press.textContent = word(isDark() ? "frame.light" : "frame.dark");
+      const other = isDark() ? "light" : "dark";
+      press.textContent = word(`frame.${other}`);
+      press.setAttribute("aria-label", word(`frame.to_${other}`));
       showTheme();
     };
     tell();
@@ -242,6 +320,7 @@ async function firstModel(data) {
   document.documentElement.lang = language;
   document.title = `${word("view.learning")} – opendetr`;
   document.body.replaceChildren(place, element("footer", { class: "messages" }, notice, alarm));
+  say("");
   await new Promise((resolve) => {
     const end = runCurves(place, { data, word, number: numbersOf(language), attempt }, ({ ready }) => {
       if (!ready) return;
@@ -249,11 +328,12 @@ async function firstModel(data) {
       resolve(undefined);
     });
   });
+  sayWorking(word("frame.starting"));
 }
 
 showTheme();
-document.body.replaceChildren(element("main", {}, notice, alarm));
-say(word("frame.starting"));
+document.body.replaceChildren(element("main", {}), element("footer", { class: "messages" }, notice, alarm));
+sayWorking(word("frame.starting"));
 void attempt(async () => {
   const client = await findClient();
   if (client.data) await firstModel(client.data);

@@ -50,8 +50,11 @@ export class State {
 
   /** Changes values; who listens to one of them hears once. @param {Partial<Values>} changes */
   set(changes) {
+    const { picture } = this.values;
     Object.assign(this.values, changes);
     for (const { names, hear } of [...this.listeners]) if (names.some((name) => name in changes)) hear();
+    // After who listens has shown another one; a browser frees its memory late by itself.
+    if (picture && picture !== this.values.picture) picture.bitmap.close();
   }
 
   /**

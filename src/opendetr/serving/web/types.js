@@ -101,12 +101,25 @@
  *
  * @typedef {import("./clients/data.js").DataClient} DataClient what `serve` knows of a data set and of a run
  *
+ * @typedef {object} Engine what runs the model in the browser now
+ * @property {string} name
+ * @property {import("./model/agreement.js").Agreement} agreement of WASM with PyTorch, on the sample picture
+ * @property {Trial|null} [trial] of WebGPU; null: the browser has none; nothing: not tried yet
+ * @property {boolean} isLost whether WebGPU failed later
+ *
+ * @typedef {object} Trial
+ * @property {string} name of the engine that is used from now on
+ * @property {boolean} isUsed whether that is WebGPU
+ * @property {import("./model/agreement.js").Agreement|null} agreement of WebGPU with WASM; null: it cannot run the model
+ * @property {number[]} milliseconds that WASM and WebGPU take
+ *
  * @typedef {object} Client
  * @property {() => Promise<Model>} model
  * @property {(picture: Blob, threshold?: number) => Promise<Picture>} detect without a threshold: all from score 0.05 on
  * @property {(picture: Blob, checkpoint?: string) => Promise<Look>} look
  * @property {(picture: Blob, truth: Truth[], threshold?: number) => Promise<Matching>} match
  * @property {DataClient} [data]
+ * @property {() => Engine} [engine] where the browser runs the model, which `model` has started
  *
  * @typedef {object} OpenPicture
  * @property {Blob} blob as it was given
@@ -125,7 +138,8 @@
  * @property {(value: number, digits?: number) => string} number a number in the reader's language
  * @property {(text: string, isError?: boolean) => void} say one sentence in the status line, which screen readers read out
  * @property {<T>(work: () => Promise<T>) => Promise<T|undefined>} attempt the work's result; says what went wrong otherwise
- * @property {(blob: Blob, name: string, truth?: Truth[]) => Promise<void>} open shows a picture and detects in it
+ * @property {(blob: Blob, name: string, truth?: Truth[]) => Promise<OpenPicture|null>} open shows a picture and
+ *     detects in it; null where it cannot be read, or another was opened meanwhile
  * @property {() => Promise<Look|undefined>} look inside the model at the picture, asked for once; says what went wrong
  * @property {(files: Iterable<File>) => Promise<void>} receive a picture, its labels or both, as they were dropped
  * @property {(view: string) => void} go

@@ -37,10 +37,13 @@ export class Server {
    * @returns {Promise<Response>}
    */
   async ask(path, options = {}) {
+    let isBack = false; // the server answered just now
     for (let tries = 0; ; ) {
       const answer = await this.once(path, options);
       if (answer === null) {
+        if (isBack) throw new Failure("unsent"); // it is not the server's fault
         await (this.return ??= this.wait());
+        isBack = true;
       } else if (answer.status === 401) {
         const key = await this.connection.askKey();
         if (key === null) throw new Failure("key");

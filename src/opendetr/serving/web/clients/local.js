@@ -4,58 +4,78 @@ import { Failure } from "../failure.js";
 import { explainMatching } from "../model/matching.js";
 import { LEAST_SCORE } from "../model/postprocess.js";
 
-/** @import { Client, Look, Model } from "../types.js" */
+/** @import { Client, Engine, Look, Model } from "../types.js" */
+
+const QUIET = 1000; // milliseconds without a question after which WebGPU is tried
 
 /**
  * @param {Model} model `model.json`
+ * @param {(event: "lost") => void} [tell] WebGPU failed, and WASM goes on
  * @returns {Client}
  */
-export function localClient(model) {
-  const ask = askWorker();
+export function localClient(model, tell = () => {}) {
+  /** @type {Engine} */
+  let engine;
+  const { ask, isIdle } = askWorker((name) => {
+    engine = { ...engine, name, isLost: true };
+    tell("lost");
+  });
   const started = ask("start", { model });
   keepOffline();
+
+  let isTried = false;
+  /** @type {ReturnType<typeof setTimeout>|undefined} */
+  let soon;
+  /** Tries WebGPU once, when nobody waits for a picture. */
+  function tryLater() {
+    clearTimeout(soon);
+    if (!isTried) soon = setTimeout(() => void tryGpu(), QUIET);
+  }
+  async function tryGpu() {
+    if (!isIdle()) return; // the next answer comes back to it
+    isTried = true;
+    const trial = await ask("tryGpu", {}).catch(() => null);
+    engine = { ...engine, name: trial?.name ?? engine.name, trial };
+  }
+
+  /** @type {WeakMap<Blob, Promise<Look>>} one change of a threshold needs no other look */
+  const looks = new WeakMap();
   /** @param {Blob} picture @returns {Promise<Look>} */
-  const look = (picture) => ask("look", { picture });
+  function look(picture) {
+    const known = looks.get(picture);
+    if (known) return known;
+    const asked = ask("look", { picture }).finally(tryLater);
+    looks.set(picture, asked);
+    asked.catch(() => looks.delete(picture)); // asked for again the next time
+    return asked;
+  }
+
   return {
-    /** The model, its engine compared with PyTorch just now. The trial of WebGPU is written into the certificate later. */
+    /** The model, its engine compared with PyTorch just now. */
     async model() {
       const { name, agreement } = await started;
-      const certificate = { ...model.certificate, "in this browser": `${name}: ${said(agreement)}` };
-      // Beside the page, which shows the certificate as it then is.
-      void ask("tryGpu", {}).then((trial) => Object.assign(certificate, { WebGPU: verdict(trial) }));
-      return { ...model, engine: name, certificate };
+      engine ??= { name, agreement, isLost: false };
+      return { ...model, engine: name };
     },
-    detect: (picture, threshold = LEAST_SCORE) => ask("detect", { picture, threshold }),
+    engine: () => engine,
+    detect: (picture, threshold = LEAST_SCORE) => ask("detect", { picture, threshold }).finally(tryLater),
     look,
     match: async (picture, truth, threshold) => explainMatching(await look(picture), truth, model, threshold),
   };
 }
 
-/** @param {import("../model/agreement.js").Agreement} agreement */
-function said({ agreeing, count, apart }) {
-  return `${agreeing} of ${count} answers to the sample picture agree, boxes within ${apart.toExponential(0)}`;
-}
-
-/** @param {{name: string, agreement: import("../model/agreement.js").Agreement|null, milliseconds: number[]}|null} trial */
-function verdict(trial) {
-  if (!trial) return "this browser has none";
-  if (!trial.agreement) return "cannot run this model; not used";
-  const [wasm, gpu] = trial.milliseconds.map((time) => `${time.toFixed(0)} ms`);
-  const use = trial.name.includes("WebGPU") ? "used" : "not used";
-  return `${use}: ${said(trial.agreement)} with WASM, ${gpu} instead of ${wasm}`;
-}
-
 /**
- * Starts the worker; gives what asks it.
+ * Starts the worker; gives what asks it, and whether it has answered everything.
  *
- * @returns {(work: string, given: object) => Promise<any>}
+ * @param {(name: string) => void} lost called where another engine, of this name, goes on
  */
-function askWorker() {
+function askWorker(lost) {
   const worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
   /** @type {Map<number, {resolve: (answer: any) => void, reject: (failure: Failure) => void}>} */
   const waiting = new Map();
   let asked = 0;
-  worker.onmessage = ({ data: { id, answer, failure } }) => {
+  worker.onmessage = ({ data: { id, answer, failure, instead } }) => {
+    if (instead) return lost(instead);
     const one = waiting.get(id);
     waiting.delete(id);
     if (failure) one?.reject(new Failure(failure.kind, failure.values));
@@ -65,23 +85,26 @@ function askWorker() {
     for (const { reject } of waiting.values()) reject(new Failure("page", { sentence: message || "the worker stopped" }));
     waiting.clear();
   };
-  return (work, given) =>
+  /** @param {string} work @param {object} given @returns {Promise<any>} */
+  const ask = (work, given) =>
     new Promise((resolve, reject) => {
       waiting.set((asked += 1), { resolve, reject });
       worker.postMessage({ id: asked, work, given });
     });
+  return { ask, isIdle: () => waiting.size === 0 };
 }
 
 /** Has the browser keep the folder's files; after a new export the page starts anew with the new ones. */
 function keepOffline() {
   const container = navigator.serviceWorker; // only on https and localhost
   if (!container) return;
-  const isKept = container.controller !== null;
+  let isKept = container.controller !== null; // else the first change only begins to keep what is shown
   container.addEventListener("controllerchange", () => {
     if (isKept) location.reload();
+    isKept = true;
   });
   container
     .register(new URL("../sw.js", import.meta.url), { updateViaCache: "none" })
-    .then((registration) => registration.update()) // asks now whether there is a new export, else some time later
-    .catch((error) => console.warn("This page will not work offline:", error));
+    .then((registration) => registration.update().catch(() => {}), // asks now for a new export; there may be no network
+      (error) => console.warn("This page will not work offline:", error));
 }

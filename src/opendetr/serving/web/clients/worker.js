@@ -8,7 +8,7 @@ import { pixelsOf } from "./pixels.js";
 
 /**
  * @import { Agreement, Answer, Bounds } from "../model/agreement.js"
- * @import { Detection, Look, Model, Picture, Tensor } from "../types.js"
+ * @import { Detection, Look, Model, Picture, Tensor, Trial } from "../types.js"
  * @import { Pixels } from "../model/preprocess.js"
  *
  * @typedef {typeof import("onnxruntime-web")} Runtime
@@ -37,6 +37,8 @@ const SAME = { score: 1e-3, iou: 0.99, agreement: 1 };
 /** @type {Model} */
 let model;
 /** @type {Engine} */
+let wasm;
+/** The one that detects: WASM, or WebGPU. @type {Engine} */
 let engine;
 /** @type {Promise<Session>|undefined} */
 let looking;
@@ -70,7 +72,7 @@ async function start(given) {
   const threads = self.crossOriginIsolated ? Math.min(navigator.hardwareConcurrency, MOST_THREADS) : 1;
   runtime.env.wasm.numThreads = threads;
   const session = await sessionOf(runtime, "model.onnx", "wasm");
-  engine = { runtime, session, name: `onnxruntime-web ${runtime.env.versions.web}, WASM, ${threads === 1 ? "1 thread" : `${threads} threads`}` };
+  engine = wasm = { runtime, session, name: `onnxruntime-web ${runtime.env.versions.web}, WASM, ${threads === 1 ? "1 thread" : `${threads} threads`}` };
   const { sample, pixels } = await readSample();
   const found = agreement(sample.answers, await answer(engine, pixels, 0), sample.bounds, sample);
   if (!found.holds) throw new Failure("disagrees", { agreeing: found.agreeing, count: found.count });
@@ -81,26 +83,25 @@ async function start(given) {
  * Detects on WebGPU from now on, where the browser has it, its answers to the sample picture are those of WASM, and it is
  * faster.
  *
- * @returns {Promise<{name: string, agreement: Agreement|null, milliseconds: number[]}|null>} null: there is no WebGPU;
- *     otherwise the engine that is used now, and how long WASM and WebGPU take
+ * @returns {Promise<Trial|null>} null: there is no WebGPU
  */
 async function tryGpu() {
   const gpu = /** @type {any} */ (navigator).gpu;
   if (!(await gpu?.requestAdapter().catch(() => null))) return null;
   const { sample, pixels } = await readSample();
-  const truth = await answer(engine, pixels, 0.5);
+  const truth = await answer(wasm, pixels, 0.5);
   try {
     const runtime = await runtimeOf("ort.webgpu.min.mjs");
     runtime.env.wasm.numThreads = 1;
     const session = await sessionOf(runtime, "model.onnx", "webgpu");
     const other = { runtime, session, name: `onnxruntime-web ${runtime.env.versions.web}, WebGPU` };
     const found = agreement(truth, await answer(other, pixels, 0), SAME, sample);
-    const milliseconds = [await timeOf(engine, pixels), await timeOf(other, pixels)];
+    const milliseconds = [await timeOf(wasm, pixels), await timeOf(other, pixels)];
     if (found.holds && truth.length && milliseconds[1] < milliseconds[0]) engine = other;
-    return { name: engine.name, agreement: found, milliseconds };
+    return { name: engine.name, isUsed: engine === other, agreement: found, milliseconds };
   } catch (error) {
     console.warn("WebGPU cannot run the model:", error);
-    return { name: engine.name, agreement: null, milliseconds: [] };
+    return { name: engine.name, isUsed: false, agreement: null, milliseconds: [] };
   }
 }
 
@@ -110,7 +111,16 @@ async function tryGpu() {
  */
 async function detect({ picture, threshold }) {
   const pixels = await pixelsOf(picture);
-  return { width: pixels.width, height: pixels.height, detections: await answer(engine, pixels, threshold) };
+  const { width, height } = pixels;
+  try {
+    return { width, height, detections: await answer(engine, pixels, threshold) };
+  } catch (error) {
+    if (engine === wasm) throw error;
+    console.warn("WebGPU failed; WASM goes on:", error); // a graphics card may be taken away at any time
+    engine = wasm;
+    self.postMessage({ instead: engine.name });
+    return { width, height, detections: await answer(engine, pixels, threshold) };
+  }
 }
 
 /**
@@ -144,7 +154,7 @@ async function look({ picture }) {
 }
 
 /**
- * Height and width of every map of the memory: the cells of a map are all equal, and fill the picture.
+ * Height and width of every map of the memory: the cells of a map are all equal, and the map counts as 1 × 1.
  *
  * @param {Float32Array} cells cxcywh of every cell, 0..1
  * @returns {[number, number][]}

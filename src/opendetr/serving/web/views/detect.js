@@ -45,8 +45,27 @@ export function detect(place, context) {
   }, { class: "strong" });
   const threshold = thresholdControl(context);
   const classes = element("div", { class: "classes", role: "group", "aria-label": word("detect.classes") });
-  const copy = button(word("detect.copy"), () => navigator.clipboard.writeText(json()).then(
-    () => say(word("detect.copied")), () => say(word("error.clipboard"), true)));
+  // Made once: a press and its release find the same box, whatever frames come meanwhile.
+  const choices = model.classes.filter(({ category_id }) => category_id !== null).map(({ label, name }) => {
+    const box = element("input", { type: "checkbox", id: newId("class"), onchange: () => {
+      const next = new Set(state.values.hidden);
+      if (!next.delete(label)) next.add(label);
+      state.set({ hidden: next });
+    } });
+    const mark = element("span", { class: "mark", "aria-hidden": "true" });
+    mark.style.background = classColour(label);
+    const counted = element("span", { class: "digits quiet" });
+    return { label, box, counted, element: element("label", { class: "check" }, box, mark, element("span", { class: "text" }, name), counted) };
+  });
+  classes.append(...choices.map((one) => one.element));
+  const copy = button(word("detect.copy"), async () => {
+    try {
+      await navigator.clipboard.writeText(json()); // there is none on addresses such as http://192.168…
+      say(word("detect.copied"));
+    } catch {
+      say(word("error.clipboard"), true);
+    }
+  });
   const save = button(word("detect.save"), () => {
     const address = URL.createObjectURL(new Blob([json()], { type: "application/json" }));
     element("a", { href: address, download: `${state.values.picture?.name.replace(/\.[^.]*$/, "") ?? "picture"}.json` }).click();
@@ -107,21 +126,16 @@ export function detect(place, context) {
     /** @type {Map<number, number>} */
     const counts = new Map();
     for (const { label, score } of result?.detections ?? []) if (score >= state.thresholdOf(label)) counts.set(label, (counts.get(label) ?? 0) + 1);
-    const real = model.classes.filter(({ category_id }) => category_id !== null);
-    const ordered = [...real].sort((a, b) => (counts.get(b.label) ?? 0) - (counts.get(a.label) ?? 0));
-    const had = document.activeElement?.getAttribute("data-label");
-    classes.replaceChildren(...ordered.map(({ label, name }) => {
-      const box = element("input", { type: "checkbox", checked: !hidden.has(label), "data-label": label, id: newId("class"), onchange: () => {
-        const next = new Set(state.values.hidden);
-        if (!next.delete(label)) next.add(label);
-        state.set({ hidden: next });
-      } });
-      const mark = element("span", { class: "mark", "aria-hidden": "true" });
-      mark.style.background = classColour(label);
-      return element("label", { class: "check" }, box, mark, element("span", { class: "text" }, name),
-        element("span", { class: "digits quiet" }, counts.get(label) ?? ""));
-    }));
-    if (had) /** @type {HTMLElement|null} */ (classes.querySelector(`[data-label="${had}"]`))?.focus();
+    for (const { label, box, counted } of choices) {
+      box.checked = !hidden.has(label);
+      counted.textContent = String(counts.get(label) ?? "");
+    }
+    if (pictures.isLive()) return; // nothing moves away under the pointer
+    const ordered = [...choices].sort((a, b) => (counts.get(b.label) ?? 0) - (counts.get(a.label) ?? 0)).map((one) => one.element);
+    if (ordered.every((one, place) => one === classes.children[place])) return;
+    const had = /** @type {HTMLElement|null} */ (classes.contains(document.activeElement) ? document.activeElement : null);
+    classes.replaceChildren(...ordered);
+    had?.focus();
   }
 
   function json() {

@@ -30,20 +30,33 @@ export class Listing {
 
   /** @param {Row[]} rows @param {number} [chosen] place of the selected row; -1: none */
   show(rows, chosen = -1) {
-    this.chosen = chosen;
+    this.chosen = Math.max(chosen, -1);
     this.list.hidden = !rows.length;
     this.empty.hidden = rows.length > 0;
-    this.list.replaceChildren(...rows.map(({ text, value, note, colour }, place) => {
-      const mark = colour ? element("span", { class: "mark", "aria-hidden": "true" }) : null;
-      if (mark && colour) mark.style.background = colour;
-      return element("li", {
-        role: "option", id: `${this.id}-${place}`, "aria-selected": String(place === chosen),
-        onclick: () => this.listeners.choose(place), onpointerenter: () => this.walk(place),
-      }, mark, element("span", { class: "text" }, text), value ? element("span", { class: "digits" }, value) : null,
-      note ? element("span", { class: "note" }, note) : null);
-    }));
+    // Rows are kept: a press and its release find the same one, whatever frames of a live picture come meanwhile.
+    while (this.list.children.length > rows.length) this.list.lastElementChild?.remove();
+    while (this.list.children.length < rows.length) this.list.append(this.row(this.list.children.length));
+    rows.forEach(({ text, value = "", note = "", colour = "" }, place) => {
+      const row = /** @type {HTMLElement} */ (this.list.children[place]);
+      row.setAttribute("aria-selected", String(place === chosen));
+      const [mark, ...texts] = /** @type {HTMLElement[]} */ ([...row.children]);
+      mark.style.background = colour;
+      mark.hidden = !colour;
+      [text, value, note].forEach((said, at) => {
+        if (texts[at].textContent !== said) texts[at].textContent = said;
+        texts[at].hidden = !said;
+      });
+    });
     if (this.at >= rows.length) this.at = -1;
     this.mark();
+  }
+
+  /** @param {number} place */
+  row(place) {
+    return element("li", {
+      role: "option", id: `${this.id}-${place}`,
+      onclick: () => this.listeners.choose(place), onpointerenter: () => this.walk(place),
+    }, element("span", { class: "mark", "aria-hidden": "true" }), ...["text", "digits", "note"].map((name) => element("span", { class: name })));
   }
 
   /** @param {number} place -1: away */

@@ -107,7 +107,7 @@ export function matching(place, context) {
     })), chosen !== null && chosen < found.objects.length ? chosen : -1);
     alarms.show(found.false_alarms.map(({ name, score, kind }) => ({
       text: oneOf(name), value: number(score, 2), note: ALARMS[kind] ? word(`alarm.${ALARMS[kind]}`) : kind,
-    })), chosen !== null ? chosen - found.objects.length : -1);
+    })), chosen !== null && chosen >= found.objects.length ? chosen - found.objects.length : -1);
   }
 
   /** A class's name as the page writes it. @param {string} name */

@@ -16,6 +16,10 @@ export function pictureButtons({ client, state, word, number, say, attempt, open
   const video = element("video", { muted: true, playsInline: true });
   /** @type {MediaStream|null} */
   let stream = null;
+  let isStarting = false;
+  let isClosed = false;
+  /** @type {ImageBitmap|null} */
+  let frame = null;
   const live = button(word("camera.start"), () => (stream ? stop() : start()), { "aria-pressed": "false" });
   const keep = button(word("camera.keep"), () => void still(), { hidden: true });
   const latency = element("p", { class: "quiet small digits" });
@@ -24,17 +28,40 @@ export function pictureButtons({ client, state, word, number, say, attempt, open
     // Only pages of this computer or behind TLS have cameras.
     const devices = navigator.mediaDevices;
     if (!devices) return say(word("error.camera_place"), true);
+    if (isStarting) return;
+    starting(true);
+    const { picture } = state.values;
+    /** @type {MediaStream|null} */
+    let own = null;
     try {
-      stream = await devices.getUserMedia({ video: { facingMode: "environment" } });
+      own = await devices.getUserMedia({ video: { facingMode: "environment" } });
+      video.srcObject = own;
+      await video.play();
     } catch (error) {
-      return say(word("error.camera", { sentence: /** @type {Error} */ (error).message }), true);
+      end(own);
+      if (!isClosed) say(word("error.camera", { sentence: /** @type {Error} */ (error).message }), true);
+      return starting(false);
     }
-    video.srcObject = stream;
-    await video.play();
+    starting(false);
+    if (isClosed || picture !== state.values.picture) return end(own); // the reader went on meanwhile
+    stream = own;
     state.set({ picture: null, result: null, chosen: null, truth: null });
-    stage.show({ heat: null, point: null, boxes: [] });
+    stage.show({ picture: null, heat: null, point: null, boxes: [] });
+    say("");
     show();
     void detectOn(stream);
+  }
+
+  /** A button that were disabled would lose the focus. @param {boolean} now */
+  function starting(now) {
+    isStarting = now;
+    live.setAttribute("aria-disabled", String(now));
+  }
+
+  /** @param {MediaStream|null} own */
+  function end(own) {
+    for (const track of own?.getTracks() ?? []) track.stop();
+    if (video.srcObject === own) video.srcObject = null;
   }
 
   /** Detects in one frame after the other until the stream ends. @param {MediaStream} own */
@@ -42,14 +69,19 @@ export function pictureButtons({ client, state, word, number, say, attempt, open
     /** @type {number[]} */
     const times = [];
     while (stream === own) {
-      const [frame, blob] = await capture();
+      const [next, blob] = await capture();
       const begun = performance.now();
       const result = await attempt(() => client.detect(blob));
-      if (stream !== own) break;
-      if (!result) return stop();
+      if (stream !== own) return next.close();
+      if (!result) {
+        next.close();
+        return stop();
+      }
       times.push(performance.now() - begun);
       if (times.length > KEPT) times.shift();
-      stage.show({ picture: frame, width: frame.width, height: frame.height });
+      stage.show({ picture: next, width: next.width, height: next.height });
+      frame?.close();
+      frame = next;
       state.set({ result });
       latency.textContent = word("camera.latency", { p50: number(quantile(times, 0.5)), p95: number(quantile(times, 0.95)), count: times.length });
     }
@@ -64,17 +96,29 @@ export function pictureButtons({ client, state, word, number, say, attempt, open
 
   /** Ends the live picture with its last frame, which can be looked into. */
   async function still() {
-    const [, blob] = await capture();
-    stop();
+    const [made, blob] = await capture();
+    made.close();
     await open(blob, word("camera.name"));
   }
 
   function stop() {
-    for (const track of stream?.getTracks() ?? []) track.stop();
-    stream = null;
     state.set({ result: null });
-    show();
+    endLive();
   }
+
+  /** Ends the live picture; what was found stays. */
+  function endLive() {
+    if (!stream) return;
+    end(stream);
+    stream = null;
+    show();
+    stage.show({ picture: state.values.picture?.bitmap ?? null });
+    frame?.close();
+    frame = null;
+  }
+
+  // A picture that comes from anywhere ends the live one.
+  const forget = state.listen(["picture"], () => state.values.picture && endLive());
 
   function show() {
     live.textContent = word(stream ? "camera.stop" : "camera.start");
@@ -89,7 +133,11 @@ export function pictureButtons({ client, state, word, number, say, attempt, open
       chooseButton({ word, receive }),
       fileButton(word("detect.photograph"), receive, { accept: "image/*", capture: "environment", multiple: false }), live, keep), latency),
     isLive: () => stream !== null,
-    close: () => stream && stop(),
+    close: () => {
+      isClosed = true;
+      forget();
+      if (stream) stop();
+    },
   };
 }
 

@@ -86,6 +86,7 @@ export class Stage {
 
   close() {
     this.sizes.disconnect();
+    this.drawn.picture = null; // which may be gone before the next frame
     document.documentElement.style.scrollPaddingTop = "";
   }
 
