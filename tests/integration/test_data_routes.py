@@ -118,6 +118,29 @@ def test_a_picture_that_cannot_be_read_ends_no_survey(ask, served):
     assert "4.png" in found["problems"][0]
 
 
+def has_names_of(example, answer):
+    """Whether both have the same names; FastAPI leaves out what is None in an example."""
+    return {name for name, value in answer.items() if value is not None} <= example.keys() <= answer.keys()
+
+
+def test_examples_have_the_names_that_answers_have(ask):
+    reviewed(ask)
+    paths = ask.get("openapi.json").json()["paths"]
+    for path, asked in [
+        ("/v1/data", "v1/data"), ("/v1/data/{split}/pictures", "v1/data/val/pictures"),
+        ("/v1/data/{split}/pictures/{number}", "v1/data/val/pictures/1"),
+        ("/v1/data/{split}/pictures/{number}/detections", "v1/data/val/pictures/1/detections"),
+        ("/v1/data/{split}/survey", "v1/data/val/survey"), ("/v1/review/{split}", "v1/review/val"),
+        ("/v1/review/{split}/pictures/{number}", "v1/review/val/pictures/1"),
+    ]:  # fmt: skip
+        example = paths[path]["get"]["responses"]["200"]["content"]["application/json"]["example"]
+        answer = ask.get(asked).json()
+        assert has_names_of(example, answer), path
+        for name in ("pictures", "truth", "detections", "queue", "objects"):
+            if isinstance(answer.get(name), list):
+                assert has_names_of(example[name][0], answer[name][0]), (path, name)
+
+
 def test_no_answer_says_where_the_data_set_is(ask, served):
     (served.data / "images" / "4.png").write_bytes(b"no picture")
     (served.data / "images" / "6.png").unlink()

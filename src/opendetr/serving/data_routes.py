@@ -50,6 +50,56 @@ _DECISION = {
 }  # fmt: skip
 
 
+_PROGRESS = {
+    "state": "running", "done": 120, "pictures": 364, "objects": 1810, "detections": 1795,
+    "missed": {"no query near it": 31}, "false_alarms": {"background": 24, "another class": 3},
+    "confusions": [{"true": 0, "found": 1, "count": 3}], "problems": [],
+}  # fmt: skip
+_SURVEYED = {
+    "objects": 14, "detections": 14, "missed": {"no query near it": 1}, "false_alarms": {"background": 1},
+    "confusions": [], "error": 0.0714,
+}  # fmt: skip
+_SIZE = {"image_id": 12, "width": 640, "height": 480}
+_PICTURES = {
+    "total": 364,
+    "pictures": [{"number": 0, "name": "BloodImage_00003.jpg", **_SIZE, "objects": 14, "survey": _SURVEYED}],
+}
+_PICTURE = {
+    "number": 0, "name": "BloodImage_00003.jpg", **_SIZE,
+    "truth": [{"label": 0, "name": "RBC", "category_id": 1, "box_xyxy": [12, 30, 118, 132], "used": True}],
+}  # fmt: skip
+_DETECTED = {
+    "width": 640, "height": 480,
+    "detections": [
+        {"query": 17, "label": 0, "name": "RBC", "category_id": 1, "score": 0.93, "box_xyxy": [12.5, 30.1, 118, 131.9]}
+    ],
+}  # fmt: skip
+_DECIDED = {
+    "number": 3, "at": "2026-11-29T13:35:51+0000", "live": True, "edit": "class", "image_id": 12, "annotation": 40,
+    "category_id": 2, "accepted": True,
+}  # fmt: skip
+_REVIEW = {
+    "version": 4, "file": "train.corrected.json", "beside": True, "problem": None,
+    "classes": [{"category_id": 1, "name": "RBC"}, {"category_id": 2, "name": "WBC"}], "survey": _PROGRESS,
+    "total": 41, "left_out": 0, "decided": 4, "edits": 3, "live": 4,
+    "queue": [{
+        "key": "0-40", "picture": 0, "name": "BloodImage_00003.jpg", **_SIZE, "fault": "wrong class", "edit": "class",
+        "suspicion": 0.81, "annotation": 40, "iou": 0.9, "score": 0.88, "given_score": 0.07, "category_id": 2,
+        "class": "WBC", "given": "RBC", "bbox": [12.5, 30.1, 105.5, 101.8], "decisions": [3],
+    }],
+}  # fmt: skip
+_LABELS = {
+    "number": 0, "name": "BloodImage_00003.jpg", **_SIZE,
+    "objects": [{"annotation": 40, "category_id": 2, "name": "WBC", "box_xyxy": [12, 30, 118, 132]}],
+}  # fmt: skip
+_DATA = {"name": "bccd", "own": False, "splits": [{"name": "train", "pictures": 205}, {"name": "val", "pictures": 87}]}
+
+
+def _example(answer: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
+    """How a route answers when all is well."""
+    return {200: {"content": {"application/json": {"example": answer}}}}
+
+
 def _body(schema: dict[str, Any]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
@@ -151,7 +201,7 @@ def _add_pictures(app: FastAPI, room: DataRoom) -> None:
     wrong = errors(401, 404, 422, 429, 500, 503, 504)
     same_or_wrong = wrong | {304: {"description": "it is what If-None-Match names"}}
 
-    @app.get("/v1/data", responses=errors(401, 404))
+    @app.get("/v1/data", responses=errors(401, 404) | _example(_DATA))
     async def data() -> Response:
         """The data set: its name, and its splits with their numbers of pictures."""
         found = room.compute.facts.get("data")
@@ -159,7 +209,7 @@ def _add_pictures(app: FastAPI, room: DataRoom) -> None:
             raise Refusal(404, "no data set is open: start the server with --data DIR")
         return Plain(found)
 
-    @app.get("/v1/data/{split}/pictures", responses=wrong)
+    @app.get("/v1/data/{split}/pictures", responses=wrong | _example(_PICTURES))
     async def pictures(
         split: SplitName, offset: Offset = 0, limit: Limit = 60,
         sort: Annotated[str, Query(json_schema_extra={"enum": list(SORTS)})] = "name",
@@ -175,7 +225,7 @@ def _add_pictures(app: FastAPI, room: DataRoom) -> None:
         listed = [survey.listed(number) for number in chosen[offset : offset + limit]]
         return Plain({"total": len(chosen), "pictures": listed})
 
-    @app.get("/v1/data/{split}/pictures/{number}", responses=wrong)
+    @app.get("/v1/data/{split}/pictures/{number}", responses=wrong | _example(_PICTURE))
     async def picture(request: Request, split: SplitName, number: Number) -> Response:
         """A picture's name, size and true objects."""
         room.require_split(split)
@@ -201,7 +251,7 @@ def _add_pictures(app: FastAPI, room: DataRoom) -> None:
         room.require_split(split)
         return await pixels(request, split, number, small=True)
 
-    @app.get("/v1/data/{split}/pictures/{number}/detections", responses=wrong)
+    @app.get("/v1/data/{split}/pictures/{number}/detections", responses=wrong | _example(_DETECTED))
     async def detections(
         request: Request, split: SplitName, number: Number, checkpoint: CheckpointName = None
     ) -> Response:
@@ -210,14 +260,14 @@ def _add_pictures(app: FastAPI, room: DataRoom) -> None:
         asked = room.ask("data_detections", split=split, number=number, checkpoint=checkpoint)
         return Plain(await while_connected(request, asked))
 
-    @app.post("/v1/data/{split}/survey", responses=wrong)
+    @app.post("/v1/data/{split}/survey", responses=wrong | _example(_PROGRESS))
     async def begin_survey(split: SplitName) -> Response:
         """Begin to pass every picture of a split through the model, while it has nothing else to do."""
         survey = await room.survey(split)
         survey.start()
         return Plain(await asyncio.to_thread(survey.progress))
 
-    @app.get("/v1/data/{split}/survey", responses=wrong)
+    @app.get("/v1/data/{split}/survey", responses=wrong | _example(_PROGRESS))
     async def survey(split: SplitName) -> Response:
         """How far that is; objects missed and false alarms by kind, and confusions of classes."""
         return Plain(await asyncio.to_thread((await room.survey(split)).progress))
@@ -226,14 +276,14 @@ def _add_pictures(app: FastAPI, room: DataRoom) -> None:
 def _add_review(app: FastAPI, room: DataRoom) -> None:
     wrong = errors(400, 401, 403, 404, 409, 413, 422, 429, 500, 503, 504)
 
-    @app.get("/v1/review/{split}", responses=wrong)
+    @app.get("/v1/review/{split}", responses=wrong | _example(_REVIEW))
     async def review(split: SplitName, offset: Offset = 0, limit: Limit = 200) -> Response:
         """Labels that may be wrong, the likeliest first, with what is proposed and what is decided."""
         found = await room.review(split)
         with _failures():
             return Plain(await asyncio.to_thread(found.state, offset, limit))
 
-    @app.get("/v1/review/{split}/pictures/{number}", responses=wrong)
+    @app.get("/v1/review/{split}/pictures/{number}", responses=wrong | _example(_LABELS))
     async def labels(split: SplitName, number: Number) -> Response:
         """The labels of a picture, with the decisions made."""
         found = await room.review(split)
@@ -242,7 +292,10 @@ def _add_review(app: FastAPI, room: DataRoom) -> None:
         with _failures():
             return Plain(await asyncio.to_thread(found.picture, number))
 
-    @app.post("/v1/review/{split}/decisions", responses=wrong, openapi_extra=_DECIDING)
+    @app.post(
+        "/v1/review/{split}/decisions", openapi_extra=_DECIDING,
+        responses=wrong | _example({"version": 4, "decision": _DECIDED}),
+    )  # fmt: skip
     async def decide(request: Request, split: SplitName) -> Response:
         """Decide about a label; when this answers, the decision is on the disk."""
         body = await app.state.gate.json(request, MOST_BYTES)
@@ -252,7 +305,10 @@ def _add_review(app: FastAPI, room: DataRoom) -> None:
         room.write_soon(split)
         return Plain({"version": found.log.version, "decision": made.to_json()})
 
-    @app.post("/v1/review/{split}/undo", responses=wrong, openapi_extra=_UNDOING)
+    @app.post(
+        "/v1/review/{split}/undo", openapi_extra=_UNDOING,
+        responses=wrong | _example({"version": 5, "undone": _DECIDED}),
+    )  # fmt: skip
     async def undo(request: Request, split: SplitName) -> Response:
         """Undo the latest decision that counts."""
         body = await app.state.gate.json(request, MOST_BYTES)

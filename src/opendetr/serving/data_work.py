@@ -40,7 +40,7 @@ from opendetr.loss.matcher import CostWeights
 from opendetr.serving.run_files import CHECKPOINTS, checkpoint_names, run_of
 from opendetr.serving.settings import ModelSettings
 from opendetr.structures import DetrOutput, Target
-from opendetr.wording import one_line
+from opendetr.wording import one_line, without_folders
 
 SHOWN = 0.05  # the lowest score of detections for a page, which has its own slider
 THUMBNAIL = 256  # pixels: the longer side
@@ -81,7 +81,7 @@ class OpenData:
         """A sentence for clients, who need not know where on this machine the data set is."""
         for root in sorted({*self.source.roots, *(str(Path(root).resolve()) for root in self.source.roots)}, key=len):
             sentence = sentence.replace(f"{root}/", "").replace(root, one_line(self.source.name))
-        return sentence
+        return without_folders(sentence)
 
     def record(self, split: str, number: int) -> Record:
         """A picture by its number in the split.

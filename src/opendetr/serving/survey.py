@@ -11,11 +11,10 @@ from typing import Any
 from opendetr.errors import UserError
 from opendetr.explanation.suspects import LabelEvidence, Suspect, rank_suspects
 from opendetr.files import append_line, cache_folder, read_json_lines
-from opendetr.serving.process import Compute, ComputeGone, Late, QueueFull, WorkFailed
+from opendetr.serving.process import BACKGROUND, Compute, ComputeGone, Late, QueueFull, WorkFailed
 
 PAUSE = 0.5  # seconds before a picture is asked for again where there is no place or no model
 SORTS = ("name", "worst", "false_alarms", "missed", "confusion")
-LONGEST = 300.0  # seconds for a picture, with the wait for what clients ask
 MOST_LOST = 2  # times that the process may end, or be late, over a picture
 FORMAT = 1  # of what is kept
 
@@ -148,18 +147,17 @@ class SplitSurvey:
         while True:
             try:
                 found: dict[str, Any] = await self.compute.call(
-                    "survey_picture", {"split": self.split, "number": number}, deadline=LONGEST, priority="background"
+                    "survey_picture", {"split": self.split, "number": number}, priority="background"
                 )
                 return found
             except WorkFailed as error:
-                kind = str(error).partition(":")[0]  # the rest may name folders; the console has it
-                return _unusable(f"{self.names[number]}: the server has a fault ({kind}); its console says more")
+                return _unusable(f"{self.names[number]}: the server has a fault ({error}); its console says more")
             except UserError as error:
                 return _unusable(str(error))
             except (ComputeGone, Late) as error:
                 lost += error.was_sent
                 if lost == MOST_LOST:
-                    what = "ended" if isinstance(error, ComputeGone) else f"had no answer within {LONGEST:g} seconds"
+                    what = "ended" if isinstance(error, ComputeGone) else f"had no answer within {BACKGROUND:g} seconds"
                     return _unusable(f"{self.names[number]}: the process that computes {what}; the picture is left out")
                 await asyncio.sleep(PAUSE)
             except QueueFull:

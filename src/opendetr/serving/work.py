@@ -40,7 +40,7 @@ from opendetr.serving.run_files import described_run, run_of
 from opendetr.serving.settings import ModelSettings
 from opendetr.structures import DetrOutput, Target
 from opendetr.threads import settle_threads
-from opendetr.wording import one_line, without_folders
+from opendetr.wording import one_line
 
 
 class TooLargeError(UserError):
@@ -110,7 +110,7 @@ class ServingWorker(WithData):
             certificate=self._certificate(),
             can_look=not exported and self.detector.description.preprocessing.pad_size is None,
         )  # fmt: skip
-        of_folders = {"data": _for_clients(open_data(self)), "run": described_run(run_of(self.settings.model))}
+        of_folders = {"data": open_data(self), "run": described_run(run_of(self.settings.model))}
         return facts | {"identity": self.detector.identity} | of_folders
 
     def _certificate(self) -> dict[str, Any] | None:
@@ -123,14 +123,6 @@ class ServingWorker(WithData):
             return None
         note = engine_file(self.detector.checkpoint, engine.name, engine.precision).with_suffix(".json")
         return read_note(note).get("certificate")
-
-
-def _for_clients(data: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The facts of a data set without the folders that it lies in."""
-    if data is None:
-        return None
-    splits = [one | {"problem": without_folders(one["problem"])} if "problem" in one else one for one in data["splits"]]
-    return {name: value for name, value in data.items() if name != "source"} | {"splits": splits}
 
 
 def warm_up(worker: ServingWorker) -> None:
