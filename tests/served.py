@@ -8,12 +8,12 @@ from typing import Any
 import httpx
 from PIL import Image
 
-from opendetr.serving.answers import ExplainedPictures, Matching, Model
+from opendetr.serving.answers import ExplainedPictures, Matching, ModelFacts
 from opendetr.serving.app import create_app
 from opendetr.serving.process import Compute
 from opendetr.serving.settings import LabelStudio, Limits, ModelSettings, ServeSettings
 
-FACTS = Model.model_config["json_schema_extra"]["example"] | {
+FACTS = ModelFacts.model_config["json_schema_extra"]["example"] | {
     "classes": [{"label": 0, "name": "RBC", "category_id": 1}, {"label": 1, "name": "N/A", "category_id": None}],
 }
 FOUND = {

@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.torch import load
 
 from opendetr import Detector, UserError, api
-from opendetr.serving.answers import ExplainedPictures, Matching, Model
+from opendetr.serving.answers import ExplainedPictures, Matching, ModelFacts
 from opendetr.serving.process import Compute, WrongInputError
 from opendetr.serving.settings import ModelSettings
 from opendetr.serving.work import WORK, ServingWorker
@@ -93,7 +93,7 @@ def test_the_model_is_described(client, tiny_run):
         True,
     )
     assert len(model["thresholds"]) == len(model["classes"])
-    assert Model.model_validate(model).model_dump().keys() == model.keys()  # the description names all, and no more
+    assert ModelFacts.model_validate(model).model_dump().keys() == model.keys()  # all are described, and no more
 
 
 def test_a_look_is_the_models_own(client, digit_pictures):

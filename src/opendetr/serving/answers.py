@@ -27,7 +27,7 @@ class Class(BaseModel):
     category_id: CategoryId
 
 
-class Model(BaseModel):
+class ModelFacts(BaseModel):
     """The model; what an exported file does not tell is null."""
 
     name: str

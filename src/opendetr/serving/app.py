@@ -6,7 +6,7 @@ import mimetypes
 from pathlib import Path
 from typing import Annotated, Any
 
-from opendetr.serving.answers import ExplainedPictures, Matching, Model, Status
+from opendetr.serving.answers import ExplainedPictures, Matching, ModelFacts, Status
 from opendetr.serving.asking import refusals, while_connected
 from opendetr.serving.data_routes import add_data
 from opendetr.serving.guard import Guard
@@ -134,7 +134,7 @@ def _add_state(app: FastAPI) -> None:
         """Metrics in Prometheus's format."""
         return Response(app.state.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
-    @app.get("/v1/model", response_model=Model, responses=errors(401, 503))
+    @app.get("/v1/model", response_model=ModelFacts, responses=errors(401, 503))
     async def model() -> Response:
         """The model: classes, thresholds, how pictures are prepared, engine, and the engine's certificate."""
         if not compute.facts:
