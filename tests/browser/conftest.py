@@ -30,9 +30,9 @@ HOSTILE = "<img src=x onerror=alert(1)>"  # names are others' texts
 NAMES = ("star", "square", HOSTILE)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[object]:
-    """The browser; a test opens pages of its own in it."""
+    """The browser of a file of tests, which open pages of their own in it; an idle one would slow down later files."""
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if program is None:
         pytest.skip("no Chromium found; `apt-get install chromium` installs what the tests of the page need")
@@ -117,7 +117,7 @@ def serving(folder: Path, *options: str, port: int | None = None) -> Iterator[st
             server.terminate()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def served(chromium, tiny) -> Iterator[str]:
     """The address of a server of the small model."""
     with serving(tiny.folder) as address:
