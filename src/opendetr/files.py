@@ -146,6 +146,15 @@ def _rename(path: Path, target: Path) -> None:
     path.replace(target)
 
 
+def link_or_copy(source: str, target: str) -> str:
+    """A second name of a file whose bytes are never changed; a copy where the disk knows no such names."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+    return target
+
+
 def require_writable(path: Path | None) -> None:
     """Check before long work that its result can be written; None needs nothing.
 

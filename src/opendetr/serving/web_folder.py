@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -18,7 +17,7 @@ from opendetr.errors import UserError
 from opendetr.exporting.certificate import Certificate, comparison_pictures, print_certificate
 from opendetr.exporting.comparison import BOUNDS, LEAST_ANSWERS
 from opendetr.exporting.export import ExportOptions, export_model, export_with_data, on_data
-from opendetr.files import replacing_folder, require_folder, write_json
+from opendetr.files import link_or_copy, replacing_folder, require_folder, write_json
 from opendetr.images import encode_image, read_image
 from opendetr.inference.detector import Detector
 from opendetr.progress import console, print_command
@@ -105,7 +104,7 @@ def export_web(
         write_json(new / "package.json", package | {"dependencies": {RUNTIME: RUNTIME_VERSION}})
         _list_files(new)
         if (folder / PACKAGES).is_dir():
-            shutil.copytree(folder / PACKAGES, new / PACKAGES, symlinks=True, copy_function=_link)
+            shutil.copytree(folder / PACKAGES, new / PACKAGES, symlinks=True, copy_function=link_or_copy)
     print_certificate(certificate, folder / "model.onnx")
     console.print(f"The page is in {folder}. It needs its runtime once, and a web server; then open localhost:8000:")
     print_command("npm", "install", "--prefix", folder)
@@ -156,12 +155,3 @@ def _list_files(folder: Path) -> None:
     names += [f"{PACKAGES}/{RUNTIME}/dist/{name}" for name in RUNTIME_FILES]
     listed = {"version": digest.hexdigest()[:16], "files": ["./", *names]}
     (folder / LIST).write_text(f"self.exported = {json.dumps(listed, indent=1)};\n", encoding="utf-8")
-
-
-def _link(source: str, target: str) -> str:
-    """A second name for a file, where the disk has that, else a copy: packages are large, and nobody changes them."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
-    return target

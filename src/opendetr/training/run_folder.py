@@ -1,7 +1,6 @@
 """The folder of a run: `config.toml`, `metrics.jsonl`, `last` and `best`, written and read here."""
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from opendetr.evaluation.coco import CocoMetrics
 from opendetr.files import (
     append_line,
     current_folder,
+    link_or_copy,
     read_json_lines,
     read_note,
     remove_folder,
@@ -234,7 +234,7 @@ class RunFolder:
         with self._failures_are_said():
             if is_measured and last.is_dir():
                 with replacing_folder(self.path / PREVIOUS) as previous:
-                    shutil.copytree(last, previous, copy_function=_link, dirs_exist_ok=True)
+                    shutil.copytree(last, previous, copy_function=link_or_copy, dirs_exist_ok=True)
             if (log := self.path / "metrics.jsonl").is_file():
                 sync(log)  # `last` must not know lines that a loss of power takes away
             known = {"log_lines": len(self.history)}
@@ -331,15 +331,6 @@ def identity(run: Path) -> tuple[int, int]:
     """What differs between any two written `last`: number and time of the file with the training state."""
     found = (resumable_folder(run) / "training.pt").stat()
     return found.st_ino, found.st_mtime_ns
-
-
-def _link(source: str, target: str) -> str:
-    """A second name of a file, whose bytes are never changed; a copy where the disk knows no such names."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
-    return target
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 /** What is on the page, in one place: views read it, change it by `set` and hear of changes. */
 
 /**
- * @import { Detection, Look, Model, OpenPicture, Picture, Truth } from "./types.js"
+ * @import { Detection, Model, OpenPicture, Picture, Truth } from "./types.js"
  *
  * @typedef {object} Seen a picture that this page has shown
  * @property {string} name

@@ -1,6 +1,7 @@
 /** What a server knows of a data set, of its label review and of the run whose model it serves. */
 
 import { Failure } from "../failure.js";
+import { form } from "./form.js";
 
 /**
  * @import { Server } from "./http.js"
@@ -127,10 +128,6 @@ export function dataClient(server) {
     /** @param {number} after @returns {Promise<{lines: Record<string, any>[], next: number, reset: boolean}>} */
     log: (after) => server.json(`v1/run/log?after=${after}`),
     /** @param {Blob} picture @param {string} checkpoint @returns {Promise<Picture>} */
-    detectAt: (picture, checkpoint) => {
-      const body = new FormData();
-      body.append("images", picture, "picture");
-      return server.json(`v1/run/detect?checkpoint=${encodeURIComponent(checkpoint)}`, { method: "POST", body });
-    },
+    detectAt: (picture, checkpoint) => server.json(`v1/run/detect?checkpoint=${encodeURIComponent(checkpoint)}`, form(picture)),
   };
 }

@@ -2,6 +2,7 @@
 
 import { Failure } from "../failure.js";
 import { dataClient } from "./data.js";
+import { form } from "./form.js";
 import { readLook } from "../model/tensors.js";
 
 /**
@@ -97,14 +98,6 @@ async function failureOf(answer) {
   const sentence = await answer.json().then((body) => body.error, () => undefined);
   const kind = kinds[answer.status];
   return kind ? new Failure(kind) : new Failure("server", { sentence: String(sentence ?? answer.statusText), status: answer.status });
-}
-
-/** @param {Blob} picture @param {Record<string, string>} [fields] */
-function form(picture, fields = {}) {
-  const body = new FormData();
-  body.append("images", picture, "picture"); // its name is nobody's business
-  for (const [name, value] of Object.entries(fields)) body.append(name, value);
-  return { method: "POST", body };
 }
 
 /** @param {Record<string, string|number|undefined>} values */

@@ -9,7 +9,7 @@ import { Listing } from "./listing.js";
 import { needsPicture } from "./pictures.js";
 import { Stage, under } from "./stage.js";
 
-/** @import { Box, Context, DataClient, Detection, Picture } from "../types.js" */
+/** @import { Context, DataClient, Detection, Picture } from "../types.js" */
 
 const PLAYED = 700; // milliseconds of a checkpoint, where they are played
 const MANY = 12; // boxes up to which all have their names

@@ -1,6 +1,5 @@
 /** Label review: labels that may be wrong, the likeliest first; each decision is on the server's disk when it is said. */
 
-import { classColour } from "../colours.js";
 import { button, element, labelled } from "../elements.js";
 import { ACCENT, Editor } from "./editor.js";
 import { firstSplit, splitSelect, usable } from "./gallery.js";
@@ -26,7 +25,7 @@ const kept = { split: "", fault: "", onlyOpen: true };
 
 /** @param {HTMLElement} place @param {Context} context */
 export function review(place, context) {
-  const { model, word, number, say, attempt } = context;
+  const { word, number, say, attempt } = context;
   const data = /** @type {DataClient} */ (context.client.data);
   kept.split ||= firstSplit(usable(context));
   let isOver = false;
