@@ -7,14 +7,21 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
-ENGLISH, CHINESE = DOCS / "concepts", DOCS / "zh" / "concepts"
-PAGES = sorted(path.name for path in ENGLISH.glob("*.md"))
-INDEX = "README.md"
-BOTH = [pytest.param(docs / page, id=f"{docs.parent.name}/{page}") for docs in (ENGLISH, CHINESE) for page in PAGES]
+CONCEPTS = DOCS / "concepts"
+PAGES = sorted(path.stem for path in CONCEPTS.glob("*.md") if not path.name.endswith(".zh.md"))
+BOTH = [pytest.param(path, id=path.name) for path in sorted(CONCEPTS.glob("*.md"))]
 
 SOURCE_LINK = re.compile(r"\[`([^`]+)`\]\(([^)#]+\.py)#L(\d+)\)")
 FIGURE = re.compile(r"!\[[^\]]+\]\(([^)]+)\)")
 PAGE_LINK = re.compile(r"\]\(([^)#:]+\.md)\)")
+
+
+def english(page: str) -> Path:
+    return CONCEPTS / f"{page}.md"
+
+
+def chinese(page: str) -> Path:
+    return CONCEPTS / f"{page}.zh.md"
 
 
 def python_blocks(page: Path) -> list[str]:
@@ -23,13 +30,13 @@ def python_blocks(page: Path) -> list[str]:
 
 def test_the_index_and_eight_pages_exist_in_both_languages():
     steps = ["backbone", "positions", "encoder", "decoder", "matching", "losses", "auxiliary-losses", "postprocessing"]
-    assert sorted([INDEX, *(f"{step}.md" for step in steps)]) == PAGES
-    assert sorted(path.name for path in CHINESE.glob("*.md")) == PAGES
+    assert sorted(["index", *steps]) == PAGES
+    assert sorted(path.name.removesuffix(".zh.md") for path in CONCEPTS.glob("*.zh.md")) == PAGES
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_code_of_a_page_runs_and_its_claims_hold(page):
-    blocks, namespace = python_blocks(ENGLISH / page), {"__name__": "concepts"}
+    blocks, namespace = python_blocks(english(page)), {"__name__": "concepts"}
     assert any("assert " in block for block in blocks)
     for number, block in enumerate(blocks, start=1):
         exec(compile(block, f"{page}, block {number}", "exec"), namespace)
@@ -37,19 +44,19 @@ def test_the_code_of_a_page_runs_and_its_claims_hold(page):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_both_languages_show_the_same_code(page):
-    english, chinese = ([ast.dump(ast.parse(block)) for block in python_blocks(d / page)] for d in (ENGLISH, CHINESE))
-    assert chinese == english  # comments aside
+    both = ([ast.dump(ast.parse(block)) for block in python_blocks(path(page))] for path in (english, chinese))
+    assert next(both) == next(both)  # comments aside
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_both_languages_show_the_same_commands_figures_and_equations(page):
-    def shown(folder: Path) -> tuple[list[str], ...]:
-        text = (folder / page).read_text(encoding="utf-8")
+    def shown(path: Path) -> tuple[list[str], ...]:
+        text = path.read_text(encoding="utf-8")
         commands = re.findall(r"^```bash\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
         equations = re.findall(r"\$\$(.+?)\$\$", text, flags=re.DOTALL)
         return commands, [Path(figure).name for figure in FIGURE.findall(text)], equations
 
-    assert shown(CHINESE) == shown(ENGLISH)
+    assert shown(chinese(page)) == shown(english(page))
 
 
 @pytest.mark.parametrize("page", BOTH)
@@ -72,5 +79,5 @@ def test_every_figure_and_every_page_that_is_linked_to_exists(page):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_each_language_links_to_the_other(page):
-    assert f"[中文](../zh/concepts/{page})" in (ENGLISH / page).read_text(encoding="utf-8")
-    assert f"[English](../../concepts/{page})" in (CHINESE / page).read_text(encoding="utf-8")
+    assert f"[中文]({page}.zh.md)" in english(page).read_text(encoding="utf-8")
+    assert f"[English]({page}.md)" in chinese(page).read_text(encoding="utf-8")

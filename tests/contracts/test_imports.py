@@ -12,7 +12,7 @@ import opendetr
 
 PACKAGE = Path(opendetr.__file__).parent
 
-# From top to bottom, as docs/architecture.md lists them.
+# From top to bottom, as docs/reference/architecture.md lists them.
 ROOMS = [
     "version", "errors", "options", "raw_values", "files", "locations", "openmp", "control_groups", "cores", "memory",
     "wording", "progress", "threads", "devices", "config", "recipes", "labels", "pixels", "decoding", "images", "boxes",

@@ -44,7 +44,7 @@ def test_every_command_of_the_readme_parses(command):
 
 
 def test_the_page_on_scripts_names_the_object_of_every_command():
-    page = (Path(__file__).parents[2] / "docs" / "command-line.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "command-line.md").read_text()
     table = page.partition("| command | the object |")[2].partition("\n\n")[0]
     named = {name for row in table.splitlines() for name in re.findall(r"`([^`]+)`", row.split("|")[1] if row else "")}
     found = set()

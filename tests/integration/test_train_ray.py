@@ -1,4 +1,4 @@
-"""Ray Train: two workers of a local Ray learn together, as docs/clusters.md says."""
+"""Ray Train: two workers of a local Ray learn together, as docs/tasks/clusters.md says."""
 
 import os
 from pathlib import Path

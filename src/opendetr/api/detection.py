@@ -216,7 +216,7 @@ def explain(
     """Show what a model attends to in pictures, what its queries do over a data set, or why objects were missed.
 
     Args:
-        model: any model (`docs/checkpoints.md`).
+        model: any model (`docs/reference/checkpoints.md`).
         pictures: files, folders and globs: attention of encoder, decoder and between queries, layer by layer.
         output: the folder for figures (PNG), raw arrays (npz) and the page `explain.html`.
         data: instead of pictures: a data set's folder, or a list of several, with `slots`, or with `image` and

@@ -102,7 +102,7 @@ def export(
             beside it) or `.pt2` (`torch.export`); with the format `web` a folder, new, empty or of an earlier such
             export.
         format: `onnx`, `openvino` or `pt2`; by default the one of the file's suffix. `web` is a page that runs the
-            model in the browser (docs/web-page.md), with the model as ONNX.
+            model in the browser (docs/tasks/web-page.md), with the model as ONNX.
         precision: `fp32`; `bf16` and `int8` where the format has them.
         with_preprocessing: the input is resized uint8 pictures, which the graph normalises.
         with_attention: the last layer's cross-attention is an output too.
@@ -183,7 +183,7 @@ def info(model: str | Path, size: tuple[int, int] | None = None) -> dict[str, An
     """Facts of a model: classes, parameters, cost, preprocessing and origin.
 
     Args:
-        model: any model (`docs/checkpoints.md`), an exported file, or the name of a preset, of a recipe or of a
+        model: any model (`docs/reference/checkpoints.md`), an exported file, or the name of a preset, of a recipe or of a
             released checkpoint: then its architecture, without a download.
         size: height and width for the cost, rounded as the model rounds them; by default those of a 480x640 picture.
 

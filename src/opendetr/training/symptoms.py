@@ -1,7 +1,7 @@
 """What a training that does not learn shows: every symptom is a rule over what is measured, and says what to do.
 
 The rules look at the data before the first step, and, from half of the run on, at each evaluation on val and the same
-on a sample of the training pictures. docs/not-learning.md has them in words.
+on a sample of the training pictures. docs/tasks/not-learning.md has them in words.
 """
 
 import itertools
