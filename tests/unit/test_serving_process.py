@@ -1,16 +1,21 @@
 """The queue and the process behind it, with a program that has no model."""
 
 import asyncio
+import operator
 import os
 import signal
 import sys
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from pathlib import Path
+from threading import Thread
+from types import SimpleNamespace
 
 import pytest
 
 from opendetr.errors import UserError
 from opendetr.serving import process
+from opendetr.serving.compute import Line, _Job
 from opendetr.serving.process import Compute, ComputeGone, Late, QueueFull, WorkFailed, WrongInputError
 from opendetr.serving.settings import ModelSettings
 
@@ -80,6 +85,28 @@ def test_pictures_that_are_alike_go_together(tmp_path):
             await until(lambda: sizes == [3, 3])
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("shapes", "batch_size", "first"), [("aaa", 8, [0, 1, 2]), ("aaaa", 2, [0, 1]), ("aba", 8, [0, 2])]
+)
+def test_a_batch_waits_for_the_pictures_of_clients_that_were_just_answered(shapes, batch_size, first):
+    """Else the first to send again would be computed alone, while the others wait for it."""
+    line = Line(None, {"detect": SimpleNamespace(alike=operator.eq)}, batch_size, send=print)
+    line.expected, line.seconds = len(shapes), 4000.0  # a quarter of it is for ever, in a test
+    taken = []
+    taker = Thread(target=lambda: taken.append(line._next()), daemon=True)
+    taker.start()
+    for number, shape in enumerate(shapes):
+        prepared = Future()
+        prepared.set_result(shape)
+        with line.changed:
+            line.jobs.append(_Job(number, "detect", {}, None, prepared))
+            line.changed.notify()
+        while taker.is_alive() and not line.changed._waiters:
+            pass  # until it has seen this one, and waits for more
+    taker.join(30)
+    assert [job.number for job in taken[0]] == first
 
 
 def test_a_picture_that_fails_in_a_batch_spoils_no_other(tmp_path):

@@ -3,6 +3,8 @@
 import asyncio
 import base64
 import json
+import socket
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -11,7 +13,7 @@ import pytest
 from opendetr.serving import app as application
 from opendetr.serving.app import create_app
 from opendetr.serving.process import ComputeGone, Late, QueueFull, WorkFailed, WrongInputError
-from opendetr.serving.server import grace_of, reachable
+from opendetr.serving.server import _bound, grace_of, reachable
 from opendetr.serving.settings import Limits
 from served import FOUND, Standing, ask, images, picture, settings
 
@@ -272,6 +274,25 @@ def test_behind_a_server_with_tls_its_name_is_accepted(host, origin, status):
 )
 def test_what_other_machines_can_do_is_said(key, has_data, said):
     assert said in reachable(settings(host="0.0.0.0", key=key), has_data=has_data)
+
+
+def test_an_answer_is_sent_at_once():
+    """Its body does not wait for the acknowledgement of its head, which may take 40 ms."""
+
+    async def run() -> bool:
+        waits = asyncio.get_running_loop().create_future()
+
+        def connected(reader, writer):
+            waits.set_result(writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 0)
+            writer.close()
+
+        bound = _bound(replace(settings(), port=0))
+        async with await asyncio.start_server(connected, sock=bound):
+            _, writer = await asyncio.open_connection(*bound.getsockname())
+            writer.close()
+            return await waits
+
+    assert not asyncio.run(run())
 
 
 def test_a_stop_waits_for_a_slow_body_and_its_answer():

@@ -86,7 +86,10 @@ def _bound(settings: ServeSettings) -> socket.socket:
     Raises:
         UserError: the address cannot be used.
     """
-    bound = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    # With the protocol named, asyncio sends an answer's head and body at once; else the body may wait 40 ms for the
+    # acknowledgement of the head (Nagle's algorithm, and acknowledgements that are delayed).
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         if os.name == "posix":  # elsewhere it would let two programs have one port
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
