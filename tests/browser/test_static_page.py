@@ -359,6 +359,70 @@ def test_an_engine_that_answers_otherwise_is_not_used(page, installed, tmp_path)
         page.wait_for_selector("text=This browser's answers differ from the model's")
 
 
+# In place of WebGPU: WASM under its name, fast because it answers the sample from memory.
+GRAPHICS_CARD = """
+Object.defineProperty(navigator, "gpu", { value: { requestAdapter: async () => ({}) } });
+"""
+WEBGPU = """
+import * as wasm from "./ort.wasm.min.mjs";
+const known = new Map();
+let others = 0;
+export const { env, Tensor } = wasm;
+export const InferenceSession = {
+  async create(file) {
+    const session = await wasm.InferenceSession.create(file, { executionProviders: ["wasm"] });
+    return {
+      async run(feeds, names) {
+        const of = feeds.images.data.reduce((sum, value, at) => sum + value * (at % 7), 0);
+        if (known.size && !known.has(of)) LATER;
+        if (!known.has(of)) known.set(of, await session.run(feeds, names));
+        const { logits, boxes_cxcywh } = known.get(of);
+        return { logits: { ...logits, data: logits.data.map((value) => value + OFF) }, boxes_cxcywh };
+      },
+    };
+  },
+};
+"""
+
+
+@pytest.mark.parametrize(
+    ("off", "later", "used", "lost"),
+    [
+        pytest.param(0, "others += 1", True, False, id="agrees"),
+        pytest.param(2, "others += 1", False, False, id="answers otherwise"),
+        pytest.param(0, "throw new Error('device lost')", True, True, id="fails later"),
+    ],
+)
+def test_webgpu_detects_only_while_it_answers_as_wasm_does(page, installed, model, tmp_path, off, later, used, lost):
+    """With something in its place; no graphics card is here."""
+    copy = linked(installed, tmp_path)
+    (copy / "node_modules").unlink()
+    dist = copy / "node_modules" / "onnxruntime-web" / "dist"
+    dist.mkdir(parents=True)
+    for path in (PACKAGES / "onnxruntime-web" / "dist").iterdir():
+        (dist / path.name).symlink_to(path)
+    (dist / "ort.webgpu.min.mjs").unlink()
+    (dist / "ort.webgpu.min.mjs").write_text(WEBGPU.replace("LATER", later).replace("OFF", f"{off}"))
+    with handed_out(copy) as address:
+        worker = GRAPHICS_CARD + (copy / "clients" / "worker.js").read_text()
+        page.route("**/clients/worker.js", lambda route: route.fulfill(body=worker, content_type="text/javascript"))
+        bare(page, address)
+        picture = noise()
+        trial = ask(
+            page,
+            """await client.detect(blobOf(given), 0);
+            while (client.engine()?.trial === undefined) await new Promise((done) => setTimeout(done, 50));
+            return client.engine().trial;""",
+            png(picture),
+        )
+        assert trial["isUsed"] is used
+        assert trial["agreement"]["holds"] is used
+        found = ask(page, "return (await client.detect(blobOf(given), 0)).detections", png(picture))
+        require_same(found, Detector.load(model).predict(picture, threshold=0.0), picture.size)
+        assert ask(page, "return client.engine().isLost") is lost
+        assert ("WebGPU" in ask(page, "return client.engine().name")) is (used and not lost)
+
+
 def test_opened_as_a_file_the_page_says_what_to_run(page, folder):
     page.goto((folder / "index.html").as_uri())
     page.wait_for_selector("text=python -m http.server")
