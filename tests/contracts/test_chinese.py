@@ -43,12 +43,6 @@ def test_at_least_twenty_pages_are_chinese():
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_it_lies_beside_an_english_page_and_links_to_it(page):
-    assert english(page).is_file()
-    assert f"[English]({english(page).name})" in text(page)
-
-
-@pytest.mark.parametrize("page", PAGES)
 def test_both_languages_show_the_same_code_figures_and_equations(page):
     for found in (
         lambda path: [shown(block) for block in BLOCK.findall(text(path))],
