@@ -55,9 +55,9 @@ def test_the_function_for_cvat(tiny_run, digits, threshold):
 
 def test_the_code_for_fiftyone(tiny_run, digits, tmp_path, monkeypatch):
     """With fiftyone, or with something that has the three names which the page uses."""
-    code = re.search(r"```python\n(import fiftyone\n.*?)```", (ROOT / "docs" / "tasks" / "labelling.md").read_text(), re.DOTALL)[
-        1
-    ]
+    code = re.search(
+        r"```python\n(import fiftyone\n.*?)```", (ROOT / "docs" / "tasks" / "labelling.md").read_text(), re.DOTALL
+    )[1]
     pictures = sorted((digits / "images").glob("val_*.png"))[:2]
     kept = []
 

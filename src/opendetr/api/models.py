@@ -183,8 +183,8 @@ def info(model: str | Path, size: tuple[int, int] | None = None) -> dict[str, An
     """Facts of a model: classes, parameters, cost, preprocessing and origin.
 
     Args:
-        model: any model (`docs/reference/checkpoints.md`), an exported file, or the name of a preset, of a recipe or of a
-            released checkpoint: then its architecture, without a download.
+        model: any model (`docs/reference/checkpoints.md`), an exported file, or the name of a preset, of a recipe or
+            of a released checkpoint: then its architecture, without a download.
         size: height and width for the cost, rounded as the model rounds them; by default those of a 480x640 picture.
 
     Returns:

@@ -297,7 +297,7 @@ export const words = {
   "review.why_wrong_class": "The label says {given} ({given_score}); the model says {name} ({score}), over all decoder layers.",
   "review.why_shifted": "The model finds {given} ({score}) in another place: the boxes overlap with IoU {iou} only.",
   "review.why_spurious": "The label says {given}, and no query of the model sees anything there.",
-  "review.is_decided": "There is a decision about this; another one replaces it, and Undo takes it back.",
+  "review.is_decided": "There is a decision about this. A new one replaces it, but for a label that was deleted; Undo takes it back.",
   "review.aimed": "Decisions are now about another label of this picture: {name}.",
   "review.picture": "{name}",
   "review.did_add": "Label added.",
