@@ -19,13 +19,14 @@ PAGES = sorted(
 )
 SHELLS = {"bash", "sh", "shell", "console"}
 BEFORE_A_PROGRAM = {"do", "then", "else", "!", "time", "exec", "env", "nice", "-n", "19", "srun", "sudo", "nohup"}
+COMMANDS: Any = typer.main.get_command(app)
 NUMBERS = {"N", "SEED", "MINUTES", "SECONDS", "EPOCHS", "PIXELS", "PORT"}  # what pages write for a number of the user's
 
 _FENCE = re.compile(
     r"^(?P<indent> *)(?P<fence>```+|~~~+) *(?P<language>[\w-]*)[^\n]*\n(?P<code>.*?)^(?P=indent)(?P=fence) *$",
     re.MULTILINE | re.DOTALL,
 )
-_INDENTED = re.compile(r"(?:^ {4,}opendetr [^\n]*\n?)+", re.MULTILINE)
+_INDENTED = re.compile(r"(?<=\n\n)(?: {4,}opendetr [^\n]*\n?)+")  # a paragraph of its own
 _INLINE = re.compile(r"`((?:\.venv/bin/)?opendetr [^`\n]+)`")
 _ASSIGNED = re.compile(r"\b([A-Za-z_]+)=(\"[^\"]*\"|'[^']*'|[^\s;&|]+)")
 _OPERATORS = set("();<>|&")
@@ -129,13 +130,17 @@ def mentioned_commands() -> list[Command]:
         text = without_blocks(page.read_text(encoding="utf-8"))
         for match in _INLINE.finditer(text):
             block = Block(page, text.count("\n", 0, match.start()) + 1, "bash", match[1] + "\n")
-            found += [command for command in commands_of(block) if command.words[0] != "COMMAND"]
+            found += [
+                command
+                for command in commands_of(block)
+                if command.words[0] != "COMMAND" and command.words[0][-1] != ":"
+            ]
     return found
 
 
 def resolved(words: list[str]) -> tuple[Any, str, list[str]]:
     """The command that words name, its name, and the words after it. Raises where there is none."""
-    name, command = "opendetr", typer.main.get_command(app)
+    name, command = "opendetr", COMMANDS
     while hasattr(command, "commands") and words and not words[0].startswith("-"):
         name, command, words = command.resolve_command(command.make_context(name, list(words)), words)
     return command, name, words

@@ -4,6 +4,7 @@ import ast
 import importlib
 
 import pytest
+
 from documented import PAGES, blocks_of
 
 CODE = [

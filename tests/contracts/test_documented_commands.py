@@ -4,6 +4,7 @@ import shlex
 from textwrap import dedent
 
 import pytest
+
 from documented import ROOT, Block, commands_of, documented_commands, mentioned_commands, parse, unknown_options
 
 

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 import typer.main
-from documented import parse
 
+from documented import parse
 from opendetr.ablation.study import study_names
 from opendetr.cli import main
 from opendetr.cli.application import COMMAND_PANELS, app

@@ -6,9 +6,12 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+
 from documented import PAGES, ROOT, without_blocks
 
-_LINK = re.compile(r"\]\(<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\)|(?:src|href)=\"([^\"]+)\"|^\[(?!\^)[^\]]+\]: (\S+)", re.MULTILINE)
+_LINK = re.compile(
+    r"\]\(<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\)|(?:src|href)=\"([^\"]+)\"|^\[(?!\^)[^\]]+\]: (\S+)", re.MULTILINE
+)
 _HEADING = re.compile(r"^#{1,6} +(.+?) *#*$", re.MULTILINE)
 _NAMED = re.compile(r"\{ *#([\w-]+) *\}|\b(?:id|name)=\"([\w-]+)\"")
 
@@ -36,9 +39,7 @@ def broken_links(page: Path) -> list[str]:
         if re.match(r"[a-z][a-z0-9+.-]*:|//", link):
             continue
         target = (page.parent / path).resolve() if path else page
-        if not target.exists():
-            broken.append(link)
-        elif anchor and target.suffix == ".md" and anchor not in anchors(target):
+        if not target.exists() or (anchor and target.suffix == ".md" and anchor not in anchors(target)):
             broken.append(link)
         elif lines := re.fullmatch(r"L(\d+)(?:-L(\d+))?", anchor):
             last = int(lines[2] or lines[1])
@@ -57,7 +58,8 @@ def test_broken_links_would_be_seen(tmp_path):
     (tmp_path / "code.py").write_text("one\ntwo\n")
     page.write_text(
         "# Here\n[a](other.md#files-of-weights-and-more) [b](#here) [c](other.md#图) [d](code.py#L2) ![e](other.md)\n"
-        '[f](other.md#twice-1) [g](https://example.org/gone) <img src="other.md">\n```\n[in code](gone.md)\n```\n`[x](gone.md)`\n'
+        '[f](other.md#twice-1) [g](https://example.org/gone) <img src="other.md">\n'
+        '`[x](gone.md)`\n```\n[in code](gone.md)\n```\n'
         "[1](gone.md) [2](#nowhere) [3](other.md#here) [4](code.py#L3) ![5](gone.png)\n"
     )
     assert broken_links(page) == ["gone.md", "#nowhere", "other.md#here", "code.py#L3", "gone.png"]

@@ -3,9 +3,9 @@
 import re
 
 import typer.main
-from documented import ROOT
 
 import opendetr.cli  # noqa: F401  (registers the commands)
+from documented import ROOT
 from opendetr.cli.application import app
 
 

@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from documented import PAGES, Command, blocks_of, documented_commands
 from PIL import Image
 from tiny import TINY
 
+from documented import PAGES, Command, blocks_of, documented_commands
 from opendetr import api
 from opendetr.cli import main
 from opendetr.data.digits import write_digits
@@ -22,7 +22,7 @@ from opendetr.inference.video import VideoDrawing
 
 # What is done with a command: the first kind whose pattern is found in its page and line. A command of no kind fails.
 KINDS = {
-    "measured": r"^(docs/results|benchmarks|CHANGELOG)",  # runs whose results a page reports: hours, on the data it names
+    "measured": r"^(docs/results|benchmarks|CHANGELOG)",  # hours, on the data that the page names
     "network": r"pip install|--backbone resnet50|detr-r50|detr-r101|facebook/|https?://|s3://|hf://|rtsp://|--push|ORG/",
     "GPU": r"--device cuda|--devices|torchrun|--gpus",
     "cluster": r"\bsrun\b|RAY_ADDRESS|/shared/",
@@ -38,7 +38,6 @@ KINDS = {
 SHORT = {"--minutes": "0.1", "--epochs": "1", "--seeds": "1", "--seconds": "1", "--scenes": "8", "--image-size": "64"}
 TINY_MODEL = "--recipe paper --preset detr-tiny --image-size 64 --batch-size 8 --workers 0 --device cpu"
 ADDED = {  # options that come last win
-    "train": "",  # see `shortened`
     "ablate": "--seeds 1 --recipe tiny.toml --device cpu",
     "doctor": "--seconds 1 --image-size 64 --recipe tiny.toml --device cpu",
     "benchmark": "--seconds 0.1 --size 64x64",
@@ -66,10 +65,13 @@ def shortened(words: list[str]) -> list[str]:
     """The same command with small numbers and a tiny model."""
     words = [SHORT.get(before, word) for before, word in zip(["", *words], words)]
     words += shlex.split(ADDED.get(words[0], ""))
+    if words[0] == "ablate" and "--data" not in words:
+        words += ["--data", "DATA"]
     if words[0] == "train":
         is_tiny = "--init" in words or any(word.endswith(".toml") for word in words)
         words += ["--device", "cpu"] if is_tiny else shlex.split(TINY_MODEL)
-        words += [] if {"--epochs", "--minutes"} & set(words) else ["--epochs", "1"]
+    if words[0] in ("train", "ablate") and not {"--epochs", "--minutes"} & set(words):
+        words += ["--epochs", "1"]
     return words
 
 
@@ -95,7 +97,7 @@ def stock(tmp_path_factory) -> Path:
     (folder / "photos").mkdir()
     for number, picture in enumerate(pictures):
         with Image.open(picture) as image:
-            image.save(folder / f"photos/{number}.jpg")
+            image.resize((400, 300)).save(folder / f"photos/{number}.jpg")
     shutil.copy(folder / "photos/0.jpg", folder / "photo.jpg")
     with Image.open(pictures[0]) as image, VideoDrawing(folder / "street.mp4", 10) as drawing:
         image.resize((1000, 900)).save(folder / "huge.tif")

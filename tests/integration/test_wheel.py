@@ -79,7 +79,16 @@ def test_the_source_distribution_builds_the_same_and_has_no_site_and_no_tests(bu
     assert source.stat().st_size < MOST_BYTES
     with tarfile.open(source) as archive:
         tops = {name.split("/")[1] for name in archive.getnames() if "/" in name}
-    assert tops <= {"src", "README.md", "CHANGELOG.md", "LICENSE", "CITATION.cff", "pyproject.toml", "PKG-INFO", ".gitignore"}
+    assert tops <= {
+        "src",
+        "README.md",
+        "CHANGELOG.md",
+        "LICENSE",
+        "CITATION.cff",
+        "pyproject.toml",
+        "PKG-INFO",
+        ".gitignore",
+    }
 
 
 def test_the_version_is_the_same_wherever_it_stands():
