@@ -34,7 +34,9 @@ def on_page_markdown(markdown: str, /, *, page: Page, **_: Any) -> str:
     """Mark the links to source, and say which lead nowhere."""
 
     def mark(link: re.Match[str]) -> str:
-        path = posixpath.normpath(posixpath.join("docs", posixpath.dirname(page.file.src_uri), link["up"] + link["path"]))
+        path = posixpath.normpath(
+            posixpath.join("docs", posixpath.dirname(page.file.src_uri), link["up"] + link["path"])
+        )
         if path.startswith("docs/") or not (path in FILES or path.split("/")[0] in FOLDERS):
             return link[0]  # a page, which mkdocs checks
         line = int(link["line"] or 0)
@@ -60,7 +62,8 @@ def on_page_content(html: str, /, *, page: Page, **_: Any) -> str:
 def on_post_build(*, config: MkDocsConfig) -> None:
     """Write a page for each file that is linked to."""
     light, dark = (
-        HtmlFormatter(style=style, linenos="inline", linespans="L", anchorlinenos=False) for style in ("default", "github-dark")
+        HtmlFormatter(style=style, linenos="inline", linespans="L", anchorlinenos=False)
+        for style in ("default", "github-dark")
     )
     for path in sorted(_shown):
         if not (root / path).is_file():

@@ -87,7 +87,9 @@ def test_every_public_name_has_its_place_in_the_reference():
 def test_the_reference_has_every_command_with_every_option():
     module = hook("command_reference")
     assert module.MARKER in (DOCS / "reference/cli.md").read_text()
-    sections = dict(re.findall(r"^### (opendetr [^\n]+)\n(.*?)(?=^##|\Z)", module.all_commands(), re.DOTALL | re.MULTILINE))
+    sections = dict(
+        re.findall(r"^### (opendetr [^\n]+)\n(.*?)(?=^##|\Z)", module.all_commands(), re.DOTALL | re.MULTILINE)
+    )
     commands = {}
     for name, command in typer.main.get_command(app).commands.items():
         inner = getattr(command, "commands", None)
@@ -98,7 +100,10 @@ def test_the_reference_has_every_command_with_every_option():
         assert "```bash\nopendetr " in section, f"{name} has no example"
         for parameter in command.params:
             if parameter.param_type_name == "option":
-                assert all(f"`{option}" in section or f", {option}" in section for option in parameter.opts), (name, parameter)
+                assert all(f"`{option}" in section or f", {option}" in section for option in parameter.opts), (
+                    name,
+                    parameter,
+                )
                 assert parameter.help
         assert "[dim]" not in section
         assert "\\[" not in section
