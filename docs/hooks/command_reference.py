@@ -46,8 +46,8 @@ def _one_command(name: str, command: Any) -> str:
         names = parameter.metavar or parameter.name.upper() if is_argument else ", ".join(parameter.opts)
         value = "" if is_argument else parameter.metavar or ""
         text, default = _without_default(_plain(record[1]))
-        cells = [f"`{names} {value}`".replace(" `", "`"), text, default]
-        panels.setdefault(panel, []).append(" | ".join(cell.replace("|", "\\|") for cell in cells))
+        cells = [f"`{names} {value}`".replace(" `", "`"), text.replace("|", "\\|"), default]
+        panels.setdefault(panel, []).append(" | ".join(cells))
     for panel, rows in panels.items():
         table = "\n".join(f"| {row} |" for row in rows)
         parts.append(f"| {panel} | | default |\n|---|---|---|\n{table}")

@@ -111,3 +111,9 @@ def test_the_reference_has_every_command_with_every_option():
 
 def test_the_readme_is_one_screen_and_a_half():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 80
+
+
+def test_the_search_from_disk_has_both_languages():
+    """The plugin `offline` copies the index when `i18n` has completed it."""
+    names = [entry if isinstance(entry, str) else next(iter(entry)) for entry in SITE["plugins"]]
+    assert names.index("i18n") < names.index("offline")
