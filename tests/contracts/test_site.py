@@ -63,7 +63,7 @@ def test_every_chinese_page_has_an_english_one():
 
 def test_the_navigation_is_in_chinese_too():
     chinese = next(language for language in plugin("i18n")["languages"] if language["locale"] == "zh")
-    assert set(TITLES) - {"Python"} <= set(chinese["nav_translations"])
+    assert set(TITLES) - {"Python", "Docker"} <= set(chinese["nav_translations"])
 
 
 @pytest.mark.parametrize("page", PAGES)
