@@ -76,7 +76,7 @@ def run_demo(output: Path, started: float, *, compare: bool = False, threads: Th
     runs = [_learn("fast", "The recipe fast, the default of opendetr train", output, started, threads)]
     minutes = (time.time() - started) / 60
     if compare:
-        title = "The paper's architecture and loss, sized for minutes"
+        title = "The recipe paper-small: a small model with the paper's learned queries and softmax loss"
         runs.append(_learn("paper-small", title, output, time.time(), threads, minutes))
     machine = f"{describe_machine()}; torch {torch.__version__}; {minutes:.1f} minutes"
     commands = html.escape("\n".join(NEXT))

@@ -1,8 +1,14 @@
 """The examples run as they stand."""
 
+import json
+import re
 import runpy
+import socket
+import subprocess
 import sys
 from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
 
 import pytest
 import torch
@@ -78,3 +84,63 @@ def test_without_arguments_one_sentence_says_what_is_needed(run_example, name, c
     assert ended.value.code == 2
     assert said.count("\n") == 1
     assert name in said
+
+
+# The notebook has no magic words and shows what its last lines give, so that executing its cells runs all of it.
+# nbclient would start a kernel for the same, and brings ipykernel, pyzmq and tornado with it.
+@pytest.fixture
+def cells():
+    notebook = json.loads((EXAMPLES / "first_detector.ipynb").read_text(encoding="utf-8"))
+    assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
+    return notebook["cells"]
+
+
+def test_the_notebook_runs_from_its_first_cell_to_its_last(cells, tiny_run, tmp_path, capsys):
+    small = {
+        "folder": str(tmp_path), "scenes": 16, "training": TINY | {"epochs": 1},
+        "checking": {"seconds": 0.5, "image_size": 64, "recipe": str(tiny_run / "config.toml")},
+    }  # fmt: skip
+    namespace = {"__name__": "notebook"}
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), cell["id"], "exec"), namespace)
+            if "parameters" in cell["metadata"].get("tags", []):
+                assert small.keys() <= namespace.keys()
+                namespace.update(small)
+    assert {"run", "explained", "digits", "digits.onnx"} <= {path.name for path in tmp_path.iterdir()}
+    assert namespace["detections"]._repr_png_() is not None
+    assert "agree with PyTorch" in capsys.readouterr().out
+
+
+def test_the_notebook_has_no_outputs_and_its_links_lead_somewhere(cells):
+    for cell in cells:
+        assert not cell.get("outputs")
+        assert cell.get("execution_count") is None
+        for link in re.findall(r"\]\(([^):]+)\)", "".join(cell["source"])):
+            assert (EXAMPLES / link).is_file(), link
+    assert len({cell["id"] for cell in cells}) == len(cells)
+
+
+def test_a_page_is_served_so_that_it_may_use_threads(tmp_path):
+    (tmp_path / "index.html").write_text("the page")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen(
+        [sys.executable, EXAMPLES / "serve_web_folder.py", tmp_path, str(port)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        while server.poll() is None:
+            try:
+                answer = urlopen(f"http://127.0.0.1:{port}/")
+                break
+            except URLError:  # it does not listen yet
+                continue
+        assert server.poll() is None, server.stderr.read()
+        assert answer.read() == b"the page"
+        assert answer.headers["Cross-Origin-Opener-Policy"] == "same-origin"
+        assert answer.headers["Cross-Origin-Embedder-Policy"] == "require-corp"
+    finally:
+        server.kill()
+        server.communicate()

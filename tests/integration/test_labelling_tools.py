@@ -92,3 +92,22 @@ def test_the_code_for_fiftyone(tiny_run, digits, tmp_path, monkeypatch):
             box = (x * columns, y * rows, (x + width) * columns, (y + height) * rows)
             assert box == pytest.approx(wanted.box_xyxy, abs=1e-4)
             assert one.confidence == wanted.score
+
+
+def test_the_code_for_supervision(tiny_run, digits, tmp_path, monkeypatch, capsys):
+    page = (ROOT / "docs" / "tasks" / "labelling.md").read_text()
+    code = re.search(r"```python\n(import numpy.*?)```", page, re.DOTALL)[1]
+    path = sorted((digits / "images").glob("val_*.png"))[0]
+    (tmp_path / "photo.jpg").write_bytes(path.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(code.replace("runs/mine", str(tiny_run)).replace(".predict(picture)", ".predict(picture, 0.0)"), names)
+    expected = Detector.load(tiny_run).predict(path, 0.0).visible()
+    found = names["found"]
+    assert len(found) > 0
+    assert found.data["class_name"].tolist() == expected.names
+    assert found.xyxy == pytest.approx(expected.boxes_xyxy.numpy())
+    assert f" of {len(expected)} objects" in capsys.readouterr().out
+    with Image.open("drawn.jpg") as drawn:
+        assert drawn.size == names["picture"].size
+        assert drawn.tobytes() != names["picture"].tobytes()

@@ -312,7 +312,7 @@ def demo(
 
     Args:
         output: folder for the data, the runs and the report.
-        compare: spend the same minutes again on the paper's recipe; the report shows both.
+        compare: spend the same minutes again on the recipe `paper-small`; the report shows both.
         threads: number of threads, or `auto`, the default: the fastest, measured.
         started: when the demo began, as of `time.time()`; now by default.
 

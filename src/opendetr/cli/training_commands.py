@@ -54,7 +54,7 @@ STUDIES = "\n\nStudies:\n" + "\n".join(
 def demo(
     output: Annotated[Path, option(OUTPUT, "DIR", "Folder for the data, the run and report.html.")] = Path("runs/demo"),
     compare: Annotated[
-        bool, flag(LENGTH, "Spend the same time on the paper's recipe; the report shows both.", "--compare")
+        bool, flag(LENGTH, "Spend the same time on the recipe paper-small; the report shows both.", "--compare")
     ] = False,
     threads: ThreadCount = None,
 ) -> Answer:

@@ -255,8 +255,8 @@ def labels_missing(seen: Evidence) -> str | None:
         beside = f", in val {share:.0%}"
     return (
         f"in training pictures {on_nothing / detections:.0%} of what is found with a score of {seen.threshold:.2f} or "
-        f"more lies where nothing is labelled{beside}: objects are probably not labelled there; opendetr val RUN "
-        f"--split train --output DIR shows such pictures"
+        f"more lies where nothing is labelled{beside}: objects are probably not labelled there; the label review "
+        "of opendetr serve RUN --data DATA shows where"
     )
 
 
