@@ -1,4 +1,4 @@
-"""Links to files of the repository outside docs lead to pages of the site that show the file, with an anchor per line."""
+"""Links to files outside docs lead to pages of the site that show the file, with an anchor for every line."""
 
 import logging
 import posixpath

@@ -9,7 +9,7 @@ import typer.main
 import yaml
 
 import opendetr
-import opendetr.cli  # noqa: F401  (registers the commands)
+import opendetr.cli
 from opendetr.cli.application import app
 
 ROOT = Path(__file__).parents[2]
