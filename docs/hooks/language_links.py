@@ -15,7 +15,9 @@ LINK_TO_OTHER_LANGUAGE = re.compile(rf"\[(?:{'|'.join(LANGUAGES.values())})\]\([
 
 
 def on_page_markdown(markdown: str, /, *, page: Page, **_: Any) -> str:
-    """Leave the links out."""
+    """Leave the links out; and an English page that stands in for a Chinese one is found by the search only once."""
+    if page.file.dest_uri.startswith("zh/") and not page.file.src_uri.endswith(".zh.md"):
+        page.meta["search"] = {"exclude": True}
     return LINK_TO_OTHER_LANGUAGE.sub("", markdown)
 
 
