@@ -32,7 +32,7 @@ KINDS = {
     "of a failure": r"opendetr replay|--resume",  # tests/integration/test_diverging.py and test_kills.py make one
     "paper's architecture": r"--to official",  # test_examples.py converts such a model
     "demo": r"opendetr demo",  # tests/integration/test_fast.py runs it with few steps
-    "slow": r"opendetr (train|ablate|benchmark|prepare|doctor)|--engine|int8|bf16|--format web|\.pt2|--slots|export .*--data"
+    "slow": r"opendetr (train|ablate|benchmark|prepare|doctor)|--engine|int8|--format web|\.pt2|--slots|export.*--data",
     "quick": r"opendetr (data|info|val|predict|track|explain|export|convert|runs)",
 }
 SHORT = {"--minutes": "0.1", "--epochs": "1", "--seeds": "1", "--seconds": "1", "--scenes": "8", "--image-size": "64"}
