@@ -1,7 +1,7 @@
 """Prints what each dependency weighs and under which licence it is: `python benchmarks/dependencies.py`.
 
-Measured in the environment that runs it: the sizes of the files that each package lists, in MB of 10^6 bytes, alone and with
-what it alone brings. docs/reference/dependencies.md has the table.
+Measured in the environment that runs it: the sizes of the files that each package lists, in MB of 10^6 bytes, alone
+and with what it alone brings. docs/reference/dependencies.md has the table.
 """
 
 import sys

@@ -59,7 +59,7 @@ def test_broken_links_would_be_seen(tmp_path):
     page.write_text(
         "# Here\n[a](other.md#files-of-weights-and-more) [b](#here) [c](other.md#图) [d](code.py#L2) ![e](other.md)\n"
         '[f](other.md#twice-1) [g](https://example.org/gone) <img src="other.md">\n'
-        '`[x](gone.md)`\n```\n[in code](gone.md)\n```\n'
+        "`[x](gone.md)`\n```\n[in code](gone.md)\n```\n"
         "[1](gone.md) [2](#nowhere) [3](other.md#here) [4](code.py#L3) ![5](gone.png)\n"
     )
     assert broken_links(page) == ["gone.md", "#nowhere", "other.md#here", "code.py#L3", "gone.png"]
