@@ -157,4 +157,4 @@ def unknown_options(words: list[str]) -> set[str]:
     """Which options a command does not have. Raises where there is no such command."""
     command, _, rest = resolved(words)
     known = {name for one in command.get_params(typer.Context(command)) for name in (*one.opts, *one.secondary_opts)}
-    return {word.partition("=")[0] for word in rest if re.match("--?[a-z]", word)} - known
+    return {word.partition("=")[0] for word in rest if re.match("--?[a-z]", word)} - known - {"-h", "--help"}
