@@ -32,8 +32,8 @@ KINDS = {
     "of a failure": r"opendetr replay|--resume",  # tests/integration/test_diverging.py and test_kills.py make one
     "paper's architecture": r"--to official",  # test_examples.py converts such a model
     "demo": r"opendetr demo",  # tests/integration/test_fast.py runs it with few steps
-    "slow": r"opendetr (train|ablate|benchmark|prepare|doctor)|--engine|int8|--format web|\.pt2|--slots|export.*--data",
-    "quick": r"opendetr (data|info|val|predict|track|explain|export|convert|runs)",
+    "slow": r"opendetr (train|ablate|benchmark|prepare|doctor|export)|--engine|int8|--slots",
+    "quick": r"opendetr (--version|data|info|val|predict|track|explain|convert|runs)",
 }
 SHORT = {"--minutes": "0.1", "--epochs": "1", "--seeds": "1", "--seconds": "1", "--scenes": "8", "--image-size": "64"}
 TINY_MODEL = "--recipe paper --preset detr-tiny --image-size 64 --batch-size 8 --workers 0 --device cpu"
@@ -45,14 +45,9 @@ ADDED = {  # options that come last win
 # Categories that the pages name, instead of the digits'.
 NAMES = ("cat", "dog", "car", "3", "RBC", "WBC", "platelet", "7", "person", "truck")
 FOUND_PROBLEMS = {"doctor", "data"}  # may end with exit code 1
-NEEDED = {
-    "fiftyone",
-    "ray",
-    "transformers",
-    "httpx",
-    "cvat_sdk",
-    "label_studio_sdk",
-}  # code with these runs beside other programs
+# Code with these runs beside other programs.
+NEEDED = {"fiftyone", "ray", "transformers", "httpx", "cvat_sdk", "label_studio_sdk"}
+LONG = re.compile(r"\b(train|doctor|export)\(")  # code with these takes minutes; test_documented_code.py compiles it
 
 
 def kind_of(command: Command) -> str:
@@ -109,6 +104,7 @@ def stock(tmp_path_factory) -> Path:
         source.write_text(json.dumps(coco))
     run = api.train(data, **TINY, epochs=1, output=folder / "runs/demo/run-1")
     shutil.copytree(run, folder / "runs/mine")
+    (folder / "runs/first").symlink_to("mine", target_is_directory=True)
     for name in ("DATA", "cells"):
         (folder / name).symlink_to(data, target_is_directory=True)
     for name in ("MODEL", "RUN"):
@@ -191,15 +187,19 @@ def test_every_command_is_of_a_kind():
 
 
 def runnable(page: Path) -> list[str]:
-    """The Python code of a page that needs nothing but the packages of opendetr."""
-    code = [block.code for block in blocks_of(page) if block.language == "python"]
+    """The Python code of a page that needs nothing but the packages of opendetr, and seconds."""
+    code = [block.code for block in blocks_of(page) if block.language == "python" and not LONG.search(block.code)]
     return [one for one in code if not NEEDED & set(re.findall(r"^\s*(?:import|from) (\w+)", one, re.MULTILINE))]
 
 
-# The code of docs/concepts runs in tests/contracts/test_concepts.py.
+# The code of docs/concepts runs in tests/contracts/test_concepts.py; Chinese pages have the code of the English ones.
 @pytest.mark.parametrize(
     "page",
-    [pytest.param(page, id=page.name) for page in PAGES if page.parent.name != "concepts" and runnable(page)],
+    [
+        pytest.param(page, id=page.name)
+        for page in PAGES
+        if page.parent.name != "concepts" and ".zh" not in page.suffixes and runnable(page)
+    ],
 )
 def test_the_code_of_a_page_runs(page, here, monkeypatch):
     monkeypatch.setattr(Image.Image, "show", lambda image: None)
