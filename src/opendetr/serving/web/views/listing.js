@@ -21,6 +21,7 @@ export class Listing {
     this.id = newId("list");
     this.list = element("ul", { class: "listing", role: "listbox", tabIndex: 0, "aria-label": label });
     this.empty = element("p", { class: "quiet" }, empty);
+    this.list.hidden = this.empty.hidden = true; // nothing is known yet
     this.element = element("div", {}, this.list, this.empty);
     this.at = -1; // the row that is walked to
     this.list.addEventListener("keydown", (event) => this.press(event));
