@@ -5,17 +5,18 @@ import operator
 import os
 import signal
 import sys
-from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from pathlib import Path
-from threading import Thread
+from queue import SimpleQueue
+from threading import Event, Thread
 from types import SimpleNamespace
 
 import pytest
 
 from opendetr.errors import UserError
-from opendetr.serving import process
-from opendetr.serving.compute import Line, _Job
+from opendetr.serving import compute, process
+from opendetr.serving.compute import Line
+from opendetr.serving.messages import packed
 from opendetr.serving.process import Compute, ComputeGone, Late, QueueFull, WorkFailed, WrongInputError
 from opendetr.serving.settings import ModelSettings
 
@@ -87,26 +88,94 @@ def test_pictures_that_are_alike_go_together(tmp_path):
     asyncio.run(run())
 
 
-@pytest.mark.parametrize(
-    ("shapes", "batch_size", "first"), [("aaa", 8, [0, 1, 2]), ("aaaa", 2, [0, 1]), ("aba", 8, [0, 2])]
-)
-def test_a_batch_waits_for_the_pictures_of_clients_that_were_just_answered(shapes, batch_size, first):
-    """Else the first to send again would be computed alone, while the others wait for it."""
-    line = Line(None, {"detect": SimpleNamespace(alike=operator.eq)}, batch_size, send=print)
-    line.expected, line.seconds = len(shapes), 4000.0  # a quarter of it is for ever, in a test
-    taken = []
-    taker = Thread(target=lambda: taken.append(line._next()), daemon=True)
-    taker.start()
-    for number, shape in enumerate(shapes):
-        prepared = Future()
-        prepared.set_result(shape)
-        with line.changed:
-            line.jobs.append(_Job(number, "detect", {}, None, prepared))
-            line.changed.notify()
-        while taker.is_alive() and not line.changed._waiters:
-            pass  # until it has seen this one, and waits for more
-    taker.join(30)
-    assert [job.number for job in taken[0]] == first
+class Questions:
+    """A line of jobs in a thread. Its works give 0, or the size of their batch; none ends before `release`."""
+
+    def __init__(self, batch_size: int = 8) -> None:
+        reader, writer = os.pipe()
+        self.writer = os.fdopen(writer, "wb")
+        self.begun, self.release, self.answers = False, Event(), SimpleQueue()
+        alone = SimpleNamespace(run=lambda worker: 0, prepare=None)
+        batched = SimpleNamespace(run=self.run, prepare=lambda worker, shape: shape, alike=operator.eq)
+        self.line = Line(None, {"alone": alone, "batched": batched}, batch_size, self.answers.put)
+        self.thread = Thread(target=self.line.work_off, args=(os.fdopen(reader, "rb"),), daemon=True)
+        self.thread.start()
+        self.ask("batched", shape="a")
+        self.wait_for(lambda: self.begun)
+
+    def run(self, worker, group):
+        self.begun = True
+        assert self.release.wait(30)
+        return [len(group)] * len(group)
+
+    def ask(self, name: str, **arguments: str) -> None:
+        self.writer.write(packed((0, name, arguments, None)))
+        self.writer.flush()
+
+    def ask_all(self, *names: str) -> None:
+        """Ask while the first computes, and wait until all are ready in the line."""
+        for name in names:
+            self.ask(name, **({"shape": "a"} if name == "batched" else {}))
+        self.wait_for(lambda: sum(job.is_ready for job in list(self.line.jobs)) == len(names))
+
+    def wait_for(self, is_so) -> None:
+        for _ in range(30_000):
+            if is_so():
+                return
+            self.thread.join(0.001)
+        raise TimeoutError
+
+    def answered(self, jobs: int) -> list[int]:
+        """What the next answers say."""
+        found = []
+        while len(found) < jobs:
+            kind, _, *said = self.answers.get(timeout=30)
+            found += said if kind == "found" else []
+        return found
+
+    def end(self) -> None:
+        self.writer.close()
+        self.thread.join(30)
+        assert not self.thread.is_alive()
+
+
+def test_a_batch_waits_for_who_was_just_answered(monkeypatch):
+    """Else the first to send again would be computed alone, and the others would wait for it."""
+    monkeypatch.setattr(compute, "PATIENCE", 10**9)
+    line = Questions()
+    line.ask_all("batched", "batched")
+    line.release.set()
+    assert line.answered(1) == [1]
+    line.ask("batched", shape="a")
+    assert line.answered(3) == [3, 3, 3]
+    line.end()
+
+
+def test_it_does_not_wait_for_ever(monkeypatch):
+    monkeypatch.setattr(compute, "PATIENCE", 0)
+    line = Questions()
+    line.ask_all("batched", "batched")
+    line.release.set()
+    assert line.answered(3) == [1, 2, 2]
+    line.end()
+
+
+def test_neither_a_full_batch_nor_the_end_waits(monkeypatch):
+    monkeypatch.setattr(compute, "PATIENCE", 10**9)
+    line = Questions(batch_size=2)
+    line.ask_all("batched", "batched", "batched")
+    line.release.set()
+    assert line.answered(3) == [1, 2, 2]
+    line.end()  # while the last one waits for others
+
+
+def test_what_is_computed_alone_waits_for_nothing(monkeypatch):
+    monkeypatch.setattr(compute, "PATIENCE", 10**9)
+    line = Questions()
+    line.ask_all("alone", "batched")
+    line.release.set()
+    assert line.answered(3) == [1, 0, 1]
+    line.end()
 
 
 def test_a_picture_that_fails_in_a_batch_spoils_no_other(tmp_path):

@@ -74,7 +74,7 @@ class Line:
         self.changed = Condition()
         self.is_over = False
         self.expected = 1  # jobs that are likely to be ready soon: those that were left, and as many as were answered
-        self.seconds = 0.0  # that the last ones took
+        self.patience = 0.0  # until when a batch waits for them, on the clock of time.monotonic
 
     def work_off(self, questions: BinaryIO) -> None:
         """Answer every message of a file, until it ends."""
@@ -84,10 +84,8 @@ class Line:
                 late = [job for job in group if job.until is not None and time.monotonic() > job.until]
                 for job in late:  # nobody waits for it any more
                     self.send(("late", job.number))
-                begun = time.monotonic()
                 if in_time := [job for job in group if job not in late]:
                     self._answer(in_time)
-                self.seconds, self.expected = time.monotonic() - begun, len(self.jobs) + len(in_time)
 
     def _listen(self, questions: BinaryIO, pool: ThreadPoolExecutor) -> None:
         while True:
@@ -118,7 +116,11 @@ class Line:
             self.changed.wait_for(lambda: self.is_over or any(job.is_ready for job in self.jobs))
             if self.is_over:
                 return None
-            self.changed.wait_for(self._is_complete, PATIENCE * self.seconds)
+            now = time.monotonic()
+            left = [(job.until - now) / 2 for job in self.jobs if job.until is not None]  # the rest is to compute in
+            self.changed.wait_for(self._is_complete, min([self.patience - now, *left]))
+            if self.is_over:
+                return None
             group = self._group()
             for job in group:
                 self.jobs.remove(job)
@@ -126,8 +128,9 @@ class Line:
 
     def _is_complete(self) -> bool:
         """Whether the next batch is full, or can be expected to grow no more."""
-        ready = sum(job.is_ready for job in self.jobs)
-        return self.is_over or ready >= self.expected or len(self._group()) >= self.batch_size
+        ready, group = sum(job.is_ready for job in self.jobs), self._group()
+        is_full = group[0].prepared is None or len(group) >= self.batch_size
+        return self.is_over or is_full or ready >= self.expected
 
     def _group(self) -> list[_Job]:
         """The first job that is ready, and those that can be computed with it."""
@@ -150,6 +153,8 @@ class Line:
 
         Where something is wrong with several, each is computed again alone: one picture spoils no other's answer.
         """
+        begun = time.monotonic()
+        self.expected, self.patience = 1, begun
         try:
             work = self.table[group[0].name]
             if group[0].prepared is None:
@@ -166,6 +171,9 @@ class Line:
                 traceback.print_exc()
                 self.send(("failed", group[0].number, type(error).__name__))
         else:
+            if group[0].prepared is not None:  # before they are answered: who is fast may be here again at once
+                now = time.monotonic()
+                self.expected, self.patience = len(self.jobs) + len(group), now + PATIENCE * (now - begun)
             for job, result in zip(group, results, strict=True):
                 self.send(("found", job.number, result))
             if group[0].prepared is not None:
