@@ -15,7 +15,7 @@ RUN useradd --create-home --uid 1000 opendetr \
     && install --directory --owner=opendetr /work
 COPY --from=build /opt/opendetr /opt/opendetr
 ENV PATH=/opt/opendetr/bin:$PATH PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1
-USER opendetr
+USER 1000
 WORKDIR /work
 EXPOSE 8000
 # Of use with `serve`; for any other command: docker run --no-healthcheck.

@@ -366,14 +366,13 @@ Object.defineProperty(navigator, "gpu", { value: { requestAdapter: async () => (
 WEBGPU = """
 import * as wasm from "./ort.wasm.min.mjs";
 const known = new Map();
-let others = 0;
 export const { env, Tensor } = wasm;
 export const InferenceSession = {
   async create(file) {
     const session = await wasm.InferenceSession.create(file, { executionProviders: ["wasm"] });
     return {
       async run(feeds, names) {
-        const of = feeds.images.data.reduce((sum, value, at) => sum + value * (at % 7), 0);
+        const of = String(feeds.images.data.subarray(0, 20)); // of a picture
         if (known.size && !known.has(of)) LATER;
         if (!known.has(of)) known.set(of, await session.run(feeds, names));
         const { logits, boxes_cxcywh } = known.get(of);
@@ -388,8 +387,8 @@ export const InferenceSession = {
 @pytest.mark.parametrize(
     ("off", "later", "used", "lost"),
     [
-        pytest.param(0, "others += 1", True, False, id="agrees"),
-        pytest.param(2, "others += 1", False, False, id="answers otherwise"),
+        pytest.param(0, "void 0", True, False, id="agrees"),
+        pytest.param(2, "void 0", False, False, id="answers otherwise"),
         pytest.param(0, "throw new Error('device lost')", True, True, id="fails later"),
     ],
 )
@@ -411,7 +410,9 @@ def test_webgpu_detects_only_while_it_answers_as_wasm_does(page, installed, mode
         trial = ask(
             page,
             """await client.detect(blobOf(given), 0);
-            while (client.engine()?.trial === undefined) await new Promise((done) => setTimeout(done, 50));
+            for (let wait = 0; client.engine().trial === undefined && wait < 2000; wait++) {
+              await new Promise((done) => setTimeout(done, 50));
+            }
             return client.engine().trial;""",
             png(picture),
         )

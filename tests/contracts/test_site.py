@@ -80,13 +80,15 @@ def test_pages_in_both_languages_link_to_each_other():
 
 
 def test_every_public_name_has_its_place_in_the_reference():
-    named = re.findall(r"^::: opendetr\.(\w+)$", (DOCS / "reference/python.md").read_text(), flags=re.MULTILINE)
+    named = re.findall(
+        r"^::: opendetr\.(\w+)$", (DOCS / "reference/python.md").read_text(encoding="utf-8"), flags=re.MULTILINE
+    )
     assert sorted([*named, "__version__"]) == opendetr.__all__
 
 
 def test_the_reference_has_every_command_with_every_option():
     module = hook("command_reference")
-    assert module.MARKER in (DOCS / "reference/cli.md").read_text()
+    assert module.MARKER in (DOCS / "reference/cli.md").read_text(encoding="utf-8")
     sections = dict(
         re.findall(r"^### (opendetr [^\n]+)\n(.*?)(?=^##|\Z)", module.all_commands(), re.DOTALL | re.MULTILINE)
     )
@@ -110,7 +112,7 @@ def test_the_reference_has_every_command_with_every_option():
 
 
 def test_the_readme_is_one_screen_and_a_half():
-    assert len((ROOT / "README.md").read_text().splitlines()) <= 80
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 80
 
 
 def test_the_search_from_disk_has_both_languages():

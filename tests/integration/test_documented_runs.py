@@ -106,7 +106,7 @@ def stock(tmp_path_factory) -> Path:
     shutil.copytree(run, folder / "runs/mine")
     (folder / "runs/first").symlink_to("mine", target_is_directory=True)
     for name in ("DATA", "cells"):
-        (folder / name).symlink_to(data, target_is_directory=True)
+        (folder / name).symlink_to("runs/demo/digits", target_is_directory=True)
     for name in ("MODEL", "RUN"):
         (folder / name).symlink_to("runs/mine", target_is_directory=True)
     shutil.make_archive(str(folder / "more-cells"), "zip", data)

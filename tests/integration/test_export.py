@@ -3,6 +3,7 @@
 import copy
 import itertools
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -485,6 +486,7 @@ def test_threads_that_share_an_engine_get_their_own_answers(exported):
         torch.testing.assert_close(logits, expected[number % 3], rtol=0, atol=EXACT)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such signals")
 def test_a_signal_after_models_were_let_go_is_handled(exported):
     """Two, the older first, and one in a thread: in a process of its own, for a signal stack that is gone ends it."""
     path, _ = exported("paper", "openvino")

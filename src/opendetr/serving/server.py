@@ -88,7 +88,7 @@ def _bound(settings: ServeSettings) -> socket.socket:
     """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     # With the protocol named, asyncio sends an answer's head and body at once; else the body may wait 40 ms for the
-    # acknowledgement of the head (Nagle's algorithm, and acknowledgements that are delayed).
+    # acknowledgement of the head (Nagle's algorithm, and acknowledgements that are delayed). Not so on Windows.
     bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         if os.name == "posix":  # elsewhere it would let two programs have one port
