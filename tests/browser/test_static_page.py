@@ -409,7 +409,8 @@ def test_webgpu_detects_only_while_it_answers_as_wasm_does(page, installed, mode
         picture = noise()
         trial = ask(
             page,
-            """await client.detect(blobOf(given), 0);
+            """await client.model();
+            await client.detect(blobOf(given), 0);
             for (let wait = 0; client.engine().trial === undefined && wait < 2000; wait++) {
               await new Promise((done) => setTimeout(done, 50));
             }

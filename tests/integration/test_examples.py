@@ -38,6 +38,7 @@ def test_detect_finetune_and_convert(run_example, tiny_run, digits, tmp_path, ca
     assert "The model is in" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_models_of_others_go_in_and_out(run_example, digits, tmp_path, capsys):
     """A run with the paper's architecture to an official file, from there to Hugging Face's folder, and back."""
     options = {**TINY, "backbone": "resnet18", "backbone_weights": "none", "val_split": "none"}
@@ -95,6 +96,7 @@ def cells():
     return notebook["cells"]
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_from_its_first_cell_to_its_last(cells, tiny_run, tmp_path, capsys):
     small = {
         "folder": str(tmp_path), "scenes": 16, "training": TINY | {"epochs": 1},

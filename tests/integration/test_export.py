@@ -234,7 +234,7 @@ def test_an_exported_file_is_measured_as_its_model(made, exported, labelled):
     assert api.val(exported("paper", "onnx")[0], labelled, "val").summary == pytest.approx(expected, abs=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["onnx", "openvino", "pt2"])
+@pytest.mark.parametrize("kind", ["onnx", "openvino", pytest.param("pt2", marks=pytest.mark.slow)])
 def test_an_exported_file_has_the_thresholds_of_its_model(exported, kind):
     path, _ = exported("paper", kind)
     assert Detector.load(path).description.thresholds == THRESHOLDS

@@ -174,7 +174,7 @@ def test_a_machine_slower_than_it_seemed_gets_smaller_pictures_and_the_model_kno
         Sizing, "is_due", lambda self, progress: self.pixels > 0 and not self.done.append(1) and len(self.done) == 1
     )
     free = TINY_FAST | {"image_size": None, "val_split": "none"}
-    run = api.train(digits, **free, minutes=0.05, output=tmp_path / "run")
+    run = api.train(digits, **free, minutes=0.1, output=tmp_path / "run")
     said = capsys.readouterr().out.replace("\n", " ")
     assert "pictures of 128 pixels" in said
     assert re.search(r"this machine is .* times as slow as expected: pictures of 64 pixels: it is slow", said)

@@ -66,6 +66,7 @@ def parts(output: Path) -> dict[str, list[int]]:
     return {path.name: pq.read_table(path)["position"].to_pylist() for path in (output / "parts").glob("*.parquet")}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray")
 def test_two_workers_say_what_one_process_says_and_one_goes_on_where_they_stopped(
     tiny_run, pictures, plain, tmp_path, capsys

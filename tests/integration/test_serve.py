@@ -278,6 +278,7 @@ def test_options_are_checked_before_anything_is_loaded(options, said, tmp_path, 
     assert "secret" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_an_exported_file_detects_and_says_why_it_shows_no_attention(tiny_run, tmp_path, digit_pictures):
     path = tmp_path / "tiny.onnx"
     api.export(tiny_run, path)
