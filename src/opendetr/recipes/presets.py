@@ -14,7 +14,7 @@ PRESETS: dict[str, ModelConfig] = {
     "detr-r101": replace(_R50, backbone="resnet101.tv_in1k"),
     "detr-r50-dc5": replace(_R50, output_stride=16),
     "detr-r101-dc5": replace(_R50, backbone="resnet101.tv_in1k", output_stride=16),
-    "detr-small": _SMALL,  # the paper's architecture for a laptop
+    "detr-small": _SMALL,  # the paper's architecture made small, for a laptop
     "detr-tiny": replace(  # for tests: no pretrained weights, a second per epoch
         _SMALL, backbone="test_resnet", backbone_weights="none", output_stride=16, embed_dim=32, num_encoder_layers=1,
         num_decoder_layers=2, feedforward_dim=64, num_queries=10,

@@ -111,7 +111,7 @@ class Line:
             self.changed.notify()
 
     def _next(self) -> list[_Job] | None:
-        """The first job that is ready, and those that can be computed with it; None at the end."""
+        """The next batch, taken out of the line; None at the end."""
         with self.changed:
             self.changed.wait_for(lambda: self.is_over or any(job.is_ready for job in self.jobs))
             if self.is_over:
