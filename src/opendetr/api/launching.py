@@ -30,7 +30,9 @@ def require_devices(count: int, device: str) -> None:
     if "RANK" in os.environ:
         raise UserError("--devices starts processes itself: leave it out with torchrun or accelerate launch")
     if sys.platform == "win32" and count > 1:  # pytorch/pytorch#178600
-        raise UserError("--devices does not work on Windows: PyTorch's launcher cannot run there; leave it out or use WSL")
+        raise UserError(
+            "--devices does not work on Windows: PyTorch's launcher cannot run there; leave it out or use WSL"
+        )
     kind = resolve_device(device).type
     if count < 1:
         raise UserError(f"--devices must be at least 1, got {count}")
