@@ -1,6 +1,6 @@
 # opendetr on the CPU. Build: docker build -t opendetr .
 # Nothing is downloaded when it runs: the backbone of the recipe `fast` comes with the package of opendetr[demo].
-FROM python:3.12-slim-bookworm AS build
+FROM python:3.11-slim-bookworm AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /opt/opendetr
 ENV PATH=/opt/opendetr/bin:$PATH
@@ -10,7 +10,7 @@ COPY pyproject.toml README.md LICENSE CHANGELOG.md ./
 COPY src src
 RUN pip install ".[demo,export,serve]"
 
-FROM python:3.12-slim-bookworm
+FROM python:3.11-slim-bookworm
 RUN useradd --create-home --uid 1000 opendetr \
     && install --directory --owner=opendetr /work
 COPY --from=build /opt/opendetr /opt/opendetr

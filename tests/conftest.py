@@ -18,6 +18,15 @@ install_import_hook("opendetr", "checked.check")  # before anything imports open
 from opendetr.data.digits import write_digits  # noqa: E402
 from opendetr.exporting import fastest_engine  # noqa: E402
 
+TESTS = Path(__file__).parent
+# Beside the functions themselves: trainings of both recipes, evaluation, predictions and explanations.
+CHECKED = (
+    "unit/",
+    "parity/",
+    "integration/test_match_stability",
+    "integration/test_measure_and_detect",
+    "integration/test_explain",
+)
 LAYOUTS = {  # annotation file and picture folder of a split
     "plain": ("annotations/{split}.json", "images"),
     "coco2017": ("annotations/instances_{split}2017.json", "{split}2017"),
@@ -31,12 +40,20 @@ def same_numbers():
     torch.manual_seed(0)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def shapes_checked(request):
+    """Annotated shapes are checked at every call in these tests; in all tests the checks took a third of the time."""
+    place = request.path.relative_to(TESTS).as_posix()
+    jaxtyping.config.update("jaxtyping_disable", not place.startswith(CHECKED))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def traced_unchecked():
-    """Checking symbolic shapes takes a quarter of the time of tracing a model; real ones are checked everywhere."""
-    trace, before = torch.export.export, jaxtyping.config.jaxtyping_disable
+    """Checking symbolic shapes takes a quarter of the time of tracing a model; real ones are checked."""
+    trace = torch.export.export
 
     def export(*args, **options):
+        before = jaxtyping.config.jaxtyping_disable
         jaxtyping.config.update("jaxtyping_disable", True)
         try:
             return trace(*args, **options)

@@ -14,9 +14,7 @@ import opendetr.cli  # noqa: F401  (registers the commands)
 from opendetr.cli.application import app
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted(
-    [*ROOT.glob("*.md"), *ROOT.glob("benchmarks/*.md"), *ROOT.glob("examples/*.md"), *ROOT.glob("docs/**/*.md")]
-)
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("benchmarks/*.md"), *ROOT.glob("docs/**/*.md")])
 SHELLS = {"bash", "sh", "shell", "console"}
 BEFORE_A_PROGRAM = {"do", "then", "else", "!", "time", "exec", "env", "nice", "-n", "19", "srun", "sudo", "nohup"}
 COMMANDS: Any = typer.main.get_command(app)

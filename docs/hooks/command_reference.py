@@ -43,7 +43,8 @@ def _one_command(name: str, command: Any) -> str:
             continue
         is_argument = parameter.param_type_name == "argument"
         panel = "Arguments" if is_argument else parameter.rich_help_panel or "Options"
-        names = parameter.metavar or parameter.name.upper() if is_argument else ", ".join(parameter.opts)
+        options = ", ".join([*parameter.opts, *parameter.secondary_opts])
+        names = (parameter.metavar or parameter.name.upper()) if is_argument else options
         value = "" if is_argument else parameter.metavar or ""
         text, default = _without_default(_plain(record[1]))
         cells = [f"`{names} {value}`".replace(" `", "`"), text.replace("|", "\\|"), default]

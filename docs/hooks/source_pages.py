@@ -30,6 +30,11 @@ root = Path(__file__).resolve().parents[2]
 _shown: set[str] = set()
 
 
+def on_pre_build(**_: Any) -> None:
+    """Forget the links of the build before: `mkdocs serve` builds again and again."""
+    _shown.clear()
+
+
 def on_page_markdown(markdown: str, /, *, page: Page, **_: Any) -> str:
     """Mark the links to source, and say which lead nowhere."""
 

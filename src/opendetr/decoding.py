@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 NO_PICTURES = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"})  # documents, and what Pillow only names
 HEIC_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
-# Not a dependency: its wheels hold x265, which is GPL.
+# Not a dependency: few pictures are HEIC, and its wheels hold x265, which is GPL.
 HEIC_PLUGIN, HEIC_ADVICE = "pillow_heif", "pip install pillow-heif"
 HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 JPEG_START, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"

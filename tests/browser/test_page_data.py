@@ -163,12 +163,13 @@ def test_a_box_is_moved_with_arrow_keys(visit, served):
 def test_a_box_keeps_its_size_at_the_edge_and_is_there_still_when_it_could_not_be_saved(visit, served):
     page = visit("review")
     wait_for_queue(page)
+    # Long before it is needed: a request right after `route` may still reach the server.
+    page.route("**/decisions", lambda route: route.fulfill(status=503, json={"error": "another program writes"}))
     choose(page, "Badly placed")
     page.keyboard.press("m")
     page.get_by_text("Drag the box").wait_for()
     for _ in range(3):
         page.keyboard.press("Alt+ArrowUp")
-    page.route("**/decisions", lambda route: route.fulfill(status=503, json={"error": "another program writes"}))
     page.keyboard.press("Enter")
     page.get_by_role("alert").get_by_text("another program writes").wait_for()
     page.unroute("**/decisions")
@@ -188,6 +189,7 @@ def test_a_file_that_cannot_be_written_is_said_and_the_decision_is_kept(visit, s
     page.keyboard.press("a")
     page.get_by_text("1 of 4 decided").wait_for()
     page.keyboard.press("a")
+    page.get_by_text("2 of 4 decided").wait_for()
     page.get_by_text("No space left on device").wait_for()
     assert len(served.decisions()) == 2
 

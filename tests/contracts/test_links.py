@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -31,20 +32,65 @@ def anchors(page: Path) -> set[str]:
     return found
 
 
-def broken_links(page: Path) -> list[str]:
-    """The links of a page that lead nowhere in the repository; those to other sites are not followed."""
-    broken, text = [], re.sub(r"`[^`\n]*`", "", without_blocks(page.read_text(encoding="utf-8")))
+def links(page: Path) -> Iterator[tuple[str, Path, str]]:
+    """The links of a page that stay in the repository: as written, the file, the anchor."""
+    text = re.sub(r"`[^`\n]*`", "", without_blocks(page.read_text(encoding="utf-8")))
     for link in ("".join(found) for found in _LINK.findall(text)):
         path, _, anchor = unquote(link).partition("#")
-        if re.match(r"[a-z][a-z0-9+.-]*:|//", link):
-            continue
-        target = (page.parent / path).resolve() if path else page
+        if not re.match(r"[a-z][a-z0-9+.-]*:|//", link):
+            yield link, (page.parent / path).resolve() if path else page, anchor
+
+
+def broken_links(page: Path) -> list[str]:
+    """The links of a page that lead nowhere in the repository; those to other sites are not followed."""
+    broken = []
+    for link, target, anchor in links(page):
         if not target.exists() or (anchor and target.suffix == ".md" and anchor not in anchors(target)):
             broken.append(link)
         elif lines := re.fullmatch(r"L(\d+)(?:-L(\d+))?", anchor):
             last = int(lines[2] or lines[1])
             broken += [link] if last > len(target.read_text(encoding="utf-8").splitlines()) else []
     return broken
+
+
+# What newcomers look for, and where it is.
+TEN_THINGS = {
+    "install it": "start#install",
+    "train on my own pictures": "start#your-own-pictures-in-ten-minutes",
+    "which forms of data are read": "tasks/data",
+    "continue from DETR-R50": "tasks/fine-tuning",
+    "why an object was missed": "tasks/explaining",
+    "export to ONNX": "tasks/exporting",
+    "ask it over HTTP": "tasks/serving",
+    "which AP it reaches": "results/index",
+    "the options of train": "reference/cli",
+    "why AP stays at 0": "tasks/not-learning",
+}
+
+
+def clicks_from_home(language: str) -> dict[str, int]:
+    """Pages, and headings of pages, by the number of links that lead to them; a page lists its own headings."""
+    docs, reached = ROOT / "docs", {"index": 0}
+    for clicks in (0, 1):
+        for name in [name for name, steps in reached.items() if steps == clicks and "#" not in name]:
+            page = docs / f"{name}{language}.md"
+            if not page.is_file():  # shown in English
+                page = docs / f"{name}.md"
+            found = [f"{name}#{anchor}" for anchor in anchors(page)]
+            for _, target, anchor in links(page):
+                if target.suffix == ".md" and target.is_relative_to(docs):
+                    other = target.relative_to(docs).as_posix().removesuffix(".md").removesuffix(".zh")
+                    found += [other, f"{other}#{anchor}"]
+            for one in found:
+                reached.setdefault(one, clicks + 1)
+    return reached
+
+
+@pytest.mark.parametrize("language", ["", ".zh"])
+def test_ten_things_are_within_two_clicks_from_home(language):  # headings are translated
+    reached = clicks_from_home(language)
+    places = {thing: place if language == "" else place.partition("#")[0] for thing, place in TEN_THINGS.items()}
+    assert {thing for thing, place in places.items() if place not in reached} == set()
 
 
 @pytest.mark.parametrize("page", [pytest.param(page, id=page.relative_to(ROOT).as_posix()) for page in PAGES])

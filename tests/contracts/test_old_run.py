@@ -57,6 +57,7 @@ def test_it_is_measured_as_it_was():
     assert api.val(STORED / "run", PICTURES).summary["AP50"] == pytest.approx(EXPECTED["ap50"], abs=0.02)
 
 
+@pytest.mark.slow
 def test_it_exports(exported):
     """What is compared with the run, AP too, is the file as it was written and read."""
     file, certificate = exported
@@ -65,6 +66,7 @@ def test_it_exports(exported):
     assert read_metadata(file)["certificate"]["holds"]
 
 
+@pytest.mark.slow
 def test_its_file_names_no_folder_of_this_machine(exported):
     """torch keeps the line of code behind every operation, with its path."""
     file, _ = exported

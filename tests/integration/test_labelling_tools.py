@@ -6,35 +6,12 @@ import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
-import onnxruntime
 import pytest
-import yaml
 from PIL import Image
 
-from opendetr import Detector, api
-from opendetr.checkpoints.loading import load_checkpoint
+from opendetr import Detector
 
 ROOT = Path(__file__).parents[2]
-
-
-def test_an_onnx_file_has_a_note_for_labelling_tools(tiny_run, tmp_path, capsys):
-    api.export(tiny_run, tmp_path / "digits.onnx")
-    note = yaml.safe_load((tmp_path / "digits.yaml").read_text())
-    checkpoint = load_checkpoint(tiny_run)
-    assert note["classes"] == [str(digit) for digit in range(10)]
-    assert (note["name"], note["model_path"]) == ("digits", "digits.onnx")
-    assert tuple(note["mean"]) == checkpoint.preprocessing.mean
-    assert tuple(note["std"]) == checkpoint.preprocessing.std
-    assert (note["input_height"], note["input_width"]) == checkpoint.preprocessing.shape(480, 640)
-    assert note["score_threshold"] == min(note["thresholds"])
-    assert len(note["thresholds"]) == 10
-    session = onnxruntime.InferenceSession(tmp_path / "digits.onnx")
-    assert list(note["inputs"]) == [one.name for one in session.get_inputs()]
-    types = {one.name: one.type for one in session.get_outputs()}
-    assert note["outputs"].keys() == types.keys()
-    for name, said in note["outputs"].items():
-        assert said.startswith({"tensor(float)": "float32", "tensor(int64)": "int64"}[types[name]])
-    assert "digits.yaml" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("threshold", [None, 0.05])

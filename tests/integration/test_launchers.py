@@ -146,12 +146,13 @@ def test_two_hosts_of_which_one_loses_its_process(digits, tmp_path, hosts):
     assert [line["epoch"] for line in read_metrics(run) if line["kind"] == "epoch"] == [*range(1, 9)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code", "sentence"),
     [
         (signal.SIGINT, 130, "opendetr: stopped"),
-        pytest.param(signal.SIGTERM, 130, "opendetr: stopped", marks=pytest.mark.slow),
-        pytest.param(9, 2, "process 1 of 2 ended with signal 9", marks=pytest.mark.slow),
+        (signal.SIGTERM, 130, "opendetr: stopped"),
+        (9, 2, "process 1 of 2 ended with signal 9"),
     ],
     ids=["SIGINT", "SIGTERM", "SIGKILL"],
 )

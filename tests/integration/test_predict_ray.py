@@ -181,7 +181,7 @@ def test_tables_are_checked(tmp_path):
     assert [(row.position, row.image_id, row.file_name) for row in rows] == [
         (0, 1, "a.jpg"), (1, 2, "b.jpg"), (2, 3, "c.jpg"),
     ]  # fmt: skip
-    assert rows[1].path == f"file://{tmp_path}/sub/b.jpg"
+    assert rows[1].path == f"file://{tmp_path.as_posix()}/sub/b.jpg"
     assert rows[2].path == "s3://far/c.jpg"
     (tmp_path / "0.parquet").write_bytes(b"no table")
     with pytest.raises(UserError, match=r"0\.parquet cannot be read as Parquet"):

@@ -19,6 +19,7 @@ from opendetr.training.run_folder import read_metrics, was_saved
 ENOUGH = 240  # seconds for two processes to begin on a busy machine
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="--devices is refused there, see require_devices")
 def test_an_error_of_the_processes_is_one_sentence(tmp_path):
     with pytest.raises(UserError, match=r"--data .*nowhere is not a folder"):
         api.train(tmp_path / "nowhere", **TINY, epochs=1, devices=2)
@@ -71,6 +72,12 @@ def test_a_signal_to_one_process_ends_all_with_the_run_saved(digits, tmp_path):
 def test_a_number_that_cannot_be(count, said):
     with pytest.raises(UserError, match=f"--devices.*{said}"):
         require_devices(count, "cpu")
+
+
+def test_windows_has_no_launcher(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(UserError, match="--devices does not work on Windows"):
+        require_devices(2, "cpu")
 
 
 def test_a_launcher_says_the_number_itself(monkeypatch):

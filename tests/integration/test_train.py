@@ -406,7 +406,7 @@ def test_a_batch_without_any_object_trains_the_class_head_only(coco_folder, tmp_
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_a_signal_to_all_processes_ends_cleanly_and_the_run_can_be_continued(digits, tmp_path, number):
     """As a terminal sends Ctrl-C, and a scheduler or a container SIGTERM: loader workers get it too."""
     words = f"train --data {digits} --preset detr-tiny --image-size 64 --epochs 1000 --workers 2".split()
@@ -437,6 +437,7 @@ TOGETHER = {  # what two processes learn one after the other, for each takes sec
 }  # fmt: skip
 
 
+@pytest.mark.slow  # test_equal_processes.py has most of it
 def test_two_processes_agree_and_survive_a_rank_without_objects(coco_folder, tmp_path):
     """gloo on two CPU processes; every second picture is empty, so one process may see no object at all."""
     folder = coco_folder(boxes_per_picture=[2, 0, 1, 0, 3, 0, 1, 0])

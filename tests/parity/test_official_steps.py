@@ -89,7 +89,7 @@ def copy_of(model: nn.Module) -> dict[str, Tensor]:
     ("positions", "pre_norm"),
     [
         pytest.param("sine", False, id="sine-post-norm"),
-        pytest.param("learned", True, id="learned-pre-norm"),
+        pytest.param("learned", True, id="learned-pre-norm", marks=pytest.mark.slow),
         pytest.param("sine", True, id="sine-pre-norm", marks=pytest.mark.slow),
         pytest.param("learned", False, id="learned-post-norm", marks=pytest.mark.slow),
     ],

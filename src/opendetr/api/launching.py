@@ -25,10 +25,14 @@ def require_devices(count: int, device: str) -> None:
     """Check `--devices`.
 
     Raises:
-        UserError: below 1, more than the machine has, or this process is one of several already.
+        UserError: below 1, more than the machine has, this process is one of several already, or this is Windows.
     """
     if "RANK" in os.environ:
         raise UserError("--devices starts processes itself: leave it out with torchrun or accelerate launch")
+    if sys.platform == "win32" and count > 1:  # pytorch/pytorch#178600
+        raise UserError(
+            "--devices does not work on Windows: PyTorch's launcher cannot run there; leave it out or use WSL"
+        )
     kind = resolve_device(device).type
     if count < 1:
         raise UserError(f"--devices must be at least 1, got {count}")

@@ -18,7 +18,7 @@ from opendetr.data.findings import (
     examine_entries,
 )
 from opendetr.data.index import USED, DatasetIndex, Objects
-from opendetr.data.picture_findings import examine_pictures, glance_at, parts_of_others
+from opendetr.data.picture_findings import examine_pictures, glance_at, not_listed, parts_of_others
 from opendetr.data.source import DataSource
 from opendetr.errors import UserError
 from opendetr.files import write_json
@@ -33,6 +33,7 @@ class CheckedData:
 
     splits: dict[str, DatasetIndex]
     findings: list[Finding] = field(default_factory=list)
+    is_whole: bool = True  # whether these are all splits of the data set
 
     def to_json(self) -> dict[str, Any]:
         """The findings, and of every split how many entries are used and each that is not."""
@@ -56,7 +57,8 @@ def read_all_splits(data: str | Path | DataSource, names: Sequence[str] = ()) ->
     Raises:
         UserError: there is no data set.
     """
-    names = list(names) or sorted(split_names(data), key=lambda name: (name != "train", name))
+    every = split_names(data)
+    names = list(names) or sorted(every, key=lambda name: (name != "train", name))
     checked = CheckedData({})
     if not names:
         load_index(data, "train")  # says what is expected
@@ -67,6 +69,7 @@ def read_all_splits(data: str | Path | DataSource, names: Sequence[str] = ()) ->
             checked.splits[name] = index if first is None else index.under(first.label_map)
         except UserError as error:
             checked.findings.append(Finding(Severity.ERROR, "split cannot be used", str(error)))
+    checked.is_whole = checked.splits.keys() >= set(every)
     return checked
 
 
@@ -96,6 +99,8 @@ def check_splits(
         found += examine_classes(learnable, first if first in learnable else None)
     glances = {name: glance_at(index, seconds) for name, index in splits.items()}
     found += examine_pictures(splits, glances)
+    if checked.is_whole:  # pictures of another split are not unlisted
+        found += not_listed(splits)
     checked.findings = by_severity(found)
     return checked
 

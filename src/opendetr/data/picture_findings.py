@@ -90,7 +90,6 @@ def examine_pictures(splits: Splits, glances: Mapping[str, list[Glance]]) -> Ite
     yield from _listed_twice(splits)
     yield from _alike(splits, glances)
     yield from _letter_case(splits)
-    yield from _not_listed(splits)
 
 
 def _pictures(split: str, positions: list[int]) -> tuple[PicturePlace, ...]:
@@ -179,8 +178,8 @@ def _letter_case(splits: Splits) -> Iterator[Finding]:
         yield Finding(Severity.WARNING, "letter case", said, len(clashes))
 
 
-def _not_listed(splits: Splits) -> Iterator[Finding]:
-    """Pictures in the folders of listed ones that no split lists."""
+def not_listed(splits: Splits) -> Iterator[Finding]:
+    """Pictures in the folders of listed ones that no split lists, where these are all splits of the data set."""
     known = {_real(path) for index in splits.values() for path in index.paths}
     folders = {str(file_path(path).parent) for index in splits.values() for path in index.paths}
     found = sorted(
