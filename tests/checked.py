@@ -1,4 +1,4 @@
-"""The type checker of the test run: annotated shapes of opendetr are checked at every call.
+"""The type checker of the test run: annotated shapes of opendetr are checked, in the tests that conftest.py names.
 
 Functions within functions are left out: they are made anew at every call of the outer one, and to make a check takes
 milliseconds. What they are given and what they give passes through functions that are checked.

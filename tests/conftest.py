@@ -27,6 +27,8 @@ CHECKED = (
     "integration/test_measure_and_detect",
     "integration/test_explain",
 )
+for checked in CHECKED:
+    assert any(TESTS.glob(f"{checked}*")), f"CHECKED names {checked}, where no test is"
 LAYOUTS = {  # annotation file and picture folder of a split
     "plain": ("annotations/{split}.json", "images"),
     "coco2017": ("annotations/instances_{split}2017.json", "{split}2017"),

@@ -9,7 +9,10 @@ import pytest
 from documented import ROOT, blocks_of, without_blocks
 
 DOCS = ROOT / "docs"
-PAGES = [pytest.param(path, id=path.relative_to(DOCS).as_posix()) for path in sorted(DOCS.rglob("*.zh.md"))]
+PAGES = [
+    pytest.param(path, id=path.relative_to(ROOT).as_posix())
+    for path in sorted([*ROOT.glob("*.zh.md"), *DOCS.rglob("*.zh.md")])
+]
 
 COMMENT = re.compile(r"\s+# .*$", re.MULTILINE)  # not #SBATCH, which a scheduler reads
 EQUATION = re.compile(r"\$\$(.+?)\$\$", re.DOTALL)

@@ -184,7 +184,7 @@ def labelled(digits, tmp_path_factory) -> Path:
         ("paper", "onnx"), ("paper", "openvino"), ("fast", "onnx"),
         # OpenVINO's own files differ from ONNX by one translation; it runs fast's ONNX file in the test after this.
         pytest.param("fast", "openvino", marks=pytest.mark.slow),
-        # A .pt2 is what was traced, the same as for ONNX; that it is kept and read is in contracts/test_old_run.py.
+        # A .pt2 is what was traced, the same as for ONNX; contracts/test_old_run.py, slow too, keeps and reads one.
         pytest.param("paper", "pt2", marks=pytest.mark.slow),
         pytest.param("fast", "pt2", marks=pytest.mark.slow),
     ],
@@ -260,8 +260,6 @@ def test_info_prints_what_an_exported_file_tells(exported, monkeypatch, capsys):
 
 
 def test_post_processing_is_in_the_graph(recipe, checkpoint, exported):
-    import onnxruntime
-
     session = onnxruntime.InferenceSession(exported(recipe, "onnx")[0])
     images, mask = torch.randn(2, 3, 64, 96), torch.zeros(2, 64, 96, dtype=torch.bool)
     found = session.run(["scores", "labels", "boxes_xyxy"], {"images": images.numpy(), "padding_mask": mask.numpy()})
@@ -322,11 +320,10 @@ def test_an_onnx_file_has_a_note_for_labelling_tools(made, exported):
         assert said.startswith({"tensor(float)": "float32", "tensor(int64)": "int64"}[types[name]])
 
 
-def test_pixels_in_and_attention_out(quiet, tmp_path):
-    import onnxruntime
-
+def test_pixels_in_and_attention_out(quiet, tmp_path, capsys):
     path = tmp_path / "pixels.onnx"
     api.export(quiet.source, path, with_preprocessing=True, with_attention=True)
+    assert "pixels.yaml" in capsys.readouterr().out
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8))
     session = onnxruntime.InferenceSession(path)
     found = dict(
@@ -778,6 +775,13 @@ def test_the_file_of_another_program_is_said(tmp_path, metadata):
         read_metadata(path)
 
 
+@pytest.mark.slow
+def test_the_backbone_of_fast_says_the_same_in_onnx(tmp_path):
+    """Its padding depends on the sides of the picture."""
+    checkpoint = make_checkpoint(tmp_path / "model", "fast", backbone="tf_efficientnet_lite0")
+    assert api.export(checkpoint.source, tmp_path / "model.onnx").problems() == []
+
+
 def test_a_backbone_with_tensorflow_padding_needs_sides_that_fit(tmp_path):
     checkpoint = make_checkpoint(tmp_path / "model", "paper", backbone="tf_efficientnet_lite0")
     with pytest.raises(UserError, match=r"multiples of 32; .* --set data.multiple_of=32"):
@@ -786,7 +790,7 @@ def test_a_backbone_with_tensorflow_padding_needs_sides_that_fit(tmp_path):
 
 @pytest.mark.parametrize("kind", ["onnx", "openvino"])
 def test_a_file_names_no_folder_of_this_machine(exported, kind):
-    """torch keeps the line of code behind every operation, with its path; .pt2: see contracts/test_old_run.py."""
+    """torch keeps the line of code behind every operation, with its path; .pt2: see contracts/test_old_run.py, slow."""
     path, _ = exported("paper", kind)
     content = path.read_bytes()
     for place in (Path(torch.__file__).parents[1], Path(api.__file__).parent, path.parent, Path.home()):

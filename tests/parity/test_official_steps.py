@@ -88,6 +88,7 @@ def copy_of(model: nn.Module) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     ("positions", "pre_norm"),
     [
+        # Pre-norm and learned positions: test_official_model.py has their forward pass, slow tests their steps.
         pytest.param("sine", False, id="sine-post-norm"),
         pytest.param("learned", True, id="learned-pre-norm", marks=pytest.mark.slow),
         pytest.param("sine", True, id="sine-pre-norm", marks=pytest.mark.slow),

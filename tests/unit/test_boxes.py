@@ -1,6 +1,7 @@
 import math
 from itertools import product
 
+import jaxtyping
 import pytest
 import torch
 from hypothesis import given
@@ -20,6 +21,11 @@ def boxes(draw, count: int = 3):
     number = st.floats(-2, 2, width=32), st.floats(-2, 2, width=32), st.floats(1e-3, 2), st.floats(1e-3, 2)
     x, y, w, h = torch.tensor(draw(st.lists(st.tuples(*number), min_size=count, max_size=count))).unbind(1)
     return torch.stack([x, y, x + w, y + h], dim=1)
+
+
+def test_a_wrong_shape_is_refused():  # as everywhere in the tests that tests/conftest.py names
+    with pytest.raises(jaxtyping.TypeCheckError):
+        box_iou(torch.zeros(2, 3), torch.zeros(2, 3))
 
 
 anything = st.lists(st.floats(width=32), min_size=12, max_size=12).map(lambda values: torch.tensor(values).view(3, 4))

@@ -33,7 +33,7 @@ from opendetr.recipes.recipe import load_recipe
 from opendetr.wording import counted
 
 OFFICIAL_FILE = "checkpoint.pth"  # what the official training writes, and what we do
-PANOPTIC = "a panoptic checkpoint: its boxes are read, its masks are not read yet"
+PANOPTIC = "a panoptic checkpoint: its boxes are read, its masks are not read"
 USUAL_HEADS = 8  # of the paper and of all released files
 PANOPTIC_CLASSES = 250  # COCO's 91 ids, then stuff
 LOSS = {  # the official code's arguments and ours
