@@ -303,6 +303,7 @@ def kept_by_worker(page) -> None:
     page.wait_for_function("() => navigator.serviceWorker.controller !== null")
 
 
+@pytest.mark.slow
 def test_threads_do_not_depend_on_the_first_server_of_an_address(page, installed):
     with handed_out(installed) as address:
         page.goto(address)

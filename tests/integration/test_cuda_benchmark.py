@@ -31,6 +31,7 @@ def found(cuda, tmp_path_factory):
     return json.loads((folder / "gpu.json").read_text()), (folder / "gpu.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_step_is_compared_in_another_memory_layout(cuda, found):
     report, page = found
     assert [each["model"] for each in report["agreements"]] == ["DETR-R50", "recipe fast"]
@@ -54,6 +55,7 @@ def test_a_device_that_computes_something_else_is_found(cuda, monkeypatch):
     assert not agreement.compare("off", config, scale.compared, cuda.resolve_device("cpu")).agrees()
 
 
+@pytest.mark.slow
 def test_every_side_that_is_there_is_timed_in_every_setting(cuda, found):
     report, page = found
     every = ("opendetr", "official code", "transformers")
@@ -87,6 +89,7 @@ def test_ours_in_bf16_is_compared_with_the_official_code_in_fp32(cuda):
     assert "| 3.00 | - |  | reached (wanted 3) |" in report.page()
 
 
+@pytest.mark.slow
 def test_the_digits_are_learned_and_measured(found):
     report, page = found
     assert set(report["learned"]) == {"digits"}

@@ -370,6 +370,7 @@ def test_an_export_that_differs_is_not_written(paper, tmp_path, monkeypatch):
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_int8_is_calibrated_and_its_ap_is_stated(paper, labelled, tmp_path):
     with pytest.raises(UserError, match="calibrated on your pictures"):
         api.export(paper.source, tmp_path / "model.xml", precision="int8")

@@ -101,6 +101,7 @@ def files_of(folder, found):
             if name.startswith(f"{folder}/") and name != "last/metrics.json"}  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_at_any_write_of_a_session_costs_nothing_that_was_saved(tiny_run, tmp_path, monkeypatch):
     """Manifest, log, `last`, `.previous`, figures, `best` and `checkpoints`; with room again the run goes on."""
     checkpoint, run = load_folder(tiny_run / "last"), tmp_path / "run"
