@@ -141,7 +141,7 @@ def test_another_window_is_told_what_was_decided(visit, served):
 def choose(page, kind):
     page.get_by_label("Kind").select_option(label=kind)
     page.get_by_role("heading", name=kind).wait_for()
-    page.wait_for_function("document.querySelector('.stage canvas').width > 300")
+    page.wait_for_function("() => document.querySelector('.stage canvas').width > 300")
 
 
 def test_a_box_is_moved_with_arrow_keys(visit, served):
@@ -233,7 +233,7 @@ def test_a_class_is_chosen_with_keys(visit, served):
     wait_for_queue(page)
     choose(page, "Wrong class")
     page.keyboard.press("c")
-    page.wait_for_function("document.activeElement.matches('.class-row select')")
+    page.wait_for_function("() => document.activeElement.matches('.class-row select')")
     page.keyboard.press("Enter")
     page.get_by_text("1 of 4 decided").wait_for()
     (line,) = served.decisions()

@@ -29,6 +29,14 @@ let passing;
 
 let isWorking = false;
 
+// At once, since a new export may be kept while this page begins; only on https and localhost.
+const keeper = /** @type {ServiceWorkerContainer|undefined} */ (navigator.serviceWorker);
+let isKept = Boolean(keeper?.controller); // else the first change only begins to keep what is shown
+keeper?.addEventListener("controllerchange", () => {
+  if (isKept) location.reload();
+  isKept = true;
+});
+
 /** Shows a sentence: an error until the next one, what went well for a few seconds. @param {string} text @param {boolean} [isError] */
 function say(text, isError = false) {
   notice.textContent = isError ? "" : text;

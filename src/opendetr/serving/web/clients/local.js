@@ -94,15 +94,10 @@ function askWorker(lost) {
   return { ask, isIdle: () => waiting.size === 0 };
 }
 
-/** Has the browser keep the folder's files; after a new export the page starts anew with the new ones. */
+/** Has the browser keep the folder's files. `main.js` starts the page anew when a new export is kept. */
 function keepOffline() {
   const container = navigator.serviceWorker; // only on https and localhost
   if (!container) return;
-  let isKept = container.controller !== null; // else the first change only begins to keep what is shown
-  container.addEventListener("controllerchange", () => {
-    if (isKept) location.reload();
-    isKept = true;
-  });
   container
     .register(new URL("../sw.js", import.meta.url), { updateViaCache: "none" })
     .then((registration) => registration.update().catch(() => {}), // asks now for a new export; there may be no network
