@@ -74,9 +74,17 @@ def test_a_page_begins_with_its_title(page):
 
 def test_pages_in_both_languages_link_to_each_other():
     for page in CHINESE:
-        english = Path(page.replace(".zh.md", ".md"))
-        assert f"[English]({english.name})" in (DOCS / page).read_text(encoding="utf-8"), page
-        assert f"[中文]({english.stem}.zh.md)" in (DOCS / english).read_text(encoding="utf-8"), english
+        chinese = DOCS / page
+        english = DOCS / page.replace(".zh.md", ".md")
+        assert re.search(rf"\[English\]\({english.name}\)", text_of(chinese), re.IGNORECASE), page
+        assert re.search(rf"\[中文\]\({chinese.name}\)", text_of(english), re.IGNORECASE), page
+
+
+def text_of(page: Path) -> str:
+    """What a page says, also where it is a file at the root, as CONTRIBUTING.md for contributing.md."""
+    text = page.read_text(encoding="utf-8")
+    included = re.fullmatch(r'\{% include-markdown "(.+)" %\}\s*', text)
+    return (page.parent / included[1]).read_text(encoding="utf-8") if included else text
 
 
 def test_every_public_name_has_its_place_in_the_reference():
