@@ -18,7 +18,7 @@ class Node:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        shutil.copytree(WEB / "model", folder / "model")
+        shutil.copytree(WEB, folder)
         (folder / "package.json").write_text('{"type": "module"}')
 
     def __call__(self, script: str, given: Any = None) -> Any:

@@ -1,5 +1,7 @@
 """The page judges as Python does: answers, assignments, reasons and false alarms, sentence by sentence."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
@@ -89,17 +91,22 @@ def as_given(output, truth, labels, size, scoring, threshold):
 
 
 MATCH = """
+import { wordsOf } from "./language.js";
 import { explainMatching } from "./model/matching.js";
 ---
+const word = wordsOf("en");
 answer = given.map(({ look, truth, model, threshold }) => {
   for (const tensor of Object.values(look.tensors)) tensor.data = Float32Array.from(tensor.data);
-  return explainMatching(look, truth, model, threshold);
+  const { objects, false_alarms } = explainMatching(look, truth, model, threshold);
+  const inWords = (one) => ({ ...one, sentence: word(`verdict.${one.verdict.case}`, one.verdict.facts) });
+  return { objects: objects.map(inWords), false_alarms: false_alarms.map(inWords) };
 });
 """
 
 
 def require_equal(found, matches, detections, truth):
     for one, match, box in zip(found["objects"], matches, truth.tolist(), strict=True):
+        assert one["verdict"] == asdict(match.verdict)
         assert one["sentence"] == match.sentence
         assert one["reason"] == (None if match.reason is None else match.reason.value)
         assert (one["name"], one["found_by"], one["box_xyxy"]) == (match.name, match.found_by, box)
@@ -115,6 +122,7 @@ def require_equal(found, matches, detections, truth):
     alarms = sorted((one for one in detections if one.alarm), key=lambda one: (-one.score, one.query, one.label))
     for said, expected in zip(found["false_alarms"], alarms, strict=True):
         assert (said["query"], said["name"], said["kind"]) == (expected.query, expected.name, expected.alarm.value)
+        assert said["verdict"] == asdict(expected.verdict)
         assert said["sentence"] == expected.sentence
         assert said["score"] == pytest.approx(expected.score, abs=CLOSE)
 

@@ -12,6 +12,7 @@ from opendetr.explanation.false_alarms import ExplainedDetection, FalseAlarm
 from opendetr.explanation.folder import Folder
 from opendetr.explanation.look import Explained, Look
 from opendetr.explanation.matching import ObjectMatch
+from opendetr.explanation.verdicts import Verdict
 from opendetr.labels import LabelMap
 
 LABELS = LabelMap((1, 2), ("cat", "n" * 60))
@@ -28,7 +29,9 @@ def test_no_label_covers_another_and_long_names_stay_in_the_figure():
     corner, outside = (0.9, 0.9, 0.1, 0.1), (2.0, 2.0, 1.0, 1.0)
     found = [(0, 0.9, box, 0), (0, 0.77, box, None), (1, 0.35, corner, None), (0, 0.3, outside, None)]
     detections = [
-        ExplainedDetection(0, label, LABELS.names[label], score, where, finds, FalseAlarm.DOUBLE, "")
+        ExplainedDetection(
+            0, label, LABELS.names[label], score, where, finds, FalseAlarm.DOUBLE, Verdict("background", {})
+        )
         for label, score, where, finds in found
     ]
     match = Mock(spec=ObjectMatch, reason=None, taken_by=None, box_cxcywh=box)

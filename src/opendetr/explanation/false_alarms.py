@@ -11,6 +11,7 @@ from torch import Tensor
 from opendetr.boxes import box_iou, cxcywh_to_xyxy
 from opendetr.detections import Threshold, reaches
 from opendetr.explanation.matching import NEAR, ObjectMatch
+from opendetr.explanation.verdicts import Verdict
 from opendetr.labels import LabelMap
 from opendetr.scoring import Scoring
 from opendetr.structures import DetrOutput, Target
@@ -40,7 +41,12 @@ class ExplainedDetection:
     box_cxcywh: tuple[float, float, float, float]  # 0..1 of the picture
     finds: int | None  # the number of the object, from 0
     alarm: FalseAlarm | None  # None where it finds an object
-    sentence: str
+    verdict: Verdict
+
+    @property
+    def sentence(self) -> str:
+        """What it is, in words."""
+        return self.verdict.sentence
 
 
 def explain_detections(
@@ -79,12 +85,13 @@ def explain_detections(
         if finds is None and crowds is not None and _is_in_crowd(boxes[query], label, crowds):
             continue
         if finds is None:
-            alarm, sentence = _alarm(ious[query], target.labels == label, matches, query)
+            alarm, verdict = _alarm(ious[query], target.labels == label, matches, query)
         else:
-            sentence = f"finds '{matches[finds].name}' number {finds + 1}, IoU {float(ious[query, finds]):.2f}"
+            iou = float(ious[query, finds])
+            verdict = Verdict.of("finds", name=matches[finds].name, number=finds + 1, iou=iou)
         box = tuple(boxes[query].tolist())
         name = one_line(label_map.names[label])
-        detections.append(ExplainedDetection(query, label, name, score, box, finds, alarm, sentence))
+        detections.append(ExplainedDetection(query, label, name, score, box, finds, alarm, verdict))
     return detections
 
 
@@ -95,27 +102,30 @@ def _is_in_crowd(box_cxcywh: Tensor, label: int, crowds: Target) -> bool:
     return bool((shared >= NEAR * box_cxcywh[2:].prod()).any())
 
 
-def _alarm(ious: Tensor, has_its_class: Tensor, matches: Sequence[ObjectMatch], query: int) -> tuple[FalseAlarm, str]:
-    """The kind of a false alarm and a sentence; `ious` and `has_its_class` [T] are those of the objects."""
+def _alarm(
+    ious: Tensor, has_its_class: Tensor, matches: Sequence[ObjectMatch], query: int
+) -> tuple[FalseAlarm, Verdict]:
+    """The kind of a false alarm and its facts; `ious` and `has_its_class` [T] are those of the objects."""
     same, other = (torch.where(chosen, ious, -1.0) for chosen in (has_its_class, ~has_its_class))
     (same_iou, same_object), (other_iou, other_object) = _best(same), _best(other)
+
+    def overlaps(number: int, iou: float) -> dict[str, int | float | str]:
+        return {"name": matches[number].name, "number": number + 1, "iou": iou}
+
     if same_iou >= NEAR:
-        kind, number, iou = FalseAlarm.DOUBLE, same_object, same_iou
-    elif other_iou >= NEAR:
-        kind, number, iou = FalseAlarm.WRONG_CLASS, other_object, other_iou
-    elif same_iou >= TOUCHES:
-        kind, number, iou = FalseAlarm.BADLY_PLACED, same_object, same_iou
-    elif other_iou >= TOUCHES:
-        kind, number, iou = FalseAlarm.WRONG_AND_BADLY_PLACED, other_object, other_iou
-    else:
-        return FalseAlarm.BACKGROUND, f"background: no object overlaps it with IoU {TOUCHES:g} or more"
-    sentence = f"{kind}: it overlaps '{matches[number].name}' number {number + 1} with IoU {iou:.2f}"
-    if kind == FalseAlarm.DOUBLE:
-        finder = matches[number].found_by
-        sentence += f", which query {finder} finds" if finder is not None else f", but query {query} finds another"
-    elif kind != FalseAlarm.WRONG_CLASS:
-        sentence += f"; {NEAR:g} is needed"
-    return kind, sentence
+        finder = matches[same_object].found_by
+        case, who = ("double_finds_another", {"query": query}) if finder is None else ("double", {"finder": finder})
+        return FalseAlarm.DOUBLE, Verdict.of(case, **overlaps(same_object, same_iou), **who)
+    if other_iou >= NEAR:
+        return FalseAlarm.WRONG_CLASS, Verdict.of("another_class", **overlaps(other_object, other_iou))
+    least = f"{NEAR:g}"
+    if same_iou >= TOUCHES:
+        placed = overlaps(same_object, same_iou)
+        return FalseAlarm.BADLY_PLACED, Verdict.of("badly_placed", **placed, least=least)
+    if other_iou >= TOUCHES:
+        placed = overlaps(other_object, other_iou)
+        return FalseAlarm.WRONG_AND_BADLY_PLACED, Verdict.of("another_class_badly_placed", **placed, least=least)
+    return FalseAlarm.BACKGROUND, Verdict.of("background", least=f"{TOUCHES:g}")
 
 
 def _best(ious: Tensor) -> tuple[float, int]:

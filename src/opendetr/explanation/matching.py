@@ -10,6 +10,7 @@ from torch import Tensor
 
 from opendetr.boxes import box_iou, cxcywh_to_xyxy
 from opendetr.detections import Threshold, reaches
+from opendetr.explanation.verdicts import Verdict
 from opendetr.loss.matcher import CostWeights, match, matching_cost
 from opendetr.scoring import Scoring
 from opendetr.structures import DetrOutput, Target, Targets
@@ -58,7 +59,12 @@ class ObjectMatch:
     runners_up: list[Candidate]  # the cheapest other queries
     found_by: int | None  # the query that detects it at the threshold
     reason: Reason | None  # why it was missed; None where it was found
-    sentence: str  # the same in words
+    verdict: Verdict  # the same with its facts
+
+    @property
+    def sentence(self) -> str:
+        """What became of it, in words."""
+        return self.verdict.sentence
 
 
 def explain_matching(
@@ -88,14 +94,14 @@ def explain_matching(
         candidates = [_candidate(query, terms[number], history, number, names) for query in cheapest_first]
         own, query = taken.get(number), found.get(number)
         if query is None:
-            reason, sentence = _why_missed(history, number, names, threshold, {q: o for o, q in found.items()})
+            reason, verdict = _why_missed(history, number, names, threshold, {q: o for o, q in found.items()})
         else:
             score, iou = float(history.scores[-1, query, label]), float(history.ious[-1, query, number])
-            reason, sentence = None, f"found by query {query}: '{names[label]}' with score {score:.2f}, IoU {iou:.2f}"
+            reason, verdict = None, Verdict.of("found", query=query, name=names[label], score=score, iou=iou)
         box = tuple(target.boxes_cxcywh[number].tolist())
         taken_by = next((candidate for candidate in candidates if candidate.query == own), None)
         others = [candidate for candidate in candidates if candidate.query != own][:RUNNERS_UP]
-        matches.append(ObjectMatch(names[label], box, taken_by, others, query, reason, sentence))
+        matches.append(ObjectMatch(names[label], box, taken_by, others, query, reason, verdict))
     return matches
 
 
@@ -143,28 +149,26 @@ def _candidate(query: int, terms: Tensor, history: _History, number: int, names:
 
 def _why_missed(
     history: _History, number: int, names: Sequence[str], threshold: Threshold, owner: dict[int, int]
-) -> tuple[Reason, str]:
-    """The reason and the sentence; `owner` is the object that a query already detects."""
+) -> tuple[Reason, Verdict]:
+    """The reason and its facts; `owner` is the object that a query already detects."""
     label = int(history.labels[number])
     ious = history.ious[-1, :, number]
     best_scores, best_labels = history.scores[-1].max(-1)
     reached = reaches(best_scores, best_labels, threshold)
 
-    def says(query: int) -> str:
-        return f"'{names[int(best_labels[query])]}' with score {float(best_scores[query]):.2f}"
+    def facts(query: int) -> dict[str, int | float | str]:
+        answer, score = names[int(best_labels[query])], float(best_scores[query])
+        return {"query": query, "iou": float(ious[query]), "answer": answer, "score": score}
 
     lost = _lost(history, number, threshold, owner)
     if lost is not None:
         layer, query = lost
-        score, iou = float(history.scores[layer, query, label]), float(history.ious[layer, query, number])
-        return Reason.LOST, (
-            f"query {query} had it after layer {layer + 1} (score {score:.2f}, IoU {iou:.2f}) and lost it at layer "
-            f"{layer + 2}: it ends with {says(query)}, IoU {float(ious[query]):.2f}"
-        )
+        there = {"score_there": float(history.scores[layer, query, label])}
+        there["iou_there"] = float(history.ious[layer, query, number])
+        return Reason.LOST, Verdict.of("lost", **facts(query), layer=layer + 1, next_layer=layer + 2, **there)
     near = torch.where(ious >= NEAR)[0].tolist()
     if not near:
-        query, iou = int(ious.argmax()), float(ious.max())
-        return Reason.NOT_NEAR, f"no query near it: the nearest, query {query}, overlaps it with IoU {iou:.2f}"
+        return Reason.NOT_NEAR, Verdict.of("not_near", query=int(ious.argmax()), iou=float(ious.max()))
     free = sorted((query for query in near if query not in owner), key=lambda query: -float(best_scores[query]))
     owned = [query for query in near if query in owner]
     right_for_both = [query for query in owned if history.right(threshold)[-1, query, number]]
@@ -173,29 +177,20 @@ def _why_missed(
     wrong = [query for query in answering if int(best_labels[query]) != label]
     shown_wrong = bool(wrong) and bool(reached[wrong[0]])
     if right and not shown_wrong:
-        query, taken = right[0], ""
         least = threshold if isinstance(threshold, int | float) else threshold[label]
-        if right_for_both:
-            other = max(right_for_both, key=lambda query: float(ious[query]))
-            taken = f"; query {other} ({says(other)}) would do, but it finds number {owner[other] + 1}"
-        return Reason.LOW_SCORE, (
-            f"right answer, low score: query {query} (IoU {float(ious[query]):.2f}) says {says(query)}, below the "
-            f"threshold of {least:.3g}{taken}"
-        )
+        low = facts(right[0]) | {"threshold": f"{least:.3g}"}
+        if not right_for_both:
+            return Reason.LOW_SCORE, Verdict.of("low_score", **low)
+        other = max(right_for_both, key=lambda query: float(ious[query]))
+        theirs = {f"other_{name}": value for name, value in facts(other).items() if name != "iou"}
+        return Reason.LOW_SCORE, Verdict.of("low_score_other_taken", **low, **theirs, number=owner[other] + 1)
     if owned and not shown_wrong:
         query = max(owned, key=lambda query: float(ious[query]))
-        return Reason.TAKEN, (
-            f"query taken by a neighbour: query {query} overlaps it with IoU {float(ious[query]):.2f} but answers "
-            f"'{names[int(history.labels[owner[query]])]}' number {owner[query] + 1}"
-        )
+        theirs = {"name": names[int(history.labels[owner[query]])], "number": owner[query] + 1}
+        return Reason.TAKEN, Verdict.of("taken", query=query, iou=float(ious[query]), **theirs)
     if wrong:
-        query, iou = wrong[0], float(ious[wrong[0]])
-        return Reason.WRONG_CLASS, f"right box, wrong class: query {query} (IoU {iou:.2f}) says {says(query)}"
-    query = max(near, key=lambda query: float(ious[query]))
-    return Reason.SILENT, (
-        f"near, but all its scores are low: query {query} has IoU {float(ious[query]):.2f}, and its best score is "
-        f"{float(best_scores[query]):.2f}, for '{names[int(best_labels[query])]}'"
-    )
+        return Reason.WRONG_CLASS, Verdict.of("wrong_class", **facts(wrong[0]))
+    return Reason.SILENT, Verdict.of("silent", **facts(max(near, key=lambda query: float(ious[query]))))
 
 
 def _lost(history: _History, number: int, threshold: Threshold, owner: dict[int, int]) -> tuple[int, int] | None:

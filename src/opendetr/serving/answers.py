@@ -143,6 +143,13 @@ class MatchCandidate(BaseModel):
     score: float
 
 
+class Verdict(BaseModel):
+    """What became of an object or a detection, for sentences in other languages."""
+
+    case: str = Field(description="a name, as lost or taken")
+    facts: dict[str, str] = Field(description="what `sentence` names, as it is written there")
+
+
 class MatchedObject(BaseModel):
     """A true object, and what became of it."""
 
@@ -153,7 +160,8 @@ class MatchedObject(BaseModel):
     runners_up: list[MatchCandidate]
     found_by: int | None = Field(description="the query of the detection that found it; null: it was missed")
     reason: str | None = Field(description="why it was missed")
-    sentence: str | None
+    sentence: str = Field(description="the same in words")
+    verdict: Verdict
 
 
 class WrongDetection(BaseModel):
@@ -164,7 +172,8 @@ class WrongDetection(BaseModel):
     score: float
     box_xyxy: Box
     kind: str
-    sentence: str | None
+    sentence: str = Field(description="the same in words")
+    verdict: Verdict
 
 
 class Matching(BaseModel):
@@ -183,13 +192,18 @@ class Matching(BaseModel):
                     {
                         "name": "RBC", "label": 0, "box_xyxy": BOX, "runners_up": [], "found_by": 17, "reason": None,
                         "taken_by": {"query": 17, **TERMS, "iou": 0.91, "answer": "RBC", "score": 0.93},
-                        "sentence": "found by query 17",
+                        "sentence": "found by query 17: 'RBC' with score 0.93, IoU 0.91",
+                        "verdict": {
+                            "case": "found", "facts": {"query": "17", "name": "RBC", "score": "0.93", "iou": "0.91"},
+                        },
                     }
                 ],
                 "false_alarms": [
                     {
                         "query": 4, "name": "RBC", "score": 0.6, "box_xyxy": [300, 200, 360, 260],
-                        "kind": "background", "sentence": "no object is there",
+                        "kind": "background",
+                        "sentence": "background: no object overlaps it with IoU 0.1 or more",
+                        "verdict": {"case": "background", "facts": {"least": "0.1"}},
                     }
                 ],
             }

@@ -83,7 +83,7 @@
  * @property {Candidate[]} runners_up
  * @property {number|null} found_by
  * @property {string|null} reason
- * @property {string} sentence
+ * @property {Verdict} verdict
  *
  * @typedef {object} FalseAlarm
  * @property {number} query
@@ -91,7 +91,11 @@
  * @property {number} score
  * @property {Box} box_xyxy
  * @property {string} kind
- * @property {string} sentence
+ * @property {Verdict} verdict
+ *
+ * @typedef {object} Verdict what became of an object or a detection: `verdict.CASE` of the words says it with the facts
+ * @property {string} case
+ * @property {Record<string, string>} facts
  *
  * @typedef {object} Matching
  * @property {number} width

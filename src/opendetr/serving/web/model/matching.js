@@ -1,6 +1,6 @@
 /**
- * Which query is matched to which object, why an object was missed, and what every false alarm is, sentence by sentence
- * as `explanation/matching.py` and `explanation/false_alarms.py` say it.
+ * Which query is matched to which object, why an object was missed, and what every false alarm is: case by case and fact
+ * by fact as `explanation/matching.py` and `explanation/false_alarms.py` find it.
  */
 
 import { boxIou, cxcywhToXyxy, f32, generalizedBoxIou, inFractions, inPixels } from "./boxes.js";
@@ -16,6 +16,7 @@ import { fixed, general, oneLine } from "./wording.js";
 /** @typedef {import("../types.js").ObjectMatch} ObjectMatch */
 /** @typedef {import("../types.js").FalseAlarm} FalseAlarm */
 /** @typedef {import("../types.js").Matching} Matching */
+/** @typedef {import("../types.js").Verdict} Verdict */
 /** @typedef {import("./postprocess.js").Threshold} Threshold */
 /** @typedef {Pick<Model, "classes"|"scoring"|"costs"|"thresholds">} Judge what must be known of the model */
 
@@ -123,12 +124,14 @@ class History {
   }
 
   /**
+   * A query beside an object in the last layer.
+   *
    * @param {number} query
-   * @returns {string} its best class and score in the last layer
+   * @param {number} number of the object
    */
-  says(query) {
+  facts(query, number) {
     const { label, score } = this.best[query];
-    return `'${this.names[label]}' with score ${fixed(score, 2)}`;
+    return { query, iou: fixed(this.ious[this.last][query][number], 2), answer: this.names[label], score: fixed(score, 2) };
   }
 }
 
@@ -159,9 +162,20 @@ function objectMatches(history) {
       runners_up: candidates.filter((one) => one.query !== taken[number]).slice(0, RUNNERS_UP),
       found_by: query ?? null,
       reason: missed && missed.reason,
-      sentence: missed ? missed.sentence : foundSentence(history, /** @type {number} */ (query), number),
+      verdict: missed ? missed.verdict : foundVerdict(history, /** @type {number} */ (query), number),
     };
   });
+}
+
+/**
+ * What became of an object or a detection; the facts as Python writes them.
+ *
+ * @param {string} name of the case
+ * @param {Record<string, number|string>} facts
+ * @returns {Verdict}
+ */
+function verdict(name, facts) {
+  return { case: name, facts: Object.fromEntries(Object.entries(facts).map(([key, fact]) => [key, String(fact)])) };
 }
 
 /**
@@ -169,11 +183,11 @@ function objectMatches(history) {
  * @param {number} query
  * @param {number} number
  */
-function foundSentence(history, query, number) {
+function foundVerdict(history, query, number) {
   const { label } = history.truth[number];
   const score = fixed(history.scores[history.last][query][label], 2);
   const iou = fixed(history.ious[history.last][query][number], 2);
-  return `found by query ${query}: '${history.names[label]}' with score ${score}, IoU ${iou}`;
+  return verdict("found", { query, name: history.names[label], score, iou });
 }
 
 /**
@@ -226,36 +240,31 @@ function candidate(history, query, [class_cost, l1_cost, giou_cost], number) {
 }
 
 /**
- * The reason and the sentence.
+ * The reason and its facts.
  *
  * @param {History} history
  * @param {number} number
  * @param {Map<number, number>} owner from a query to the object that it detects already
- * @returns {{reason: string, sentence: string}}
+ * @returns {{reason: string, verdict: Verdict}}
  */
 function whyMissed(history, number, owner) {
   const { names, truth, best, last, threshold } = history;
   const { label } = truth[number];
   const iouOf = (/** @type {number} */ query) => history.ious[last][query][number];
-  const iou = (/** @type {number} */ query) => fixed(iouOf(query), 2);
+  const factsOf = (/** @type {number} */ query) => history.facts(query, number);
   const isShown = (/** @type {number} */ query) => reaches(best[query].score, best[query].label, threshold);
 
   const lost = whereLost(history, number, owner);
   if (lost) {
     const { layer, query } = lost;
-    const had = `score ${fixed(history.scores[layer][query][label], 2)}, IoU ${fixed(history.ious[layer][query][number], 2)}`;
-    return {
-      reason: "lost at a later layer",
-      sentence:
-        `query ${query} had it after layer ${layer + 1} (${had}) and lost it at layer ${layer + 2}: ` +
-        `it ends with ${history.says(query)}, IoU ${iou(query)}`,
-    };
+    const there = { score_there: fixed(history.scores[layer][query][label], 2), iou_there: fixed(history.ious[layer][query][number], 2) };
+    const facts = { ...factsOf(query), layer: layer + 1, next_layer: layer + 2, ...there };
+    return { reason: "lost at a later layer", verdict: verdict("lost", facts) };
   }
   const near = history.queries.filter((query) => iouOf(query) >= NEAR);
   if (!near.length) {
-    const query = largestAt(history.queries.map(iouOf));
-    const sentence = `no query near it: the nearest, query ${query}, overlaps it with IoU ${iou(query)}`;
-    return { reason: "no query near it", sentence };
+    const { query, iou } = factsOf(largestAt(history.queries.map(iouOf)));
+    return { reason: "no query near it", verdict: verdict("not_near", { query, iou }) };
   }
   const free = near.filter((query) => !owner.has(query)).sort((a, b) => best[b].score - best[a].score);
   const owned = near.filter((query) => owner.has(query));
@@ -266,42 +275,23 @@ function whyMissed(history, number, owner) {
   const shownWrong = wrong.length > 0 && isShown(wrong[0]);
   if (right.length && !shownWrong) {
     const least = general(typeof threshold === "number" ? threshold : threshold[label], 3);
-    let taken = "";
-    if (rightForBoth.length) {
-      const other = firstBest(rightForBoth, iouOf);
-      taken = `; query ${other} (${history.says(other)}) would do, but it finds number ${numberOf(owner, other)}`;
-    }
-    return {
-      reason: "right answer, score below the threshold",
-      sentence:
-        `right answer, low score: query ${right[0]} (IoU ${iou(right[0])}) says ${history.says(right[0])}, below the ` +
-        `threshold of ${least}${taken}`,
-    };
+    const low = { ...factsOf(right[0]), threshold: least };
+    const reason = "right answer, score below the threshold";
+    if (!rightForBoth.length) return { reason, verdict: verdict("low_score", low) };
+    const { query, answer, score } = factsOf(firstBest(rightForBoth, iouOf));
+    const theirs = { other_query: query, other_answer: answer, other_score: score, number: numberOf(owner, query) };
+    return { reason, verdict: verdict("low_score_other_taken", { ...low, ...theirs }) };
   }
   if (owned.length && !shownWrong) {
-    const query = firstBest(owned, iouOf);
-    const theirs = names[truth[/** @type {number} */ (owner.get(query))].label];
+    const { query, iou } = factsOf(firstBest(owned, iouOf));
+    const number = numberOf(owner, query);
     return {
       reason: "query taken by a neighbour",
-      sentence:
-        `query taken by a neighbour: query ${query} overlaps it with IoU ${iou(query)} but answers ` +
-        `'${theirs}' number ${numberOf(owner, query)}`,
+      verdict: verdict("taken", { query, iou, name: names[truth[number - 1].label], number }),
     };
   }
-  if (wrong.length) {
-    return {
-      reason: "right box, wrong class",
-      sentence: `right box, wrong class: query ${wrong[0]} (IoU ${iou(wrong[0])}) says ${history.says(wrong[0])}`,
-    };
-  }
-  const query = firstBest(near, iouOf);
-  const { label: answer, score } = best[query];
-  return {
-    reason: "query near it, but all its scores are low",
-    sentence:
-      `near, but all its scores are low: query ${query} has IoU ${iou(query)}, and its best score is ` +
-      `${fixed(score, 2)}, for '${names[answer]}'`,
-  };
+  if (wrong.length) return { reason: "right box, wrong class", verdict: verdict("wrong_class", factsOf(wrong[0])) };
+  return { reason: "query near it, but all its scores are low", verdict: verdict("silent", factsOf(firstBest(near, iouOf))) };
 }
 
 /**
@@ -354,7 +344,7 @@ function falseAlarms(history, objects) {
 }
 
 /**
- * The kind of a false alarm (Bolya et al. 2020, TIDE, section 2.1) and a sentence.
+ * The kind of a false alarm (Bolya et al. 2020, TIDE, section 2.1) and its facts.
  *
  * @param {History} history
  * @param {number} query
@@ -369,22 +359,20 @@ function kindOf(history, query, label, objects) {
     return { number, iou: chosen[number] ?? -1 };
   };
   const [same, other] = [bestOf(true), bestOf(false)];
-  const isNear = Math.max(same.iou, other.iou) >= NEAR;
-  const least = isNear ? NEAR : TOUCHES;
-  if (same.iou < least && other.iou < least) {
-    return { kind: "background", sentence: `background: no object overlaps it with IoU ${general(TOUCHES, 6)} or more` };
+  const overlaps = (/** @type {{number: number, iou: number}} */ { number, iou }) =>
+    ({ name: objects[number].name, number: number + 1, iou: fixed(iou, 2) });
+  const least = String(NEAR);
+  if (same.iou >= NEAR) {
+    const finder = objects[same.number].found_by;
+    const [name, who] = finder === null ? ["double_finds_another", { query }] : ["double", { finder }];
+    return { kind: "a double", verdict: verdict(name, { ...overlaps(same), ...who }) };
   }
-  const hasClass = same.iou >= least;
-  const { number, iou } = hasClass ? same : other;
-  const kind = isNear ? (hasClass ? "a double" : "another class") : hasClass ? "badly placed" : "another class, badly placed";
-  let sentence = `${kind}: it overlaps '${objects[number].name}' number ${number + 1} with IoU ${fixed(iou, 2)}`;
-  if (kind === "a double") {
-    const finder = objects[number].found_by;
-    sentence += finder === null ? `, but query ${query} finds another` : `, which query ${finder} finds`;
-  } else if (!isNear) {
-    sentence += `; ${general(NEAR, 6)} is needed`;
+  if (other.iou >= NEAR) return { kind: "another class", verdict: verdict("another_class", overlaps(other)) };
+  if (same.iou >= TOUCHES) return { kind: "badly placed", verdict: verdict("badly_placed", { ...overlaps(same), least }) };
+  if (other.iou >= TOUCHES) {
+    return { kind: "another class, badly placed", verdict: verdict("another_class_badly_placed", { ...overlaps(other), least }) };
   }
-  return { kind, sentence };
+  return { kind: "background", verdict: verdict("background", { least: String(TOUCHES) }) };
 }
 
 /**

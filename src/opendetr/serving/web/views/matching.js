@@ -101,6 +101,7 @@ export function matching(place, context) {
 
   /** A class's name as the page writes it. @param {string} name */
   const oneOf = (name) => model.classes.find((one) => one.name === name)?.name ?? name;
+  const verdictOf = (/** @type {{verdict: import("../types.js").Verdict}} */ { verdict }) => word(`verdict.${verdict.case}`, verdict.facts);
   const reasonOf = (/** @type {string|null} */ reason) => (reason && REASONS[reason] ? word(REASONS[reason]) : reason ?? "");
 
   async function draw() {
@@ -149,7 +150,7 @@ export function matching(place, context) {
     if (!object) {
       const alarm = found.false_alarms[at - found.objects.length];
       costs.replaceChildren(element("h2", {}, word("matching.alarm_title", { name: oneOf(alarm.name), score: number(alarm.score, 2) })),
-        element("p", { lang: "en" }, alarm.sentence), inside(alarm.query));
+        element("p", {}, verdictOf(alarm)), inside(alarm.query));
       return;
     }
     const candidates = [...(object.taken_by ? [object.taken_by] : []), ...object.runners_up];
@@ -160,7 +161,7 @@ export function matching(place, context) {
     costs.replaceChildren(
       element("h2", {}, word(object.found_by === null ? "matching.missed_title" : "matching.found_title", { number: at + 1, name: nameOf(object.label) })),
       ...(object.found_by === null ? [element("p", { class: "bad" }, element("strong", {}, reasonOf(object.reason)))] : []),
-      element("p", { lang: "en" }, object.sentence),
+      element("p", {}, verdictOf(object)),
       element("div", { class: "scroll", tabIndex: 0, role: "region", "aria-label": word("matching.costs") }, element("table", {}, element("caption", {}, word("matching.costs_what")),
         element("thead", {}, element("tr", {}, ...["query", "class", "l1", "giou", "cost", "iou", "answer", "score"].map((name, place) =>
           element("th", { scope: "col", class: place && place !== 6 ? "digits" : "" }, word(`costs.${name}`))))),
