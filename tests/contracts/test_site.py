@@ -87,6 +87,23 @@ def text_of(page: Path) -> str:
     return (page.parent / included[1]).read_text(encoding="utf-8") if included else text
 
 
+def test_code_in_tables_breaks_at_its_joints_only():
+    page = "<p><code>a.b</code></p><td>in a.b <code>--set model.num_queries=5</code></td><td><code>a/b::c</code></td>"
+    assert hook("code_joints").on_page_content(page) == (
+        "<p><code>a.b</code></p><td>in a.b <code>--set model.<wbr>num_<wbr>queries=<wbr>5</code></td>"
+        "<td><code>a/<wbr>b::<wbr>c</code></td>"
+    )
+
+
+def test_an_equation_that_would_show_a_command_ends_a_strict_build(caplog):
+    equations = hook("equations")
+    for tex, warnings in ((r"\text{arg}\min_x x", 0), (r"\arg\min_x x", 1)):
+        caplog.clear()
+        html = equations.on_page_content(rf'<span class="arithmatex">\({tex}\)</span>')
+        assert "<math" in html
+        assert len(caplog.records) == warnings, tex
+
+
 def test_every_public_name_has_its_place_in_the_reference():
     named = re.findall(
         r"^::: opendetr\.(\w+)$", (DOCS / "reference/python.md").read_text(encoding="utf-8"), flags=re.MULTILINE
