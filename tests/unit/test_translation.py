@@ -46,6 +46,7 @@ def added_in_place(x, mask):
         lambda x, mask: x[:, :, None].expand(-1, -1, 4).movedim(0, 1),
         lambda x, mask: x.square() + mask.to(torch.float32),
         added_in_place,
+        lambda x, mask: torch.eye(2) @ x.square(),
         lambda x, mask: x.to(torch.promote_types(x.dtype, torch.float32)),  # a question that is in the graph
     ],
 )

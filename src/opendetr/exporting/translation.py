@@ -67,8 +67,10 @@ def _without_decompositions(program: ExportedProgram) -> ExportedProgram:
     """
     for node in program.graph.nodes:
         schema = getattr(node.target, "_schema", None)
-        if schema is not None and schema.is_mutable and len(node.args[0].users) > 1:
-            raise torch.onnx.OnnxExporterError(f"{node.args[0]} is read after {node} changed it")
+        if schema is not None and schema.is_mutable:
+            readers = [user for user in node.args[0].users if user.target is not torch.ops.aten.sym_size.int]
+            if len(readers) > 1:
+                raise torch.onnx.OnnxExporterError(f"{node.args[0]} is read after {node} changed it")
     weights = {id(part): part for part in (program.state_dict, program.constants)}
     alike: Any = copy.deepcopy(program, weights)
     alike.graph.eliminate_dead_code()  # questions about types, which ONNX has no operator for
@@ -101,8 +103,11 @@ def _operators() -> dict[Callable[..., Any], Callable[..., Any]]:
         axes.insert(destination % len(axes), axes.pop(source))
         return op.Transpose(x, perm=axes)
 
+    def eye(n: int, **_: Any) -> Any:
+        return op.EyeLike(op.ConstantOfShape([n, n]))
+
     aten = torch.ops.aten
     return {
         aten.to.dtype: to_dtype, aten.square.default: square, aten.nan_to_num.default: nan_to_num,
-        aten.movedim.int: movedim, aten.add_.Tensor: add_in_place,
+        aten.movedim.int: movedim, aten.add_.Tensor: add_in_place, aten.eye.default: eye,
     }  # fmt: skip
