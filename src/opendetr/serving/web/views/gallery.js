@@ -1,6 +1,7 @@
 /** The pictures of a split, sorted by what the model makes of them; one that is chosen opens with its labels. */
 
 import { button, element, labelled } from "../elements.js";
+import { patience } from "./patience.js";
 import { REASONS } from "./reasons.js";
 
 /**
@@ -10,7 +11,7 @@ import { REASONS } from "./reasons.js";
 
 const PAGE = 60; // pictures that are listed at once
 const BY_ITSELF = 500; // pictures of a split up to which its survey begins without being asked
-const EVERY = 2000; // milliseconds between looks at the survey
+const EVERY = 2000; // milliseconds at most between looks at the survey
 const SORTS = ["worst", "missed", "false_alarms", "confusion", "name"];
 
 /** @type {{split: string, sort: string, confusion: [number, number]|null}} what was chosen, for as long as the page is open */
@@ -167,8 +168,9 @@ export function gallery(place, context) {
   /** Looks at the survey until it is done; what is listed is sorted anew while nobody is about to choose from it. */
   async function watch() {
     const own = kept.split;
+    const pause = patience(EVERY);
     while (!isOver && own === kept.split && progress?.state === "running") {
-      await new Promise((resolve) => setTimeout(resolve, EVERY));
+      await pause();
       if (isOver || own !== kept.split) return;
       const before = progress.done;
       const found = await attempt(() => data.survey(own));

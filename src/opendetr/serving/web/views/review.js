@@ -4,6 +4,7 @@ import { button, element, labelled } from "../elements.js";
 import { ACCENT, Editor } from "./editor.js";
 import { firstSplit, splitSelect, usable } from "./gallery.js";
 import { Listing } from "./listing.js";
+import { patience } from "./patience.js";
 import { Stage, under } from "./stage.js";
 
 /**
@@ -12,7 +13,7 @@ import { Stage, under } from "./stage.js";
  */
 
 const MOST = 500; // entries of the queue that are known at once
-const EVERY = 3000; // milliseconds between looks at a survey that runs
+const EVERY = 3000; // milliseconds at most between looks at a survey that runs
 const CLOSE = 0.12; // of the picture's longer side: smaller objects are shown enlarged
 const AROUND = 4; // by how much what is shown is larger than the object
 const PROPOSED = "#ffd84d";
@@ -159,8 +160,9 @@ export function review(place, context) {
 
   async function watch() {
     const own = kept.split;
+    const pause = patience(EVERY);
     while (!isOver && own === kept.split && all && all.survey.state !== "done") {
-      await new Promise((resolve) => setTimeout(resolve, EVERY));
+      await pause();
       if (isOver || own !== kept.split) return;
       if (!isDeciding && !editor.box) await refresh();
       if (!entry && chosen().length) void show(chosen()[0]);
