@@ -21,7 +21,7 @@ def test_a_run_learns_from_an_archive_and_an_address_and_remembers_them(coco_fol
         place.write_bytes(path.read_bytes())
     sets = [tmp_path / "cells.zip", "memory://other"]
     asked = {"classes": "square,shape", "rename": {"circle": "shape", "triangle": "shape"}}
-    tiny = {**TINY, "workers": 2, "batch_size": 3}
+    tiny = {**TINY, "workers": 1, "batch_size": 3}
     run = api.train(sets, **asked, **tiny, epochs=1, output=tmp_path / "run")
     config = parse_config((run / "config.toml").read_text(), "config.toml")
     assert DataSource.of_config(config.data) == DataSource.of(sets, **asked)

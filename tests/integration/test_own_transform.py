@@ -42,11 +42,11 @@ def equal(one, other):
 
 
 def test_a_transform_of_ones_own_is_used_and_must_be_given_again(digits, tmp_path, module):
-    """With the same result from loader processes, and after a resume; the config of the run does not name it."""
+    """With the same result from a loader process, and after a resume; the config of the run does not name it."""
     options = TINY | {"epochs": 2, "seed": 0, "threads": 1}
     whole = api.train(digits, **options, transform="my_own:turn", output=tmp_path / "whole")
     without = api.train(digits, **options, output=tmp_path / "without")
-    loaders = options | {"workers": 2}
+    loaders = options | {"workers": 1}
     parts = api.train(digits, **loaders, transform="my_own:turn", output=tmp_path / "parts")
     assert equal(weights(whole), weights(parts))
     assert not equal(weights(whole), weights(without))

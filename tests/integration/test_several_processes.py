@@ -25,6 +25,7 @@ def test_an_error_of_the_processes_is_one_sentence(tmp_path):
         api.train(tmp_path / "nowhere", **TINY, epochs=1, devices=2)
 
 
+@pytest.mark.slow  # half a minute; test_equal_processes has a signal to one process without the launcher
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no such signals")
 def test_a_signal_to_one_process_ends_all_with_the_run_saved(digits, tmp_path):
     """Here to one that the launcher started and that does not write the run; then the run goes on in this process."""
