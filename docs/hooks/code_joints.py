@@ -5,7 +5,7 @@ from typing import Any
 
 CELL = re.compile(r"<td.*?</td>", re.DOTALL)
 CODE = re.compile(r"(?<=<code>)[^<]+(?=</code>)")
-JOINT = re.compile(r"(?<=\w)(::|[._/=])(?=[\w\[])")
+JOINT = re.compile(r"""(?<=[^\W_])(::|[_/=]|\.(?!\d))(?=[^\W_]|[\[{"']|&quot;)""")
 
 
 def on_page_content(html: str, /, **_: Any) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import opendetr
+from opendetr.explanation.verdicts import SENTENCES
 
 PAGE = Path(opendetr.__file__).parent / "serving" / "web"
 
@@ -27,6 +28,11 @@ def test_both_languages_have_the_same_texts_with_the_same_values():
     assert list(english) == list(chinese)
     values = {key: sorted(re.findall(r"{\w+}", text)) for key, text in english.items()}
     assert values == {key: sorted(re.findall(r"{\w+}", text)) for key, text in chinese.items()}
+
+
+def test_what_became_of_an_object_is_said_as_python_says_it():
+    said = {key.removeprefix("verdict."): text for key, text in words_of("en").items() if key.startswith("verdict.")}
+    assert said == {case: text for case, text in SENTENCES.items() if case != "finds"}  # which the page never shows
 
 
 def test_every_text_that_the_page_names_exists():

@@ -36,7 +36,7 @@ CLOSE = 1e-3  # of the picture's sides, and of scores
 HOSTILE = "<img src=x onerror=alert(1)> </script>"
 FAST = replace(
     PRESETS["detr-tiny"], backbone="test_efficientnet", query_source="selected", scoring="focal", num_queries=12,
-    output_stride=32, encoder_strides=(16,), position_encoding="cell", dropout=0.0,
+    output_stride=32, encoder_strides=(16,), proposal_strides=(8,), position_encoding="cell", dropout=0.0,
     precedence=True, focus=True,
 )  # fmt: skip
 

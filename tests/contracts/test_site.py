@@ -88,10 +88,12 @@ def text_of(page: Path) -> str:
 
 
 def test_code_in_tables_breaks_at_its_joints_only():
-    page = "<p><code>a.b</code></p><td>in a.b <code>--set model.num_queries=5</code></td><td><code>a/b::c</code></td>"
+    page = (
+        "<p><code>a.b</code></p><td>in a.b <code>--set model.num_queries=5</code></td><td><code>a/b::c=0.5</code></td>"
+    )
     assert hook("code_joints").on_page_content(page) == (
         "<p><code>a.b</code></p><td>in a.b <code>--set model.<wbr>num_<wbr>queries=<wbr>5</code></td>"
-        "<td><code>a/<wbr>b::<wbr>c</code></td>"
+        "<td><code>a/<wbr>b::<wbr>c=<wbr>0.5</code></td>"
     )
 
 

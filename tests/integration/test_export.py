@@ -94,7 +94,7 @@ TRACED, TRANSLATED = {}, {}
 
 
 def watched(monkeypatch) -> list:
-    """The programs that are translated from now on."""
+    """Has an entry for each translation from now on."""
     translate, taken = translation._translate, []
     monkeypatch.setattr(
         translation, "_translate", lambda program, names: (taken.append(0), translate(program, names))[1]

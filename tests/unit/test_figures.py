@@ -28,10 +28,9 @@ def test_no_label_covers_another_and_long_names_stay_in_the_figure():
     box = (0.5, 0.4, 0.4, 0.3)
     corner, outside = (0.9, 0.9, 0.1, 0.1), (2.0, 2.0, 1.0, 1.0)
     found = [(0, 0.9, box, 0), (0, 0.77, box, None), (1, 0.35, corner, None), (0, 0.3, outside, None)]
+    verdict = Verdict.of("double", name="cat", number=1, iou=0.9, finder=0)
     detections = [
-        ExplainedDetection(
-            0, label, LABELS.names[label], score, where, finds, FalseAlarm.DOUBLE, Verdict("background", {})
-        )
+        ExplainedDetection(0, label, LABELS.names[label], score, where, finds, FalseAlarm.DOUBLE, verdict)
         for label, score, where, finds in found
     ]
     match = Mock(spec=ObjectMatch, reason=None, taken_by=None, box_cxcywh=box)

@@ -59,7 +59,7 @@ class ObjectMatch:
     runners_up: list[Candidate]  # the cheapest other queries
     found_by: int | None  # the query that detects it at the threshold
     reason: Reason | None  # why it was missed; None where it was found
-    verdict: Verdict  # the same with its facts
+    verdict: Verdict  # what became of it
 
     @property
     def sentence(self) -> str:

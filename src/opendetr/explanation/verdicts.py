@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-# The page says the same in its languages (`verdict.*` in serving/web/words).
+# The page says the same in its languages (`verdict.*` in serving/web/words), but for `finds`, which it never shows.
 SENTENCES = {
     # of a true object
     "found": "found by query {query}: '{name}' with score {score}, IoU {iou}",

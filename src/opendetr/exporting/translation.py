@@ -63,7 +63,8 @@ def _without_decompositions(program: ExportedProgram) -> ExportedProgram:
     The translation writes into the graph that it is given, so the program itself must not be that.
 
     Raises:
-        OnnxExporterError: the program needs the decomposition, since it reads a tensor after it was changed in place.
+        OnnxExporterError: the program needs the decomposition, since it reads more than the size of a tensor that is
+            changed in place.
     """
     for node in program.graph.nodes:
         schema = getattr(node.target, "_schema", None)
@@ -103,8 +104,9 @@ def _operators() -> dict[Callable[..., Any], Callable[..., Any]]:
         axes.insert(destination % len(axes), axes.pop(source))
         return op.Transpose(x, perm=axes)
 
-    def eye(n: int, **_: Any) -> Any:
-        return op.EyeLike(op.ConstantOfShape([n, n]))
+    def eye(n: int, dtype: int = 1, **_: Any) -> Any:  # 1 is float32
+        zeros: Any = op.ConstantOfShape([n, n])  # type: ignore[arg-type] # a list becomes a constant
+        return op.EyeLike(zeros, dtype=dtype)
 
     aten = torch.ops.aten
     return {

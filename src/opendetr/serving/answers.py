@@ -2,6 +2,7 @@
 
 from typing import Annotated, Any
 
+from opendetr.explanation.verdicts import SENTENCES
 from opendetr.serving.packages import BaseModel, ConfigDict, Field
 from opendetr.serving.schemas import Box
 
@@ -143,10 +144,10 @@ class MatchCandidate(BaseModel):
     score: float
 
 
-class Verdict(BaseModel):
+class MatchVerdict(BaseModel):
     """What became of an object or a detection, for sentences in other languages."""
 
-    case: str = Field(description="a name, as lost or taken")
+    case: str = Field(description=f"one of {', '.join(SENTENCES)}")
     facts: dict[str, str] = Field(description="what `sentence` names, as it is written there")
 
 
@@ -160,8 +161,8 @@ class MatchedObject(BaseModel):
     runners_up: list[MatchCandidate]
     found_by: int | None = Field(description="the query of the detection that found it; null: it was missed")
     reason: str | None = Field(description="why it was missed")
-    sentence: str = Field(description="the same in words")
-    verdict: Verdict
+    sentence: str = Field(description="what became of it")
+    verdict: MatchVerdict
 
 
 class WrongDetection(BaseModel):
@@ -172,8 +173,8 @@ class WrongDetection(BaseModel):
     score: float
     box_xyxy: Box
     kind: str
-    sentence: str = Field(description="the same in words")
-    verdict: Verdict
+    sentence: str = Field(description="what it is")
+    verdict: MatchVerdict
 
 
 class Matching(BaseModel):

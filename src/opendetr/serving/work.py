@@ -27,7 +27,6 @@ from opendetr.explanation.explaining import Asked, require_inside
 from opendetr.explanation.false_alarms import explain_detections
 from opendetr.explanation.look import Look, look
 from opendetr.explanation.matching import Candidate, ObjectMatch, explain_matching
-from opendetr.explanation.verdicts import Verdict
 from opendetr.exporting.exported_file import describe_exported
 from opendetr.exporting.fastest_engine import engine_file
 from opendetr.files import read_note
@@ -301,7 +300,7 @@ def matching(worker: ServingWorker, seen: Look, target: Target, threshold: Thres
             {
                 "query": found.query, "name": found.name, "score": found.score,
                 "box_xyxy": _in_pixels(found.box_cxcywh, seen), "kind": str(found.alarm), "sentence": found.sentence,
-                "verdict": _plain_verdict(found.verdict),
+                "verdict": asdict(found.verdict),
             }
             for found in detections if found.alarm is not None
         ],
@@ -318,12 +317,8 @@ def _plain_match(found: ObjectMatch, label: int, seen: Look) -> dict[str, Any]:
         "found_by": found.found_by,
         "reason": None if found.reason is None else str(found.reason),
         "sentence": found.sentence,
-        "verdict": _plain_verdict(found.verdict),
+        "verdict": asdict(found.verdict),
     }
-
-
-def _plain_verdict(verdict: Verdict) -> dict[str, Any]:
-    return {"case": verdict.case, "facts": dict(verdict.facts)}
 
 
 def _plain_candidate(candidate: Candidate) -> dict[str, Any]:

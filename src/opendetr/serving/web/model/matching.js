@@ -257,7 +257,10 @@ function whyMissed(history, number, owner) {
   const lost = whereLost(history, number, owner);
   if (lost) {
     const { layer, query } = lost;
-    const there = { score_there: fixed(history.scores[layer][query][label], 2), iou_there: fixed(history.ious[layer][query][number], 2) };
+    const there = {
+      score_there: fixed(history.scores[layer][query][label], 2),
+      iou_there: fixed(history.ious[layer][query][number], 2),
+    };
     const facts = { ...factsOf(query), layer: layer + 1, next_layer: layer + 2, ...there };
     return { reason: "lost at a later layer", verdict: verdict("lost", facts) };
   }
@@ -284,10 +287,10 @@ function whyMissed(history, number, owner) {
   }
   if (owned.length && !shownWrong) {
     const { query, iou } = factsOf(firstBest(owned, iouOf));
-    const number = numberOf(owner, query);
+    const theirs = numberOf(owner, query);
     return {
       reason: "query taken by a neighbour",
-      verdict: verdict("taken", { query, iou, name: names[truth[number - 1].label], number }),
+      verdict: verdict("taken", { query, iou, name: names[truth[theirs - 1].label], number: theirs }),
     };
   }
   if (wrong.length) return { reason: "right box, wrong class", verdict: verdict("wrong_class", factsOf(wrong[0])) };
