@@ -19,7 +19,6 @@ from PIL import Image
 from safetensors.torch import load
 
 from opendetr import Detector, UserError, api
-from opendetr.cli import main
 from opendetr.serving.answers import ExplainedPictures, Matching, ModelFacts
 from opendetr.serving.process import Compute, WrongInputError
 from opendetr.serving.settings import ModelSettings
@@ -234,18 +233,15 @@ def test_ctrl_c_ends_with_its_code(tiny_run):
         assert process.wait(30) == 130
 
 
-def test_a_missing_model_and_a_port_in_use_are_sentences(tiny_run, tmp_path, server, monkeypatch, capfd):
+def test_a_missing_model_and_a_port_in_use_are_sentences(tiny_run, tmp_path, server):
     for model, port, said in (
         (tmp_path / "nothing", "0", "nothing does not exist"),
         (tiny_run, server[1].rpartition(":")[2], "cannot be used (Address already in use)"),
     ):
-        monkeypatch.setattr("sys.argv", ["opendetr", "serve", str(model), "--port", port])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        assert ended.value.code == 2
-        (line,) = capfd.readouterr().err.splitlines()
-        assert said in line
+        ended = subprocess.run([*PROGRAM, str(model), "--port", port], capture_output=True, text=True)
+        assert ended.returncode == 2
+        assert said in ended.stderr
+        assert len(ended.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
