@@ -22,7 +22,6 @@ from opendetr.data.transforms import Preprocessing
 from opendetr.detections import Detections
 from opendetr.errors import UserError
 from opendetr.explanation.look import look
-from opendetr.exporting import translation
 from opendetr.inference.detector import Detector
 from opendetr.labels import LabelMap
 from opendetr.model.build import build_model
@@ -30,6 +29,7 @@ from opendetr.recipes.presets import PRESETS
 from opendetr.recipes.recipe import resolve_config
 from opendetr.serving import web_folder
 from opendetr.serving.look_tensors import look_tensors
+from translations import counted_translations
 
 PACKAGES = Path(__file__).parent / "node_modules"
 CLOSE = 1e-3  # of the picture's sides, and of scores
@@ -63,9 +63,9 @@ def model(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def folder(model, tmp_path_factory) -> Path:
     """The model's page; to look at, never to change."""
-    output, translate, taken = tmp_path_factory.mktemp("pages") / "page", translation._translate, []
+    output = tmp_path_factory.mktemp("pages") / "page"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(translation, "_translate", lambda *given: (taken.append(0), translate(*given))[1])
+        taken = counted_translations(patch)
         api.export(model, output, "web")
     assert len(taken) == 2, "an operator that `_operators` lacks makes a translation take three times as long"
     return output

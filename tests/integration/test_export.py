@@ -42,7 +42,7 @@ from opendetr.engines.graph_engine import OUTPUTS
 from opendetr.engines.openvino_engine import OpenVinoEngine
 from opendetr.errors import UserError
 from opendetr.exporting import certificate as certificates
-from opendetr.exporting import export, fastest_engine, graph, translation
+from opendetr.exporting import export, fastest_engine, graph
 from opendetr.exporting.certificate import Certificate
 from opendetr.exporting.comparison import BOUNDS, Comparison, FinalAnswers, compare, largest_differences
 from opendetr.exporting.exported_file import fingerprint, load_exported
@@ -56,6 +56,7 @@ from opendetr.recipes.presets import PRESETS
 from opendetr.recipes.recipe import resolve_config
 from opendetr.scoring import FocalScoring
 from opendetr.structures import DetrOutput
+from translations import counted_translations
 
 LABELS = LabelMap((1, 5, 9), ("circle", "square", "star"))
 RECIPES = {
@@ -93,15 +94,6 @@ def make_checkpoint(folder, recipe: str, **changes) -> Checkpoint:
 TRACED, TRANSLATED = {}, {}
 
 
-def watched(monkeypatch) -> list:
-    """Has an entry for each translation from now on."""
-    translate, taken = translation._translate, []
-    monkeypatch.setattr(
-        translation, "_translate", lambda program, names: (taken.append(0), translate(program, names))[1]
-    )
-    return taken
-
-
 @pytest.fixture(autouse=True)
 def traced_once(monkeypatch):
     """Tracing and translating a model take most of an export's time: the same one is not traced twice."""
@@ -115,7 +107,7 @@ def traced_once(monkeypatch):
 
     def to_onnx(program):
         if id(program) not in TRANSLATED:
-            ways = watched(monkeypatch)
+            ways = counted_translations(monkeypatch)
             TRANSLATED[id(program)] = translate(program)
             assert len(ways) == 1, "an operator that `_operators` lacks makes the translation take three times as long"
         return copy.deepcopy(TRANSLATED[id(program)])
