@@ -1,10 +1,7 @@
-"""A data set with faults among its labels, a model that says what is true, and a server of both, in this process."""
+"""A data set with faults among its labels, a model that says what is true, and a server of both."""
 
-import asyncio
 import json
 import shutil
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,23 +10,20 @@ from typing import Any
 
 import pytest
 import torch
-import uvicorn
 from PIL import Image
 
+from in_process_server import running
 from opendetr.boxes import xyxy_to_cxcywh
 from opendetr.checkpoints.native import Checkpoint, save_checkpoint
 from opendetr.checkpoints.origin import Origin
 from opendetr.config import LossConfig, RunConfig
 from opendetr.data.source import DataSource
 from opendetr.data.transforms import Preprocessing
-from opendetr.errors import UserError
 from opendetr.labels import LabelMap
 from opendetr.model.build import build_model
 from opendetr.recipes.presets import PRESETS
-from opendetr.serving.app import create_app
-from opendetr.serving.process import Compute, WrongInputError
+from opendetr.serving.process import Compute
 from opendetr.serving.settings import ModelSettings, ServeSettings
-from opendetr.serving.work import WORK, ServingWorker
 from opendetr.structures import DetrOutput
 
 WIDTH, HEIGHT = 120, 90
@@ -110,32 +104,6 @@ def add_lines(run: Path, lines: list[dict[str, Any]]) -> None:
         log.writelines(f"{json.dumps(line)}\n" for line in lines)
 
 
-class InProcess(Compute):
-    """Computes in threads of this process, one piece of work at a time."""
-
-    def __init__(self, settings: ModelSettings) -> None:
-        super().__init__(settings)
-        self.worker = ServingWorker(settings)
-        self.facts, self._is_ready = self.worker.facts(), True
-        self._one_at_a_time = threading.Lock()
-
-    async def call_all(self, name: str, arguments: Any, *, deadline: Any = None, priority: Any = "asked") -> list[Any]:
-        return [await asyncio.to_thread(self._run, name, given) for given in arguments]
-
-    def _run(self, name: str, given: dict[str, Any]) -> Any:
-        work = WORK[name]
-        with self._one_at_a_time:
-            return self._result(work, given)
-
-    def _result(self, work: Any, given: dict[str, Any]) -> Any:
-        try:
-            if work.prepare is None:
-                return work.run(self.worker, **given)
-            return work.run(self.worker, [work.prepare(self.worker, **given)])[0]
-        except UserError as error:
-            raise WrongInputError(type(error).__name__, str(error)) from None
-
-
 @dataclass(frozen=True)
 class Served:
     """A server, its data set and its run."""
@@ -162,23 +130,5 @@ def review_server(folder: Path, review: Path | None = None) -> Iterator[Served]:
         patch.setenv("OPENDETR_CACHE", str(folder / "cache"))
         patch.setattr("opendetr.serving.data_work.output_of", true_answers)
         model = ModelSettings(str(run), DataSource.of(data), device="cpu", engine="torch", threads=1)
-        settings = ServeSettings(model, review=review)
-        compute = InProcess(model)
-        app = create_app(settings, compute)
-        config = uvicorn.Config(app, port=0, log_level="error", lifespan="off")
-        server, socket = uvicorn.Server(config), config.bind_socket()
-
-        async def serve() -> None:
-            await server.serve([socket])
-            await app.state.data.close()
-
-        thread = threading.Thread(target=lambda: asyncio.run(serve()))
-        thread.start()
-        try:
-            while not server.started:
-                assert thread.is_alive()
-                time.sleep(0.01)
-            yield Served(f"http://127.0.0.1:{socket.getsockname()[1]}/", data, run, compute)
-        finally:
-            server.should_exit = True
-            thread.join()
+        with running(ServeSettings(model, review=review)) as (address, compute):
+            yield Served(address, data, run, compute)

@@ -1,22 +1,19 @@
 """A real Chromium, steered by Playwright, and a small model; tests are skipped with a sentence where one is missing."""
 
 import shutil
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import urlopen
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from patience import PATIENCE
 from PIL import Image
+from tab import WIDE, host, is_wrong
 
+from in_process_server import running
 from opendetr.checkpoints.native import Checkpoint, save_checkpoint
 from opendetr.checkpoints.origin import Origin
 from opendetr.config import LossConfig, RunConfig
@@ -25,26 +22,77 @@ from opendetr.inference.detector import Detector
 from opendetr.labels import LabelMap
 from opendetr.model.build import build_model
 from opendetr.recipes.presets import PRESETS
+from opendetr.serving.settings import ModelSettings, ServeSettings
 
 HOSTILE = "<img src=x onerror=alert(1)>"  # names are others' texts
 NAMES = ("star", "square", HOSTILE)
+PROGRAMS = (
+    "chromium-headless-shell",
+    "chromium",
+    "chromium-browser",
+    "google-chrome",
+)  # the first has no windows to draw
 
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[object]:
     """The browser of a file of tests, which open pages of their own in it; an idle one would slow down later files."""
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    program = next(filter(None, map(shutil.which, PROGRAMS)), None)
     if program is None:
-        pytest.skip("no Chromium found; `apt-get install chromium` installs what the tests of the page need")
+        pytest.skip("no Chromium found; `apt-get install chromium-headless-shell` installs what tests of the page need")
     playwright = pytest.importorskip(
         "playwright.sync_api", reason="playwright is not installed; `pip install -e '.[test]'` brings it"
     )
     # Chromium's sandbox refuses to start for root, as which containers run tests. Its camera is a moving test picture.
-    options = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+    # Tabs of a site share a process, and what it has compiled.
+    options = [
+        "--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream", "--process-per-site",
+    ]  # fmt: skip
     with playwright.sync_playwright() as steering:
         browser = steering.chromium.launch(executable_path=program, args=options)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def only_tab(chromium) -> Iterator[Any]:
+    """One for all tests of a file, in English: a new one takes the computer twice as long as to open the page again."""
+    context = chromium.new_context(viewport=WIDE, locale="en-US", reduced_motion="reduce")
+    context.grant_permissions(["clipboard-read", "clipboard-write"])
+    context.set_default_timeout(PATIENCE)
+    yield context.new_page()
+    context.close()
+
+
+@pytest.fixture
+def wrong() -> list[str]:
+    """What goes wrong in the page's scripts."""
+    return []
+
+
+@pytest.fixture
+def tab(only_tab, wrong) -> Iterator[Any]:
+    """The tab as a new one would be; what goes wrong in its scripts, or is asked of another host, fails the test."""
+
+    def require_own(request: Any) -> None:
+        if not request.is_navigation_request() and host(request.url) not in ("", host(request.frame.url)):
+            wrong.append(f"asked another host: {request.url}")
+
+    listeners: dict[str, Callable[[Any], Any]] = {
+        "pageerror": lambda error: wrong.append(str(error)),
+        "console": lambda message: wrong.append(message.text) if is_wrong(message) else None,
+        "dialog": lambda dialog: wrong.append(f"a dialog: {dialog.message}"),
+        "request": require_own,
+    }
+    for event, listener in listeners.items():
+        only_tab.on(event, listener)
+    only_tab.set_viewport_size(WIDE)
+    only_tab.emulate_media(color_scheme="light")
+    yield only_tab
+    for event, listener in listeners.items():
+        only_tab.remove_listener(event, listener)
+    only_tab.unroute_all()
+    assert not wrong
 
 
 @dataclass(frozen=True)
@@ -87,38 +135,11 @@ def tiny(tmp_path_factory) -> Tiny:
     return Tiny(root / "model", root / "noise.png", save(thresholds=(between,) * len(NAMES)))
 
 
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
-
-
-def is_there(address: str) -> bool:
-    try:
-        with urlopen(f"{address}readyz", timeout=5):
-            return True
-    except (URLError, TimeoutError):
-        return False
-
-
-@contextmanager
-def serving(folder: Path, *options: str, port: int | None = None) -> Iterator[str]:
-    """The address of `opendetr serve`, which ends with the block."""
-    port = port or free_port()
-    command = [sys.executable, "-m", "opendetr", "serve", str(folder), "--port", str(port), "--engine", "torch"]
-    address = f"http://127.0.0.1:{port}/"
-    with subprocess.Popen([*command, "--threads", "1", *options], stdout=subprocess.DEVNULL) as server:
-        try:
-            while not is_there(address):
-                assert server.poll() is None, "opendetr serve ended; its error stands above"
-                time.sleep(0.1)
-            yield address
-        finally:
-            server.terminate()
-
-
 @pytest.fixture(scope="module")
 def served(chromium, tiny) -> Iterator[str]:
     """The address of a server of the small model."""
-    with serving(tiny.folder) as address:
+    with running(ServeSettings(ModelSettings(str(tiny.folder), device="cpu", engine="torch", threads=1))) as (
+        address,
+        _,
+    ):
         yield address

@@ -2,59 +2,30 @@
 
 import json
 import re
-import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from patience import PATIENCE
+from axe import require_axe, violations
 from PIL import Image
+from tab import WIDE, open_anew
 
 from opendetr.boxes import box_iou
 from opendetr.explanation.look import look
 
-AXE = Path(__file__).parent / "node_modules" / "axe-core" / "axe.min.js"
 NAMES = ("star", "square", "<img src=x onerror=alert(1)>")  # of the model's classes
-WIDE, NARROW = {"width": 1200, "height": 800}, {"width": 360, "height": 740}
+NARROW = {"width": 360, "height": 740}
 CLOSE = 1e-5  # of attention, which Python and the page sum in another order
 
 
-@pytest.fixture(scope="module")
-def context(chromium):
-    """A browser with its own memory, in English."""
-    made = chromium.new_context(viewport=WIDE, locale="en-US", reduced_motion="reduce")
-    made.grant_permissions(["clipboard-read", "clipboard-write"])
-    made.set_default_timeout(PATIENCE)
-    yield made
-    made.close()
-
-
 @pytest.fixture
-def wrong() -> list[str]:
-    """What goes wrong in the page's scripts."""
-    return []
-
-
-@pytest.fixture
-def page(context, served, wrong):
-    """The page, just opened; whatever goes wrong in its scripts, or is asked of another host, fails the test."""
-    one = context.new_page()
-    asked = []
-    one.on("pageerror", lambda error: wrong.append(str(error)))
-    one.on("console", lambda message: wrong.append(message.text) if is_wrong(message) else None)
-    one.on("request", lambda request: asked.append(request.url))
-    one.on("dialog", lambda dialog: wrong.append(f"a dialog: {dialog.message}"))
-    one.goto(served)
-    one.wait_for_selector("nav")
-    yield one
-    assert not wrong
-    assert all(url.startswith((served, "blob:", "data:")) for url in asked), asked
-    one.close()
-
-
-def is_wrong(message) -> bool:
-    """Errors of the console; a failed request is told there too, and the page says it by itself."""
-    return message.type == "error" and "Failed to load resource" not in message.text
+def page(served, tab):
+    """The page, just opened."""
+    open_anew(tab, served)
+    tab.wait_for_selector("nav")
+    return tab
 
 
 def choose(page, *paths) -> None:
@@ -129,6 +100,20 @@ def test_from_opening_to_the_first_map_it_takes_three_actions(page, tiny):
     seen(page)
     page.mouse.move(*at_box(page, tiny))  # the third
     assert "last decoder layer" in scale_title(page)
+
+
+@pytest.mark.slow
+def test_the_page_of_the_program_detects(tab, tiny):
+    """As users start it; in the other tests the model computes in this process."""
+    command = [sys.executable, "-m", "opendetr", "serve", str(tiny.folder), "--port", "0", "--engine", "torch"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as program:
+        try:
+            lines = iter(program.stdout.readline, "")
+            tab.goto(next(found[0] for line in lines if (found := re.search(r"http://127\.0\.0\.1:\d+", line))))
+            opened(tab, tiny)
+            assert rows(tab).count() == len(tiny.detector.predict(tiny.picture))
+        finally:
+            program.terminate()
 
 
 def test_thresholds_and_classes_choose_what_is_shown(page, tiny):
@@ -259,6 +244,7 @@ def test_a_click_shows_what_a_pixel_sees_and_who_reads_it(page, tiny):
     assert heat(page) == as_said(float(inside.encoder_readers([(150, 70)])[-1].mean(0).max()))
 
 
+@pytest.mark.slow
 def test_the_slot_of_a_query_remembers_the_last_20_pictures(page, tiny):
     for _ in range(22):
         with page.expect_response("**/v1/detect*"):
@@ -412,19 +398,20 @@ def test_a_full_queue_is_tried_again(page, tiny):
     assert answers == []
 
 
-@pytest.mark.parametrize(
-    ("status", "sentence"),
-    [
-        (429, "queue stayed full"), (503, "did not start again"), (504, "did not finish in time"),
-        (413, "larger than the server takes"), (415, "cannot read this picture"), (422, "422: <b>no</b>"),
-    ],
-)  # fmt: skip
-def test_every_refusal_is_one_clear_sentence(page, tiny, status, sentence):
-    refusal = {"status": status, "json": {"error": "<b>no</b>"}, "headers": {"Retry-After": "0.01"}}
+REFUSALS = {
+    429: "queue stayed full", 503: "did not start again", 504: "did not finish in time",
+    413: "larger than the server takes", 415: "cannot read this picture", 422: "422: <b>no</b>",
+}  # fmt: skip
+
+
+def test_every_refusal_is_one_clear_sentence(page, tiny):
+    refusal = {"json": {"error": "<b>no</b>"}, "headers": {"Retry-After": "0.01"}}
     page.route("**/v1/detect*", lambda route: route.fulfill(**refusal))
-    choose(page, tiny.picture)
-    page.wait_for_function("text => document.querySelector('#alarm').textContent.includes(text)", arg=sentence)
-    assert page.locator("#alarm b").count() == 0
+    for status, sentence in REFUSALS.items():
+        refusal["status"] = status
+        choose(page, tiny.picture)
+        page.wait_for_function("text => document.querySelector('#alarm').textContent.includes(text)", arg=sentence)
+        assert page.locator("#alarm b").count() == 0
 
 
 def test_a_key_is_asked_for(page, tiny):
@@ -508,6 +495,7 @@ def test_a_picture_ends_the_live_camera_and_keeps_its_own_answer(page, tiny):
     assert page.get_by_role("button", name="Copy JSON").is_enabled()
 
 
+@pytest.mark.slow
 def test_a_camera_that_starts_late_is_asked_once_and_ended_where_nobody_waits(page):
     page.evaluate(FAKE_CAMERA)
     page.evaluate("() => { globalThis.gate = new Promise((resolve) => { globalThis.open_gate = resolve; }); }")
@@ -520,6 +508,7 @@ def test_a_camera_that_starts_late_is_asked_once_and_ended_where_nobody_waits(pa
     page.wait_for_function(CAMERA_IS_OFF)
 
 
+@pytest.mark.slow
 def test_the_boxes_of_classes_stay_while_frames_come(page):
     page.get_by_role("button", name="Live camera").click()
     page.wait_for_function("() => / 1 frames/.test(document.querySelector('main').textContent)")
@@ -572,8 +561,11 @@ def test_a_request_that_fails_while_the_server_answers_ends_with_a_sentence(page
     page.wait_for_function("() => document.querySelector('#alarm').textContent.includes('could not send')")
 
 
-def test_a_working_message_stays_until_the_answer_comes(page, tiny):
+def test_a_working_message_stays_until_the_answer_comes(chromium, served, tiny):
+    page = chromium.new_page(locale="en-US")  # its clock stays another one
     page.clock.install()
+    page.goto(served)
+    page.wait_for_selector("nav")
     held = []
     page.route("**/v1/detect*", lambda route: held.append(route))
     choose(page, tiny.picture)
@@ -586,6 +578,7 @@ def test_a_working_message_stays_until_the_answer_comes(page, tiny):
     page.wait_for_selector("main[aria-busy=false]")
     page.clock.run_for(60_000)
     assert page.inner_text("#notice") == ""
+    page.close()
 
 
 def test_a_copy_that_the_browser_has_no_place_for_is_said(page, tiny):
@@ -609,30 +602,18 @@ def test_chinese_is_the_language_of_a_chinese_browser_and_can_be_changed(chromiu
     context.close()
 
 
-@pytest.fixture
-def axe(page, tiny, labelled):
-    """What axe-core finds against the view that is shown."""
-    if not AXE.exists():
-        pytest.skip(f"run `npm ci` in {AXE.parents[2]} to check the page's accessibility")
-
-    def check() -> list[str]:
-        page.evaluate(AXE.read_text())
-        found = page.evaluate("axe.run({ resultTypes: ['violations'] })")["violations"]
-        return [f"{one['id']}: {node['html']} {node['failureSummary']}" for one in found for node in one["nodes"]]
-
-    return check
-
-
-@pytest.mark.parametrize("size", [WIDE, NARROW], ids=["wide", "narrow"])
-def test_every_view_is_accessible_and_fits(page, tiny, labelled, axe, size):
-    """axe-core, light and dark; nothing is wider than the window."""
-    page.set_viewport_size(size)
+def test_every_view_is_accessible_and_fits(page, tiny, labelled):
+    """axe-core, wide and narrow, and the colours in light and dark; nothing is wider than the window."""
+    require_axe()
 
     def check(what):
+        for size in (NARROW, WIDE):
+            page.set_viewport_size(size)
+            assert violations(page, "all but colours") == [], f"{what}, {size}"
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{what}, {size}"
         for theme in ("light", "dark"):
             page.emulate_media(color_scheme=theme)
-            assert axe() == [], f"{what}, {theme}"
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), what
+            assert violations(page, "colours") == [], f"{what}, {theme}"
 
     check("empty")
     for view in ("Inside", "Matching"):
@@ -670,17 +651,6 @@ def test_the_switch_changes_the_theme_and_it_is_kept(page):
     page.get_by_role("button", name="Light").click()
     assert ground() == light
     page.evaluate("localStorage.clear()")
-
-
-def test_a_page_that_is_opened_as_a_file_says_what_to_do(chromium, tmp_path):
-    import opendetr.serving
-
-    shutil.copytree(Path(opendetr.serving.__file__).parent / "web", tmp_path / "web")
-    page = chromium.new_page()
-    page.goto(f"file://{tmp_path}/web/index.html")
-    page.wait_for_function("() => getComputedStyle(document.querySelector('#starting')).opacity === '1'")
-    assert "python -m http.server" in page.inner_text("body")
-    page.close()
 
 
 def test_the_page_is_small():

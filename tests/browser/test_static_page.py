@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -36,7 +35,7 @@ CLOSE = 1e-3  # of the picture's sides, and of scores
 HOSTILE = "<img src=x onerror=alert(1)> </script>"
 FAST = replace(
     PRESETS["detr-tiny"], backbone="test_efficientnet", query_source="selected", scoring="focal", num_queries=12,
-    output_stride=32, encoder_strides=(16,), proposal_strides=(8,), position_encoding="cell", dropout=0.0,
+    output_stride=32, encoder_strides=(16,), position_encoding="cell", num_decoder_layers=1, dropout=0.0,
     precedence=True, focus=True,
 )  # fmt: skip
 
@@ -80,13 +79,28 @@ def installed(folder) -> Path:
     return folder
 
 
-@pytest.fixture
-def page(chromium):
-    """A page of its own, with a browser cache of its own."""
+@pytest.fixture(scope="module")
+def tabs(chromium):
+    """The browser's memory; every server has a port of its own, and by that nothing in it from earlier ones."""
     context = chromium.new_context()
     context.set_default_timeout(PATIENCE)
-    yield context.new_page()
+    yield context
     context.close()
+
+
+@pytest.fixture
+def page(tabs):
+    """A new tab; it stays, for while one has the runtime, its process need not compile that anew for the next."""
+    return tabs.new_page()
+
+
+@pytest.fixture(scope="module")
+def with_client(tabs, installed):
+    """A page on a server with the two headers; its client is asked by several tests."""
+    with handed_out(installed, isolated=True) as address:
+        page = tabs.new_page()
+        bare(page, address)
+        yield page
 
 
 def ask(page, script: str, given=None):
@@ -206,32 +220,28 @@ def test_the_page_is_small(folder):
     assert sum(path.stat().st_size for path in parts if "node_modules" not in path.parts) < 300_000
 
 
-def test_it_detects_looks_and_matches_as_python_does(page, installed, model):
+def test_it_detects_looks_and_matches_as_python_does(with_client, installed, model):
     picture = noise()
-    with handed_out(installed) as address:
-        bare(page, address)
-        truth = [{"label": 0, "box_xyxy": [10, 10, 50, 40]}, {"label": 1, "box_xyxy": [0, 0, 90, 70]}]
-        found = ask(
-            page,
-            """
-            const picture = blobOf(given.picture);
-            const model = await client.model();
-            const { tensors, ...look } = await client.look(picture);
-            return {
-              engine: model.engine, agreement: client.engine().agreement, threads: self.crossOriginIsolated,
-              detected: await client.detect(picture, 0.4), everything: await client.detect(picture),
-              look: { ...look, tensors: Object.fromEntries(Object.entries(tensors).map(([name, { shape, data }]) => [name, { shape, data: [...data] }])) },
-              matching: await client.match(picture, given.truth, 0.4),
-            };
-            """,  # noqa: E501
-            {"picture": png(picture), "truth": truth},
-        )
+    truth = [{"label": 0, "box_xyxy": [10, 10, 50, 40]}, {"label": 1, "box_xyxy": [0, 0, 90, 70]}]
+    found = ask(
+        with_client,
+        """
+        const picture = blobOf(given.picture);
+        await client.model();
+        const { tensors, ...look } = await client.look(picture);
+        return {
+          agreement: client.engine().agreement,
+          detected: await client.detect(picture, 0.4), everything: await client.detect(picture),
+          look: { ...look, tensors: Object.fromEntries(Object.entries(tensors).map(([name, { shape, data }]) => [name, { shape, data: [...data] }])) },
+          matching: await client.match(picture, given.truth, 0.4),
+        };
+        """,  # noqa: E501
+        {"picture": png(picture), "truth": truth},
+    )
     detector = Detector.load(model, engine="torch")
     require_same(found["detected"]["detections"], detector.predict(picture, threshold=0.4), picture.size)
     require_same(found["everything"]["detections"], detector.predict(picture, threshold=0.05), picture.size)
     assert len(found["detected"]["detections"]) > 1
-    assert "WASM, 1 thread" in found["engine"]
-    assert not found["threads"]
     sample = json.loads((installed / "sample.json").read_text())
     count = len(sample["answers"])
     assert (found["agreement"]["agreeing"], found["agreement"]["count"]) == (count, count)
@@ -250,46 +260,53 @@ def test_it_detects_looks_and_matches_as_python_does(page, installed, model):
 
 @pytest.mark.parametrize("count", [2, pytest.param(20, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["bccd", pytest.param("cards", marks=pytest.mark.slow)])
-def test_photographs_are_detected_alike(page, installed, model, test_data, name, count):
+def test_photographs_are_detected_alike(with_client, model, test_data, name, count):
     """JPEG files, which the browser decodes itself."""
     files = sorted(path for path in (test_data / name / "images").rglob("*") if path.is_file())
     chosen = files[:: max(1, len(files) // count)][:count]
     assert len(chosen) == count
     detector, shown = Detector.load(model, engine="torch"), 0
-    with handed_out(installed) as address:
-        bare(page, address)
-        for path in chosen:
-            found = ask(page, "return await client.detect(blobOf(given));", list(path.read_bytes()))
-            expected = detector.predict(path, threshold=0.05)
-            assert (found["height"], found["width"]) == expected.image_size
-            require_same(found["detections"], expected, (found["width"], found["height"]))
-            shown += len(expected)
+    for path in chosen:
+        found = ask(with_client, "return await client.detect(blobOf(given));", list(path.read_bytes()))
+        expected = detector.predict(path, threshold=0.05)
+        assert (found["height"], found["width"]) == expected.image_size
+        require_same(found["detections"], expected, (found["width"], found["height"]))
+        shown += len(expected)
     assert shown > 2 * count
 
 
-def test_threads_need_two_headers(page, installed):
-    with handed_out(installed, isolated=True) as address:
-        bare(page, address)
-        engine = ask(page, "return (await client.model()).engine;")
-    cores = page.evaluate("navigator.hardwareConcurrency") if cores_matter() else 1
-    assert ("threads" in engine) == (cores > 1)
+def test_with_two_headers_it_computes_in_threads(with_client):
+    engine = ask(with_client, "return (await client.model()).engine;")
+    assert ("threads" in engine) == (with_client.evaluate("navigator.hardwareConcurrency") > 1)
 
 
-def cores_matter() -> bool:
-    return (os.cpu_count() or 1) > 1
+ASLEEP = "if (localStorage.asleep) globalThis.Worker = class { postMessage() {} };"  # it loads no runtime
+
+
+IS_KEPT = "() => navigator.serviceWorker.controller !== null"  # its files are, and a worker answers for the page
+
+
+def kept_by_worker(page) -> None:
+    """Waits until the page has begun, and its files are kept."""
+    page.wait_for_selector("header")
+    page.wait_for_function(IS_KEPT)
 
 
 def test_it_works_offline_and_takes_a_new_export(page, installed, tmp_path):
     copy = linked(installed, tmp_path)
+    page.add_init_script(ASLEEP)
     with handed_out(copy) as address:
         bare(page, address)
-        ask(page, "return (await client.model()).name;")
-        page.evaluate("navigator.serviceWorker.ready.then(() => true)")
+        page.evaluate("localStorage.asleep = true")
+        page.goto(address)
+        page.wait_for_function(IS_KEPT)
         port = int(address.rstrip("/").rpartition(":")[2])
+    page.evaluate("localStorage.clear()")
     page.goto(f"{address}index.html")  # nobody answers at this address now
-    page.wait_for_selector("header")
-    detected = ask(page, "return (await client.detect(blobOf(given), 0.0)).detections.length;", png(noise()))
-    assert detected == 12
+    picture = {"name": "noise.png", "mimeType": "image/png", "buffer": bytes(png(noise()))}
+    page.locator("input[type=file]").first.set_input_files([picture])
+    page.wait_for_selector(".listing li")
+    page.evaluate("localStorage.asleep = true")
     change(copy / "index.html", "<html ", '<html data-export="new" ')
     change(copy / "exported-files.js", '"version": "', '"version": "new-')
     with handed_out(copy, port=port):
@@ -298,12 +315,6 @@ def test_it_works_offline_and_takes_a_new_export(page, installed, tmp_path):
         kept = page.evaluate("caches.keys()")
     assert len(kept) == 1
     assert "new-" in kept[0]
-
-
-def kept_by_worker(page) -> None:
-    """Waits until the page's files are kept, and its worker answers for the page."""
-    page.wait_for_selector("header")
-    page.wait_for_function("() => navigator.serviceWorker.controller !== null")
 
 
 @pytest.mark.slow
@@ -325,6 +336,7 @@ def test_threads_do_not_depend_on_the_first_server_of_an_address(page, installed
         assert ("threads" in page.inner_text("dialog[open]")) == (page.evaluate("navigator.hardwareConcurrency") > 1)
 
 
+@pytest.mark.slow
 def test_the_page_leaves_an_address_that_is_anothers_by_now(page, installed, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
@@ -391,7 +403,7 @@ export const InferenceSession = {
 @pytest.mark.parametrize(
     ("off", "later", "used", "lost"),
     [
-        pytest.param(0, "void 0", True, False, id="agrees"),
+        pytest.param(0, "void 0", True, False, id="agrees", marks=pytest.mark.slow),
         pytest.param(2, "void 0", False, False, id="answers otherwise"),
         pytest.param(0, "throw new Error('device lost')", True, True, id="fails later", marks=pytest.mark.slow),
     ],
@@ -427,8 +439,10 @@ def test_webgpu_detects_only_while_it_answers_as_wasm_does(page, installed, mode
         require_same(found, Detector.load(model).predict(picture, threshold=0.0), picture.size)
         assert ask(page, "return client.engine().isLost") is lost
         assert ("WebGPU" in ask(page, "return client.engine().name")) is (used and not lost)
+        assert "WASM, 1 thread" in ask(page, "return (await client.model()).engine")  # without the two headers
 
 
 def test_opened_as_a_file_the_page_says_what_to_run(page, folder):
     page.goto((folder / "index.html").as_uri())
     page.wait_for_selector("text=python -m http.server")
+    page.wait_for_function("() => getComputedStyle(document.querySelector('#starting')).opacity === '1'")
