@@ -1,4 +1,4 @@
-"""What `opendetr serve` starts, with the model in threads of this process: another would load PyTorch again."""
+"""What `opendetr serve` starts, with the model in threads of this process: another process would load PyTorch again."""
 
 import asyncio
 import threading
@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import uvicorn
+from PIL import Image
 
 from opendetr.errors import UserError
 from opendetr.serving.app import create_app
@@ -45,22 +47,24 @@ class InProcess(Compute):
 @contextmanager
 def running(settings: ServeSettings) -> Iterator[tuple[str, InProcess]]:
     """The address of a server, and what computes for it; the server ends with the block."""
-    compute = InProcess(settings.model)
-    app = create_app(settings, compute)
-    config = uvicorn.Config(app, port=0, log_level="error", lifespan="off")
-    server, socket = uvicorn.Server(config), config.bind_socket()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # which the model's side sets
+        compute = InProcess(settings.model)
+        app = create_app(settings, compute)
+        config = uvicorn.Config(app, port=0, log_level="error", lifespan="off")
+        server, socket = uvicorn.Server(config), config.bind_socket()
 
-    async def serve() -> None:
-        await server.serve([socket])
-        await app.state.data.close()
+        async def serve() -> None:
+            await server.serve([socket])
+            await app.state.data.close()
 
-    thread = threading.Thread(target=lambda: asyncio.run(serve()))
-    thread.start()
-    try:
-        while not server.started:
-            assert thread.is_alive()
-            time.sleep(0.01)
-        yield f"http://127.0.0.1:{socket.getsockname()[1]}/", compute
-    finally:
-        server.should_exit = True
-        thread.join()
+        thread = threading.Thread(target=lambda: asyncio.run(serve()))
+        thread.start()
+        try:
+            while not server.started:
+                assert thread.is_alive()
+                time.sleep(0.01)
+            yield f"http://127.0.0.1:{socket.getsockname()[1]}/", compute
+        finally:
+            server.should_exit = True
+            thread.join()

@@ -1,7 +1,7 @@
 """A real Chromium, steered by Playwright, and a small model; tests are skipped with a sentence where one is missing."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import pytest
 import torch
 from patience import PATIENCE
 from PIL import Image
-from tab import WIDE, host, is_wrong
+from tab import WIDE, watched
 
 from in_process_server import running
 from opendetr.checkpoints.native import Checkpoint, save_checkpoint
@@ -26,12 +26,8 @@ from opendetr.serving.settings import ModelSettings, ServeSettings
 
 HOSTILE = "<img src=x onerror=alert(1)>"  # names are others' texts
 NAMES = ("star", "square", HOSTILE)
-PROGRAMS = (
-    "chromium-headless-shell",
-    "chromium",
-    "chromium-browser",
-    "google-chrome",
-)  # the first has no windows to draw
+# The first draws no windows, and takes less of the processor.
+PROGRAMS = "chromium-headless-shell", "chromium", "chromium-browser", "google-chrome"
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +35,7 @@ def chromium() -> Iterator[object]:
     """The browser of a file of tests, which open pages of their own in it; an idle one would slow down later files."""
     program = next(filter(None, map(shutil.which, PROGRAMS)), None)
     if program is None:
-        pytest.skip("no Chromium found; `apt-get install chromium-headless-shell` installs what tests of the page need")
+        pytest.skip("no Chromium found; `apt-get install chromium` installs what the tests of the page need")
     playwright = pytest.importorskip(
         "playwright.sync_api", reason="playwright is not installed; `pip install -e '.[test]'` brings it"
     )
@@ -56,7 +52,7 @@ def chromium() -> Iterator[object]:
 
 @pytest.fixture(scope="module")
 def only_tab(chromium) -> Iterator[Any]:
-    """One for all tests of a file, in English: a new one takes the computer twice as long as to open the page again."""
+    """The one tab of a file of tests, in English: a new one takes twice the processor time of a new load."""
     context = chromium.new_context(viewport=WIDE, locale="en-US", reduced_motion="reduce")
     context.grant_permissions(["clipboard-read", "clipboard-write"])
     context.set_default_timeout(PATIENCE)
@@ -66,32 +62,19 @@ def only_tab(chromium) -> Iterator[Any]:
 
 @pytest.fixture
 def wrong() -> list[str]:
-    """What goes wrong in the page's scripts."""
+    """What goes wrong in the tabs that are watched."""
     return []
 
 
 @pytest.fixture
 def tab(only_tab, wrong) -> Iterator[Any]:
-    """The tab as a new one would be; what goes wrong in its scripts, or is asked of another host, fails the test."""
-
-    def require_own(request: Any) -> None:
-        if not request.is_navigation_request() and host(request.url) not in ("", host(request.frame.url)):
-            wrong.append(f"asked another host: {request.url}")
-
-    listeners: dict[str, Callable[[Any], Any]] = {
-        "pageerror": lambda error: wrong.append(str(error)),
-        "console": lambda message: wrong.append(message.text) if is_wrong(message) else None,
-        "dialog": lambda dialog: wrong.append(f"a dialog: {dialog.message}"),
-        "request": require_own,
-    }
-    for event, listener in listeners.items():
-        only_tab.on(event, listener)
+    """The tab, as large and light as at first; what goes wrong in it fails the test."""
     only_tab.set_viewport_size(WIDE)
     only_tab.emulate_media(color_scheme="light")
-    yield only_tab
-    for event, listener in listeners.items():
-        only_tab.remove_listener(event, listener)
-    only_tab.unroute_all()
+    with watched(only_tab, wrong):
+        yield only_tab
+        only_tab.unroute_all()
+        only_tab.evaluate("localStorage.clear()")
     assert not wrong
 
 

@@ -7,14 +7,14 @@ import time
 
 import pytest
 from axe import require_axe, violations
-from tab import open_anew
+from tab import watched
 
 from review_server import HOSTILE, TRUE, add_lines, review_server, write_pictures, write_run
 
 
 @pytest.fixture(scope="module")
 def data_and_run(tmp_path_factory):
-    """To be copied."""
+    """The data set and the run, which each test copies."""
     folder = tmp_path_factory.mktemp("review")
     write_pictures(folder / "data")
     write_run(folder / "run")
@@ -33,7 +33,7 @@ def visit(served, tab):
     """Opens a view."""
 
     def open_view(view):
-        open_anew(tab, f"{served.address}#{view}")
+        tab.goto(f"{served.address}#{view}")
         return tab
 
     return open_view
@@ -117,19 +117,18 @@ def test_undo_and_reload_keep_what_was_decided(visit, served):
     assert ["undo" in line for line in served.decisions()] == [False, False, True, True]
 
 
-def test_another_window_is_told_what_was_decided(visit, served):
+def test_another_window_is_told_what_was_decided(visit, served, wrong):
     one = visit("review")
-    other = one.context.new_page()
-    other.goto(one.url)
-    for page in (one, other):
-        wait_for_queue(page)
-    one.keyboard.press("a")
-    one.get_by_text("1 of 4 decided").wait_for()
-    other.keyboard.press("d" if "Missing" not in heading(other).inner_text() else "a")
-    other.get_by_role("alert").get_by_text("another window").wait_for()
-    other.get_by_text("1 of 4 decided").wait_for()
+    with one.context.new_page() as other, watched(other, wrong):
+        other.goto(one.url)
+        for page in (one, other):
+            wait_for_queue(page)
+        one.keyboard.press("a")
+        one.get_by_text("1 of 4 decided").wait_for()
+        other.keyboard.press("d" if "Missing" not in heading(other).inner_text() else "a")
+        other.get_by_role("alert").get_by_text("another window").wait_for()
+        other.get_by_text("1 of 4 decided").wait_for()
     assert len(served.decisions()) == 1
-    other.close()
 
 
 def choose(page, kind):
@@ -284,7 +283,7 @@ def test_the_views_are_accessible(visit):
     def check(what, rules):
         for view, ready in {"gallery": ".card", "review": "li[role=option]", "learning": "li[role=option]"}.items():
             page.evaluate("view => { location.hash = view; }", view)
-            page.locator(ready).first.wait_for()
+            page.locator(f"main.view-{view} {ready}").first.wait_for()
             assert violations(page, rules) == [], f"{view}, {what}"
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{view}, {what}"
 
