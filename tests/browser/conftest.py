@@ -121,8 +121,6 @@ def tiny(tmp_path_factory) -> Tiny:
 @pytest.fixture(scope="module")
 def served(chromium, tiny) -> Iterator[str]:
     """The address of a server of the small model."""
-    with running(ServeSettings(ModelSettings(str(tiny.folder), device="cpu", engine="torch", threads=1))) as (
-        address,
-        _,
-    ):
+    settings = ServeSettings(ModelSettings(str(tiny.folder), device="cpu", engine="torch", threads=1))
+    with running(settings) as (address, _):
         yield address

@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ from tab import WIDE, watched
 
 from opendetr.boxes import box_iou
 from opendetr.explanation.look import look
+from serve_program import started
 
 NAMES = ("star", "square", "<img src=x onerror=alert(1)>")  # of the model's classes
 NARROW = {"width": 360, "height": 740}
@@ -106,15 +105,10 @@ def test_from_opening_to_the_first_map_it_takes_three_actions(page, tiny):
 @pytest.mark.slow
 def test_the_page_of_the_program_detects(tab, tiny):
     """As users start it; in the other tests the model computes in this process."""
-    command = [sys.executable, "-m", "opendetr", "serve", str(tiny.folder), "--port", "0", "--engine", "torch"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as program:
-        try:
-            lines = iter(program.stdout.readline, "")
-            tab.goto(next(found[0] for line in lines if (found := re.search(r"http://127\.0\.0\.1:\d+", line))))
-            opened(tab, tiny)
-            assert rows(tab).count() == len(tiny.detector.predict(tiny.picture))
-        finally:
-            program.terminate()
+    with started(tiny.folder, "--engine", "torch") as (_, address):
+        tab.goto(address)
+        opened(tab, tiny)
+        assert rows(tab).count() == len(tiny.detector.predict(tiny.picture))
 
 
 def test_thresholds_and_classes_choose_what_is_shown(page, tiny):
@@ -610,13 +604,12 @@ def test_every_view_is_accessible_and_fits(page, tiny, labelled):
     require_axe()
 
     def check(what):
-        page.set_viewport_size(WIDE)
-        for theme in ("light", "dark"):
-            page.emulate_media(color_scheme=theme)
-            assert violations(page, "colours") == [], f"{what}, {theme}"
         for size in (WIDE, NARROW):  # what follows is done in the narrow one
             page.set_viewport_size(size)
             assert violations(page, "all but colours") == [], f"{what}, {size}"
+            for theme in ("light", "dark"):
+                page.emulate_media(color_scheme=theme)
+                assert violations(page, "colours") == [], f"{what}, {size}, {theme}"
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{what}, {size}"
 
     check("empty")

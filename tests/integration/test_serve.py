@@ -4,11 +4,8 @@ import asyncio
 import io
 import json
 import os
-import re
 import signal
 import subprocess
-import sys
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -23,30 +20,13 @@ from opendetr.serving.answers import ExplainedPictures, Matching, ModelFacts
 from opendetr.serving.process import Compute, WrongInputError
 from opendetr.serving.settings import ModelSettings
 from opendetr.serving.work import WORK, ServingWorker
+from serve_program import PROGRAM, started
 from served import images, picture
-
-PROGRAM = (sys.executable, "-m", "opendetr", "serve")
-
-
-@contextmanager
-def served(model, *options):
-    """The process and its address; it is ended."""
-    process = subprocess.Popen(
-        [*PROGRAM, str(model), "--port", "0", "--threads", "1", *options], stdout=subprocess.PIPE, text=True
-    )
-    try:
-        lines = iter(process.stdout.readline, "")
-        address = next(found[0] for line in lines if (found := re.search(r"http://127\.0\.0\.1:\d+", line)))
-        yield process, address
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
 
 
 @pytest.fixture(scope="module")
 def server(tiny_run):
-    with served(tiny_run, "--max-megapixels", "1") as (process, address):
+    with started(tiny_run, "--max-megapixels", "1") as (process, address):
         yield process, address
 
 
@@ -205,7 +185,7 @@ def test_the_web_process_has_no_torch(server):
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGTERM is of POSIX")
 def test_sigterm_answers_what_was_taken_and_ends_both_processes(tiny_run, digit_pictures):
-    with served(tiny_run) as (process, address):
+    with started(tiny_run) as (process, address):
         child = psutil.Process(process.pid).children()[0]
 
         async def many():
@@ -228,7 +208,7 @@ def test_sigterm_answers_what_was_taken_and_ends_both_processes(tiny_run, digit_
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="SIGINT is of POSIX")
 def test_ctrl_c_ends_with_its_code(tiny_run):
-    with served(tiny_run) as (process, _):
+    with started(tiny_run) as (process, _):
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 130
 
