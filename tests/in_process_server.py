@@ -45,13 +45,13 @@ class InProcess(Compute):
 
 
 @contextmanager
-def running(settings: ServeSettings) -> Iterator[tuple[str, InProcess]]:
-    """The address of a server, and what computes for it; the server ends with the block."""
+def running(settings: ServeSettings, port: int = 0) -> Iterator[tuple[str, InProcess]]:
+    """The address of a server, and what computes for it; the server ends with the block. Port 0 is any free one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # which the model's side sets
         compute = InProcess(settings.model)
         app = create_app(settings, compute)
-        config = uvicorn.Config(app, port=0, log_level="error", lifespan="off")
+        config = uvicorn.Config(app, port=port, log_level="error", lifespan="off")
         server, socket = uvicorn.Server(config), config.bind_socket()
 
         async def serve() -> None:

@@ -120,7 +120,7 @@ class Served:
 
 
 @contextmanager
-def review_server(folder: Path, review: Path | None = None) -> Iterator[Served]:
+def review_server(folder: Path, review: Path | None = None, port: int = 0) -> Iterator[Served]:
     """A server of the data set and the run in a folder, which are made where they are not there yet."""
     data, run = folder / "data", folder / "run"
     if not data.exists():
@@ -130,5 +130,5 @@ def review_server(folder: Path, review: Path | None = None) -> Iterator[Served]:
         patch.setenv("OPENDETR_CACHE", str(folder / "cache"))
         patch.setattr("opendetr.serving.data_work.output_of", true_answers)
         model = ModelSettings(str(run), DataSource.of(data), device="cpu", engine="torch", threads=1)
-        with running(ServeSettings(model, review=review)) as (address, compute):
+        with running(ServeSettings(model, review=review), port) as (address, compute):
             yield Served(address, data, run, compute)

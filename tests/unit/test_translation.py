@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from opendetr.engines.graph_engine import OUTPUTS
-from opendetr.exporting.translation import to_onnx
+from opendetr.exporting.translation import part_of, to_onnx
 from translations import counted_translations
 
 X = torch.tensor([[1.0, -2.0, 3.0], [float("nan"), float("inf"), float("-inf")]])
@@ -68,3 +68,25 @@ def read_after_it_was_changed(x, mask):
 def test_other_programs_are_decomposed(function):
     expected, found = answers(function)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+class ComputesTwo(nn.Module):
+    def forward(self, images, padding_mask):
+        shared = images * 2
+        return shared.sin(), shared.cos(), ~padding_mask
+
+
+def test_a_part_of_a_graph_computes_its_outputs_alone_under_their_new_names():
+    whole = to_onnx(torch.export.export(ComputesTwo(), (X, MASK)), ["a.logits", "b.logits", "mask"])
+    for outputs, expected in (
+        ({"b.logits": "logits"}, (2 * X).cos()),
+        ({"mask": "mask", "a.logits": "logits"}, (2 * X).sin()),
+    ):
+        part = part_of(whole, outputs)
+        assert len({node.op_type for node in part.graph.node} & {"Sin", "Cos"}) == 1
+        session = onnxruntime.InferenceSession(part.SerializeToString())
+        assert [one.name for one in session.get_outputs()] == list(outputs.values())
+        assert [one.name for one in session.get_inputs()] == ["images", "padding_mask"]
+        (found,) = session.run(["logits"], {"images": X.numpy(), "padding_mask": MASK.numpy()})
+        np.testing.assert_allclose(found, expected.numpy(), rtol=1e-6)  # another library's sine
+    assert [one.name for one in whole.graph.output] == ["a.logits", "b.logits", "mask"]

@@ -133,16 +133,23 @@ def format_of(output: Path, format: ExportedFileFormat | None) -> ExportedFileFo
 
 
 def export_with_data(
-    checkpoint: Checkpoint, output: Path, options: ExportOptions, data: DataSource, index: DatasetIndex
+    checkpoint: Checkpoint,
+    output: Path,
+    options: ExportOptions,
+    data: DataSource,
+    index: DatasetIndex,
+    tracing: Tracing | None = None,
 ) -> Certificate:
     """As `export_model`, certified on a split of the data set of `data` and calibrated on its split train.
+
+    A `tracing` is of the checkpoint that `on_data` returns.
 
     Raises:
         UserError: as there; or the data have a category that the model does not know.
     """
     checkpoint, index = on_data(checkpoint, index)
     calibration = load_index(data, "train") if options.precision == "int8" and has_split(data, "train") else None
-    return export_model(checkpoint, output, options, index, calibration)
+    return export_model(checkpoint, output, options, index, calibration, tracing)
 
 
 def on_data(checkpoint: Checkpoint, index: DatasetIndex) -> tuple[Checkpoint, DatasetIndex]:
@@ -172,7 +179,7 @@ def export_model(
         options: the kind of file.
         index: a split of the user's data, for the certificate.
         calibration: another split, for int8; None takes the same one.
-        tracing: of the same model with the same options, made before.
+        tracing: of the same checkpoint with the same options, perhaps made before; the file is written from it.
 
     Returns:
         The certificate, which is in the file too.

@@ -20,6 +20,7 @@ from opendetr.model.attention import MultiheadAttention
 from opendetr.model.detr import DETR
 from opendetr.model.folding import fold_frozen_norms, merge_folded_norms
 from opendetr.model.postprocess import answers
+from opendetr.structures import DetrOutput
 
 STRIDE = 32  # of the coarsest map
 
@@ -50,13 +51,7 @@ class ExportableModel(nn.Module):
     def forward(
         self, images: Float[Tensor, "B 3 H W"] | UInt8[Tensor, "B H W 3"], padding_mask: Bool[Tensor, "B H W"]
     ) -> tuple[Tensor, ...]:
-        """The outputs that `OUTPUTS` names.
-
-        Returns:
-            logits [B, Q, K] and boxes_cxcywh [B, Q, 4] of the last decoder layer; of every answer its score [B, N],
-            class index [B, N] and boxes_xyxy [B, N, 4]; and with attention [B, heads, Q, S]. Boxes are fractions of
-            the unpadded picture.
-        """
+        """The outputs of `answered`, and with attention that of the last layer [B, heads, Q, S]."""
         if self.with_preprocessing:
             images = (images.float() - self.mean) / self.std
             images = images.masked_fill(padding_mask[..., None], 0.0).permute(0, 3, 1, 2)
@@ -67,8 +62,17 @@ class ExportableModel(nn.Module):
         output = self.model(images, padding_mask)
         if hook is not None:
             hook.remove()
+        return (*self.answered(output), *attention)
+
+    def answered(self, output: DetrOutput) -> tuple[Tensor, ...]:
+        """The outputs that `OUTPUTS` names, from those of the model.
+
+        Returns:
+            logits [B, Q, K] and boxes_cxcywh [B, Q, 4] of the last decoder layer; and of every answer its score [B, N],
+            class index [B, N] and boxes_xyxy [B, N, 4]. Boxes are fractions of the unpadded picture.
+        """
         scores, labels, boxes = answers(output, self.scoring)
-        return (output.logits[-1], output.boxes_cxcywh[-1], scores, labels, cxcywh_to_xyxy(boxes), *attention)
+        return (output.logits[-1], output.boxes_cxcywh[-1], scores, labels, cxcywh_to_xyxy(boxes))
 
 
 def _weights_into(attention: list[Tensor]) -> Callable[..., None]:
@@ -91,16 +95,13 @@ def export_program(
     return traced(model, checkpoint, from_pixels=with_preprocessing)
 
 
-def traced(
-    model: nn.Module, checkpoint: Checkpoint, *, from_pixels: bool = False, batch: int | None = None
-) -> ExportedProgram:
-    """Trace a module that takes pictures and their padding mask, for any height and width.
+def traced(model: ExportableModel, checkpoint: Checkpoint, *, from_pixels: bool = False) -> ExportedProgram:
+    """Trace a module that takes pictures and their padding mask, for any batch, height and width.
 
     Args:
         model: it holds a copy of the checkpoint's model.
         checkpoint: says which sides the model's input has.
         from_pixels: pictures are uint8 [B, H, W, 3] instead of float32 [B, 3, H, W].
-        batch: the only number of pictures that it takes; None: any.
 
     Raises:
         UserError: the model cannot be traced for any size.
@@ -108,15 +109,15 @@ def traced(
     require_exportable(checkpoint)
     multiple = checkpoint.preprocessing.multiple_of
     height, width = 7 * STRIDE, 9 * STRIDE  # different, so that torch takes none for another
-    mask = torch.zeros(batch or 2, height, width, dtype=torch.bool)
+    mask = torch.zeros(2, height, width, dtype=torch.bool)
     mask[-1, :, -STRIDE:] = True
     shape = (len(mask), height, width, 3) if from_pixels else (len(mask), 3, height, width)
     images = torch.zeros(shape, dtype=torch.uint8 if from_pixels else torch.float32)
     sides: list[Any] = [Dim.DYNAMIC, Dim.DYNAMIC]
     if multiple % STRIDE == 0:
         sides = [STRIDE * Dim("rows", min=1), STRIDE * Dim("columns", min=1)]
-    of_batch = {0: Dim.DYNAMIC} if batch is None else {}
     of_images = {1: sides[0], 2: sides[1]} if from_pixels else {2: sides[0], 3: sides[1]}
+    of_batch = {0: Dim.DYNAMIC}
     shapes = {"images": of_batch | of_images, "padding_mask": of_batch | {1: sides[0], 2: sides[1]}}
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # warnings of torch about its own code

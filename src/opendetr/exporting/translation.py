@@ -3,7 +3,7 @@
 import copy
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ OPSET = 20
 
 
 def to_onnx(program: ExportedProgram, outputs: Sequence[str] = ()) -> Any:
-    """The graph as an `onnx.ModelProto`; `outputs` are the names of a program that is no `ExportableModel`.
+    """The graph as an `onnx.ModelProto`; `outputs` are names for what it gives, where that is not `OUTPUTS`.
 
     PyTorch first traces a program twice more, to replace the operators that ONNX lacks. Ours has few of them, and
     `_operators` translates those; a program with others goes the long way. Only constants are folded: the rewriting
@@ -45,6 +45,25 @@ def to_onnx(program: ExportedProgram, outputs: Sequence[str] = ()) -> Any:
         except Exception as error:  # torch has many classes of exceptions
             raise ExportError(f"torch cannot write this model as ONNX ({first_line(error)})") from error
     return written.model_proto
+
+
+def part_of(graph: Any, outputs: Mapping[str, str]) -> Any:
+    """A graph of its own that computes some outputs of an `onnx.ModelProto`.
+
+    Args:
+        graph: stays as it is.
+        outputs: the name of each in `graph`, and the one it gets.
+    """
+    from onnxscript import ir
+    from onnxscript.optimizer import remove_unused_nodes
+
+    part = ir.from_proto(graph)
+    known = {value.name: value for value in part.graph.outputs}
+    part.graph.outputs[:] = [known[name] for name in outputs]
+    remove_unused_nodes(part)
+    for value, name in zip(part.graph.outputs, outputs.values()):
+        value.name = name
+    return ir.to_proto(part)
 
 
 def _translate(program: ExportedProgram, outputs: Sequence[str]) -> Any:

@@ -1,28 +1,30 @@
 """`look.onnx`: the look tensors of a picture as a graph, and the certificate that it gives what PyTorch gives."""
 
-import copy
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
+from torch.export import ExportedProgram
 
 from opendetr.checkpoints.native import Checkpoint
 from opendetr.devices import describe_machine
 from opendetr.engines.engine import describe_engine
 from opendetr.engines.file_kinds import run_file, write_file
-from opendetr.engines.graph_engine import INPUTS, GraphEngine
+from opendetr.engines.graph_engine import INPUTS, OUTPUTS, GraphEngine
 from opendetr.exporting.certificate import FRAMES, SHORTER_SIDE, prepare_frame
 from opendetr.exporting.comparison import BOUNDS, depends_on_rounding, pair_queries
+from opendetr.exporting.export import Tracing
 from opendetr.exporting.exported_file import metadata_of
-from opendetr.exporting.graph import STRIDE, ExportError, easy_to_trace, traced
-from opendetr.exporting.translation import to_onnx
+from opendetr.exporting.graph import STRIDE, ExportableModel, ExportError, traced
+from opendetr.exporting.translation import part_of, to_onnx
 from opendetr.model.capture import capture_attention
 from opendetr.model.selection import SelectedQueries
-from opendetr.progress import show_progress, stages
+from opendetr.progress import show_progress
 from opendetr.serving.look_tensors import look_tensors
 from opendetr.structures import DetrOutput
 
@@ -33,28 +35,60 @@ QUERY_AXES = {  # of the tensors that have one
 PICTURES = 2
 
 
-class LookingModel(nn.Module):
-    """A copy of a DETR as a function from one picture to its look tensors and the cells of its memory."""
+class LookingModel(ExportableModel):
+    """An exportable model that gives the look tensors of the first picture, and the cells of its memory, too."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        super().__init__()
-        self.model = easy_to_trace(copy.deepcopy(checkpoint.model).cpu().eval())
+        super().__init__(checkpoint, with_preprocessing=False, with_attention=False)
 
-    def named(self, images: Float[Tensor, "1 3 H W"], padding_mask: Bool[Tensor, "1 H W"]) -> dict[str, Tensor]:
-        """The tensors by name."""
+    def answers_and_look(
+        self, images: Float[Tensor, "B 3 H W"], padding_mask: Bool[Tensor, "B H W"]
+    ) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+        """The outputs that `OUTPUTS` names; and by name the look tensors and the cells [S, 4] of the first picture."""
         with capture_attention(self.model) as captured:
             output = self.model(images, padding_mask)
         assert captured.memory is not None
-        return look_tensors(output, captured) | {CELLS: captured.memory.cells[0]}
+        return self.answered(output), look_tensors(output, captured) | {CELLS: captured.memory.cells[0]}
 
-    def forward(self, images: Float[Tensor, "1 3 H W"], padding_mask: Bool[Tensor, "1 H W"]) -> tuple[Tensor, ...]:
-        """The tensors in the order of their names."""
-        return tuple(self.named(images, padding_mask).values())
+    def forward(self, images: Float[Tensor, "B 3 H W"], padding_mask: Bool[Tensor, "B H W"]) -> tuple[Tensor, ...]:
+        """The outputs that `OUTPUTS` names, then the look tensors and the cells."""
+        answered, seen = self.answers_and_look(images, padding_mask)
+        return (*answered, *seen.values())
 
     @torch.no_grad()
-    def names(self) -> list[str]:
-        """The names of the outputs: which there are depends on the model."""
-        return list(self.named(torch.zeros(1, 3, 2 * STRIDE, 2 * STRIDE), torch.zeros(1, 2 * STRIDE, 2 * STRIDE) > 0))
+    def look_names(self) -> list[str]:
+        """The names of the look tensors and of the cells: which there are depends on the model."""
+        images = torch.zeros(1, 3, 2 * STRIDE, 2 * STRIDE)
+        return list(self.answers_and_look(images, images[:, 0] > 0)[1])
+
+
+class LookTracing(Tracing):
+    """A model traced once, and translated once, for `model.onnx` and `look.onnx`, which have most of it in common."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        super().__init__(checkpoint)
+
+    @cached_property
+    def program(self) -> ExportedProgram:
+        """The model with the outputs of both files."""
+        return traced(LookingModel(self.checkpoint), self.checkpoint)
+
+    @cached_property
+    def onnx(self) -> Any:
+        """The graph of `model.onnx`."""
+        return self._parts[0]
+
+    @cached_property
+    def look(self) -> Any:
+        """The graph of `look.onnx`."""
+        return self._parts[1]
+
+    @cached_property
+    def _parts(self) -> tuple[Any, Any]:
+        answers = {f"answer.{name}": name for name in OUTPUTS}  # outputs of both files are called alike
+        look = {f"look.{name}": name for name in LookingModel(self.checkpoint).look_names()}
+        both = to_onnx(self.program, [*answers, *look])
+        return part_of(both, answers), part_of(both, look)
 
 
 @dataclass(frozen=True)
@@ -93,33 +127,26 @@ class LookCertificate:
         return asdict(self) | {"holds": not self.problems()}
 
 
-def write_look_graph(checkpoint: Checkpoint, path: Path, pictures: list[Image.Image]) -> LookCertificate:
+def write_look_graph(tracing: LookTracing, path: Path, pictures: list[Image.Image]) -> LookCertificate:
     """Write `look.onnx` if it gives what PyTorch gives on the pictures.
 
-    Its inputs are those of other exported files, for one picture without padding.
+    Its inputs are those of other exported files; what it gives is of the first picture, which has no padding.
 
     Raises:
         UserError: the model cannot be traced, or the differences are too large.
     """
-    with stages("exporting what the model sees", 3) as begin:
-        begin("tracing the model")
-        model = LookingModel(checkpoint)
-        program = traced(model, checkpoint, batch=1)
-        begin("translating it to ONNX")
-        graph = to_onnx(program, model.names())
-        begin("writing the file")
-        inputs = {
-            INPUTS[0]: "float32 [1, 3, height, width]: an RGB picture, resized and normalised as `preprocessing` says",
-            INPUTS[1]: "bool [1, height, width]: False everywhere",
-        }
-        metadata = metadata_of(checkpoint, "fp32", inputs)
-        write_file(graph, path, metadata)
-    certificate = certify_look(run_file(path, "fp32"), checkpoint, pictures)
+    inputs = {
+        INPUTS[0]: "float32 [1, 3, height, width]: an RGB picture, resized and normalised as `preprocessing` says",
+        INPUTS[1]: "bool [1, height, width]: False everywhere",
+    }
+    metadata = metadata_of(tracing.checkpoint, "fp32", inputs)
+    write_file(tracing.look, path, metadata)
+    certificate = certify_look(run_file(path, "fp32"), tracing.checkpoint, pictures)
     if problems := certificate.problems():
         said = "; ".join(problems)
         raise ExportError(f"{path.name} is not written, since its output would differ from the model's: {said}")
     metadata["certificate"] = certificate.to_json()
-    write_file(graph, path, metadata)
+    write_file(tracing.look, path, metadata)
     return certificate
 
 

@@ -13,7 +13,7 @@ from opendetr.structures import DetrOutput
 
 
 def look_tensors(output: DetrOutput, captured: Captured) -> dict[str, Tensor]:
-    """The look tensors of one picture without padding (B = 1), all float32 and contiguous.
+    """The look tensors of the first picture of a batch, which has no padding, all float32 and contiguous.
 
     The weights of a layer are `softmax(query @ key^T + focus)`: queries are scaled by d^-0.5 already.
 

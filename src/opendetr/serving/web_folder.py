@@ -21,7 +21,7 @@ from opendetr.files import link_or_copy, replacing_folder, require_folder, write
 from opendetr.images import encode_image, read_image
 from opendetr.inference.detector import Detector
 from opendetr.progress import console, print_command
-from opendetr.serving.look_graph import write_look_graph
+from opendetr.serving.look_graph import LookTracing, write_look_graph
 from opendetr.serving.model_facts import model_facts, short_name
 
 WEB = Path(__file__).parent / "web"
@@ -86,12 +86,14 @@ def export_web(
     with replacing_folder(folder) as new:
         shutil.copytree(WEB, new, dirs_exist_ok=True)
         if source is None or index is None:
-            certificate = export_model(checkpoint, new / "model.onnx", options)
+            tracing = LookTracing(checkpoint)
+            certificate = export_model(checkpoint, new / "model.onnx", options, tracing=tracing)
         else:
-            certificate = export_with_data(checkpoint, new / "model.onnx", options, source, index)
             checkpoint, index = on_data(checkpoint, index)
+            tracing = LookTracing(checkpoint)
+            certificate = export_with_data(checkpoint, new / "model.onnx", options, source, index, tracing)
         pictures = comparison_pictures(index, checkpoint.preprocessing.white_level)[0]
-        of_look = write_look_graph(checkpoint, new / "look.onnx", pictures)
+        of_look = write_look_graph(tracing, new / "look.onnx", pictures)
         write_json(new / "certificate.json", {"model.onnx": certificate.to_json(), "look.onnx": of_look.to_json()})
         write_json(new / "sample.json", _sample(new / "sample.png", checkpoint, options.precision, index))
         facts = model_facts(
