@@ -34,6 +34,8 @@ from opendetr.checkpoints.native import Checkpoint, copy_checkpoint, save_checkp
 from opendetr.checkpoints.origin import Origin
 from opendetr.cli import main
 from opendetr.config import LossConfig
+from opendetr.data.door import load_index
+from opendetr.data.source import DataSource
 from opendetr.data.transforms import Preprocessing
 from opendetr.engines import openvino_engine
 from opendetr.engines.engine import TorchEngine
@@ -42,7 +44,7 @@ from opendetr.engines.graph_engine import OUTPUTS
 from opendetr.engines.openvino_engine import OpenVinoEngine
 from opendetr.errors import UserError
 from opendetr.exporting import certificate as certificates
-from opendetr.exporting import export, fastest_engine, graph
+from opendetr.exporting import export, fastest_engine, graph, quantization
 from opendetr.exporting.certificate import Certificate
 from opendetr.exporting.comparison import BOUNDS, Comparison, FinalAnswers, compare, largest_differences
 from opendetr.exporting.exported_file import fingerprint, load_exported
@@ -381,6 +383,21 @@ def test_int8_is_calibrated_and_its_ap_is_stated(paper, labelled, tmp_path):
     assert certificate.ap["pictures"] == 4
     assert max(row.logits for row in certificate.comparisons) > EXACT  # it is another arithmetic
     assert odd_operators(tmp_path / "model.xml") == set()
+
+
+def test_where_nncf_cannot_smooth_activations_they_are_quantized_as_they_are(paper, labelled, monkeypatch):
+    asked = []
+
+    def fails_to_smooth(*_, advanced_parameters, **__):
+        asked.append(advanced_parameters.smooth_quant_alphas.matmul)
+        if asked[-1] > 0:
+            raise AttributeError("'NoneType' object has no attribute 'shape'")
+        return "quantized"
+
+    monkeypatch.setattr("nncf.quantize", fails_to_smooth)
+    index = load_index(DataSource.of(labelled), "val")
+    assert quantization.quantize("graph", paper, index) == "quantized"
+    assert asked == [0.95, -1.0]
 
 
 ROW = Comparison(1, 64, 64, False, 0.5, 0.5, 0.01, pictures=2, answers=10, agreeing=10, undecided=0)

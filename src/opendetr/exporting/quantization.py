@@ -13,6 +13,7 @@ from opendetr.errors import UserError
 from opendetr.progress import console
 from opendetr.wording import counted
 
+USUAL_SMOOTHING, NO_SMOOTHING = 0.95, -1.0  # of activations before matrix products; the first is NNCF's own
 MOST_PICTURES = 128  # the ranges do not change with more
 
 
@@ -40,7 +41,15 @@ def quantize(graph: Any, checkpoint: Checkpoint, index: DatasetIndex) -> Any:
         mask = torch.zeros(1, *image.shape[1:], dtype=torch.bool)
         return {"images": image[None].numpy(), "padding_mask": mask.numpy()}
 
-    return nncf.quantize(
-        graph, nncf.Dataset(positions, inputs), subset_size=len(positions), model_type=nncf.ModelType.TRANSFORMER,
-        preset=nncf.QuantizationPreset.MIXED,
-    )  # fmt: skip
+    def quantized(smooth: float) -> Any:
+        alphas = nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=smooth)
+        return nncf.quantize(
+            graph, nncf.Dataset(positions, inputs), subset_size=len(positions), model_type=nncf.ModelType.TRANSFORMER,
+            preset=nncf.QuantizationPreset.MIXED,
+            advanced_parameters=nncf.AdvancedQuantizationParameters(smooth_quant_alphas=alphas),
+        )  # fmt: skip
+
+    try:
+        return quantized(USUAL_SMOOTHING)
+    except AttributeError:  # NNCF 3.4 finds no weights in some matrix products of ONNX, and goes on to smooth them
+        return quantized(NO_SMOOTHING)
