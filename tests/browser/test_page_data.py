@@ -3,13 +3,13 @@
 import json
 import re
 import shutil
-import socket
 import time
 
 import pytest
 from axe import require_axe, violations
 from tab import watched
 
+from free_port import free_port
 from review_server import HOSTILE, TRUE, add_lines, review_server, write_pictures, write_run
 
 
@@ -25,9 +25,7 @@ def data_and_run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def port():
     """One for the servers of all tests, so that the browser need not begin anew."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+    return free_port()
 
 
 @pytest.fixture

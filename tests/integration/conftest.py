@@ -1,7 +1,6 @@
 import io
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +11,7 @@ import pytest
 from PIL import Image
 from tiny import TINY
 
+from free_port import free_port
 from opendetr import api
 from opendetr.model import precision
 from opendetr.training import flips, speed
@@ -69,9 +69,7 @@ def together() -> Callable[..., list[dict[str, Any]]]:
     """
 
     def call(**runs: tuple[str, dict[str, Any]]) -> list[dict[str, Any]]:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = str(free.getsockname()[1])
+        port = str(free_port())
         shared = os.environ | {
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1",
         }  # fmt: skip

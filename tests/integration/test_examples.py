@@ -3,7 +3,6 @@
 import json
 import re
 import runpy
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 import torch
 from tiny import TINY
 
+from free_port import free_port
 from opendetr import api
 from opendetr.checkpoints.loading import load_checkpoint
 from opendetr.checkpoints.pickles import read_pickle
@@ -125,9 +125,7 @@ def test_the_notebook_has_no_outputs_and_its_links_lead_somewhere(cells):
 
 def test_a_page_is_served_so_that_it_may_use_threads(tmp_path):
     (tmp_path / "index.html").write_text("the page")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     server = subprocess.Popen(
         [sys.executable, EXAMPLES / "serve_web_folder.py", tmp_path, str(port)],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,

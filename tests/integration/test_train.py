@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 from tiny import TINY, TINY_FAST
 
+from free_port import free_port
 from opendetr import api, threads
 from opendetr.checkpoints.native import load_folder
 from opendetr.errors import UserError
@@ -445,9 +446,7 @@ def test_two_processes_agree_and_survive_a_rank_without_objects(coco_folder, tmp
     for name, tiny in TOGETHER.items():
         options = tiny | {"batch_size": 1, "epochs": 2, "output": str(tmp_path / name)}
         code += f"; api.train({str(folder)!r}, **{options!r})"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     shared = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
     processes = [  # what torchrun and accelerate launch set up
         subprocess.Popen([sys.executable, "-c", code], env=shared | {"RANK": rank, "LOCAL_RANK": rank})

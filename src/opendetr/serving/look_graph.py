@@ -71,7 +71,7 @@ class LookTracing(Tracing):
     @cached_property
     def program(self) -> ExportedProgram:
         """The model with the outputs of both files."""
-        return traced(LookingModel(self.checkpoint), self.checkpoint)
+        return traced(self._model, self.checkpoint)
 
     @cached_property
     def onnx(self) -> Any:
@@ -84,9 +84,13 @@ class LookTracing(Tracing):
         return self._parts[1]
 
     @cached_property
+    def _model(self) -> LookingModel:
+        return LookingModel(self.checkpoint)
+
+    @cached_property
     def _parts(self) -> tuple[Any, Any]:
         answers = {f"answer.{name}": name for name in OUTPUTS}  # outputs of both files are called alike
-        look = {f"look.{name}": name for name in LookingModel(self.checkpoint).look_names()}
+        look = {f"look.{name}": name for name in self._model.look_names()}
         both = to_onnx(self.program, [*answers, *look])
         return part_of(both, answers), part_of(both, look)
 
